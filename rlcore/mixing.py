@@ -12,15 +12,12 @@ It is arithmetic and runs in the engine's own process. Without one the rewards a
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 from rlcore.errors import RecipeError
-from rlcore.plugin import Named, check_params, did_you_mean, find
+from rlcore.plugin import Named, build_later, did_you_mean
 from rlcore.reward import RewardSpec
 from rlcore.types import SCORED, Verdict
 
@@ -90,16 +87,8 @@ MIXES: Mapping[str, str] = {
 
 def build_mix(named: Named, rewards: Sequence[RewardSpec]) -> Mix:
     """The mix a recipe names, with its parameters. Raises `RecipeError` if there is none, or for a reward that is not there."""
-    params: dict[str, Any] = {"use": named} if isinstance(named, str) else dict(named)
-    use = params.pop("use", None)
-    if not isinstance(use, str):
-        raise RecipeError(f"mix {dict(params)!r} names no function: add `use`, for example {{use: sum}}")
-    function = find(use, MIXES, what="mix")
-    if not callable(function):
-        raise RecipeError(f"mix {use!r} is of type {type(function).__name__}, not a function")
-    asked = list(inspect.signature(function).parameters.items())[1:]
-    check_params(params, dict(asked), owner=f"mix {use!r}")
-    rule: Mix = partial(function, **params)
+    rule: Mix = build_later(named, MIXES, what="mix", given=1)
+    use = named if isinstance(named, str) else named["use"]
     try:
         rule(Scored(parts=_AnyPart({spec.name: 1.0 for spec in rewards}), weights=_weights(rewards)))
     except KeyError as missing:

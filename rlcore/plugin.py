@@ -13,6 +13,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,6 +22,9 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from rlcore.errors import RecipeError, RlcoreError
 
@@ -54,54 +58,61 @@ def build(named: Named, known: Mapping[str, str], *given: Any, what: str, **cont
     Of `context`, what the engine offers to every part of the kind, a part is handed only what it asks for by name; the recipe
     may set the other keyword parameters. Raises `RecipeError` for an unknown part or parameter, a missing one or a wrong type.
     """
+    return build_later(named, known, what=what, given=len(given), **context)(*given)
+
+
+def build_later(named: Named, known: Mapping[str, str], *, what: str, given: int, **context: Any) -> partial[Any]:
+    """As `build`, to be called with the first `given` arguments when they are there."""
     params = {"use": named} if isinstance(named, str) else dict(named)
     use = params.pop("use", None)
     if not isinstance(use, str):
-        raise RecipeError(f"{what} {dict(named)!r} names no part: add `use`, for example {{use: {next(iter(known))}}}")  # type: ignore[arg-type]
+        raise RecipeError(f"{what} {params!r} names no part: add `use`, for example {{use: {next(iter(known))}}}")
     part = find(use, known, what=what)
     if not callable(part):
         raise RecipeError(f"{what} {use!r} is of type {type(part).__name__}, not a function or class")
-    signature = list(inspect.signature(part).parameters.values())[len(given) :]
-    asked = {parameter.name: parameter for parameter in signature if parameter.kind is not parameter.VAR_KEYWORD}
+    parameters = list(signature(part).parameters.values())[given:]
+    asked = {parameter.name: parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
     own = {name: parameter for name, parameter in asked.items() if name not in context}
     check_params(params, own, owner=f"{what} {use!r}")
-    return part(*given, **{name: value for name, value in context.items() if name in asked}, **params)
-
-
-def build_later(named: Named, known: Mapping[str, str], *, what: str, given: int = 2) -> Callable[..., Any]:
-    """The part a recipe names, its parameters filled in; to be called with its first `given` arguments. Raises `RecipeError`."""
-    params = {"use": named} if isinstance(named, str) else dict(named)
-    part = find(str(params.pop("use", None)), known, what=what)
-    own = dict(list(inspect.signature(part).parameters.items())[given:])
-    check_params(params, own, owner=f"{what} {part.__name__!r}")
-    return partial(part, **params)
+    return partial(part, **{name: value for name, value in context.items() if name in asked}, **params)
 
 
 def check_params(
     params: Mapping[str, Any], known: Mapping[str, inspect.Parameter], *, owner: str, also: Collection[str] = ()
 ) -> None:
-    """Raise `RecipeError` for a parameter that is unknown, missing, or not of the number or text type its annotation names.
+    """Raise `RecipeError` for a parameter that is unknown, missing, or not what its annotation says.
 
     also: names that belong to the owner and are checked elsewhere, for the suggestion.
     """
     for key, value in params.items():
         if key not in known:
             raise RecipeError(f"{owner} has no parameter {key!r}{did_you_mean(key, [*known, *also])}")
-        check_type(owner, key, value, str(known[key].annotation))
+        check_type(owner, key, value, known[key].annotation)
     missing = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in params]
     if missing:
         raise RecipeError(f"{owner} needs a value for {', '.join(missing)}")
 
 
-def check_type(owner: str, key: str, value: Any, annotation: str) -> None:
-    """Raise `RecipeError` if `value` is not of the plain type in `annotation`; other types are the part's own affair."""
-    kinds = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}
-    parts = [part.strip() for part in annotation.split("|")]
-    if value is None or not all(part in kinds or part == "None" for part in parts):
+def check_type(owner: str, key: str, value: Any, annotation: Any) -> None:
+    """Raise `RecipeError` for a value that is not what an annotation says, where pydantic understands the annotation."""
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return
-    wanted = tuple(kind for part in parts for kind in kinds.get(part, ()))
-    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        raise RecipeError(f"{owner}: the parameter {key!r} must be a {annotation.removesuffix(' | None')}, not {value!r}")
+    try:
+        as_json = json.dumps(value)  # there a list is a tuple too, and still no text a number
+        TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_json(as_json)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]["msg"].replace("Input should", "must")
+        raise RecipeError(f"{owner}: the parameter {key!r} {problem}, not {value!r}") from None
+    except (TypeError, PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+        return
+
+
+def signature(part: Callable[..., Any]) -> inspect.Signature:
+    """That of a function or class, its annotations evaluated where they can be."""
+    try:
+        return inspect.signature(part, eval_str=True)
+    except (NameError, AttributeError, TypeError, SyntaxError):  # of names that are imported for type checkers only
+        return inspect.signature(part)
 
 
 def import_file(path: Path, what: str, error: type[RlcoreError]) -> ModuleType:

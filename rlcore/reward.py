@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rlcore.errors import RecipeError, RewardError
-from rlcore.plugin import check_type, did_you_mean, find
+from rlcore.plugin import check_type, did_you_mean, find, signature
 from rlcore.types import Message, Verdict
 
 ENTRY_POINTS = "rlcore.rewards"
@@ -291,16 +291,19 @@ def registered_rewards() -> dict[str, str]:
 
 
 def _check_params(spec: RewardSpec, found: Callable[..., Any]) -> None:
-    parameters = inspect.signature(found).parameters
+    parameters = signature(found).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given = () if inspect.isclass(found) else OFFERED[form_of(found)]
-    own = [p.name for p in parameters.values() if p.name not in given and p.kind is not p.VAR_KEYWORD]
+    own = [p.name for p in parameters.values() if p.name not in given and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    missing = [name for name in own if parameters[name].default is inspect.Parameter.empty and name not in spec.params]
+    if missing and inspect.isclass(found):
+        raise RewardError(f"reward {spec.name!r} needs a value for {', '.join(missing)}: give it in params")
     for name, value in spec.params.items():
         if name in given:
             raise RewardError(f"{name!r} cannot be a parameter of reward {spec.name!r}: the engine itself passes {name!r}")
         if name in parameters:
             try:
-                check_type(f"reward {spec.name!r}", name, value, str(parameters[name].annotation))
+                check_type(f"reward {spec.name!r}", name, value, parameters[name].annotation)
             except RecipeError as error:
                 raise RewardError(str(error)) from None
         elif not takes_any:

@@ -11,11 +11,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlcore.objective import presets
+from rlcore.cli import main
 from rlcore.recipe.load import load, validate
+from rlcore.run.folder import read_rows
+from tests.run.whole import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+WRITER = """
+from rlcore.rollout.hf import HfSampler
+
+
+class Writer(HfSampler):
+    def submit(self, requests):
+        open("written", "w").write("by Writer")
+        super().submit(requests)
+"""
 
 
 def blocks(language: str) -> list[str]:
@@ -69,11 +81,25 @@ def test_the_reward_of_the_text_works(tmp_path: Path) -> None:
     assert out.count("yes") == 2 and "NO" not in out
 
 
-def test_the_loss_of_the_text_works() -> None:
+def test_the_parts_of_the_text_train_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = [block for block in blocks("python") if "def my_loss" in block]
-    names = dict(vars(presets))
-    exec(code, names)
-    assert names["my_loss"](high=0.4).streams == ("policy",)
+    (tmp_path / "my_parts.py").write_text(code + WRITER)
+    named = re.findall(r"^\| [^|]+ \| `(\w+: \{.*?\})` \|", TEXT, flags=re.MULTILINE)
+    said: dict = {}
+    for part in named:
+        if any(name in part for name in ("puzzles", "my_loss", "above_best", "Writer")):
+            said |= yaml.safe_load(part)
+    assert set(said) == {"tasks", "objective", "credit", "sampler"}
+    recipe = yaml.safe_load(TINY) | {"tasks": said["tasks"]}
+    stage = next(stage for stage in recipe["stages"] if stage["kind"] == "rl")
+    recipe["stages"] = [stage | {"tasks": "mine", "steps": 2, "objective": said["objective"], "credit": said["credit"]}]
+    recipe["sampler"] |= said["sampler"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "mine.yaml"]) == 0
+    rows = read_rows(tmp_path / "runs/tiny/metrics.jsonl")
+    assert len(rows) == 2 and all(row["grad_norm"] > 0 for row in rows)
+    assert (tmp_path / "written").read_text() == "by Writer"
 
 
 def test_the_recipes_of_the_text_are_valid(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from rlcore.plugin import Named, build_later
 from rlcore.types import Group, Outcome, Sample
 
-Baseline = Literal["mean", "mean_std", "leave_one_out", "none"]
+Baseline = Callable[[Sequence[float]], list[float]]
+"""From the rewards of a group's scored rollouts, [n], to their advantages, [n]; to [] where these are not defined."""
 ZeroVariance = Literal["keep", "drop"]
 
 Credit = Callable[[Sequence[Group]], list[list[Sample]]]
@@ -15,35 +17,52 @@ Credit = Callable[[Sequence[Group]], list[list[Sample]]]
 more continuations can ask for all of them together; it holds the sampler itself (a closure or an object)."""
 
 
-def group_credit(*, baseline: Baseline = "mean_std", epsilon: float = 1e-4, zero_variance: ZeroVariance = "drop") -> Credit:
-    """`group_samples` with fixed settings, as a `Credit`."""
-    return lambda groups: [
-        group_samples(group, baseline=baseline, epsilon=epsilon, zero_variance=zero_variance) for group in groups
-    ]
+def mean(rewards: Sequence[float]) -> list[float]:
+    """r - mean(r): Dr.GRPO."""
+    return _centred(rewards)
 
 
-def group_samples(
-    group: Group, *, baseline: Baseline = "mean_std", epsilon: float = 1e-4, zero_variance: ZeroVariance = "drop"
-) -> list[Sample]:
+def mean_std(rewards: Sequence[float], *, epsilon: float = 1e-4) -> list[float]:
+    """(r - mean(r)) / (std(r) + epsilon): GRPO; std over n - 1 and epsilon as in TRL (verl: 1e-6). Needs two rewards."""
+    n, centred = len(rewards), _centred(rewards)
+    std = (sum(value**2 for value in centred) / (n - 1)) ** 0.5 if n > 1 else 0.0
+    return [value / (std + epsilon) for value in centred] if n > 1 else []
+
+
+def leave_one_out(rewards: Sequence[float]) -> list[float]:
+    """r - mean of the others = n / (n - 1) (r - mean(r)): RLOO. Needs two rewards."""
+    n = len(rewards)
+    return [n / (n - 1) * value for value in _centred(rewards)] if n > 1 else []
+
+
+def none(rewards: Sequence[float]) -> list[float]:
+    """r."""
+    return list(rewards)
+
+
+BASELINES = {name: f"rlcore.credit.group:{name}" for name in ("mean", "mean_std", "leave_one_out", "none")}
+"""Name in a recipe -> where it is."""
+
+
+def group_credit(*, baseline: Named | Baseline = "mean_std", zero_variance: ZeroVariance = "drop") -> Credit:
+    """`group_samples` with fixed settings, as a `Credit`. Raises `RecipeError` for a baseline that does not exist."""
+    rule = baseline if callable(baseline) else build_later(baseline, BASELINES, what="baseline", given=1)
+    return lambda groups: [group_samples(group, baseline=rule, zero_variance=zero_variance) for group in groups]
+
+
+def group_samples(group: Group, *, baseline: Baseline = mean_std, zero_variance: ZeroVariance = "drop") -> list[Sample]:
     """One sample for each scored rollout; the advantage is the same for all its trained tokens.
 
-    With r the rewards of the n scored rollouts (the others leave the statistics and the samples):
-
-        mean           r - mean(r)                                          Dr.GRPO
-        mean_std       (r - mean(r)) / (std(r) + epsilon)                   GRPO; std over n - 1, as in TRL
-        leave_one_out  r - mean of the others = n / (n - 1) (r - mean(r))   RLOO
-        none           r
-
-    Equal rewards give advantages that are exactly zero under every baseline but "none". `zero_variance="drop"` leaves out a group
-    whose advantages are all zero, so that it does not count in the averages of the objective either; "keep" returns its samples.
-    With fewer than two scored rollouts "mean_std" and "leave_one_out" are not defined and give no samples.
+    Rollouts without a score leave the statistics and the samples. Equal rewards give advantages that are exactly zero under
+    every built-in baseline but `none`. `zero_variance="drop"` leaves out a group whose advantages are all zero, so that it does
+    not count in the averages of the objective either; "keep" returns its samples.
     """
     scored = [
         (rollout, verdict.value)
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
         if verdict.value is not None
     ]
-    advantages = _advantages([value for _, value in scored], baseline, epsilon)
+    advantages = baseline([value for _, value in scored])
     if zero_variance == "drop" and not any(advantages):
         return []
     return [
@@ -59,22 +78,11 @@ def group_samples(
     ]
 
 
-def _advantages(rewards: list[float], baseline: Baseline, epsilon: float) -> list[float]:
-    n = len(rewards)
-    if baseline == "none":
-        return rewards
-    if n == 0 or (n < 2 and baseline != "mean"):
-        return []
-    if min(rewards) == max(rewards):  # the mean of equal numbers is off by round-off, which a small std would blow up
-        return [0.0] * n
-    mean = sum(rewards) / n
-    centred = [reward - mean for reward in rewards]
-    if baseline == "mean":
-        return centred
-    if baseline == "leave_one_out":
-        return [n / (n - 1) * value for value in centred]
-    std = (sum(value**2 for value in centred) / (n - 1)) ** 0.5
-    return [value / (std + epsilon) for value in centred]
+def _centred(rewards: Sequence[float]) -> list[float]:
+    if not rewards or min(rewards) == max(rewards):  # their mean is off by round-off, which a small std would blow up
+        return [0.0] * len(rewards)
+    average = sum(rewards) / len(rewards)
+    return [reward - average for reward in rewards]
 
 
 def outcome(index: int, group: Group, samples: Sequence[Sample]) -> Outcome:

@@ -33,6 +33,13 @@ class Armed(ABC):
     def shares(self) -> list[float]:
         """Probability of each arm, [arms], summing to 1."""
 
+    def given(self, shares: Mapping[str, float], owner: str) -> list[float]:
+        """Shares by arm on any scale, 0 for the arms not named, as probabilities, [arms]. Raises `RecipeError`."""
+        by_number = {self.arms.number(str(name), owner): share for name, share in shares.items()}
+        if min(by_number.values(), default=-1) < 0 or not any(by_number.values()):
+            raise RecipeError(f"{owner} needs shares of 0 or more, one of them above 0, got {dict(shares)}")
+        return normalised([by_number.get(arm, 0.0) for arm in range(len(self.arms))])
+
     def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:  # noqa: B027 (a sampler that learns nothing is a sampler)
         """Change the shares, given one step's outcomes by arm."""
 
@@ -46,8 +53,9 @@ class Armed(ABC):
 
     def draw(self, n: int) -> list[int]:
         """Positions of the next n tasks."""
+        chosen = self.choose(random.Random(f"{self._seed}/draw/{self._draws + 1}"), n)
         self._draws += 1
-        return [self.arms.take(arm) for arm in self.choose(random.Random(f"{self._seed}/draw/{self._draws}"), n)]
+        return [self.arms.take(arm) for arm in chosen]
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Learn from one step's finished groups, of all ranks. A group without a scored rollout teaches nothing."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlcore.curriculum.epochs import check_size
 from rlcore.errors import RecipeError, TaskError
+from rlcore.plugin import did_you_mean
 from rlcore.types import Task
 
 
@@ -81,7 +82,7 @@ class Arms:
     def number(self, name: str, owner: str) -> int:
         """The arm called `name`. Raises `RecipeError`."""
         if name not in self.names:
-            raise RecipeError(f"{owner} names the arm {name!r}; there are: {', '.join(self.names[:20])}")
+            raise RecipeError(f"{owner} names the arm {name!r}{did_you_mean(name, self.names)}")
         return self.names.index(name)
 
     def state_dict(self) -> dict[str, Any]:

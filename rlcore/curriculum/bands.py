@@ -49,11 +49,6 @@ class Bands(Epochs):
         self._steps = self._draws = 0
         super().__init__(tasks, seed=seed)
 
-    def _arrange(self, rng: random.Random) -> list[int]:
-        order = list(range(self._size))
-        rng.shuffle(order)
-        return order
-
     def band(self, position: int) -> str:
         """Where a task is now."""
         if position not in self._known:

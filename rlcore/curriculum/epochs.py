@@ -14,7 +14,7 @@ PASS = 0.5
 
 
 class Epochs:
-    """Draws the positions of an epoch's order, then those of the next; subclasses arrange an epoch."""
+    """Draws the positions of an epoch's order, then those of the next; subclasses may arrange an epoch otherwise."""
 
     def __init__(self, tasks: Sequence[Task], *, seed: int) -> None:
         if not len(tasks):
@@ -25,8 +25,10 @@ class Epochs:
         self._log = ArmLog()
 
     def _arrange(self, rng: random.Random) -> list[int]:
-        """The positions of an epoch in order, at least one; all chance comes from `rng`."""
-        raise NotImplementedError
+        """The positions of an epoch in order, at least one; all chance comes from `rng`. Here all, shuffled."""
+        order = list(range(self._size))
+        rng.shuffle(order)
+        return order
 
     def _rng(self) -> random.Random:
         return random.Random(f"{self._seed}/{self._epoch}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlcore.curriculum.armed import Armed, By, even, normalised
-from rlcore.errors import RecipeError
+from rlcore.curriculum.armed import Armed, By, even
 from rlcore.types import Task
 
 
@@ -20,12 +19,7 @@ class Mixture(Armed):
         self, tasks: Sequence[Task], *, weights: Mapping[str, float] | None = None, by: By = "arm", seed: int
     ) -> None:
         super().__init__(tasks, by=by, seed=seed)
-        self._shares = even(len(self.arms))
-        if weights is not None:
-            given = {self.arms.number(str(name), "curriculum mixture"): weight for name, weight in weights.items()}
-            if min(given.values(), default=-1) < 0 or not any(given.values()):
-                raise RecipeError(f"curriculum mixture needs weights of 0 or more, one of them above 0, got {dict(weights)}")
-            self._shares = normalised([given.get(arm, 0.0) for arm in range(len(self.arms))])
+        self._shares = even(len(self.arms)) if weights is None else self.given(weights, "curriculum mixture")
 
     def shares(self) -> list[float]:
         """The weights over their sum."""

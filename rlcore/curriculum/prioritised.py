@@ -38,11 +38,6 @@ class Prioritised(Epochs):
         self._looked = 0
         super().__init__(tasks, seed=seed)
 
-    def _arrange(self, rng: random.Random) -> list[int]:
-        order = list(range(self._size))
-        rng.shuffle(order)
-        return order
-
     def weight(self, position: int) -> float:
         """Chance that the task is taken when the walk comes by."""
         weight = 1 - self._success.get(position, 0.0)

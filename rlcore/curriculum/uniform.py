@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import random
-
 from rlcore.curriculum.epochs import Epochs
 
 
 class Uniform(Epochs):
     """Example: `Uniform(tasks, seed=0).draw(8)` gives eight different positions."""
-
-    def _arrange(self, rng: random.Random) -> list[int]:
-        order = list(range(self._size))
-        rng.shuffle(order)
-        return order

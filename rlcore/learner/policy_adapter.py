@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlcore.errors import ModelError
+from rlcore.plugin import did_you_mean
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -132,12 +132,12 @@ def _config(settings: Mapping[str, Any]) -> PeftConfig:
     kinds = {kind.value.lower(): made for kind, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     kind = str(settings.get("type"))
     if kind not in kinds:
-        raise ModelError(f"peft has no adapter of type {kind!r}{_did_you_mean(kind, kinds)}")
+        raise ModelError(f"peft has no adapter of type {kind!r}{did_you_mean(kind, kinds)}")
     known = [field.name for field in dataclasses.fields(kinds[kind]) if field.init and field.name not in _OURS]
     values = {key: value for key, value in settings.items() if key != "type"}
     for key, value in values.items():
         if key not in known:
-            raise ModelError(f"a {kind} adapter has no setting {key!r}{_did_you_mean(key, known)}")
+            raise ModelError(f"a {kind} adapter has no setting {key!r}{did_you_mean(key, known)}")
         if "dropout" in key and value:
             raise ModelError(f"model.peft.{key} must be 0: rlcore trains without dropout, since sampler and learner must agree")
     try:
@@ -202,11 +202,6 @@ def _wrapped(module: nn.Module) -> bool:
 def _weight(layer: nn.Module) -> Tensor | None:
     weight = getattr(layer, "weight", None)
     return None if weight is None else weight.detach().float()
-
-
-def _did_you_mean(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
 def _first_line(error: Exception) -> str:

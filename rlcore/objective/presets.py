@@ -9,12 +9,10 @@ bonus, a correction of the sampler, ...) is said at `objective`. docs/objectives
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rlcore.errors import RecipeError
 from rlcore.objective.correction import correct
 from rlcore.objective.kl import less_sequence_kl, with_kl
 from rlcore.objective.parts import (
@@ -38,7 +36,7 @@ from rlcore.objective.parts import (
     unit,
 )
 from rlcore.objective.term import Objective, Term
-from rlcore.plugin import check_params, check_type, did_you_mean
+from rlcore.plugin import check_params, check_type, find, signature
 
 
 def grpo(clip_low: float = 0.2, clip_high: float = 0.2) -> Objective:
@@ -194,6 +192,11 @@ PRESETS: dict[str, Callable[..., Objective]] = {
 }  # fmt: skip
 
 
+def find_preset(name: str) -> Callable[..., Objective]:
+    """The preset called `name`, or the function at `package.module:function` or `file.py:function`. Raises `RecipeError`."""
+    return PRESETS[name] if name in PRESETS else find(name, dict.fromkeys(PRESETS, ""), what="objective")
+
+
 def objective(
     name: str,
     *,
@@ -205,7 +208,7 @@ def objective(
     correction: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Objective:
-    """The preset `name` with its parameters, and what any preset can take:
+    """The preset `name`, or one of your own by its place, with its parameters, and what any preset can take:
 
         kl, kl_kind   that much KL to the model the stage began with, see `rlcore.objective.kl`; 0 keeps no reference model
         entropy       that much entropy bonus, a mean over the tokens of the step whatever the preset's average
@@ -216,10 +219,8 @@ def objective(
     Raises `RecipeError` for an unknown name, parameter or kind, or a parameter that is missing.
     """
     for key, value in {"kl": kl, "entropy": entropy, "next_token": next_token, "dual_clip": dual_clip}.items():
-        check_type(f"objective {name!r}", key, value, "float")
-    if name not in PRESETS:
-        raise RecipeError(f"there is no objective {name!r}{did_you_mean(name, PRESETS)}")
-    made = _call(PRESETS[name], params, f"objective {name!r}", others=inspect.signature(objective).parameters)
+        check_type(f"objective {name!r}", key, value, float | None)
+    made = _call(find_preset(name), params, f"objective {name!r}", others=signature(objective).parameters)
     if dual_clip is not None:
         made = Objective(tuple(replace(term, mask=both(term.mask, dual(dual_clip))) for term in made.terms))
     if correction is not None:
@@ -239,6 +240,6 @@ def _entropy_bonus(weight: float, stream: str) -> Objective:
 
 def _call(part: Callable[..., Objective], params: Mapping[str, Any], owner: str, others: Any = (), **given: Any) -> Objective:
     """`part` with `params` from a recipe, whose keys are checked first."""
-    known = {key: value for key, value in inspect.signature(part).parameters.items() if key not in given}
+    known = {key: value for key, value in signature(part).parameters.items() if key not in given}
     check_params(params, known, owner=owner, also=[key for key in others if key not in ("name", "params")])
     return part(**params, **given)

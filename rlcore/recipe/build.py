@@ -24,7 +24,7 @@ from rlcore.curriculum.gate import GATES, Gate
 from rlcore.curriculum.sampler import CURRICULA, TaskSampler
 from rlcore.errors import RecipeError
 from rlcore.mixing import build_mix, part_weights, weighted_sum
-from rlcore.objective.presets import PRESETS, objective
+from rlcore.objective.presets import find_preset, objective
 from rlcore.objective.term import Objective
 from rlcore.plugin import Named, build, build_later
 from rlcore.recipe import schema, task_sections
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 POLICY_REWARDS = {"information_gain": "rlcore.learner.gain:InformationGain"}
 """Name in a recipe's `rewards` -> a reward that reads the policy itself: made as `Part(policy, **parameters)`."""
+SAMPLERS = {"vllm_local": "rlcore.rollout.vllm_local:VllmLocalSampler", "hf": "rlcore.rollout.hf:HfSampler"}
+"""Name in a recipe -> a class made as `Sampler(model_folder, ...)`; of what is offered below it takes what it asks for."""
+WHITENED = {"global": "none", "mean_global": "mean"}
+"""Baselines whose advantages are whitened over all tokens of a step -> the one in the group."""
 SECOND_ROUNDS = {"guess_masks": "rlcore.tasks.corpus.guess:guess_masks"}
 """Name in a recipe -> a function `(groups, answer, **parameters) -> groups`."""
 
@@ -63,6 +67,8 @@ def build_tasks(section: task_sections.Tasks) -> Sequence[Task]:
         from rlcore.tasks.gym import gym
 
         return gym(**settings)
+    if isinstance(section, task_sections.FunctionTasks):
+        return _own_tasks(section)
     if isinstance(section, task_sections.CorpusTasks):
         from rlcore.recipe.corpus import corpus_tasks
 
@@ -72,6 +78,14 @@ def build_tasks(section: task_sections.Tasks) -> Sequence[Task]:
     if isinstance(section.path, list) and Path(here(section.path)).exists():
         settings |= {"subset": None, "split": "train"}  # these name parts of the hub's copy
     return dataset(**(settings | {"path": here(section.path)}))
+
+
+def _own_tasks(section: task_sections.FunctionTasks) -> Sequence[Task]:
+    made = build({"use": section.use, **section.params}, {}, what="task set")
+    if not isinstance(made, Sequence) or not len(made) or not isinstance(made[0], Task):
+        found = f"a {type(made).__name__}" + (f" of {type(made[0]).__name__}" if isinstance(made, Sequence) and len(made) else "")
+        raise RecipeError(f"task set {section.use!r} must give a sequence of rlcore.Task, not {found}")
+    return made
 
 
 def here(places: str | Sequence[str]) -> str:
@@ -137,7 +151,7 @@ def build_budget(stage: schema.RlStage) -> Schedule | None:
 
 def build_second_round(named: Named | None) -> Callable[..., list[Group]] | None:
     """A function from a step's groups, and from one that answers further tasks, to all groups of the step."""
-    return None if named is None else build_later(named, SECOND_ROUNDS, what="second round")
+    return None if named is None else build_later(named, SECOND_ROUNDS, what="second round", given=2)
 
 
 def credit_weights(stage: schema.RlStage) -> dict[str, float] | None:
@@ -159,10 +173,9 @@ def build_credit(
 ) -> Credit:
     """`weights`: of parts that are normalised each by itself. `gather` joins the items of all processes; `demonstrate` makes the
     sample of a task's demonstration, where one is used; `values` estimates those of steps (`build_step_values`)."""
-    whitening = section.baseline in ("global", "mean_global")
-    baseline = {"global": "none", "mean_global": "mean"}.get(section.baseline, section.baseline)
+    whitening = WHITENED.get(section.baseline) if isinstance(section.baseline, str) else None
     kept = "keep" if whitening or values else section.zero_variance
-    credit = group_credit(baseline=baseline, zero_variance=kept)
+    credit = group_credit(baseline=whitening or section.baseline, zero_variance=kept)
     if weights is not None:
         credit = normalised_parts(credit, weights)
     if section.arm_weights:
@@ -210,7 +223,7 @@ def build_objective(value: str | dict[str, Any], *, max_tokens: int) -> Objectiv
         raise RecipeError(
             f"objective {value!r} names no preset; write objective: grpo or objective: {{preset: grpo, clip_high: 0.28}}"
         )
-    if value["preset"] in PRESETS and "max_tokens" in inspect.signature(PRESETS[value["preset"]]).parameters:
+    if "max_tokens" in inspect.signature(find_preset(value["preset"])).parameters:
         params.setdefault("max_tokens", max_tokens)
     return objective(value["preset"], **params)
 
@@ -251,12 +264,7 @@ def build_sampler(
     section: schema.SamplerSection, model_folder: Path, *, dtype: str, device: str, adapter_rank: int | None = None
 ) -> Sampler:
     """The back end the recipe names, serving the model in `model_folder` until weights are published to it."""
-    common = {"dtype": dtype, "max_length": section.max_length, "max_sequences": section.max_sequences}
-    if section.kind == "hf":
-        from rlcore.rollout.hf import HfSampler
-
-        return HfSampler(model_folder, device=device, **common)
-    from rlcore.rollout.vllm_local import VllmLocalSampler
-
-    caching = {"memory_gb": section.memory_gb, "prefix_caching": section.prefix_caching}
-    return VllmLocalSampler(model_folder, adapter_rank=adapter_rank, **caching, **common)
+    settings = section.model_dump(exclude={"kind", "deadline_s", "sync", "sync_tolerance"})
+    return build(
+        section.kind, SAMPLERS, model_folder, what="sampler", dtype=dtype, device=device, adapter_rank=adapter_rank, **settings
+    )

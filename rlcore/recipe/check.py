@@ -10,9 +10,11 @@ from rlcore.credit.guided import STREAM
 from rlcore.errors import RecipeError, RewardError
 from rlcore.goldcheck import check_gold
 from rlcore.objective.term import Objective
+from rlcore.plugin import find
 from rlcore.recipe import schema
 from rlcore.recipe.build import (
     POLICY_REWARDS,
+    SAMPLERS,
     build_budget,
     build_credit,
     build_curriculum,
@@ -27,7 +29,7 @@ from rlcore.recipe.build import (
     credit_weights,
     policy_rewards,
 )
-from rlcore.types import Group, Prefix
+from rlcore.types import Group, Prefix, Task
 
 SHOWN_EXCEPTIONS = 10
 """Exceptions that `check_answers` prints of one task set."""
@@ -38,41 +40,46 @@ def check(recipe: schema.Recipe) -> list[str]:
 
     Raises the wing's own error for a preset, parameter, reward, column or data set that does not exist.
     """
+    find(recipe.sampler.kind, dict.fromkeys(SAMPLERS, "rlcore.rollout.sampler:Sampler"), what="sampler")  # vLLM may be absent
     facts = []
     for name, section in recipe.tasks.items():
         tasks = build_tasks(section)
         facts.append(f"tasks {name}: {len(tasks):,} ({section.kind}), first: {str(tasks[0].prompt)[:60]!r}")
     for i, stage in enumerate(recipe.stages):
         label = stage.name or stage.kind
+        if isinstance(stage, schema.OfflineStage | schema.PreferStage):
+            _check_data(recipe, i, stage)
+        if isinstance(stage, schema.RlStage | schema.EvalStage | schema.SampleStage):
+            _check_rewards(stage)
         if isinstance(stage, schema.SftStage | schema.OfflineStage | schema.PreferStage):
             what = {"sft": "demonstrations", "offline": "stored answers", "prefer": "pairs"}[stage.kind]
             facts.append(f"{label}: {stage.steps} steps x {stage.batch_size} {what} = {stage.steps * stage.batch_size:,}")
-        else:
-            build_scorer(stage).close()
-            for spec in policy_rewards(stage.rewards) if not isinstance(stage, schema.OfflineStage | schema.PreferStage) else ():
-                build_policy_reward(spec, None)
-        if isinstance(stage, schema.OfflineStage | schema.PreferStage):
-            _check_data(recipe, i, stage)
-        if isinstance(stage, schema.PreferStage) and importlib.util.find_spec("trl") is None:
-            raise RecipeError(f"stage {label} needs the package trl, which is not installed: pip install 'rlcore[prefer]'")
-        if isinstance(stage, schema.OfflineStage):
-            build_objective(stage.objective, max_tokens=recipe.sampler.max_length)
-            build_credit(stage.credit, values=(lambda groups, answers: {}) if stage.credit.steps else None)
-        if isinstance(stage, schema.SampleStage):
-            build_step_values(stage, _no_sampler, str)
         if isinstance(stage, schema.RlStage):
-            build_curriculum(stage.curriculum, build_tasks(recipe.tasks[stage.tasks]), seed=0)
-            build_gate(stage)
-            build_budget(stage)
-            build_second_round(stage.second_round)
-            _check_streams(stage, build_objective(stage.objective, max_tokens=stage.sampling.max_tokens))
-            build_credit(stage.credit, weights=credit_weights(stage), values=build_step_values(stage, _no_sampler, str))
-            answers = stage.groups_per_step * stage.group_size
-            facts.append(
-                f"{label}: {stage.steps} steps x {stage.groups_per_step} tasks x {stage.group_size} answers = "
-                f"{answers:,} answers a step, at most {answers * stage.sampling.max_tokens:,} answer tokens"
-            )
+            facts.append(f"{label}: {_check_rl(stage, build_tasks(recipe.tasks[stage.tasks]))}")
     return facts
+
+
+def _check_rewards(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> None:
+    build_scorer(stage).close()
+    for spec in policy_rewards(stage.rewards):
+        build_policy_reward(spec, None)
+    if isinstance(stage, schema.SampleStage):
+        build_step_values(stage, _no_sampler, str)
+
+
+def _check_rl(stage: schema.RlStage, tasks: Sequence[Task]) -> str:
+    """How large its steps are, in words."""
+    build_curriculum(stage.curriculum, tasks, seed=0)
+    build_gate(stage)
+    build_budget(stage)
+    build_second_round(stage.second_round)
+    _check_streams(stage, build_objective(stage.objective, max_tokens=stage.sampling.max_tokens))
+    build_credit(stage.credit, weights=credit_weights(stage), values=build_step_values(stage, _no_sampler, str))
+    answers = stage.groups_per_step * stage.group_size
+    return (
+        f"{stage.steps} steps x {stage.groups_per_step} tasks x {stage.group_size} answers = {answers:,} answers a step, "
+        f"at most {answers * stage.sampling.max_tokens:,} answer tokens"
+    )
 
 
 def check_answers(recipe: schema.Recipe, *, n: int) -> list[str]:
@@ -111,6 +118,12 @@ def _check_data(recipe: schema.Recipe, i: int, stage: schema.OfflineStage | sche
         raise RecipeError(
             f"stages.{i}.data is {stage.data!r}: neither a file or folder here nor a sample stage before this one ({known})"
         )
+    if isinstance(stage, schema.OfflineStage):
+        build_objective(stage.objective, max_tokens=recipe.sampler.max_length)
+        build_credit(stage.credit, values=(lambda groups, answers: {}) if stage.credit.steps else None)
+    elif importlib.util.find_spec("trl") is None:
+        label = stage.name or stage.kind
+        raise RecipeError(f"stage {label} needs the package trl, which is not installed: pip install 'rlcore[prefer]'")
 
 
 def _no_sampler(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:

@@ -36,8 +36,8 @@ class ModelSection(Section):
 
 
 class SamplerSection(Section):
-    kind: Literal["vllm_local", "hf"] = Field(
-        "vllm_local", description="who writes the answers: vLLM in this process, or transformers"
+    kind: str = Field(
+        "vllm_local", description="who writes the answers: vllm_local (vLLM in this process), hf (transformers), or file.py:Class"
     )
     max_length: PositiveInt = Field(2048, description="longest prompt + answer, in tokens")
     max_sequences: PositiveInt = Field(256, description="answers written at the same time")

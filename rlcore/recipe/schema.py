@@ -105,9 +105,10 @@ class StepsSection(StepValuesSection):
 
 
 class CreditSection(Section):
-    baseline: Literal["mean", "mean_std", "leave_one_out", "none", "global", "mean_global"] = Field(
+    baseline: str | dict[str, Any] = Field(
         "mean_std",
-        description="what rewards are compared with; global and mean_global: none and mean, then whitened over a step's tokens",
+        description="what rewards are compared with: mean, mean_std, leave_one_out, none; global and mean_global: none and mean, "
+        "then whitened over a step's tokens; or {use: name, parameter: value}",
     )
     zero_variance: Literal["keep", "drop"] = Field(
         "drop", description="groups whose rewards are all equal: count them or leave them out; the global baselines keep them"

@@ -63,6 +63,12 @@ class GymTasks(Section):
     params: dict[str, Any] = Field(default_factory=dict, description="settings of the data set")
 
 
+class FunctionTasks(Section):
+    kind: Literal["function"]
+    use: str = Field(description="package.module:function or file.py:function, which gives a sequence of tasks")
+    params: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
+
+
 class KeepSection(Section):
     min_chars: PositiveInt = Field(200, description="shorter documents are dropped")
     quality: bool = Field(True, description="drop tables, menus, lists and documents of odd words, by Gopher's rules")
@@ -97,4 +103,6 @@ class CorpusTasks(Section):
     keep: KeepSection = Field(default_factory=KeepSection)
 
 
-Tasks = Annotated[DatasetTasks | ArithmeticTasks | CountdownTasks | GymTasks | CorpusTasks, Field(discriminator="kind")]
+Tasks = Annotated[
+    DatasetTasks | ArithmeticTasks | CountdownTasks | GymTasks | CorpusTasks | FunctionTasks, Field(discriminator="kind")
+]

@@ -10,8 +10,9 @@ from typing import Any
 
 from rlcore.curriculum.budget import state_budget
 from rlcore.errors import RecipeError, RunError
+from rlcore.plugin import did_you_mean
 from rlcore.recipe.build import build_rewards, build_sampling, build_scorer
-from rlcore.recipe.load import load
+from rlcore.recipe.load import load, recipe_names
 from rlcore.recipe.schema import EvalStage, ModelSection, Recipe
 from rlcore.rollout.collect import collect
 from rlcore.run.checkpoint import all_checkpoints
@@ -71,6 +72,9 @@ def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     """The eval stages alone: of a recipe, or of a run folder with its last checkpoint as the model. Raises `RecipeError`."""
     folder = RunFolder(Path(name))
     is_run = folder.recipe.is_file()
+    known = [str(path.parent) for path in folder.path.parent.glob("*/recipe.yaml")] + list(recipe_names())
+    if not is_run and not folder.path.is_file() and name not in known:
+        raise RecipeError(f"{name} is neither a run folder nor a recipe{did_you_mean(name, known)}")
     recipe = load(str(folder.recipe) if is_run else name, overrides)
     stages = [stage for stage in recipe.stages if isinstance(stage, EvalStage)]
     if not stages:

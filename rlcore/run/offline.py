@@ -42,7 +42,7 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
             report = learner.step([samples[position] for position in run.my_share(order.draw(stage.batch_size))])
             watch.lap("learn")
             run.end_step(learner, order, learner_metrics(report) | {"policy_version": learner.version} | watch.times())
-    run.end_stage(trained=True)
+    run.end_stage(learner, order)
 
 
 def offline_samples(stored: Sequence[Stored], stage: OfflineStage, objective: Objective) -> list[Sample]:

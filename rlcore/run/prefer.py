@@ -55,7 +55,7 @@ def run_prefer(run: Run, stage: PreferStage) -> None:
     run.forget_average()
     with run.tracker.stage(stage, done=0):
         train_pairs(run.policy, rows, stage, seed=seed, processes=run.accelerator.num_processes, log=run.log_step)
-    run.end_stage(trained=True)
+    run.end_stage()
 
 
 def make_pairs(one: Stored, stage: PreferStage, seed: int) -> list[Pair]:

@@ -69,4 +69,4 @@ def run_rl(run: Run, stage: RlStage) -> None:
             run.end_step(learner, curriculum, metrics)
     if run.accelerator.is_main_process:
         draw_arms(run.folder.path, run.folder.picture)
-    run.end_stage(trained=True)
+    run.end_stage(learner, curriculum)

@@ -68,7 +68,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
         metrics |= step_metrics(run.gather(costs), written=metrics["tokens/completion"])
     row = {"stage": name, "step": run.cursor.step, "tasks": len(positions), "answers": len(positions) * stage.answers}
     run.tracker.sampled(row | metrics | {"time/total": time.perf_counter() - started})
-    run.end_stage(trained=True)
+    run.end_stage()
 
 
 def demonstration_rows(run: Run, tasks: Mapping[int, Task], scorer: Scorer) -> Iterator[dict[str, Any]]:

@@ -165,7 +165,7 @@ class Run:
         self.log_step(metrics)
         if self.cursor.stage_step % self.recipe.run.checkpoint_every == 0 and self.cursor.stage_step < self.tracker.total:
             self.cursor.curriculum = curriculum.state_dict()
-            self._save({"learner": learner.state_dict(), "rng": torch.get_rng_state()})
+            self._save(_state(learner))
 
     def log_step(self, metrics: Mapping[str, Any]) -> None:
         """Log an optimiser step and move the cursor past it."""
@@ -173,12 +173,16 @@ class Run:
         self.cursor.stage_step += 1
         self.tracker.step(self.cursor.step, metrics)
 
-    def end_stage(self, *, trained: bool) -> None:
-        """Move the cursor to the next stage; what a training stage made is saved."""
+    def end_stage(self, learner: Learner | None = None, curriculum: TaskSampler | None = None, *, trained: bool = True) -> None:
+        """Move the cursor to the next stage; what a training stage made is saved, so that it can be given more steps later."""
+        state = _state(learner) if learner else {"average": self._average.state_dict()} if self._average else {}
         self.accelerator.free_memory()  # else the next stage's learner would share the parameters with this one's wrapper
-        self.cursor.stage, self.cursor.stage_step, self.cursor.curriculum = self.cursor.stage + 1, 0, {}
+        cursor = self.cursor
+        cursor.ended_after, cursor.curriculum = cursor.stage_step, curriculum.state_dict() if curriculum else {}
+        cursor.stage, cursor.stage_step = cursor.stage + 1, 0
         if trained:
-            self._save({} if self._average is None else {"average": self._average.state_dict()})
+            self._save(state)
+        cursor.ended_after, cursor.curriculum = None, {}
 
     def close(self) -> None:
         if self._sampler is not None:
@@ -201,3 +205,7 @@ class Run:
         if self._average is not None:
             with self._average.applied():
                 self.policy.save(folder / "ema")
+
+
+def _state(learner: Learner) -> dict[str, Any]:
+    return {"learner": learner.state_dict(), "rng": torch.get_rng_state()}

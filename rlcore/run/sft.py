@@ -27,7 +27,7 @@ def run_sft(run: Run, stage: SftStage) -> None:
             watch.lap("learn")
             metrics = learner_metrics(report) | {"policy_version": learner.version} | watch.times()
             run.end_step(learner, curriculum, metrics)
-    run.end_stage(trained=True)
+    run.end_stage(learner, curriculum)
 
 
 def demonstrate(run: Run, task: Task) -> Sample:

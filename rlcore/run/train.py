@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -83,6 +84,7 @@ def open_run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator, tracke
     saved_runs = checkpoint.all_checkpoints(folder.checkpoints)
     last = saved_runs[-1] if saved_runs else None
     cursor, saved = checkpoint.read(last) if last else (checkpoint.Cursor(), {})
+    _reopen(recipe, cursor, saved)
     if accelerator.is_main_process:
         folder.forget_after(step=cursor.step, stage=cursor.stage)
     accelerator.wait_for_everyone()
@@ -99,6 +101,20 @@ def open_run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator, tracke
         f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
     return Run(recipe, folder, accelerator=accelerator, policy=policy, tracker=tracker, cursor=cursor, saved=saved or None)
+
+
+def _reopen(recipe: Recipe, cursor: checkpoint.Cursor, saved: dict[str, Any]) -> None:
+    """Go back into the stage that has just ended where the recipe now gives it more steps, else forget its learner."""
+    before = recipe.stages[cursor.stage - 1]
+    if cursor.ended_after is None:
+        return
+    if "learner" in saved and isinstance(before, SftStage | RlStage | OfflineStage) and before.steps > cursor.ended_after:
+        cursor.stage, cursor.stage_step = cursor.stage - 1, cursor.ended_after
+    else:
+        cursor.curriculum, learner = {}, saved.pop("learner", {})
+        if "average" in learner:
+            saved["average"] = learner["average"]
+    cursor.ended_after = None
 
 
 def run_stage(run: Run) -> None:

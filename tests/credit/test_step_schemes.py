@@ -147,7 +147,7 @@ def test_whitening_and_exponential_weights_come_after_the_scheme() -> None:
     [
         ({"scheme": "per_stepp"}, "did you mean 'per_step'"),
         ({"scheme": {"use": "per_step", "mixx": 1.0}}, "no parameter 'mixx'"),
-        ({"scheme": {"use": "per_step", "mix": "half"}}, "must be a float"),
+        ({"scheme": {"use": "per_step", "mix": "half"}}, "must be a valid number"),
         ({"split": {"use": "delimiter"}}, "needs a value for at"),
     ],
 )

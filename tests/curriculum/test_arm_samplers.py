@@ -118,9 +118,9 @@ def test_mixture_keeps_its_shares() -> None:
     sampler = Mixture(tasks(), weights={"easy": 1, "hard": 3}, seed=0)
     counts = Counter(tasks()[i].arm for i in sampler.draw(4000))
     assert counts["middle"] == 0 and abs(counts["hard"] - 3000) < 140  # five standard errors
-    with pytest.raises(RecipeError, match="names the arm 'heavy'; there are: easy, hard, middle"):
+    with pytest.raises(RecipeError, match="names the arm 'heavy'"):
         Mixture(tasks(), weights={"heavy": 1}, seed=0)
-    with pytest.raises(RecipeError, match="weights of 0 or more"):
+    with pytest.raises(RecipeError, match="shares of 0 or more"):
         Mixture(tasks(), weights={"easy": -1}, seed=0)
 
 

@@ -87,7 +87,7 @@ def test_a_mix_of_ones_own(plugin, rollout):
     ("named", "message"),
     [
         ("rankd", "there is no mix 'rankd'; did you mean 'ranked'"),
-        ({"right": "math"}, "names no function: add `use`"),
+        ({"right": "math"}, "names no part: add `use`"),
         ({"use": "ranked", "right": "math"}, "needs a value for score"),
         ({"use": "ranked", "right": "math", "score": "judge", "beta": 1.0}, "has no parameter 'beta'"),
         ({"use": "ranked", "right": "math", "score": "jugde"}, "asks for a reward 'jugde'; did you mean 'judge'"),

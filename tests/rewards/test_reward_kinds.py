@@ -206,7 +206,7 @@ def test_a_reward_sets_its_own_memory_bound(plugin, rollout):
     ("params", "message"),
     [
         ({"limt": 3}, "no parameter 'limt' and would take it for a column; did you mean 'limit'"),
-        ({"limit": "three"}, "'limit' must be a int, not 'three'"),
+        ({"limit": "three"}, "'limit' must be a valid integer, not 'three'"),
         ({"answer": 3}, "the engine itself passes 'answer'"),
         ({"other": 3, "limit": 3}, None),
         ({"limit": 3, "limits": 4}, None),

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from rlcore.credit.monte_carlo import Cost
 from rlcore.run.folder import read_rows
+from rlcore.run.measures import Effort, effort_metrics
+from rlcore.run.steps import step_metrics
 from tests.run.whole import finish, run_folder, start, story, untimed
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
@@ -35,6 +38,19 @@ def test_a_run_leaves_what_the_contract_says(whole_story: dict) -> None:
     assert len(first["token_ids"]) == len(first["mask"]) == len(first["logprobs"])
     last_line = json.loads(whole_story["out"].splitlines()[-1])
     assert last_line["recipe"] == "tiny" and last_line["sampler"] == "hf" and last_line["accuracy_after"] is not None
+
+
+def test_every_metric_is_explained(whole_story: dict) -> None:
+    table = (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8")
+    named = [name for cell in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE) for name in re.findall(r"`(.+?)`", cell)]
+    explained = set()
+    for name in named:
+        head, choice, tail = re.fullmatch(r"([^{]*)(?:\{(.*)\})?(.*)", name).groups()
+        explained |= {f"{head}{one}{tail}" for one in (choice or "").split(",")}
+    patterns = [re.sub(r"<\w+>", "[^/]+", name) for name in explained]
+    keys = {key for row in read_rows(whole_story["folder"] / "metrics.jsonl") for key in row}
+    keys |= effort_metrics([Effort(1, 1, 1, 1, 1, 0)]).keys() | step_metrics([Cost()], written=1).keys()
+    assert {key for key in keys if not any(re.fullmatch(pattern, key) for pattern in patterns)} == set()
 
 
 def test_on_policy_the_sampler_and_the_learner_agree(whole_story: dict) -> None:
@@ -67,11 +83,14 @@ def test_a_killed_run_resumes_bit_for_bit(tiny: Path, whole_story: dict, kill_af
         assert left == whole_story[part], f"{part} differ after kill and resume"
 
 
-def test_resuming_a_finished_run_changes_nothing(tiny: Path) -> None:
-    finish(start("train", tiny, "stages.rl.steps=1"))
+def test_a_finished_run_resumed_changes_nothing_and_goes_on_with_more_steps(tiny: Path, whole_story: dict) -> None:
+    finish(start("train", tiny, "stages.rl.steps=3"))
     before = story(run_folder(tiny))
-    finish(start("train", tiny, "stages.rl.steps=1", "--resume"))
+    finish(start("train", tiny, "stages.rl.steps=3", "--resume"))
     assert story(run_folder(tiny))["weights"] == before["weights"]
+    finish(start("train", tiny, "--resume"))
+    for part, left in story(run_folder(tiny)).items():
+        assert left == whole_story[part], f"{part} differ from those of a run that had all its steps at once"
 
 
 def test_two_processes_train_as_one(tiny: Path, whole_story: dict) -> None:
