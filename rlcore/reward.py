@@ -279,6 +279,9 @@ def load_reward(spec: RewardSpec) -> Reward:
     found = find_reward(spec)
     if not inspect.isclass(found):
         return Reward(spec=spec, function=found, params=spec.params)
+    asked = signature(found).parameters.values()
+    if missing := [p.name for p in asked if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in spec.params]:
+        raise RewardError(f"reward {spec.name!r} needs a value for {', '.join(missing)}: give it in params")
     try:
         return Reward(spec=spec, function=found(**spec.params), params={})
     except BaseException as error:
@@ -295,9 +298,6 @@ def _check_params(spec: RewardSpec, found: Callable[..., Any]) -> None:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given = () if inspect.isclass(found) else OFFERED[form_of(found)]
     own = [p.name for p in parameters.values() if p.name not in given and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    missing = [name for name in own if parameters[name].default is inspect.Parameter.empty and name not in spec.params]
-    if missing and inspect.isclass(found):
-        raise RewardError(f"reward {spec.name!r} needs a value for {', '.join(missing)}: give it in params")
     for name, value in spec.params.items():
         if name in given:
             raise RewardError(f"{name!r} cannot be a parameter of reward {spec.name!r}: the engine itself passes {name!r}")

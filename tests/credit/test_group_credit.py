@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from rlcore.credit import demonstration_sample, group_credit, group_samples, outcome
+from rlcore.credit.group import mean
+from rlcore.errors import RecipeError
 from rlcore.types import Group, Rollout, Task, Verdict
 
 REWARDS = [1.0, 0.0, 0.25, 0.0, 1.0]
@@ -29,7 +31,7 @@ def group(rewards):
 
 
 def advantages(rewards, **settings):
-    return [sample.advantages[-1] for sample in group_samples(group(rewards), **settings)]
+    return [sample.advantages[-1] for sample in group_credit(**settings)([group(rewards)])[0]]
 
 
 def test_baselines_against_numpy():
@@ -61,7 +63,7 @@ def test_the_unscored_leave_statistics_and_samples():
     with_holes = [1.0, None, 0.0, 0.25, None, 0.0, 1.0]
     for baseline in ("mean", "mean_std", "leave_one_out", "none"):
         assert advantages(with_holes, baseline=baseline) == advantages(REWARDS, baseline=baseline)
-    ids = [sample.id for sample in group_samples(group(with_holes), baseline="mean")]
+    ids = [sample.id for sample in group_samples(group(with_holes), baseline=mean)]
     assert ids == ["r0", "r2", "r3", "r5", "r6"]
 
 
@@ -74,7 +76,7 @@ def test_too_few_scored_rollouts():
 
 
 def test_advantages_sit_on_the_trained_tokens_and_the_version_is_the_oldest():
-    sample = group_samples(group([1.0, 0.0]), baseline="mean")[0]
+    sample = group_samples(group([1.0, 0.0]), baseline=mean)[0]
     assert sample.advantages == [0.0, 0.0, 0.5, 0.5]
     assert sample.logprobs == [0.0, 0.0, -0.5, -0.0]
     assert sample.version == 3 and sample.stream == "policy"
@@ -86,9 +88,20 @@ def test_group_credit_keeps_groups_apart():
     assert [[sample.advantages[-1] for sample in samples] for samples in both] == [[0.5, -0.5], []]
 
 
+def test_a_baseline_has_parameters_of_its_own():
+    r = np.array(REWARDS)
+    wide = advantages(REWARDS, baseline={"use": "mean_std", "epsilon": 1.0})
+    assert np.allclose(wide, (r - r.mean()) / (r.std(ddof=1) + 1.0), atol=1e-14)
+    assert advantages(REWARDS, baseline=lambda rewards: [value * 2 for value in rewards]) == [2 * value for value in REWARDS]
+    with pytest.raises(RecipeError, match="no baseline 'meen'; did you mean 'mean'"):
+        group_credit(baseline="meen")
+    with pytest.raises(RecipeError, match="'epsilon' must be a valid number, not 'small'"):
+        group_credit(baseline={"use": "mean_std", "epsilon": "small"})
+
+
 def test_outcome_tells_the_curriculum():
     one = group([1.0, 0.0, None, 0.0])
-    seen = outcome(17, one, group_samples(one, baseline="mean"))
+    seen = outcome(17, one, group_samples(one, baseline=mean))
     assert (seen.index, seen.arm, seen.rewards) == (17, "easy", (1.0, 0.0, 0.0))
     assert seen.abs_advantage == pytest.approx((2 / 3 + 1 / 3 + 1 / 3) / 3)
     flat = group([1.0, 1.0])

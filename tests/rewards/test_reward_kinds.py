@@ -196,6 +196,11 @@ def test_a_class_is_made_once_and_outside_of_the_deadline(plugin, rollout):
         load_reward(RewardSpec(f"{path}:Slow", params={"sise": 3}))
 
 
+def test_what_a_class_must_be_given_is_said():
+    with pytest.raises(RewardError, match="reward 'judge' needs a value for model: give it in params"):
+        load_reward(RewardSpec("judge"))
+
+
 def test_a_reward_sets_its_own_memory_bound(plugin, rollout):
     spec = RewardSpec(f"{plugin(CLASSES)}:Hungry")
     ((more, most),) = score(spec, [rollout("1.5"), rollout("2.5")], memory_gb=1)
