@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rlcore.errors import LearnerError
+from rlcore.learner.sharding import gathered, in_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +155,12 @@ class Average:
             self._write(own)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"decay": self.decay, "mean": self._mean}
+        """Collective; see `sharding.gathered`."""
+        return {"decay": self.decay, "mean": gathered(self._mean)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, value in state["mean"].items():
-            self._mean[name].copy_(value)
+            self._mean[name].copy_(in_parts(value, self._mean[name]))
 
     @torch.no_grad()
     def _write(self, values: Mapping[str, Tensor]) -> None:

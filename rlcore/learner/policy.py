@@ -21,6 +21,7 @@ from rlcore.learner.attention import PACKED
 from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.pack import Layout, pack
 from rlcore.learner.policy_adapter import Adapter, attach
+from rlcore.learner.sharding import gathered, reshard, whole
 from rlcore.learner.speed import checkpoint_layers, compile_layers
 from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.types import Sample
@@ -67,7 +68,7 @@ class Policy:
         base's tensors come as they are, and the adapter's after them (`Adapter.apart`).
         """
         if apart and self.adapter is not None:
-            yield from ((name, _whole(tensor)) for name, tensor in self.adapter.apart())
+            yield from ((name, whole(tensor)) for name, tensor in self.adapter.apart())
             return
         own = self._own_weights()
         if revert_weight_conversion(self.model, none := {}) is not none:  # fused or renamed in memory: needs them all at once
@@ -76,13 +77,13 @@ class Policy:
 
     def _own_weights(self) -> Iterator[tuple[str, Tensor]]:
         if self.adapter is None:
-            yield from ((name, _whole(tensor.detach())) for name, tensor in self.model.named_parameters())
+            yield from ((name, whole(tensor.detach())) for name, tensor in self.model.named_parameters())
             return
         names = [{name for name, _ in self.model.named_parameters(remove_duplicate=once)} for once in (False, True)]
         again = names[0] - names[1]  # further names of tied weights
         for name, tensor in self.adapter.state():
             if isinstance(tensor, torch.nn.Parameter) and name not in again:
-                yield name, _whole(tensor.detach())
+                yield name, whole(tensor.detach())
 
     def frozen(self, device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
         """The policy as it is now, to be called like `module` while it learns: a copy, or, under an adapter, the base itself."""
@@ -125,6 +126,7 @@ class Policy:
             sizes = batch.row.bincount(minlength=len(batch.order)).tolist()
             for index, *values in zip(batch.order, logp.cpu().split(sizes), entropy.cpu().split(sizes), strict=True):
                 found[index] = (values[0].tolist(), values[1].tolist())
+        reshard(self.module)
         return found
 
     def save(self, folder: str | Path, *, base: bool = False) -> None:
@@ -135,7 +137,7 @@ class Policy:
         With `base` the model below the adapter is written alone.
         """
         state = self.model.state_dict() if self.adapter is None else self.adapter.base() if base else dict(self.adapter.state())
-        state = {name: _whole(tensor.detach()) for name, tensor in state.items()}
+        state = gathered({name: tensor.detach() for name, tensor in state.items()})
         if not dist.is_initialized() or dist.get_rank() == 0:
             self.model.save_pretrained(folder, state_dict=state)
             self.tokenizer.save_pretrained(folder)
@@ -276,10 +278,6 @@ def _from_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, dty
             return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager")
     except Exception as error:  # whatever an architecture makes of sizes that do not fit
         raise ModelError(f"no {model_type} can be made from this config: {_first_line(error)}") from error
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _first_line(error: Exception) -> str:

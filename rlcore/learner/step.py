@@ -18,6 +18,7 @@ from rlcore.learner.layout import layout_difference, tolerance
 from rlcore.learner.optim import OPTIMIZERS, Average, Schedule
 from rlcore.learner.pack import Layout, MicroBatch, idle_micro_batch, pack
 from rlcore.learner.policy import Policy
+from rlcore.learner.sharding import gathered, optimizer_in_parts
 from rlcore.objective.parts import Counts
 from rlcore.objective.term import Objective
 from rlcore.types import Sample, StepReport
@@ -126,13 +127,16 @@ class Learner:
         return self._sum_over_ranks(torch.stack(tallies)), counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser, schedule position, version and averaged weights; the weights themselves are the policy's to save."""
-        state = {"optimizer": self._optimizer.state_dict(), "updates": self._updates, "version": self.version}
+        """Optimiser, schedule position, version and averaged weights; the weights themselves are the policy's to save.
+
+        Collective; what is sharded is whole on the first rank, and missing on the others."""
+        state = {"optimizer": gathered(self._optimizer.state_dict()), "updates": self._updates, "version": self.version}
         return state if self.average is None else state | {"average": self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        """Continue where `state_dict` was taken; every rank is given the first one's."""
+        optimizer = getattr(self._optimizer, "optimizer", self._optimizer)  # accelerate wraps it
+        optimizer.load_state_dict(optimizer_in_parts(state["optimizer"], optimizer))
         self._updates, self.version = state["updates"], state["version"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])

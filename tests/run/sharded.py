@@ -1,0 +1,33 @@
+"""Run by torchrun: the `rlcore` command with the model sharded by accelerate's FSDP2 plugin.
+
+On a GPU `accelerate launch --use_fsdp --fsdp_version 2` does this; on CPU accelerate leaves the plugin out, so it is put in here.
+"""
+
+import sys
+
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+
+from rlcore.cli import main
+from rlcore.learner.step import Learner
+from rlcore.run import train
+
+
+def sharding(**settings):
+    made = Accelerator(**settings)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Qwen2DecoderLayer"]
+    )
+    AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
+    return made
+
+
+def step(self, samples, step=Learner.step):
+    assert all(isinstance(p, DTensor) for p in self.policy.module.parameters())
+    return step(self, samples)
+
+
+train.Accelerator, Learner.step = sharding, step
+sys.exit(main(sys.argv[1:]))
