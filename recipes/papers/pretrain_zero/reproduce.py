@@ -16,7 +16,7 @@ from rlcore.run.study import CellRun, study_main
 from rlcore.tasks.stories import KINDS, span_of
 
 CELLS = {"guard": (), "no guard": ("stages.rl.second_round.guard=false",)}
-STEPS = (1, 10, 20, 40, 60)
+STEPS = (1, 10, 20, 40)
 
 
 def share(kind: str, step: int) -> Callable[[CellRun], float]:
