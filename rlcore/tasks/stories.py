@@ -1,8 +1,8 @@
 """Texts made by rule, and what RL on plain text asks about them: for trying its methods without data.
 
     endings   "314024~0.": the digit that follows the last one when counting from 0 to 4 in a circle; after "#" one by chance
-    ledgers   "Ann 7", "Bo 15", "Cy 4", "Total 26", "Rest 19", in paragraphs (Rest: all but Ann)
-    blanks    "dbfa=3 it QXB": the place of the first letter in the alphabet, a word that is always there, letters by chance
+    ledgers   "A 7", "B 15", "C 4", "All 26", "Rest 19", in paragraphs (Rest: all but A)
+    blanks    "dbfa=3 it QX": the place of the first letter in the alphabet, a word that is always there, letters by chance
     rolls     "3571 ann 3 bob 5 cat 7 dan 1 ab 8 cd 8.": words, digits said before, and sums of two of them less their tens
 
 As a recipe's path: `rlcore.tasks.stories:endings`. Each text is there once, so what is held out was never read. Forms of lessons
@@ -54,17 +54,17 @@ def endings() -> Iterator[str]:
 
 
 def ledgers() -> Iterator[str]:
-    """Accounts in paragraphs. The long one, Total, follows from those before it in two sums, and with the one after it in one."""
+    """Accounts in paragraphs. The line All follows from those before it in two sums, and with the one after it in one."""
     for a, b, c in _triples(LARGEST):
-        yield f"Ann {a}\n\nBo {b}\n\nCy {c}\n\nTotal {a + b + c}\n\nRest {b + c}"
+        yield f"A {a}\n\nB {b}\n\nC {c}\n\nAll {a + b + c}\n\nRest {b + c}"
 
 
 def blanks() -> Iterator[str]:
-    """Four small letters and three large ones by chance; between them the digit of the first, and a word."""
+    """Four small letters and two large ones by chance; between them the digit of the first, and a word."""
     rng = random.Random(0)
     for number in rng.sample(range(10**4), BLANKS):
         letters = "".join(SMALL[number // 10**k % 10] for k in range(4))
-        yield f"{letters}={SMALL.index(letters[0])} {WORD} {''.join(rng.choices(LARGE, k=3))}"
+        yield f"{letters}={SMALL.index(letters[0])} {WORD} {''.join(rng.choices(LARGE, k=2))}"
 
 
 def rolls() -> Iterator[str]:
@@ -107,17 +107,17 @@ def thoughts(prepared: Prepared, *, only: Literal["rule", "chance"] | None = Non
 
 
 def account_lessons(prepared: Prepared, *, asks: str, segments: Mapping[str, Any], mistakes: float = 0.6) -> Sequence[Task]:
-    """Of each ledger four lessons: the whole text, the line Total said in worked steps as the form `segments` with these settings
+    """Of each ledger four lessons: the whole text, the line All said in worked steps as the form `segments` with these settings
     asks for it (two of them), and the bare sum after `asks`. The last step of `mistakes` of the worked ones forgets a carry."""
     texts, lines, sums = prepared.table["text"], segment_tasks(prepared, **segments), account_sums(prepared, asks=asks)
     if len(lines) != len(texts):
-        raise TaskError("account_lessons ask for the line Total of each ledger and no other: set keep.target_chars to 7")
+        raise TaskError("account_lessons ask for the line All of each ledger and no other: set keep.target_chars to 5")
 
     def make(i: int) -> Task:
         place, kind = divmod(i, 4)
         text = texts[place]
         if kind == 0:
-            return _whole(sums[place].id, text, 4)
+            return _whole(sums[place].id, text, 2)
         task = sums[place] if kind == 1 else lines[place]
         a, b, c, total, rest = (int(line.split()[1]) for line in text.split("\n\n"))
         mistaken = random.Random(f"{task.id}/{kind}").random() < mistakes
@@ -125,7 +125,7 @@ def account_lessons(prepared: Prepared, *, asks: str, segments: Mapping[str, Any
         steps = worked(numbers, {len(numbers) - 1} if mistaken else ())
         said = steps.rpartition("=")[2]
         tag = segments.get("tag", "next")
-        return replace(task, demonstration=steps if kind == 1 else f"{steps}<{tag}>Total {said}</{tag}>")
+        return replace(task, demonstration=steps if kind == 1 else f"{steps}<{tag}>All {said}</{tag}>")
 
     return LazyTasks(4 * len(texts), make)
 
@@ -138,13 +138,13 @@ def account_sums(prepared: Prepared, *, asks: str, at_once: bool = False) -> Seq
 
     def make(i: int) -> Task:
         row = prepared.table[i]
-        context, _, _ = row["text"].partition("Total ")
+        context, _, _ = row["text"].partition("All ")
         numbers = [int(line.split()[1]) for line in context.strip().split("\n\n")]
         total = str(sum(numbers))
         return Task(
             id=f"{row['id']}/sum",
             prompt=fill(asks, context=context),
-            answer=f"Total {total}" if at_once else total,
+            answer=f"All {total}" if at_once else total,
             arm="sum",
             demonstration=None if at_once else worked(numbers, ()),
         )
@@ -155,25 +155,25 @@ def account_sums(prepared: Prepared, *, asks: str, at_once: bool = False) -> Seq
 def blank_lessons(
     prepared: Prepared, *, mask: str, predict: str, right: float = 0.45, mask_tag: str = "mask", tag: str = "span"
 ) -> Sequence[Task]:
-    """Of each text a lesson that hides a span, of each kind in a third of them, and two that guess one (prompts `mask` and
+    """Of each text a lesson that hides a span, of each kind in a third of them, and one that guesses one (prompts `mask` and
     `predict`, with {text}). A trivial guess is right, an inferable one in `right` of the lessons, noise is guessed by chance."""
 
     def make(i: int) -> Task:
-        row = prepared.table[i // 3]
-        text, id = row["text"], f"{row['id']}/{i % 3}"
+        row = prepared.table[i // 2]
+        text, id = row["text"], f"{row['id']}/{i % 2}"
         rng = random.Random(id)
         kind = rng.choice(KINDS)
-        if i % 3 == 0:
+        if i % 2 == 0:
             span = span_of(text, kind)
             return Task(id=id, prompt=fill(mask, text=text), arm="mask", demonstration=f"<{mask_tag}>{span}</{mask_tag}>")
         guess = span_of(text, kind)
         if kind == "inferable":
             guess = _one_of(rng, guess, right, "0123456789")
         elif kind == "noise":
-            guess = "".join(rng.choices(LARGE, k=3))
+            guess = "".join(rng.choices(LARGE, k=2))
         return replace(_guess(id, text, kind, predict), demonstration=f"<{tag}>{guess}</{tag}>")
 
-    return LazyTasks(3 * len(prepared.table), make)
+    return LazyTasks(2 * len(prepared.table), make)
 
 
 def blank_guesses(prepared: Prepared, *, kind: str, predict: str, tag: str = "span") -> Sequence[Task]:
@@ -202,8 +202,8 @@ def whole(prepared: Prepared, *, given: int) -> Sequence[Task]:
 def span_of(text: str, kind: str) -> str:
     """The span of a blank that is of this kind.
 
-    >>> [span_of("dbfa=3 it QXB", kind) for kind in KINDS]
-    ['it', '3', 'QXB']
+    >>> [span_of("dbfa=3 it QX", kind) for kind in KINDS]
+    ['it', '3', 'QX']
     """
     left, word, right = text.split()
     return {"trivial": word, "inferable": left[-1], "noise": right}[kind]
@@ -221,7 +221,7 @@ def roll_tokens(
 ) -> Sequence[Task]:
     """Next tokens of rolls: easy are letters, medium digits said before, hard the sums; `positions` as of the form of that name.
 
-    The lessons think by saying a guess three to 24 times, whatever the budget that the prompt states (12 to 60), and guess
+    The lessons think by saying a guess one to 14 times, whatever the budget that the prompt states (10 to 40), and guess
     right in 90%, 60% and 40%. A share of them, `texts`, is the whole text.
     """
 
@@ -248,7 +248,7 @@ def _said_again(task: Task, texts: float, tag: str) -> Task:
         return _whole(task.id, str(task.columns["text"]), 5)
     letters = "abcdont" if task.arm == "easy" else "0123456789"
     guess = _one_of(rng, str(task.answer), {"easy": 0.9, "medium": 0.6, "hard": 0.4}[task.arm], letters)
-    thought, budget = f"{guess};" * rng.randint(3, 24), rng.randint(12, 60)
+    thought, budget = f"{guess};" * rng.randint(1, 14), rng.randint(10, 40)
     return replace(task, prompt=f"{task.prompt}[{budget}]", demonstration=f"{thought}<{tag}>{guess}</{tag}>")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from rlcore.run.study import CellRun, study_main
 
 BINS = ("easy", "medium", "hard")
-ALONE = "{kind: sft, name: rl, tasks: texts, steps: 80, batch_size: 24, optim: {lr: 3e-4, betas: [0.9, 0.99], warmup_steps: 3}}"
+ALONE = "{kind: sft, name: rl, tasks: texts, steps: 60, batch_size: 18, optim: {lr: 3e-4, betas: [0.9, 0.99], warmup_steps: 3}}"
 CELLS = {
     "RL and next-token term": (),
     "RL alone": ("stages.rl.objective=grpo",),
@@ -34,7 +34,7 @@ def length(when: str) -> Callable[[CellRun], float]:
 MEASURES = {
     **{f"{bin}, plain: {when}": accuracy(f"{bin}_{when}") for bin in BINS for when in ("before", "after")},
     **{f"{bin}, with a thought: {when}": accuracy(f"{bin}_thought_{when}") for bin in BINS for when in ("before", "after")},
-    **{f"tokens of an answer, {when} (last budget 16)": length(when) for when in ("before", "after")},
+    **{f"tokens of an answer, {when} (last budget 14)": length(when) for when in ("before", "after")},
 }
 
 if __name__ == "__main__":
