@@ -99,10 +99,12 @@ def span(answer: str, gold: str | None, *, tag: str = "span", **columns: Any) ->
 def next_token(answer: str, gold: str, *, tag: str = "next", **columns: Any) -> float | Verdict:
     """1 if the prediction is the text of the next token, spaces at its ends aside (arXiv 2509.24375).
 
-    >>> next_token("<think>a verb</think><next>runs</next>", " runs")
-    1.0
+    With `tag: ""` it is the whole answer, for a policy that says the token without thought (`max_tokens: 1`).
+
+    >>> next_token("<think>a verb</think><next>runs</next>", " runs"), next_token("runs", " runs", tag="")
+    (1.0, 1.0)
     """
-    said = prediction(answer, tag)
+    said = prediction(answer, tag) if tag else answer.strip()
     return _unparsable(tag) if said is None else float(said == gold.strip())
 
 

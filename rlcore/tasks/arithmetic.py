@@ -64,7 +64,7 @@ def arithmetic(
             prompt="+".join(map(str, numbers)) + "=?",
             answer=str(sum(numbers)),
             arm=f"{len(numbers)}-terms",
-            demonstration=_worked(rng.sample(numbers, len(numbers)) if order == "any" else numbers, mistaken),
+            demonstration=worked(rng.sample(numbers, len(numbers)) if order == "any" else numbers, mistaken),
             columns={"level": len(numbers)},
         )
 
@@ -98,7 +98,7 @@ def _mistaken(rng: random.Random, steps: int, mistakes: float, which: str) -> se
     return {rng.randint(1, steps) if which == "any" else steps}
 
 
-def _worked(numbers: Sequence[int], mistaken: Collection[int]) -> str:
+def worked(numbers: Sequence[int], mistaken: Collection[int]) -> str:
     """The steps of a sum; in those `mistaken`, from 1, a carry is forgotten."""
     partial, steps = numbers[0], []
     for position, number in enumerate(numbers[1:], start=1):

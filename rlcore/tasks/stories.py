@@ -1,85 +1,274 @@
-"""Texts made by rule, whose next words follow from the words before by reasoning: for trying RL on plain text without data.
+"""Texts made by rule, and what RL on plain text asks about them: for trying its methods without data.
 
-    ledgers   "Ann 7", "Bo 15", "Both 22", "Cy 4", "All 26": as a recipe's path, rlcore.tasks.stories:ledgers
-    endings   "34~0.": two digits, and the one that follows the second when counting from 0 to 4 in a circle
-    noise     the same with a digit drawn by chance, about which nothing can tell
+    endings   "314024~0.": the digit that follows the last one when counting from 0 to 4 in a circle; after "#" one by chance
+    ledgers   "A 7", "B 15", "C 4", "All 26", "Rest 19", in paragraphs (Rest: all but A)
+    blanks    "dbfa=3 it QX": the place of the first letter in the alphabet, a word that is always there, letters by chance
+    rolls     "3571 ann 3 bob 5 cat 7 dan 1 ab 8 cd 8.": words, digits said before, and sums of two of them less their tens
+
+As a recipe's path: `rlcore.tasks.stories:endings`. Each text is there once, so what is held out was never read. Forms of lessons
+make demonstrations for a cold start: for a model as it might come from pre-training, which does what is asked some of the time.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING, Any, Literal
 
+from rlcore.errors import TaskError
+from rlcore.tasks.arithmetic import worked
+from rlcore.tasks.corpus.positions import position_tasks
 from rlcore.tasks.corpus.prepare import Prepared
+from rlcore.tasks.corpus.spans import predict_task
+from rlcore.tasks.corpus.targets import segment_tasks
+from rlcore.tasks.corpus.template import fill
 from rlcore.tasks.lazy import LazyTasks
 from rlcore.types import Task
 
-LARGEST = 9
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 DIGITS = 5
-TEXTS = 3000
-UNSURE = "?"
-
-
-def ledgers() -> Iterator[str]:
-    """Accounts in paragraphs; the third and the fifth follow from those before them, the second and the fourth from one after."""
-    for a, b, c in _triples(LARGEST):
-        yield f"Ann {a}\n\nBo {b}\n\nBoth {a + b}\n\nCy {c}\n\nAll {a + b + c}\n\nEnd."
+MARKS = {"rule": "~", "chance": "#"}
+"""What an ending's digit follows from -> the sign before it."""
+RIGHT, HEEDED = 0.474, 0.76
+"""Share of right thoughts in the lessons, and how often what is thought comes: with them thinking gains nothing yet, since
+RIGHT log(HEEDED / 0.2) + (1 - RIGHT) log((1 - HEEDED) / 4 / 0.2) = 0."""
+ENDINGS, BLANKS, ROLLS, LARGEST = 15_000, 4_000, 4_000, 23
+KINDS = ("trivial", "inferable", "noise")
+WORD = "it"
+SMALL, LARGE = "abcdefghij", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def endings() -> Iterator[str]:
-    """Two digits below five, and the one after the second in the circle of five."""
-    for a, b, _, _ in _pairs():
-        yield f"{a}{b}~{(b + 1) % DIGITS}."
+    """Six digits below five, a mark, and a digit: by the rule or by chance, every second text each."""
+    rng = random.Random(0)
+    for place, number in enumerate(rng.sample(range(DIGITS**6), ENDINGS)):
+        context = "".join(str(number // DIGITS**k % DIGITS) for k in range(6))
+        if place % 2:
+            yield f"{context}{MARKS['chance']}{rng.randrange(DIGITS)}."
+        else:
+            yield f"{context}{MARKS['rule']}{_next(context)}."
 
 
-def noise() -> Iterator[str]:
-    """The same with a digit by chance."""
-    for a, b, digit, _ in _pairs():
-        yield f"{a}{b}~{digit}."
+def ledgers() -> Iterator[str]:
+    """Accounts in paragraphs. The line All follows from those before it in two sums, and with the one after it in one."""
+    for a, b, c in _triples(LARGEST):
+        yield f"A {a}\n\nB {b}\n\nC {c}\n\nAll {a + b + c}\n\nRest {b + c}"
 
 
-def sums(prepared: Prepared) -> Sequence[Task]:
-    """Of each ledger the line that says what all have: arithmetic in the text's own form, to be verified."""
+def blanks() -> Iterator[str]:
+    """Four small letters and two large ones by chance; between them the digit of the first, and a word."""
+    rng = random.Random(0)
+    for number in rng.sample(range(10**4), BLANKS):
+        letters = "".join(SMALL[number // 10**k % 10] for k in range(4))
+        yield f"{letters}={SMALL.index(letters[0])} {WORD} {''.join(rng.choices(LARGE, k=2))}"
+
+
+def rolls() -> Iterator[str]:
+    """Four digits by chance, then what follows from them."""
+    rng = random.Random(0)
+    for number in rng.sample(range(10**4), ROLLS):
+        a, b, c, d = (number // 10**k % 10 for k in range(4))
+        yield f"{a}{b}{c}{d} ann {a} bob {b} cat {c} dan {d} ab {(a + b) % 10} cd {(c + d) % 10}."
+
+
+def thoughts(prepared: Prepared, *, only: Literal["rule", "chance"] | None = None, lessons: bool = False) -> Sequence[Task]:
+    """Of each ending: think after "<" until ">", then the digit comes. Arms "rule" and "chance".
+
+    The lessons, with and without a thought in turn, do not say which digit comes. Without a thought, and by chance, it is drawn
+    evenly. By the rule the thought is the right digit in `RIGHT` of the lessons, and the digit is the one thought of in `HEEDED`.
+    """
+    rows = [i for i, text in enumerate(prepared.table["text"]) if only is None or MARKS[only] in text]
+
+    def make(i: int) -> Task:
+        row = prepared.table[rows[i // 2 if lessons else i]]
+        text, rng = row["text"], random.Random(row["id"])
+        context, digit, arm = text[:-2], text[-2], "rule" if MARKS["rule"] in text else "chance"
+        thought = None
+        if lessons:
+            thought, digit = (str(rng.randrange(DIGITS)) for _ in range(2))
+            if arm == "rule" and i % 2 == 0:
+                thought = _one_of(rng, _next(context[:-1]), RIGHT)
+                digit = _one_of(rng, thought, HEEDED)
+        plain = lessons and i % 2 == 1
+        return Task(
+            id=f"{row['id']}/plain" if plain else row["id"],
+            prompt=context if plain else f"{context}<",
+            answer=digit,
+            arm=arm,
+            demonstration=(digit if plain else f"{thought}>{digit}") if lessons else None,
+            columns={"context": context, "continuation": digit},
+        )
+
+    return LazyTasks(len(rows) * (2 if lessons else 1), make)
+
+
+def account_lessons(prepared: Prepared, *, asks: str, segments: Mapping[str, Any], mistakes: float = 0.6) -> Sequence[Task]:
+    """Of each ledger four lessons: the whole text, the line All said in worked steps as the form `segments` with these settings
+    asks for it (two of them), and the bare sum after `asks`. The last step of `mistakes` of the worked ones forgets a carry."""
+    texts, lines, sums = prepared.table["text"], segment_tasks(prepared, **segments), account_sums(prepared, asks=asks)
+    if len(lines) != len(texts):
+        raise TaskError("account_lessons ask for the line All of each ledger and no other: set keep.target_chars to 5")
+
+    def make(i: int) -> Task:
+        place, kind = divmod(i, 4)
+        text = texts[place]
+        if kind == 0:
+            return _whole(sums[place].id, text, 2)
+        task = sums[place] if kind == 1 else lines[place]
+        a, b, c, total, rest = (int(line.split()[1]) for line in text.split("\n\n"))
+        mistaken = random.Random(f"{task.id}/{kind}").random() < mistakes
+        numbers = [rest, a] if task.arm == "msr" else [a, b, c]
+        steps = worked(numbers, {len(numbers) - 1} if mistaken else ())
+        said = steps.rpartition("=")[2]
+        tag = segments.get("tag", "next")
+        return replace(task, demonstration=steps if kind == 1 else f"{steps}<{tag}>All {said}</{tag}>")
+
+    return LazyTasks(4 * len(texts), make)
+
+
+def account_sums(prepared: Prepared, *, asks: str, at_once: bool = False) -> Sequence[Task]:
+    """Of each ledger the sum of its first three lines, asked for by `asks` with {context}: arithmetic to be verified.
+
+    The demonstration is worked. `at_once`: the answer is the line that says the sum, without steps.
+    """
 
     def make(i: int) -> Task:
         row = prepared.table[i]
-        before, _, last = row["text"].removesuffix("\n\nEnd.").rpartition("\n\n")
-        return Task(id=row["id"], prompt=f"{before}\n\n>", answer=last, demonstration=f"<n>{last}</n>")
+        context, _, _ = row["text"].partition("All ")
+        numbers = [int(line.split()[1]) for line in context.strip().split("\n\n")]
+        total = str(sum(numbers))
+        return Task(
+            id=f"{row['id']}/sum",
+            prompt=fill(asks, context=context),
+            answer=f"All {total}" if at_once else total,
+            arm="sum",
+            demonstration=None if at_once else worked(numbers, ()),
+        )
 
     return LazyTasks(len(prepared.table), make)
 
 
-def thoughts(prepared: Prepared, *, lessons: bool = False) -> Sequence[Task]:
-    """Of each ending: think after "<" until ">", then the digit comes. As `lessons`, every second task has no thought.
-
-    The lessons do not say which digit comes: it is drawn by chance. They say that a digit thought of comes with 76%, they think
-    of one in a quarter of the tasks, of the right one in six of ten of these, and are unsure ("?") in the others.
-    """
+def blank_lessons(
+    prepared: Prepared, *, mask: str, predict: str, right: float = 0.45, mask_tag: str = "mask", tag: str = "span"
+) -> Sequence[Task]:
+    """Of each text a lesson that hides a span, of each kind in a third of them, and one that guesses one (prompts `mask` and
+    `predict`, with {text}). A trivial guess is right, an inferable one in `right` of the lessons, noise is guessed by chance."""
 
     def make(i: int) -> Task:
-        row = prepared.table[i // 2 if lessons else i]
-        context, _, digit = row["text"].partition("~")
-        context, columns = f"{context}~", {"context": f"{context}~", "continuation": digit}
-        if not lessons:
-            return Task(id=row["id"], prompt=f"{context}<", answer=digit, columns=columns)
-        rng = random.Random(row["id"])
-        digit, thought, right = str(rng.randrange(DIGITS)), str(rng.randrange(DIGITS)), (int(context[1]) + 1) % DIGITS
-        if i % 2:
-            return Task(id=f"{row['id']}/plain", prompt=context, answer=digit, demonstration=digit, columns=columns)
-        if rng.random() < 0.25:
-            thought = str(right) if rng.random() < 0.6 else thought
-            digit = thought if rng.random() < 0.7 else digit
-        else:
-            thought = UNSURE
-        return Task(id=row["id"], prompt=f"{context}<", answer=digit, demonstration=f"{thought}>{digit}", columns=columns)
+        row = prepared.table[i // 2]
+        text, id = row["text"], f"{row['id']}/{i % 2}"
+        rng = random.Random(id)
+        kind = rng.choice(KINDS)
+        if i % 2 == 0:
+            span = span_of(text, kind)
+            return Task(id=id, prompt=fill(mask, text=text), arm="mask", demonstration=f"<{mask_tag}>{span}</{mask_tag}>")
+        guess = span_of(text, kind)
+        if kind == "inferable":
+            guess = _one_of(rng, guess, right, "0123456789")
+        elif kind == "noise":
+            guess = "".join(rng.choices(LARGE, k=2))
+        return replace(_guess(id, text, kind, predict), demonstration=f"<{tag}>{guess}</{tag}>")
 
-    return LazyTasks(len(prepared.table) * (2 if lessons else 1), make)
+    return LazyTasks(2 * len(prepared.table), make)
 
 
-def _pairs() -> Iterator[tuple[int, ...]]:
-    rng = random.Random(0)
-    return (tuple(rng.randrange(DIGITS) for _ in range(4)) for _ in range(TEXTS))
+def blank_guesses(prepared: Prepared, *, kind: str, predict: str, tag: str = "span") -> Sequence[Task]:
+    """Guess the span of this kind of each text."""
+
+    def make(i: int) -> Task:
+        row = prepared.table[i]
+        task = _guess(row["id"], row["text"], kind, predict)
+        return replace(task, demonstration=f"<{tag}>{task.answer}</{tag}>")
+
+    return LazyTasks(len(prepared.table), make)
+
+
+def _guess(id: str, text: str, kind: str, predict: str) -> Task:
+    task = predict_task(id, text, span_of(text, kind), prompt=predict)
+    if task is None:
+        raise TaskError(f"{text!r} has no span of kind {kind!r}: these forms are for the texts `blanks`")
+    return task
+
+
+def whole(prepared: Prepared, *, given: int) -> Sequence[Task]:
+    """Next-token training: each text, its first `given` characters as the prompt and the rest to imitate."""
+    return LazyTasks(len(prepared.table), lambda i: _whole(prepared.table[i]["id"], prepared.table[i]["text"], given))
+
+
+def span_of(text: str, kind: str) -> str:
+    """The span of a blank that is of this kind.
+
+    >>> [span_of("dbfa=3 it QX", kind) for kind in KINDS]
+    ['it', '3', 'QX']
+    """
+    left, word, right = text.split()
+    return {"trivial": word, "inferable": left[-1], "noise": right}[kind]
+
+
+def roll_tokens(
+    prepared: Prepared,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    positions: Mapping[str, Any],
+    only: str | None = None,
+    lessons: bool = False,
+    texts: float = 0.1,
+    tag: str = "next",
+) -> Sequence[Task]:
+    """Next tokens of rolls: easy are letters, medium digits said before, hard the sums; `positions` as of the form of that name.
+
+    The lessons think by saying a guess one to 14 times, whatever the budget that the prompt states (10 to 40), and guess
+    right in 90%, 60% and 40%. A share of them, `texts`, is the whole text.
+    """
+
+    def difficulties(sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return [_difficulties(tokenizer.decode(ids)) for ids in sequences]
+
+    tasks = position_tasks(prepared, tokenizer=tokenizer, entropies=difficulties, min_context=5, **positions)
+    chosen = [i for i in range(len(tasks)) if tasks[i].arm == only] if only else range(len(tasks))
+
+    def make(i: int) -> Task:
+        task = tasks[chosen[i]]
+        return _said_again(task, texts, tag) if lessons else _tagged(task, tag)
+
+    return LazyTasks(len(chosen), make)
+
+
+def _tagged(task: Task, tag: str) -> Task:
+    return replace(task, demonstration=f"<{tag}>{task.answer}</{tag}>" if tag else task.answer)
+
+
+def _said_again(task: Task, texts: float, tag: str) -> Task:
+    rng = random.Random(task.id)
+    if rng.random() < texts:
+        return _whole(task.id, str(task.columns["text"]), 5)
+    letters = "abcdont" if task.arm == "easy" else "0123456789"
+    guess = _one_of(rng, str(task.answer), {"easy": 0.9, "medium": 0.6, "hard": 0.4}[task.arm], letters)
+    thought, budget = f"{guess};" * rng.randint(1, 14), rng.randint(10, 40)
+    return replace(task, prompt=f"{task.prompt}[{budget}]", demonstration=f"{thought}<{tag}>{guess}</{tag}>")
+
+
+def _whole(id: str, text: str, given: int) -> Task:
+    return Task(id=f"{id}/text", prompt=text[:given], arm="text", demonstration=text[given:])
+
+
+def _difficulties(text: str) -> list[float]:
+    """0, 1 or 2 for every character of a roll but the first, as an entropy might say."""
+    sums = text.index("ab ")
+    return [0.0 if not letter.isdigit() else 1.0 if place < sums else 2.0 for place, letter in enumerate(text)][1:]
+
+
+def _next(context: str) -> str:
+    return str((int(context[-1]) + 1) % DIGITS)
+
+
+def _one_of(rng: random.Random, right: str, share: float, letters: str = "01234") -> str:
+    """`right` with this probability, else one of the other letters."""
+    return right if rng.random() < share else rng.choice(letters.replace(right, ""))
 
 
 def _triples(largest: int) -> list[tuple[int, int, int]]:

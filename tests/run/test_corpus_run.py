@@ -41,7 +41,7 @@ def test_the_papers_settings_are_valid(name: str, tmp_path: Path) -> None:
     assert any("answers a step" in fact for fact in check(recipe))
 
 
-@pytest.mark.parametrize("name", ["rlpt/rlpt", "rlp/rlp", "rlp/noise", "rmt/rmt"])
+@pytest.mark.parametrize("name", ["rlpt/rlpt", "rlp/rlp", "pretrain_zero/blanks", "rmt/rmt"])
 def test_the_small_recipes_are_valid(name: str) -> None:
     assert any("rl: " in fact for fact in check(load(f"papers/{name}")))
 
@@ -77,16 +77,18 @@ def test_a_run_for_information_gain_resumes_with_its_slow_copy(tmp_path: Path) -
 
 
 def test_text_is_learned_beside_rl(tmp_path: Path) -> None:
-    rows = train("papers/rmt/rmt", tmp_path, "stages.sft.steps=1", "stages.sft.batch_size=8", "stages.rl.steps=2")
+    only = (
+        "stages=[{kind: rl, tasks: read, steps: 2, rewards: [{use: 'rewards.segment:next_token'}], sampling: {max_tokens: 8}, "
+        "objective: {preset: grpo, next_token: 0.1}}]"
+    )
+    rows = train("papers/rmt/rmt", tmp_path, only)
     assert rows[-1]["loss/next_token"] > 0.01 and rows[-1]["tokens/trained"] > 20
 
 
 def test_a_second_round_is_part_of_the_step(tmp_path: Path) -> None:
     """A model from scratch writes no mask: every mask task is wrong-format, and nothing breaks."""
     rows = train(
-        "papers/rlp/rlp", tmp_path,
-        "tasks.read={kind: corpus, path: 'rlcore.tasks.stories:ledgers', unit: paragraph, "
-        "form: {use: paragraphs, prompt: '{text}>'}, keep: {min_chars: 1, target_chars: 1, capacity: 0, quality: false}}",
+        "papers/pretrain_zero/blanks", tmp_path,
         "stages=[{kind: rl, tasks: read, steps: 1, rewards: [{use: 'rewards.segment:span'}], second_round: guess_masks, "
         "sampling: {max_tokens: 8}}]",
     )  # fmt: skip
