@@ -63,6 +63,11 @@ def build_tasks(section: task_sections.Tasks) -> Sequence[Task]:
         from rlcore.tasks.gym import gym
 
         return gym(**settings)
+    if isinstance(section, task_sections.FunctionTasks):
+        tasks = build({"use": section.use, **section.params}, {}, what="task set")
+        if not isinstance(tasks, Sequence) or not tasks or not isinstance(tasks[0], Task):
+            raise RecipeError(f"task set {section.use!r} must return a sequence of rlcore.types.Task, with at least one")
+        return tasks
     if isinstance(section, task_sections.CorpusTasks):
         from rlcore.recipe.corpus import corpus_tasks
 

@@ -53,6 +53,9 @@ class CountdownTasks(Section):
     max_number: PositiveInt = Field(20, description="largest number given")
     max_target: PositiveInt = Field(100, description="largest number to be made, also on the way of the worked answer")
     operators: str = Field("+-*/", description="operations of the worked answer")
+    mistakes: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of demonstrations that join the numbers anyhow, whatever comes out"
+    )
 
 
 class GymTasks(Section):
@@ -61,6 +64,12 @@ class GymTasks(Section):
     size: PositiveInt = Field(1000, description="problems in the set")
     seed: int = Field(0, description="which problems")
     params: dict[str, Any] = Field(default_factory=dict, description="settings of the data set")
+
+
+class FunctionTasks(Section):
+    kind: Literal["function"]
+    use: str = Field(description="package.module:function or file.py:function that returns a sequence of tasks")
+    params: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
 
 
 class KeepSection(Section):
@@ -97,4 +106,6 @@ class CorpusTasks(Section):
     keep: KeepSection = Field(default_factory=KeepSection)
 
 
-Tasks = Annotated[DatasetTasks | ArithmeticTasks | CountdownTasks | GymTasks | CorpusTasks, Field(discriminator="kind")]
+Tasks = Annotated[
+    DatasetTasks | ArithmeticTasks | CountdownTasks | GymTasks | FunctionTasks | CorpusTasks, Field(discriminator="kind")
+]
