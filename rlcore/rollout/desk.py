@@ -86,7 +86,7 @@ class Desk:
         return [group.task.id for group in self._open.values()]
 
     def plan(self, tasks: Sequence[Task]) -> list[Request]:
-        """The requests of further groups, the first `probe` of each. Raises `TaskError` if a prompt leaves no room for an answer."""
+        """The first requests of further groups. Raises `TaskError` if a prompt leaves no room for an answer."""
         return self._begin([self._group(task) for task in tasks], self._probe)
 
     def complete(self, places: Sequence[int]) -> list[Request]:
