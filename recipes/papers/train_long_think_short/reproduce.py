@@ -22,13 +22,13 @@ from rlcore.run.plot import panels_svg
 from rlcore.run.study import by_cell, mean_spread, run_study
 
 HERE = Path(__file__).resolve().parent
-FINAL = 8
+FINAL = 23
 CELLS = {
     "fixed budget": (f"stages.rl.budget={{use: fixed, tokens: {FINAL}}}",),
-    "drops": (f"stages.rl.budget={{use: drops, start: 30, end: {FINAL}, drops: 2}}",),
-    "linear": (f"stages.rl.budget={{use: linear, start: 30, end: {FINAL}, drops: 2}}",),
+    "drops": (f"stages.rl.budget={{use: drops, start: 46, end: {FINAL}, drops: 2}}",),
+    "linear": (f"stages.rl.budget={{use: linear, start: 46, end: {FINAL}, drops: 2}}",),
 }
-QUICK = ("stages.rl.steps=75",)
+QUICK = ("stages.rl.steps=60",)
 QUICK_CELLS = ("fixed budget", "drops")
 
 
