@@ -137,6 +137,9 @@ class RefillSection(Section):
     oversubmit: Annotated[float, Field(ge=1)] = Field(
         1.0, description="groups under way for each one missing; above 1 faster, but what is under way at the end is wasted"
     )
+    probe: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="answers to a task that are written first; the others only if the gate admits these"
+    )
 
 
 class Stage(Section):
@@ -186,6 +189,14 @@ class RlStage(TaskStage):
         "grpo", description="a preset's name, or {preset: name, parameter: value}; docs/objectives.md"
     )
     optim: OptimSection = Field(default_factory=OptimSection)
+
+    @model_validator(mode="after")
+    def _probe_of_a_gate(self) -> RlStage:
+        if self.refill.probe is not None and (self.gate is None or self.refill.probe >= self.group_size):
+            raise ValueError(
+                f"refill.probe is {self.refill.probe}, which needs a gate and a group_size above it (it is {self.group_size})"
+            )
+        return self
 
 
 class EvalStage(TaskStage):

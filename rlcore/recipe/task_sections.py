@@ -53,6 +53,9 @@ class CountdownTasks(Section):
     max_number: PositiveInt = Field(20, description="largest number given")
     max_target: PositiveInt = Field(100, description="largest number to be made, also on the way of the worked answer")
     operators: str = Field("+-*/", description="operations of the worked answer")
+    mistakes: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of demonstrations that join the numbers anyhow, whatever comes out"
+    )
 
 
 class GymTasks(Section):

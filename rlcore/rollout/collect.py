@@ -30,6 +30,8 @@ class Refill:
     """So many further tasks."""
     rounds: int = 10
     """At most so many times the batch is tried; then the batch stays smaller."""
+    probe: int | None = None
+    """Answers to a task that are scored first; the others are written only if the gate admits these."""
     oversubmit: float = 1.0
     """Groups under way for each one that is missing. Above 1 a batch is full sooner, and what is under way then is wasted."""
     streaming: bool = False
@@ -45,7 +47,7 @@ class Collected:
     places: list[int]
     """Of `groups`, ascending."""
     rejected: list[Group]
-    """Turned away by the gate, or admitted when the batch was already full."""
+    """Turned away by the gate, after a probe perhaps, or admitted when the batch was already full."""
     rejected_places: list[int]
     tried: int
     """Groups begun; those dropped half written because the batch was full are neither in `groups` nor in `rejected`."""
@@ -83,8 +85,11 @@ def collect(
     """
     started = written = time.monotonic()
     clock = _Clock(sampler, started + deadline_s)
-    desk = Desk(encoder=encoder, scorer=scorer, sampling=sampling, group_size=group_size, seed=seed, max_length=max_length)
-    batch = _Batch(len(tasks), refill)
+    desk = Desk(
+        encoder=encoder, scorer=scorer, sampling=sampling, group_size=group_size, seed=seed, max_length=max_length,
+        probe=refill and refill.probe,
+    )  # fmt: skip
+    batch = _Batch(len(tasks), refill, group_size)
     first = [*tasks, *batch.more(tried=len(tasks), open=len(tasks))]
     sampler.submit(desk.plan(first))
     scoring_s = 0.0
@@ -103,8 +108,11 @@ def collect(
             scoring_s += time.monotonic() - waiting
         if batch.enough:
             clock.abort(desk.drop_unwritten())
-        elif not clock.passed and (more := batch.more(tried=desk.tried, open=desk.open)):
-            sampler.submit(desk.plan(more))
+        elif not clock.passed:
+            next_ones = desk.complete(batch.promising(open=desk.open))
+            next_ones += desk.plan(batch.more(tried=desk.tried, open=desk.open))
+            if next_ones:
+                sampler.submit(next_ones)
     return batch.collected(desk, rollout_s=written - started, reward_s=scoring_s)
 
 
@@ -157,15 +165,27 @@ class _Clock:
 class _Batch:
     """The groups that are scored, which of them are admitted, and how many are missing."""
 
-    def __init__(self, size: int, refill: Refill | None) -> None:
-        self._size, self._refill = size, refill
+    def __init__(self, size: int, refill: Refill | None, group_size: int) -> None:
+        self._size, self._refill, self._group_size = size, refill, group_size
         self.groups: dict[int, Group] = {}
         self._admitted: set[int] = set()
+        self._promising: list[int] = []
 
     def judge(self, place: int, group: Group) -> None:
+        """A group that is scored, or the part of it that was probed, which comes again if it is completed."""
         self.groups[place] = group
         if self._refill is None or self._refill.admits(group):
-            self._admitted.add(place)
+            if len(group.rollouts) == self._group_size:
+                self._admitted.add(place)
+            else:
+                self._promising.append(place)
+
+    def promising(self, *, open: int) -> list[int]:
+        """Places of the probed groups to be completed now, each once: without streaming, when all that are open are judged."""
+        if self._refill is None or (open and not self._refill.streaming):
+            return []
+        places, self._promising = sorted(self._promising), []
+        return places
 
     @property
     def enough(self) -> bool:

@@ -31,18 +31,23 @@ class _Open:
     key: str
     task: Task
     requests: list[Request]
+    begun: int = 0
+    """How many of them were submitted."""
     rollouts: dict[str, Rollout] = field(default_factory=dict)
 
     @property
     def written(self) -> bool:
-        return len(self.rollouts) == len(self.requests)
+        return len(self.rollouts) == self.begun
 
     def in_order(self) -> list[Rollout]:
-        return [self.rollouts[request.id] for request in self.requests]
+        return [self.rollouts[request.id] for request in self.requests[: self.begun]]
 
 
 class Desk:
-    """Plans the requests of a task, files their completions, and sends a group that is written to the scorer."""
+    """Plans the requests of a task, files their completions, and sends a group that is written to the scorer.
+
+    With `probe` so many answers of a group are written and scored first; `complete` asks for the others.
+    """
 
     def __init__(
         self,
@@ -53,12 +58,15 @@ class Desk:
         group_size: int,
         seed: int,
         max_length: int,
+        probe: int | None = None,
     ) -> None:
         self._encoder, self._scorer, self._sampling = encoder, scorer, sampling
         self._group_size, self._seed, self._max_length = group_size, seed, max_length
+        self._probe = probe or group_size
         self._attempts: Counter[str] = Counter()
         self._open: dict[str, _Open] = {}
         self._owner: dict[str, _Open] = {}  # of each request that is being written
+        self._probed: dict[int, _Open] = {}
         self.tried = 0
         """Groups planned so far; also the place the next one gets."""
         self.prompt_tokens = self.completion_tokens = 0
@@ -78,14 +86,12 @@ class Desk:
         return [group.task.id for group in self._open.values()]
 
     def plan(self, tasks: Sequence[Task]) -> list[Request]:
-        """The requests of further groups. Raises `TaskError` if a prompt leaves no room for an answer."""
-        requests: list[Request] = []
-        for task in tasks:
-            group = self._group(task)
-            self._open[group.key] = group
-            self._owner.update({request.id: group for request in group.requests})
-            requests += group.requests
-        return requests
+        """The first requests of further groups. Raises `TaskError` if a prompt leaves no room for an answer."""
+        return self._begin([self._group(task) for task in tasks], self._probe)
+
+    def complete(self, places: Sequence[int]) -> list[Request]:
+        """The other requests of groups of which `probe` answers were scored."""
+        return self._begin([self._probed.pop(place) for place in places], self._group_size)
 
     def file(self, completion: Completion) -> None:
         """Put a completion to its group; the last one of a group sends it to the scorer."""
@@ -109,10 +115,15 @@ class Desk:
             self._scorer.submit(group.key, group.task, group.in_order())
 
     def scored(self, timeout_s: float) -> list[tuple[int, Group]]:
-        """(place, group) of what the scorer has finished, waiting at most `timeout_s` for the first."""
+        """(place, group) of what the scorer has finished, waiting at most `timeout_s` for the first.
+
+        A group of `probe` answers may be completed; then it comes again, whole and scored as a whole.
+        """
         done = []
         for key, verdicts in self._scorer.poll(timeout_s):
             group = self._open.pop(key)
+            if group.begun < self._group_size:
+                self._probed[group.place] = group
             done.append((group.place, Group(task=group.task, rollouts=group.in_order(), verdicts=verdicts)))
         return done
 
@@ -141,6 +152,16 @@ class Desk:
         ]
         self.tried += 1
         return _Open(place=self.tried - 1, key=f"{task.id}#{first}", task=task, requests=requests)
+
+    def _begin(self, groups: Sequence[_Open], until: int) -> list[Request]:
+        """Open the groups and return their requests up to number `until`, without those of before."""
+        requests: list[Request] = []
+        for group in groups:
+            begun, group.begun = group.requests[group.begun : until], min(until, len(group.requests))
+            self._open[group.key] = group
+            self._owner.update({request.id: group for request in begun})
+            requests += begun
+        return requests
 
 
 def request_seed(seed: int, task_id: str, attempt: int) -> int:

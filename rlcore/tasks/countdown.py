@@ -2,7 +2,9 @@
 
     prompt "3 5 8>9?"   demonstration "8-5=3;3*3=9"   columns numbers [3, 5, 8], target 9   arm "3-numbers"
 
-Every problem has a solution, because it is made from one. The reward `countdown` checks any other just as well.
+Every problem has a solution, because it is made from one. The reward `countdown` checks any other just as well. With `mistakes`
+above 0 that share of the demonstrations joins all the numbers, each step right, without a look at the target: a model that
+imitates them finds a solution now and then, and a verifier can teach it to look.
 """
 
 from __future__ import annotations
@@ -30,12 +32,14 @@ def countdown(
     max_number: int = 20,
     max_target: int = 100,
     operators: str = OPERATORS,
+    mistakes: float = 0.0,
 ) -> Sequence[Task]:
     """Problems with so many numbers (one of the counts, drawn evenly) up to `max_number`, and a target up to `max_target`.
 
     Task i is a function of (seed, split, i) and the settings. A problem belongs to "heldout" if the hash of its sorted numbers
     and target falls into one bucket of eight. No number on the way of the worked solution is negative, broken or above
-    `max_target`; it uses only `operators`. Raises `TaskError` for settings that give no such problem.
+    `max_target`; it uses only `operators`. mistakes: probability that the demonstration makes some other number, or the target
+    by chance. Raises `TaskError` for settings that give no such problem.
     """
     if split not in ("train", "heldout"):
         raise TaskError(f"countdown has no split {split!r}: choose 'train' or 'heldout'")
@@ -44,17 +48,23 @@ def countdown(
             f"countdown needs size >= 1, numbers of 2 or more, max_number and max_target >= 1 and operators among {OPERATORS}, "
             f"got {size}, {tuple(numbers)}, {max_number}, {max_target} and {operators!r}"
         )
+    if not 0 <= mistakes <= 1:
+        raise TaskError(f"countdown.mistakes is {mistakes}, but must be from 0 to 1")
     counts = tuple(numbers)
 
     def make(i: int) -> Task:
         rng = random.Random(f"{seed}/{split}/{i}")
         given, target, steps = _draw(rng, rng.choice(counts), max_number, max_target, operators, split == "heldout")
+        shown = steps
+        if rng.random() < mistakes:
+            tries = (_combine(rng, list(given), max_target, operators) for _ in range(_TRIES))
+            shown = next((found[1] for found in tries if found), steps)
         return Task(
             id=f"countdown/{split}/{seed}/{i}",
             prompt=f"{' '.join(map(str, given))}>{target}?",
             answer=";".join(steps),
             arm=f"{len(given)}-numbers",
-            demonstration=";".join(steps),
+            demonstration=";".join(shown),
             columns={"numbers": given, "target": target, "level": len(given)},
         )
 

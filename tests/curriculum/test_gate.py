@@ -58,13 +58,19 @@ class RightScorer:
 
 
 def gathered(
-    gate: Gate | None, shares: Shares, *, delay: dict[str, int] | None = None, deadline_s: float = 30.0, **how
+    gate: Gate | None,
+    shares: Shares,
+    *,
+    delay: dict[str, int] | None = None,
+    deadline_s: float = 30.0,
+    answers: int = ANSWERS,
+    **how,
 ) -> Collected:
     refill = gate and Refill(admits=lambda group: gate(group, 0), more=lambda n: [TASKS[i] for i in shares.more(n)], **how)
     return collect(
         [TASKS[i] for i in shares.first(SIZE)],
         sampler=ScriptedSampler(script, delay=delay), encoder=ENCODER, scorer=RightScorer(), sampling=Sampling(max_tokens=20),
-        group_size=ANSWERS, seed=3, deadline_s=deadline_s, max_length=64, refill=refill,
+        group_size=answers, seed=3, deadline_s=deadline_s, max_length=64, refill=refill,
     )  # fmt: skip
 
 
@@ -95,10 +101,11 @@ def test_the_batch_is_full_of_mixed_groups(streaming: bool) -> None:
     assert found.completion_tokens == sum(sum(r.mask) for g in found.groups + found.rejected for r in g.rollouts)
 
 
-def test_rounds_do_not_depend_on_the_clock() -> None:
+@pytest.mark.parametrize("probe", [None, 2])
+def test_rounds_do_not_depend_on_the_clock(probe: int | None) -> None:
     ids = [f"{task.id}#{a}" for task in TASKS for a in range(ANSWERS)]
     delays = [{id: random.Random(f"{k}/{id}").randint(0, 5) for id in ids} for k in range(3)]
-    runs = [gathered(zero_variance(), shares(), delay=delay) for delay in delays]
+    runs = [gathered(zero_variance(), shares(), delay=delay, probe=probe) for delay in delays]
     assert all((run.groups, run.rejected, run.places) == (runs[0].groups, runs[0].rejected, runs[0].places) for run in runs)
 
 
@@ -132,6 +139,41 @@ def test_the_gate_halves_the_waste_where_choosing_well_is_possible() -> None:
     gated = sum(run(zero_variance(), seed) for seed in range(3)) / 3
     print(f"waste: uniform without a gate {plain:.3f}, bandit with gate {gated:.3f}")
     assert gated <= 0.5 * plain
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_probe_writes_the_rest_only_of_groups_that_look_mixed(streaming: bool) -> None:
+    answers, probe = 16, 4
+    given = shares()
+    found = gathered(zero_variance(), given, answers=answers, probe=probe, streaming=streaming)
+    assert len(found.groups) == SIZE and found.tried == len(given.taken) == SIZE + len(found.rejected)
+    for group in found.groups:
+        assert len(group.rollouts) == answers == len({rollout.id for rollout in group.rollouts})
+        assert len(set(right(group)[:probe])) == 2, "an admitted group was mixed in its first answers"
+        assert [v.parts["right"] for v in group.verdicts] == [float(r.text == "y") for r in group.rollouts]
+    assert all(len(group.rollouts) == probe and len(set(right(group))) == 1 for group in found.rejected)
+    assert found.completion_tokens == sum(sum(r.mask) for g in found.groups + found.rejected for r in g.rollouts)
+    whole = gathered(zero_variance(), shares(), answers=answers)  # the same seeds: the same first answers
+    first = {group.task.id: right(group)[:probe] for group in whole.groups + whole.rejected}
+    assert all(right(g)[:probe] == first[g.task.id] for g in found.groups + found.rejected if g.task.id in first)
+
+
+def test_a_probe_lowers_the_waste_of_a_gate_alone() -> None:
+    """Uniform over a solved, a half-solved and an impossible arm: of a group that is turned away a quarter is written."""
+
+    def mean(gate: Gate | None, **how) -> float:
+        return sum(waste(gathered(gate, shares(seed), answers=16, **how)) for seed in range(10)) / 10
+
+    plain, gated, probed = mean(None), mean(zero_variance()), mean(zero_variance(), probe=4)
+    print(f"waste: no gate {plain:.3f}, gate {gated:.3f}, gate with a probe of 4 of 16 {probed:.3f}")
+    assert gated == pytest.approx(plain, abs=0.1) and probed <= 0.55 * plain
+
+
+def test_a_probed_group_that_is_not_completed_in_time_is_turned_away() -> None:
+    slow = {f"{task.id}#{a}": 10**6 for task in TASKS for a in range(2, ANSWERS)}
+    found = gathered(zero_variance(), shares(), delay=slow, probe=2, deadline_s=0.3)
+    assert all(len(group.rollouts) == ANSWERS for group in found.groups)
+    assert all(r.finish == "aborted" for group in found.groups for r in group.rollouts[2:])
 
 
 def _accuracy(group: Group) -> Group:
@@ -205,6 +247,8 @@ def test_gates_in_a_recipe() -> None:
     both = build_gate(stage(["unscorable", {"use": "pass_rate", "low": 0.4}]))
     assert both(group(1, 1), 5) is False and both(group(1, 0), 5) is True and both(group(1, None), 5) is False
     assert build_gate(stage(None)) is None
+    with pytest.raises(ValueError, match="probe is 4, which needs a gate and a group_size above it"):
+        RlStage(kind="rl", tasks="t", steps=1, rewards=[{"use": "exact"}], refill={"probe": 4})
     with pytest.raises(RecipeError, match="did you mean 'zero_variance'"):
         build_gate(stage("zero_varianc"))
     with pytest.raises(RecipeError, match="looks at the reward 'exat', but the stage's rewards are: exact"):

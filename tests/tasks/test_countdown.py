@@ -97,3 +97,18 @@ def test_rules_that_can_be_changed() -> None:
 def test_bad_settings_are_met_with_a_sentence(settings: dict, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         countdown(**settings)
+
+
+def test_lessons_with_mistakes_join_all_numbers_and_miss_the_target() -> None:
+    def rate(mistakes: float) -> float:
+        tasks = countdown(size=400, numbers=[3, 4], mistakes=mistakes)[:]
+        for task in tasks:
+            assert len(task.demonstration.split(";")) == task.columns["level"] - 1
+            made = int(task.demonstration.rpartition("=")[2])
+            assert score(task.demonstration, numbers=task.columns["numbers"], target=made) == 1.0
+            assert score(task.answer, numbers=task.columns["numbers"], target=task.columns["target"]) == 1.0
+        return sum(value(score(t.demonstration, numbers=t.columns["numbers"], target=t.columns["target"])) for t in tasks) / 400
+
+    assert rate(0.0) == 1.0 and 0.45 < rate(0.5) < 0.65 and rate(1.0) < 0.2
+    with pytest.raises(TaskError, match=r"mistakes is 1\.5, but must be from 0 to 1"):
+        countdown(mistakes=1.5)

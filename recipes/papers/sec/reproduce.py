@@ -1,92 +1,138 @@
 """SEC (arXiv 2505.14970) on a tiny model: random, ordered and bandit curricula, with and without the zero-variance gate.
 
-    python recipes/papers/sec/reproduce.py [--quick] [--json] [--task arithmetic|mixed|countdown] [--folder runs/papers/sec]
+    python recipes/papers/sec/reproduce.py [--quick] [--json] [--task arithmetic|countdown|domains|waste] [--folder runs]
 
 Every cell starts from the same imitation-trained model and writes the same number of answer tokens. The table shows accuracy on
 held-out problems of the trained levels (inside) and of a level that is never trained (outside): mean and standard deviation over
-three seeds. `mixed` is arithmetic with two more levels to train on that the start cannot do at all (8 and 10 numbers).
-The paper's gains over random on its outside levels are +13% to +33%, relative, with models 1000 times larger.
+the seeds. `waste` compares gates at the same number of steps instead: the share of the answer tokens that reach no gradient, with
+a gate, with a probe, and with a bandit. The paper's gains over random on its outside levels are +13% to +33%, relative, with
+models 1000 times larger.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from rlcore.recipe.build import build_tasks
+from rlcore.recipe.load import load
+from rlcore.recipe.schema import RlStage
 from rlcore.run.plot import panels_svg
-from rlcore.run.study import by_cell, mean_spread, run_study
+from rlcore.run.study import CellRun, by_cell, mean_spread, run_study
 
 HERE = Path(__file__).resolve().parent
-SEC = "stages.rl.curriculum={use: sec, temperature: 0.2, alpha: 0.5, unsampled: keep}"
+UNIFORM, GATE = "stages.rl.curriculum=uniform", "stages.rl.gate=zero_variance"
 CELLS = {
-    "random": ("stages.rl.curriculum=uniform",),
+    "random": (UNIFORM,),
     "ordered": ("stages.rl.curriculum={use: ordered, by: level}",),
-    "sec": (SEC,),
-    "random+gate": ("stages.rl.curriculum=uniform", "stages.rl.gate=zero_variance"),
-    "sec+gate": (SEC, "stages.rl.gate=zero_variance"),
+    "sec": (),
+    "random+gate": (UNIFORM, GATE),
+    "sec+gate": (GATE,),
 }
-QUICK = ("stages.sft.steps=300", "stages.rl.stop_after_tokens=40000")
-MIXED = ("tasks.problems.terms=[2,3,4,8,10]",)
-WALK = {True: 360, False: 1300}
-"""Tasks that the ordered curriculum goes through once in the tokens it has, --quick or not: from the first level to the last."""
+PROBE = "stages.rl.refill={probe: 4}"
+WASTE_CELLS = {
+    "random": (UNIFORM,),
+    "random+gate": (UNIFORM, GATE),
+    "random+gate+probe": (UNIFORM, GATE, PROBE),
+    "sec": (),
+    "sec+gate": (GATE,),
+    "sec+gate+probe": (GATE, PROBE),
+}
+RECIPES = {"arithmetic": "arithmetic", "countdown": "countdown", "domains": "domains", "waste": "arithmetic"}
+TASKS: dict[str, tuple[str, ...]] = {"waste": ("stages.rl.group_size=16", "stages.rl.groups_per_step=12", "stages.rl.steps=30")}
+"""Changes of a task's recipe."""
+QUICK: dict[str, tuple[str, ...]] = {
+    "arithmetic": ("stages.rl.stop_after_tokens=100000",),
+    "countdown": ("stages.rl.stop_after_tokens=100000",),
+    "domains": ("stages.rl.stop_after_tokens=100000",),
+    "waste": ("stages.rl.steps=15",),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="SEC against random and ordered curricula, with and without a gate.")
-    parser.add_argument("--quick", action="store_true", help="a shorter start and fewer tokens: about five minutes on one core")
-    parser.add_argument("--task", choices=["arithmetic", "mixed", "countdown"], default="arithmetic")
+    parser.add_argument("--quick", action="store_true", help="fewer tokens: about five minutes on one core")
+    parser.add_argument("--task", choices=list(RECIPES), default="arithmetic")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cells", nargs="*", help="only these")
     parser.add_argument("--folder", type=Path, default=Path("runs/papers/sec"))
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe for all cells")
     arguments = parser.parse_args()
     folder = arguments.folder / f"{arguments.task}{'-quick' if arguments.quick else ''}"
     started = time.perf_counter()
-    cells = CELLS | {"ordered": (*CELLS["ordered"], f"tasks.problems.size={WALK[arguments.quick]}")}
-    recipe = HERE / ("countdown.yaml" if arguments.task == "countdown" else "arithmetic.yaml")
-    common = (*(QUICK if arguments.quick else ()), *(MIXED if arguments.task == "mixed" else ()))
-    runs = run_study(str(recipe), cells, seeds=range(arguments.seeds), folder=folder, common=common)
+    recipe = str(HERE / f"{RECIPES[arguments.task]}.yaml")
+    common = [*TASKS.get(arguments.task, ()), *(QUICK[arguments.task] if arguments.quick else ()), *arguments.set]
+    cells = dict(WASTE_CELLS if arguments.task == "waste" else CELLS)
+    if "ordered" in cells:
+        cells["ordered"] = (*cells["ordered"], f"tasks.problems.{_size_key(recipe)}={_walk(recipe, common)}")
+    cells = {cell: changes for cell, changes in cells.items() if not arguments.cells or cell in arguments.cells}
+    runs = run_study(recipe, cells, seeds=range(arguments.seeds), folder=folder, common=common)
     seconds = time.perf_counter() - started
 
-    found = by_cell(runs)
-    reference = mean_spread([run.accuracy["outside"] for run in found["random"]])[0]
-    table = Table("curriculum", "inside", "outside", "outside against random", "answer tokens", "steps", "waste")
-    summary = {}
-    for cell, group in found.items():
-        inside, outside, waste, steps = (
-            mean_spread(values)
-            for values in (
-                [run.accuracy["inside"] for run in group],
-                [run.accuracy["outside"] for run in group],
-                [run.waste for run in group],
-                [float(run.steps) for run in group],
-            )
-        )
-        tokens = round(mean_spread([run.tokens for run in group])[0])
-        gain = outside[0] / reference - 1 if reference else float("nan")
-        summary[cell] = {"inside": inside, "outside": outside, "gain": gain, "tokens": tokens, "waste": waste, "steps": steps}
+    summary = {cell: _numbers(group) for cell, group in by_cell(runs).items()}
+    plot = folder / "shares.svg"
+    plot.write_text(panels_svg(_shares(runs), x="step", y="share of the groups", high=1.0), encoding="utf-8")
+    if arguments.json:
+        print(json.dumps({"task": arguments.task, "seconds": round(seconds), "plot": str(plot), "cells": summary}))
+        return
+    Console(width=140).print(_table(summary))
+    print(f"{seconds:.0f} s; shares of the arms (first seed): {plot}")
+
+
+def _numbers(group: Sequence[CellRun]) -> dict[str, list[float]]:
+    """What the runs of a cell gave, by seed."""
+    return {
+        "inside": [run.accuracy["inside"] for run in group],
+        "outside": [run.accuracy["outside"] for run in group],
+        "tokens": [float(run.tokens) for run in group],
+        "steps": [float(run.steps) for run in group],
+        "waste": [run.waste for run in group],
+    }
+
+
+def _table(summary: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
+    table = Table("curriculum", "inside", "outside", "against random", "answer tokens", "steps", "waste", "outside by seed")
+    reference = statistics.fmean(summary["random"]["outside"]) if "random" in summary else 0.0
+    for cell, found in summary.items():
+        inside, outside, waste = (mean_spread(found[key]) for key in ("inside", "outside", "waste"))
         table.add_row(
-            cell, f"{inside[0]:.1%} ± {inside[1]:.1%}", f"{outside[0]:.1%} ± {outside[1]:.1%}", f"{gain:+.0%}", f"{tokens:,}",
-            f"{steps[0]:.0f}", f"{waste[0]:.1%}",
+            cell, f"{inside[0]:.1%} ± {inside[1]:.1%}", f"{outside[0]:.1%} ± {outside[1]:.1%}",
+            f"{outside[0] / reference - 1:+.0%}" if reference else "", f"{statistics.fmean(found['tokens']):,.0f}",
+            f"{statistics.fmean(found['steps']):.0f}", f"{waste[0]:.1%} ± {waste[1]:.1%}",
+            ", ".join(f"{one:.1%}" for one in found["outside"]),
         )  # fmt: skip
-    arms = {
+    return table
+
+
+def _shares(runs: Sequence[CellRun]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """The share of each arm over the steps of each cell's first seed."""
+    return {
         cell: {
             arm: [(row["step"], row.get(f"curriculum/{arm}/share", 0.0)) for row in group[0].rows]
             for arm in sorted({key.split("/")[1] for row in group[0].rows for key in row if key.startswith("curriculum/")})
         }
-        for cell, group in found.items()
+        for cell, group in by_cell(runs).items()
     }
-    plot = folder / "shares.svg"
-    plot.write_text(panels_svg(arms, x="step", y="share of the groups", high=1.0), encoding="utf-8")
-    if arguments.json:
-        print(json.dumps({"task": arguments.task, "seconds": round(seconds), "plot": str(plot), "cells": summary}))
-        return
-    Console(width=120).print(table)
-    print(f"{seconds:.0f} s; shares of the arms (first seed): {plot}")
+
+
+def _size_key(recipe: str) -> str:
+    return "params.size" if load(recipe).tasks["problems"].kind == "function" else "size"
+
+
+def _walk(recipe: str, changes: Sequence[str]) -> int:
+    """Tasks that a walk from the first level to the last goes through in the tokens there are, answers as long as lessons."""
+    loaded = load(recipe, changes)
+    stage = next(stage for stage in loaded.stages if isinstance(stage, RlStage))
+    demonstrations = [str(task.demonstration) for task in build_tasks(loaded.tasks["problems"])[:1000]]
+    return int((stage.stop_after_tokens or 0) / stage.group_size / (statistics.fmean(map(len, demonstrations)) + 1))
 
 
 if __name__ == "__main__":

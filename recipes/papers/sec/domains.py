@@ -1,0 +1,82 @@
+"""Three kinds of tasks with three levels each, for arms that are pairs (domain, level), and one reward that knows all three.
+
+    sums        levels 2, 3, 4: numbers to add        "7+15+4=?"     "7+15=22;22+4=26"
+    countdown   levels 2, 3, 4: numbers to join       "3 5 8>9?"     "8-5=3;3+6=9"
+    sorting     levels 3, 5, 7: digits to sort        "5 2 9<"       "259"
+
+The teacher of the lessons makes mistakes in each: forgets carries, joins numbers anyhow, swaps two digits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rewards.countdown import countdown as countdown_score
+from rewards.text import exact
+from rlcore import Verdict, reward
+from rlcore.tasks.arithmetic import arithmetic
+from rlcore.tasks.countdown import countdown
+from rlcore.tasks.lazy import LazyTasks
+from rlcore.types import Task
+
+LEVELS = {"sums": (2, 3, 4), "countdown": (2, 3, 4), "sorting": (3, 5, 7)}
+HARDER = {"sums": (5,), "countdown": (5,), "sorting": (9,)}
+
+
+def domains(
+    *, split: str = "train", size: int = 20_000, seed: int = 0, mistakes: float = 0.0, levels: str = "trained"
+) -> Sequence[Task]:
+    """Tasks of all domains by turns. levels: "trained", the "harder" one of each that RL never sees, or "all"."""
+    chosen = {domain: (*(LEVELS[domain] if levels != "harder" else ()), *(HARDER[domain] if levels != "trained" else ()))
+              for domain in LEVELS}  # fmt: skip
+    each = -(-size // len(chosen))
+    sets: dict[str, Sequence[Task]] = {
+        "sums": arithmetic(
+            split=split, size=each, seed=seed, terms=chosen["sums"], max_number=9, mistakes=mistakes, mistaken_step="each"
+        ),
+        "countdown": countdown(
+            split=split, size=each, seed=seed, numbers=chosen["countdown"], max_number=9, max_target=20, operators="+-",
+            mistakes=mistakes,
+        ),
+        "sorting": _sorting(split, each, seed, chosen["sorting"], mistakes),
+    }  # fmt: skip
+    names = list(sets)
+
+    def make(i: int) -> Task:
+        domain = names[i % len(names)]
+        task = sets[domain][i // len(names)]
+        return replace(task, columns={**task.columns, "domain": domain})
+
+    return LazyTasks(size, make)
+
+
+@reward
+def right(answer: str, gold: Any, *, domain: str, **columns: Any) -> float | Verdict:
+    """1 for a right answer, by the verifier of the task's domain."""
+    if domain == "countdown":
+        return countdown_score(answer, **columns)
+    return exact(answer, gold, after="=" if domain == "sums" else None, **columns)
+
+
+def _sorting(split: str, size: int, seed: int, counts: Sequence[int], mistakes: float) -> Sequence[Task]:
+    def make(i: int) -> Task:
+        rng = random.Random(f"{seed}/{split}/sorting/{i}")
+        n = rng.choice(counts)
+        digits = [rng.randrange(10) for _ in range(n)]
+        while (sum(digit * (k + 1) for k, digit in enumerate(digits)) % 8 == 0) != (split == "heldout"):
+            digits = [rng.randrange(10) for _ in range(n)]
+        gold = sorted(digits)
+        shown = list(gold)
+        if rng.random() < mistakes:
+            a, b = rng.sample(range(n), 2)
+            shown[a], shown[b] = shown[b], shown[a]
+        text = "".join(map(str, gold))
+        return Task(
+            id=f"sorting/{split}/{seed}/{i}", prompt=" ".join(map(str, digits)) + "<", answer=text, arm=f"{n}-digits",
+            demonstration="".join(map(str, shown)), columns={"level": n},
+        )  # fmt: skip
+
+    return LazyTasks(size, make)
