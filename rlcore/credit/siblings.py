@@ -54,7 +54,7 @@ class Siblings:
         """`answers`: the default of the scheme that asks; the recipe's, where set, wins."""
         wanted = self.answers or answers
         found = [values for group in groups for values in self._group(group)]
-        self.values = {v.rollout_id: v for v in found if wanted == "all" or v.values[-1] < self.passing}
+        self.values = {v.rollout_id: v for v in found if wanted == "all" or (v.values[-1] < self.passing) == (wanted == "negatives")}
         informative = sum(values.pit() is not None for values in self.values.values())
         self.cost = Cost(answers=len(self.values), informative=informative)
         return self.values
