@@ -20,7 +20,7 @@ from rlcore.credit.split import Decode, Splitter, split_steps
 from rlcore.credit.steps import StepValues
 from rlcore.types import Group, Prefix, Rollout, Task
 
-Answers = Literal["negatives", "all"]
+Answers = Literal["negatives", "positives", "all"]
 Continue = Callable[[Sequence[Prefix], float], list[Group]]
 """(prefixes, seconds left) -> the group of whole answers that continue each prefix; those not written in time are left out."""
 
@@ -66,7 +66,7 @@ class MonteCarlo:
     continue_: writes and scores continuations. split, decode: what a step is.
     rollouts: continuations of each prefix. Equal prefixes of a task's answers are continued once.
     answers: whose steps are valued, where neither the caller nor the recipe says otherwise; "negatives" are answers with a reward
-    below `passing`. share: of them in each group, rounded up. search: which of their prefixes (`credit.search`); dead: the value
+    below `passing`, "positives" the others. share: of them in each group, rounded up. search: which of their prefixes (`credit.search`); dead: the value
     up to which a prefix counts as lost.
     start: Q_0 is the mean reward of the answer's siblings (free), or of continuations of the empty prefix. Siblings too few for
     `best_of` are no estimate, and continuations take their place.
@@ -113,7 +113,7 @@ class MonteCarlo:
         chosen = [
             (rollout, value)
             for rollout, value in scored
-            if any(rollout.mask) and rollout.finish != "aborted" and (answers == "all" or value < self.passing)
+            if any(rollout.mask) and rollout.finish != "aborted" and _asked_for(answers, value < self.passing)
         ]
         chosen.sort(key=lambda pair: hashlib.blake2b(pair[0].id.encode()).digest())
         tracks = []
@@ -189,6 +189,10 @@ class MonteCarlo:
         self.cost.prefixes += 1
         self.cost.tokens += sum(len(rollout.token_ids) - given for rollout in group.rollouts)
         self.cost.read += prefix.n * given
+
+
+def _asked_for(answers: Answers, negative: bool) -> bool:
+    return answers == "all" or negative == (answers == "negatives")
 
 
 def best_of(n: int, right: int, k: int) -> float:

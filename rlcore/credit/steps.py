@@ -5,12 +5,13 @@ Schemes turn them into token advantages, each in a file of its own; what they sh
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlcore.credit.group import Credit
 from rlcore.credit.split import Span
-from rlcore.types import Sample
+from rlcore.types import Group, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,7 @@ class StepValues:
 
 
 Values = Callable[..., Mapping[str, StepValues]]
-"""`(groups, answers=...) -> step values by rollout id`: `monte_carlo.MonteCarlo`, or values that were stored."""
+"""`(groups, answers=...) -> step values by rollout id`: `MonteCarlo`, `Siblings`, or values that were stored."""
 
 SCHEMES = {
     "per_step": "rlcore.credit.per_step:per_step",
@@ -88,6 +89,12 @@ def by_step(sample: Sample, values: StepValues, advantages: Sequence[float | Non
 def group_advantage(sample: Sample) -> float:
     """The advantage that all trained tokens of a group baseline's sample share."""
     return next((a for a, on in zip(sample.advantages, sample.mask, strict=True) if on), 0.0)
+
+
+def reward_spread(group: Group, epsilon: float = 1e-4) -> float:
+    """What baseline "mean_std" divides by: the deviation of the group's rewards over n - 1, plus epsilon; 1 below two."""
+    rewards = [verdict.value for verdict in group.verdicts if verdict.value is not None]
+    return statistics.stdev(rewards) + epsilon if len(rewards) > 1 else 1.0
 
 
 def without_zeros(credit: Credit) -> Credit:

@@ -16,6 +16,7 @@ from rlcore.credit.guided import gated, mixed
 from rlcore.credit.kept import with_continuations
 from rlcore.credit.monte_carlo import Continue, MonteCarlo
 from rlcore.credit.parts import normalised_parts
+from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import SPLITTERS, Decode
 from rlcore.credit.step import Gather, exponential_weights, whitened
 from rlcore.credit.steps import SCHEMES, Values, without_zeros
@@ -169,7 +170,7 @@ def build_credit(
     weights: Mapping[str, float] | None = None,
     gather: Gather = list,
     demonstrate: Callable[[Task], Sample] | None = None,
-    values: MonteCarlo | Values | None = None,
+    values: MonteCarlo | Siblings | Values | None = None,
 ) -> Credit:
     """`weights`: of parts that are normalised each by itself. `gather` joins the items of all processes; `demonstrate` makes the
     sample of a task's demonstration, where one is used; `values` estimates those of steps (`build_step_values`)."""
@@ -200,17 +201,21 @@ def build_credit(
 
 def build_step_values(
     stage: schema.RlStage | schema.SampleStage, continue_: Continue, decode: Decode, *, processes: int = 1
-) -> MonteCarlo | None:
+) -> MonteCarlo | Siblings | None:
     """What estimates the values of steps, where the stage asks for them; of `total_tokens` each process has an equal part."""
     section = stage.steps if isinstance(stage, schema.SampleStage) else stage.credit.steps
     if section is None:
         return None
     if policy_rewards(stage.rewards):
         raise RecipeError("step values are made of rewards that workers compute: leave out those of the learner, or the steps")
-    settings = section.model_dump(exclude={"scheme", "split", "keep"})
+    splitter = build(section.split, SPLITTERS, what="split")
+    if section.values == "siblings":
+        return Siblings(
+            split=splitter, decode=decode, state=section.state, answers=section.answers, passing=section.passing
+        )
+    settings = section.model_dump(exclude={"scheme", "split", "keep", "values", "state"})
     if settings["total_tokens"] is not None:
         settings["total_tokens"] //= processes
-    splitter = build(section.split, SPLITTERS, what="split")
     return MonteCarlo(continue_=continue_, split=splitter, decode=decode, max_tokens=stage.sampling.max_tokens, **settings)
 
 

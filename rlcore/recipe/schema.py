@@ -72,8 +72,14 @@ class StepValuesSection(Section):
     split: str | dict[str, Any] = Field(
         "newline", description="what a step is: newline, sentence, {use: delimiter, at: ';'}, {use: tokens, n: 32}, ..."
     )
+    values: Literal["rollouts", "siblings"] = Field(
+        "rollouts", description="by continuing prefixes, or, at no token, by the group's answers that pass there"
+    )
+    state: str | None = Field(
+        None, description="siblings: a regular expression whose last match in a step tells where it led; default: all text so far"
+    )
     rollouts: PositiveInt = Field(8, description="continuations of each prefix")
-    answers: Literal["negatives", "all"] | None = Field(None, description="whose steps are valued; default: the scheme's choice")
+    answers: Literal["negatives", "positives", "all"] | None = Field(None, description="whose steps are valued; default: the scheme's choice")
     share: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="of those answers in each group, rounded up")
     passing: float = Field(0.5, description="answers with a lower reward are negatives")
     search: Literal["all", "until_dead", "bisect"] = Field(

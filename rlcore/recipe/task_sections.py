@@ -40,6 +40,9 @@ class ArithmeticTasks(Section):
         "last", description="in which step they forget it; any: one drawn evenly; each: every step by itself with that share"
     )
     order: Literal["given", "any"] = Field("given", description="in which order demonstrations add the numbers")
+    letters: Annotated[int, Field(ge=0)] = Field(
+        0, description="letters that a step of a demonstration begins with, drawn freely: words that change nothing"
+    )
 
 
 class CountdownTasks(Section):

@@ -10,8 +10,9 @@ mistake, and a verifier can unlearn it. Where `mistakes` is the chance of each s
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from hashlib import blake2b
+from string import ascii_lowercase
 from typing import Literal
 
 from rlcore.errors import TaskError
@@ -32,6 +33,7 @@ def arithmetic(
     mistakes: float = 0.0,
     mistaken_step: Literal["last", "any", "each"] = "last",
     order: Literal["given", "any"] = "given",
+    letters: int = 0,
 ) -> Sequence[Task]:
     """Sums of `terms` numbers (one of the counts, drawn evenly), each from 1 to `max_number`.
 
@@ -39,8 +41,9 @@ def arithmetic(
     numbers falls into one bucket of eight, so no seed or size can put a held-out problem, or a reordering of one, into
     "train". mistakes: probability that the result of a demonstration's `mistaken_step` (of each step, independently, where that
     is "each") is 10 too small; it never goes below 0, so results under 10 are always right. order: the demonstration adds the
-    numbers as they stand, or in an order drawn evenly, so that a problem has many right answers. Raises `TaskError` for settings
-    that give no such problem.
+    numbers as they stand, or in an order drawn evenly, so that a problem has many right answers. letters: each step begins with
+    so many letters drawn evenly and a colon ("kq:7+15=22"), words that change nothing. Raises `TaskError` for settings that give
+    no such problem.
     """
     if split not in ("train", "heldout"):
         raise TaskError(f"arithmetic has no split {split!r}: choose 'train' or 'heldout'")
@@ -59,12 +62,13 @@ def arithmetic(
         rng = random.Random(f"{seed}/{split}/{i}")
         numbers = _draw(rng, counts, max_number, held_out=split == "heldout")
         mistaken = _mistaken(rng, len(numbers) - 1, mistakes, mistaken_step)
+        shown = rng.sample(numbers, len(numbers)) if order == "any" else numbers
         return Task(
             id=f"arithmetic/{split}/{seed}/{i}",
             prompt="+".join(map(str, numbers)) + "=?",
             answer=str(sum(numbers)),
             arm=f"{len(numbers)}-terms",
-            demonstration=worked(rng.sample(numbers, len(numbers)) if order == "any" else numbers, mistaken),
+            demonstration=worked(shown, mistaken, _free(rng, letters)),
             columns={"level": len(numbers)},
         )
 
@@ -98,13 +102,17 @@ def _mistaken(rng: random.Random, steps: int, mistakes: float, which: str) -> se
     return {rng.randint(1, steps) if which == "any" else steps}
 
 
-def worked(numbers: Sequence[int], mistaken: Collection[int]) -> str:
-    """The steps of a sum; in those `mistaken`, from 1, a carry is forgotten."""
+def _free(rng: random.Random, letters: int) -> Callable[[], str]:
+    return lambda: "".join(rng.choices(ascii_lowercase, k=letters)) + ":" if letters else ""
+
+
+def worked(numbers: Sequence[int], mistaken: Collection[int], begin: Callable[[], str] = str) -> str:
+    """The steps of a sum, each after what `begin` gives; in those `mistaken`, from 1, a carry is forgotten."""
     partial, steps = numbers[0], []
     for position, number in enumerate(numbers[1:], start=1):
         total = partial + number
         if position in mistaken and total >= 10:
             total -= 10
-        steps.append(f"{partial}+{number}={total}")
+        steps.append(f"{begin()}{partial}+{number}={total}")
         partial = total
     return ";".join(steps)

@@ -4,8 +4,10 @@
     python recipes/papers/rl_on_incorrect/reproduce.py --out runs/mine --json
 
 A tiny model imitates a teacher who forgets carries (`base`); SFT on the right solutions of D problems (`sft`) starts from it, and
-every other method from that SFT model and the same D problems. The data-efficiency factor of a method is how many times more
-problems SFT needs for the accuracy the method has with D. Writes table.txt, results.json and accuracy.svg to the folder.
+every other method from that SFT model and the same D problems. Each method, SFT too, has a few settings to choose from: for
+each D that with the best accuracy on validation problems, mean over seeds, is the one whose accuracy on the exam is told. The
+data-efficiency factor of a method is how many times more problems SFT needs for the accuracy the method has with D.
+Writes table.txt, results.json and accuracy.svg to the folder.
 """
 
 from __future__ import annotations
@@ -16,67 +18,94 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from rlcore.recipe.load import load
+from rlcore.run.folder import read_rows
+from rlcore.run.plot import panels_svg
+from rlcore.run.study import mean_spread
 from rlcore.run.train import train
 
 HERE = Path(__file__).resolve().parent
-METHODS = {
-    "sft, as long": ("sft", "stages.sft.steps=40"),
-    "rft": ("rft",),
-    "dpo, whole answers": ("dpo",),
-    "dpo, first pit": ("first_pit",),
-    "dpo, shared prefix": ("shared_prefix",),
-    "advantage-weighted": ("advantage_weighted",),
-    "first pit, 1 rollout": ("first_pit", "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}}"),
-    "grpo": ("grpo",),
-    "grpo, per step": ("grpo_per_step",),
+LENGTHS = (10, 30, 90)
+RATES = ("3e-5", "1e-4")
+ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, answers: all}"
+METHODS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
+    "rft": ("rft", "stages.offline.optim.lr", RATES, ()),
+    "dpo, whole answers": ("dpo", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
+    "dpo, first pit": ("first_pit", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
+    "dpo, shared prefix": ("shared_prefix", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
+    "advantage-weighted": ("advantage_weighted", "stages.offline.optim.lr", RATES, ()),
+    "advantage-weighted, 1 rollout": ("advantage_weighted", "stages.offline.optim.lr", RATES, (ONE,)),
+    "grpo": ("grpo", "stages.rl.optim.lr", RATES, ()),
+    "grpo, per step": ("grpo_per_step", "stages.rl.optim.lr", RATES, ()),
 }
-"""Recipe and changes of each method. `sft, as long` trains the SFT model on for as many steps as RFT does; with one rollout a
-step the values are noise."""
-COLOURS = ("#000000", "#377eb8", "#999999", "#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#666666")
+"""Recipe, the key that is chosen on the validation problems, its values, and other changes. Of SFT it is the number of steps.
+With one rollout a step the values are noise."""
 Curve = dict[int, dict[int, float]]  # D -> seed -> accuracy
+Run = Callable[[str, str, Sequence[str]], dict[str, float]]
 
 
-def run(recipe: str, out: Path, name: str, *changes: str) -> float:
-    """Accuracy of a recipe on the held-out problems; what is done already is not done again."""
-    done = out / "runs" / name / "eval.jsonl"
-    if not done.is_file():
-        settings = [
-            f"name={name}",
-            f"run.folder={out / 'runs'}",
-            "run.keep_checkpoints=1",
-            "run.checkpoint_every=100000",
-            *changes,
-        ]
-        train(load(str(HERE / f"{recipe}.yaml"), settings), overwrite=True, console=Console(file=io.StringIO()))
-    return json.loads(done.read_text().splitlines()[-1])["accuracy"]
+def runner(out: Path) -> Run:
+    """(recipe, name, changes) -> accuracy by evaluation; what is done already is not done again."""
+
+    def run(recipe: str, name: str, changes: Sequence[str]) -> dict[str, float]:
+        done = out / "runs" / name / "eval.jsonl"
+        started = time.perf_counter()
+        if not done.is_file() or len(read_rows(done)) < 2:
+            settings = [f"name={name}", f"run.folder={out / 'runs'}", "run.keep_checkpoints=1", "run.checkpoint_every=100000"]
+            loaded = load(str(HERE / f"{recipe}.yaml"), [*settings, *changes])
+            train(loaded, overwrite=True, console=Console(file=io.StringIO()))
+        found = {row["stage"]: row["accuracy"] for row in read_rows(done)}
+        told = ", ".join(f"{stage} {accuracy:.3f}" for stage, accuracy in found.items())
+        print(f"{name}: {told} ({time.perf_counter() - started:.0f} s)", flush=True)
+        return found
+
+    return run
 
 
-def measure(out: Path, seeds: list[int], sft_sizes: list[int], sizes: list[int], *, one_base: bool) -> dict[str, Curve]:
-    """Accuracy of every method by size and seed; the base model counts as SFT on no problem."""
+def chosen(options: dict[str, dict[int, dict[str, float]]]) -> str:
+    """The option (-> seed -> accuracy by evaluation) with the best validation accuracy, mean over seeds."""
+    return max(options, key=lambda option: statistics.fmean(found["validation"] for found in options[option].values()))
+
+
+def measure(
+    run: Run, seeds: list[int], sft_sizes: list[int], sizes: list[int], *, one_base: bool, out: Path
+) -> tuple[dict[str, Curve], dict[str, dict[int, str]]]:
+    """Exam accuracy of every method by size and seed, and the setting chosen for each. The base model is SFT on no problem."""
     curves: dict[str, Curve] = {"sft": {}, **{method: {} for method in METHODS}}
-    for seed in seeds:
-        base = f"base-{0 if one_base else seed}"
-        accuracy = run("base", out, base, f"seed={0 if one_base else seed}", f"tasks.lessons.seed={1 if one_base else seed + 1}")
-        curves["sft"].setdefault(0, {})[seed] = accuracy
-        print(f"{base}: {accuracy:.3f}", flush=True)
-        for size in sorted({*sft_sizes, *sizes}):
-            problems = (f"seed={seed}", f"tasks.problems.seed={100 + seed}", f"tasks.problems.size={size}")
-            sft = f"sft-{size}-{seed}"
-            accuracy = run("sft", out, sft, f"model.path={out / 'runs' / base}", *problems)
-            curves["sft"].setdefault(size, {})[seed] = accuracy
-            for method, (recipe, *changes) in METHODS.items() if size in sizes else ():
-                started = time.perf_counter()
-                name = f"{method.replace(', ', '-').replace(' ', '_')}-{size}-{seed}"
-                accuracy = run(recipe, out, name, f"model.path={out / 'runs' / sft}", *problems, *changes)
-                curves[method].setdefault(size, {})[seed] = accuracy
-                print(f"D={size} seed={seed} {method}: {accuracy:.3f} ({time.perf_counter() - started:.0f} s)", flush=True)
-    return curves
+    settings: dict[str, dict[int, str]] = {method: {} for method in curves}
+    bases = {seed: f"base-{0 if one_base else seed}" for seed in seeds}
+    for seed, base in bases.items():
+        number = int(base.removeprefix("base-"))
+        curves["sft"].setdefault(0, {})[seed] = run("base", base, (f"seed={number}", f"tasks.lessons.seed={number + 1}"))["exam"]
+
+    def tried(name: str, recipe: str, key: str, values: Sequence[str], size: int, start: dict[int, str], more: Sequence[str]):
+        options: dict[str, dict[int, dict[str, float]]] = {}
+        for value in values:
+            for seed in seeds:
+                problems = (f"seed={seed}", f"tasks.problems.seed={100 + seed}", f"tasks.problems.size={size}")
+                changes = (f"model.path={out / 'runs' / start[seed]}", *problems, *more, f"{key}={value}")
+                options.setdefault(value, {})[seed] = run(recipe, f"{name}-{size}-{value}-{seed}", changes)
+        return options
+
+    for size in sorted({*sft_sizes, *sizes}):
+        every = [("sft", "sft", "stages.sft.steps", tuple(map(str, LENGTHS)), ())]
+        every += [(method, *METHODS[method]) for method in METHODS if size in sizes]
+        start = bases
+        for method, recipe, key, values, more in every:
+            name = method.replace(", ", "-").replace(" ", "_")
+            options = tried(name, recipe, key, values, size, start, more)
+            best = chosen(options)
+            settings[method][size] = best
+            curves[method][size] = {seed: options[best][seed]["exam"] for seed in seeds}
+            if method == "sft":
+                start = {seed: f"sft-{size}-{best}-{seed}" for seed in seeds}
+    return curves, settings
 
 
 def needed(sft: dict[int, float], accuracy: float) -> float:
@@ -110,11 +139,6 @@ def factors(curves: dict[str, Curve]) -> dict[str, dict[str, float | int | None]
     return found
 
 
-def spread(values: dict[int, float]) -> str:
-    accuracies = list(values.values())
-    return f"{statistics.fmean(accuracies):.3f}" + (f" ±{statistics.stdev(accuracies):.3f}" if len(accuracies) > 1 else "")
-
-
 def show(curves: dict[str, Curve], found: dict[str, dict[str, float | int | None]]) -> Table:
     """Mean and standard deviation over seeds, and the factor with its range."""
     sizes = sorted({size for curve in curves.values() for size in curve})
@@ -124,32 +148,21 @@ def show(curves: dict[str, Curve], found: dict[str, dict[str, float | int | None
         if method in found:
             f = found[method]
             factor = f"{f['median']:.2g} ({f['least']:.2g} to {f['largest']:.2g}; {f['beyond_sft']}/{f['of']} beyond SFT)"
-        table.add_row(method, *(spread(curve[size]) if size in curve else "" for size in sizes), factor)
+        spreads = {size: mean_spread(list(by_seed.values())) for size, by_seed in curve.items()}
+        table.add_row(method, *("{:.3f} ± {:.3f}".format(*spreads[size]) if size in curve else "" for size in sizes), factor)
     return table
 
 
 def svg(curves: dict[str, Curve]) -> str:
-    """The means as lines over log D."""
-    sizes = sorted({size for curve in curves.values() for size in curve if size})
-    left, right, top, bottom = 60, 460, 20, 320
-
-    def place(size: int, accuracy: float) -> tuple[float, float]:
-        share = math.log(size / sizes[0]) / math.log(sizes[-1] / sizes[0])
-        return left + share * (right - left), bottom - accuracy * (bottom - top)
-
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" width="660" height="360" font-family="sans-serif" font-size="11">']
-    for accuracy in (0, 0.25, 0.5, 0.75, 1):
-        y = place(sizes[0], accuracy)[1]
-        parts.append(f'<path d="M{left} {y}H{right}" stroke="#ddd"/><text x="{left - 34}" y="{y + 4}">{accuracy:.2f}</text>')
-    parts += [f'<text x="{place(size, 0)[0] - 8}" y="{bottom + 16}">{size}</text>' for size in sizes]
-    parts.append(f'<text x="{left}" y="{bottom + 34}">problems D (log scale); accuracy on held-out sums, mean over seeds</text>')
-    for i, (colour, (method, curve)) in enumerate(zip(COLOURS, curves.items(), strict=True)):
-        points = [place(size, statistics.fmean(curve[size].values())) for size in sorted(curve) if size]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        parts.append(f'<text x="{right + 20}" y="{top + 16 * i + 12}" fill="{colour}">{method}</text>')
-    return "\n".join([*parts, "</svg>"])
+    """The means over log2 D; a method measured with one D is a short line there."""
+    lines = {
+        method: [(math.log2(size) + shift, statistics.fmean(by_seed.values()))
+                 for size, by_seed in sorted(curve.items()) if size
+                 for shift in ((0.0, 0.2) if len(curve) == 1 else (0.0,))]
+        for method, curve in curves.items()
+    }  # fmt: skip
+    title = "accuracy on held-out sums, mean over seeds"
+    return panels_svg({title: lines}, x="log2 of the number of problems", y="accuracy", high=1.0)
 
 
 def main() -> None:
@@ -161,9 +174,9 @@ def main() -> None:
     out = arguments.out or Path("runs/rl_on_incorrect_quick" if arguments.quick else "runs/rl_on_incorrect")
     started = time.perf_counter()
     sft_sizes, sizes = ([2, 8, 32, 128], [8]) if arguments.quick else ([2, 4, 8, 16, 32, 64, 128, 256], [4, 16, 64])
-    curves = measure(out, [0, 1, 2], sft_sizes, sizes, one_base=arguments.quick)
+    curves, settings = measure(runner(out), [0, 1, 2], sft_sizes, sizes, one_base=arguments.quick, out=out)
     found = factors(curves)
-    result = {"accuracy": curves, "factors": found, "seconds": round(time.perf_counter() - started, 1)}
+    result = {"accuracy": curves, "factors": found, "chosen": settings, "seconds": round(time.perf_counter() - started, 1)}
     text = json.dumps(result).replace("Infinity", "null")  # JSON has no infinity: null is beyond what SFT reaches
     (out / "results.json").write_text(text + "\n")
     (out / "accuracy.svg").write_text(svg(curves))
