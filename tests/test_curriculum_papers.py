@@ -91,5 +91,5 @@ def test_a_task_set_of_a_function_says_what_is_wrong_with_it() -> None:
     assert made(str(PAPERS / "sec/domains.py") + ":domains", size=7)[6].columns["domain"] == "sums"
     with pytest.raises(RecipeError, match="no parameter 'sizes'; did you mean 'size'"):
         made(str(PAPERS / "sec/domains.py") + ":domains", sizes=7)
-    with pytest.raises(RecipeError, match="must return a sequence of rlcore.types.Task"):
+    with pytest.raises(RecipeError, match="must give a sequence of rlcore.Task"):
         made("builtins:list")
