@@ -116,7 +116,7 @@ def recipes_check(arguments: argparse.Namespace) -> None:
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    from rlcore.bench.run import run
+    from rlcore.bench.run import in_words, run
 
     result = run(arguments.what, {key: value for key, value in vars(arguments).items() if value is not None})
     if arguments.json:
@@ -126,6 +126,8 @@ def bench(arguments: argparse.Namespace) -> None:
     for key, value in result.items():
         table.add_row(key, json.dumps(value))
     console.print(table)
+    for line in in_words(result):
+        print(line)
 
 
 def credit_show(arguments: argparse.Namespace) -> None:

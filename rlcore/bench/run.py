@@ -43,3 +43,18 @@ def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
 def _known(bench: Callable[..., Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(bench).parameters
     return {key: value for key, value in sizes.items() if key in parameters and key != "shape"}
+
+
+def in_words(result: Mapping[str, Any]) -> list[str]:
+    """The comparisons of a result as sentences, one each."""
+    compared = {"": result} | {f"{key}: ": value for key, value in result.items() if isinstance(value, dict)}
+    against = result.get("against", "the other side")
+    lines = []
+    for name, found in compared.items():
+        if "ratio" not in found or name == f"{against}: ":
+            continue
+        low, high = found["spread"]
+        line = f"{name}{found['ours']:.3g} s, {against} {found['theirs']:.3g} s: "
+        line += f"{found['ratio']:.3g} times as fast ({low:.3g} to {high:.3g})"
+        lines.append(line + (f", {found['extra_gb']:.3g} GB beyond its inputs" if "extra_gb" in found else ""))
+    return lines

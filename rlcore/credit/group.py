@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build_later
-from rlcore.types import Group, Outcome, Sample
+from rlcore.types import Group, Outcome, Rollout, Sample, Task, Verdict
 
 Baseline = Callable[[Sequence[float]], list[float]]
 """From the rewards of a group's scored rollouts, [n], to their advantages, [n]; to [] where these are not defined."""
@@ -47,6 +48,7 @@ BASELINES = {name: f"rlcore.credit.group:{name}" for name in ("mean", "mean_std"
 def group_credit(*, baseline: Named | Baseline = "mean_std", zero_variance: ZeroVariance = "drop") -> Credit:
     """`group_samples` with fixed settings, as a `Credit`. Raises `RecipeError` for a baseline that does not exist."""
     rule = baseline if callable(baseline) else build_later(baseline, BASELINES, what="baseline", given=1)
+    group_samples(_EXAMPLE, baseline=rule)  # so that one that cannot work is known before a model is loaded
     return lambda groups: [group_samples(group, baseline=rule, zero_variance=zero_variance) for group in groups]
 
 
@@ -63,6 +65,9 @@ def group_samples(group: Group, *, baseline: Baseline = mean_std, zero_variance:
         if verdict.value is not None
     ]
     advantages = baseline([value for _, value in scored])
+    if not isinstance(advantages, Sequence) or (advantages and len(advantages) != len(scored)):
+        found = f"{len(advantages)} advantages" if isinstance(advantages, Sequence) else f"a {type(advantages).__name__}"
+        raise RecipeError(f"the baseline must give one advantage for each of the {len(scored)} rewards of a group, not {found}")
     if zero_variance == "drop" and not any(advantages):
         return []
     return [
@@ -76,6 +81,19 @@ def group_samples(group: Group, *, baseline: Baseline = mean_std, zero_variance:
         )
         for (rollout, _), advantage in zip(scored, advantages, strict=False)
     ]
+
+
+_EXAMPLE = Group(
+    task=Task(id="example", prompt=""),
+    rollouts=[
+        Rollout(
+            id=f"example#{i}", task_id="example", token_ids=[0, 0], mask=[False, True], logprobs=[0.0, 0.0], text="",
+            finish="stop", version_min=0, version_max=0,
+        )
+        for i in range(4)
+    ],
+    verdicts=[Verdict(value=value) for value in (1.0, 0.0, 0.5, 0.0)],
+)  # fmt: skip
 
 
 def _centred(rewards: Sequence[float]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlcore.curriculum.sampler import TaskSampler
+from rlcore.errors import RecipeError
 
 
 class Shares:
@@ -14,21 +15,21 @@ class Shares:
     often as the one that asked for most, and pass over what they draw. So the calls, and with them the states, are the same.
     """
 
-    def __init__(self, sampler: TaskSampler, *, rank: int = 0, ranks: int = 1) -> None:
-        self._sampler, self._rank, self._ranks = sampler, rank, ranks
+    def __init__(self, sampler: TaskSampler, tasks: int, *, rank: int = 0, ranks: int = 1) -> None:
+        self._tasks, self._sampler, self._rank, self._ranks = tasks, sampler, rank, ranks
         self.taken: list[int] = []
         """This rank's positions since the last `settle`, in the order they were given out."""
         self._refills = 0
 
     def first(self, n: int) -> list[int]:
         """This rank's part of the next n positions."""
-        part = self._sampler.draw(n)[self._rank :: self._ranks]
+        part = self._draw(n)[self._rank :: self._ranks]
         self.taken += part
         return part
 
     def more(self, n: int) -> list[int]:
         """n further positions for this rank."""
-        part = [self._sampler.draw(self._ranks)[self._rank] for _ in range(n)]
+        part = [self._draw(self._ranks)[self._rank] for _ in range(n)]
         self.taken += part
         self._refills += n
         return part
@@ -41,5 +42,12 @@ class Shares:
     def settle(self, refills: Sequence[int]) -> None:
         """End the step, given the `refills` of all ranks."""
         for _ in range(max(refills) - self._refills):
-            self._sampler.draw(self._ranks)
+            self._draw(self._ranks)
         self.taken, self._refills = [], 0
+
+    def _draw(self, n: int) -> list[int]:
+        drawn = self._sampler.draw(n)
+        if not isinstance(drawn, list) or len(drawn) != n or not all(0 <= position < self._tasks for position in drawn):
+            wanted = f"draw({n}) must give a list of {n} positions from 0 to {self._tasks - 1}"
+            raise RecipeError(f"curriculum {type(self._sampler).__name__}: {wanted}, not {repr(drawn)[:80]}")
+        return drawn

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from rlcore.errors import LearnerError
 from rlcore.learner.pack import MicroBatch
 from rlcore.objective.parts import Counts, Tokens
 from rlcore.objective.term import Objective, Term
@@ -85,6 +86,12 @@ def sums_over_tokens(objective: Objective) -> bool:
         for term in objective.terms:
             try:
                 whole = _pull(term, tokens, counts)
+            except Exception as error:
+                raise LearnerError(
+                    f"term {term.name!r} of the objective fails on {len(tokens.row)} tokens: {type(error).__name__}: {error}; "
+                    "see rlcore.objective.parts for what each part takes and gives"
+                ) from error
+            try:
                 pieces = [_pull(term, _select(tokens._replace(lengths=lengths), torch.tensor([at])), counts) for at in range(n)]
             except Exception:  # whatever a part raises on a piece, it cannot be taken piece by piece
                 return False

@@ -24,6 +24,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlcore.errors import RecipeError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -96,7 +98,12 @@ def everywhere(tokens: Tokens, ratio: Tensor, advantage: Tensor) -> Tensor:
 
 
 def clip(low: float, high: float) -> Mask:
-    """PPO's clip (arXiv 1707.06347) as a mask: 0 if A > 0 and ratio > 1 + high, or A < 0 and ratio < 1 - low; else 1."""
+    """PPO's clip (arXiv 1707.06347) as a mask: 0 if A > 0 and ratio > 1 + high, or A < 0 and ratio < 1 - low; else 1.
+
+    Raises `RecipeError` for a bound below 0.
+    """
+    if low < 0 or high < 0:
+        raise RecipeError(f"a clip needs bounds of 0 or more, got {low} and {high}")
 
     def mask(tokens: Tokens, ratio: Tensor, advantage: Tensor) -> Tensor:
         outside = ((advantage > 0) & (ratio > 1 + high)) | ((advantage < 0) & (ratio < 1 - low))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from rlcore.errors import RecipeError
 from rlcore.objective.correction import correct
 from rlcore.objective.kl import less_sequence_kl, with_kl
 from rlcore.objective.parts import (
@@ -201,16 +202,16 @@ def objective(
     name: str,
     *,
     kl: float = 0.0,
-    kl_kind: str = "k3",
+    kl_kind: str | None = None,
     entropy: float = 0.0,
     next_token: float = 0.0,
     dual_clip: float | None = None,
-    correction: Mapping[str, Any] | None = None,
+    correction: str | Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Objective:
     """The preset `name`, or one of your own by its place, with its parameters, and what any preset can take:
 
-        kl, kl_kind   that much KL to the model the stage began with, see `rlcore.objective.kl`; 0 keeps no reference model
+        kl, kl_kind   that much KL (k3) to the model the stage began with, see `rlcore.objective.kl`; 0 keeps no reference model
         entropy       that much entropy bonus, a mean over the tokens of the step whatever the preset's average
         next_token    that much next-token loss on samples of stream "text" (token mean; reinforcement mid-training, 2509.24375)
         dual_clip     no gradient where A < 0 and r is above this (arXiv 1912.09729; TRL's delta)
@@ -220,13 +221,17 @@ def objective(
     """
     for key, value in {"kl": kl, "entropy": entropy, "next_token": next_token, "dual_clip": dual_clip}.items():
         check_type(f"objective {name!r}", key, value, float | None)
+        if value is not None and value < 0:
+            raise RecipeError(f"objective {name!r}: {key} is {value}, but must not be below 0")
     made = _call(find_preset(name), params, f"objective {name!r}", others=signature(objective).parameters)
     if dual_clip is not None:
         made = Objective(tuple(replace(term, mask=both(term.mask, dual(dual_clip))) for term in made.terms))
     if correction is not None:
-        made = _call(correct, dict(correction), "the correction", base=made)
+        made = _call(correct, {"kind": correction} if isinstance(correction, str) else correction, "the correction", base=made)
+    if not kl and kl_kind is not None:
+        raise RecipeError(f"objective {name!r}: kl_kind is {kl_kind!r}, but kl is 0: say how much, for example kl: 0.001")
     if kl:
-        made = with_kl(made, kl, kl_kind)
+        made = with_kl(made, kl, kl_kind or "k3")
     if entropy:
         made += _entropy_bonus(entropy, made.terms[0].stream)
     if next_token:
@@ -242,4 +247,7 @@ def _call(part: Callable[..., Objective], params: Mapping[str, Any], owner: str,
     """`part` with `params` from a recipe, whose keys are checked first."""
     known = {key: value for key, value in signature(part).parameters.items() if key not in given}
     check_params(params, known, owner=owner, also=[key for key in others if key not in ("name", "params")])
-    return part(**params, **given)
+    made = part(**params, **given)
+    if not isinstance(made, Objective):
+        raise RecipeError(f"{owner} must give an Objective, not a {type(made).__name__}")
+    return made

@@ -68,6 +68,8 @@ class Objective:
     terms: tuple[Term, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.terms, tuple) or not all(isinstance(term, Term) for term in self.terms):
+            raise RecipeError(f"an objective is a tuple of terms, as in Objective((Term(...),)), not {type(self.terms).__name__}")
         names = [term.name for term in self.terms]
         if not names or len(set(names)) < len(names):
             raise RecipeError(f"an objective needs at least one term and a different name for each, got {names}")

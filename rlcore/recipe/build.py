@@ -6,6 +6,7 @@ Heavy wings are imported where they are built, so that checking a recipe stays l
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,9 @@ def build_tasks(section: task_sections.Tasks) -> Sequence[Task]:
 def _own_tasks(section: task_sections.FunctionTasks) -> Sequence[Task]:
     made = build({"use": section.use, **section.params}, {}, what="task set")
     if not isinstance(made, Sequence) or not len(made) or not isinstance(made[0], Task):
-        found = f"a {type(made).__name__}" + (f" of {type(made[0]).__name__}" if isinstance(made, Sequence) and len(made) else "")
+        found = f"a {type(made).__name__}"
+        if isinstance(made, Sequence):
+            found += f" of {type(made[0]).__name__}" if len(made) else " without any"
         raise RecipeError(f"task set {section.use!r} must give a sequence of rlcore.Task, not {found}")
     return made
 
@@ -125,7 +128,16 @@ def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskS
     absent = [name for name in ("draw", "observe", "state_dict", "load_state_dict", "metrics") if not hasattr(made, name)]
     if absent:
         raise RecipeError(f"curriculum {named!r} lacks {', '.join(absent)}: see rlcore.curriculum.sampler.TaskSampler")
+    if not _is_json(made.state_dict()):
+        raise RecipeError(f"curriculum {named!r}: state_dict must hold plain JSON values (lists, no tuples; text as keys)")
     return made
+
+
+def _is_json(state: Any) -> bool:
+    try:
+        return json.loads(json.dumps(state)) == state
+    except (TypeError, ValueError):
+        return False
 
 
 def build_gate(stage: schema.RlStage) -> Gate | None:
@@ -143,6 +155,9 @@ def build_gate(stage: schema.RlStage) -> Gate | None:
         if part is not None and str(part).split("/")[0] not in names:
             raise RecipeError(f"the gate looks at the reward {part!r}, but the stage's rewards are: {', '.join(names)}")
     gates = [build(named, GATES, what="gate") for named in listed]
+    for named, made in zip(listed, gates, strict=True):
+        if not callable(made):
+            raise RecipeError(f"gate {named!r} must give a function (group, version) -> bool, not a {type(made).__name__}")
     return lambda group, version: all(admits(group, version) for admits in gates)
 
 

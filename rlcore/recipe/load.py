@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from rlcore.errors import RecipeError
+from rlcore.plugin import did_you_mean
 from rlcore.recipe.keys import keys_below, section_at
 from rlcore.recipe.schema import Recipe
 
@@ -109,6 +110,8 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if (path / "recipe.yaml").is_file():  # a run folder
+        return path / "recipe.yaml"
     names = recipe_names()
     if name in names:
         return names[name]
@@ -171,11 +174,11 @@ def _item(items: list[Any], part: str, dotted: str, where: str) -> int:
     """Position of a list item named by number, or of a stage named by its name or kind."""
     if part.isdecimal() and int(part) < len(items):
         return int(part)
-    named = [i for i, item in enumerate(items) if isinstance(item, dict) and item.get("name", item.get("kind")) == part]
+    named = [i for i, item in enumerate(items) if isinstance(item, dict) and (item.get("name") or item.get("kind")) == part]
     if len(named) == 1:
         return named[0]
     known = ", ".join(
-        f"{i} ({item.get('name', item.get('kind'))})" if isinstance(item, dict) else str(i) for i, item in enumerate(items)
+        f"{i} ({item.get('name') or item.get('kind')})" if isinstance(item, dict) else str(i) for i, item in enumerate(items)
     )
     problem = "names no item" if not named else "names several items"
     raise RecipeError(f"{where}: {part!r} in {dotted!r} {problem} of the list; use one of {known}")
@@ -194,6 +197,9 @@ def _sentence(detail: Any, raw: Any) -> str:
     if detail["type"] == "extra_forbidden":
         known = dict(keys_below(section_at(path[:-1], tags)))
         return f"unknown key {where!r}{_did_you_mean(str(path[-1]), known)}"
+    if detail["type"] == "union_tag_invalid":
+        known = [tag.strip("' ") for tag in detail["ctx"]["expected_tags"].split(",")]
+        return f"{where}: there is no kind {detail['ctx']['tag']!r}{did_you_mean(detail['ctx']['tag'], known)}"
     if detail["type"] == "missing":
         return f"the key {where!r} is required"
     message = detail["msg"].removeprefix("Value error, ")

@@ -301,6 +301,11 @@ class Recipe(Section):
         for i, stage in enumerate(self.stages):
             if isinstance(stage, TaskStage) and stage.tasks not in self.tasks:
                 raise ValueError(f"stages.{i}.tasks is {stage.tasks!r}, but the recipe's task sets are: {', '.join(self.tasks)}")
+            alone = isinstance(stage, RlStage) and stage.group_size == 1 and stage.credit.demonstrations != "mixed"
+            if alone and stage.credit.baseline in ("mean", "mean_std", "leave_one_out"):
+                raise ValueError(
+                    f"stages.{i}.group_size is 1, and an answer alone is compared with nothing: raise it, or set credit.baseline"
+                )
             if isinstance(stage, RlStage) and stage.sampling.temperature == 0:
                 raise ValueError(
                     f"stages.{i}.sampling.temperature is 0: greedy answers to a task are all the same, so RL learns nothing"

@@ -98,10 +98,14 @@ def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
         for name, expected in manifest.items():
             if _checksum(path / name) != expected:
                 raise _damaged(path, f"{name} differs from what was written")
-        cursor = Cursor(**json.loads((path / "trainer/cursor.json").read_text(encoding="utf-8")))
-        return cursor, torch.load(path / "trainer/state.pt", map_location="cpu", weights_only=True)
+        return read_cursor(path), torch.load(path / "trainer/state.pt", map_location="cpu", weights_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(path, str(error)) from None
+
+
+def read_cursor(path: Path) -> Cursor:
+    """The cursor alone, unverified."""
+    return Cursor(**json.loads((path / "trainer/cursor.json").read_text(encoding="utf-8")))
 
 
 def _damaged(path: Path, problem: str) -> RunError:

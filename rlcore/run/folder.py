@@ -21,6 +21,7 @@ from typing import Any
 from rlcore.errors import RunError
 from rlcore.recipe.load import dump, load
 from rlcore.recipe.schema import Recipe
+from rlcore.run.checkpoint import all_checkpoints, read_cursor
 
 MARK = ".rlcore"
 """File that every run folder has; the process that runs holds a lock on it."""
@@ -137,6 +138,22 @@ class RunFolder:
                 f"the run in {self.path} was made by another recipe, first difference: {shown}; resume it without that change "
                 f"(run.* and the stages' steps may change), or start a new one with name=..."
             )
+        self._refuse_steps(load(str(self.recipe)), recipe)
+
+    def _refuse_steps(self, before: Recipe, now: Recipe) -> None:
+        """Raise `RunError` for other steps of a stage that has ended and was followed, or fewer than were made."""
+        found = all_checkpoints(self.checkpoints)
+        if not found or before.stages == now.stages:
+            return
+        cursor = read_cursor(found[-1])
+        for i, (old, new) in enumerate(zip(before.stages, now.stages, strict=True)):
+            if i > cursor.stage or old == new:
+                continue
+            steps = new.steps
+            made = cursor.stage_step if i == cursor.stage else cursor.ended_after if i == cursor.stage - 1 else None
+            if made is None or steps < made:
+                why = "it has ended, and others went on from it" if made is None else f"it has made {made} steps"
+                raise RunError(f"stages.{i}.steps cannot become {steps}: {why}; start a new run with name=...")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

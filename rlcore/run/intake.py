@@ -28,7 +28,7 @@ class Intake:
 
     def __init__(self, run: Run, stage: RlStage, tasks: Sequence[Task], curriculum: TaskSampler, *, seed: int) -> None:
         self._run, self._stage, self._tasks, self._curriculum, self._seed = run, stage, tasks, curriculum, seed
-        self._shares = Shares(curriculum, rank=run.accelerator.process_index, ranks=run.accelerator.num_processes)
+        self._shares = Shares(curriculum, len(tasks), rank=run.accelerator.process_index, ranks=run.accelerator.num_processes)
         self._gate, self._budget = build_gate(stage), build_budget(stage)
         self._second_round = build_second_round(stage.second_round)
         self._sampling = build_sampling(stage.sampling)

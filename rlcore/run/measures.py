@@ -174,6 +174,8 @@ def dead_states(metrics: dict[str, Any]) -> list[str]:
             f"the gate admitted {metrics['gate/filled']:.0%} of a batch after trying {metrics['gate/rounds']:.3g} batches: "
             f"the tasks are too hard or too easy for it, or refill.rounds is too small"
         )
+    if metrics.get("tokens/trained") == 0 and metrics.get("zero_variance_share", 1) < 1:
+        said.append("credit gave every answer an advantage of 0, so nothing was learned: check credit.baseline and its scheme")
     if metrics.get("zero_variance_share") == 1 and not metrics.get("credit/informative"):
         said.append(
             f"all answers to each task earned the same reward (mean {metrics['reward/mean']:.3g}), so nothing was learned: "

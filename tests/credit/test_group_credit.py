@@ -95,6 +95,9 @@ def test_a_baseline_has_parameters_of_its_own():
     assert advantages(REWARDS, baseline=lambda rewards: [value * 2 for value in rewards]) == [2 * value for value in REWARDS]
     with pytest.raises(RecipeError, match="no baseline 'meen'; did you mean 'mean'"):
         group_credit(baseline="meen")
+    for wrong, found in (([0.5], "1 advantages"), (None, "a NoneType"), ("up", "2 advantages")):
+        with pytest.raises(RecipeError, match=f"one advantage for each of the 4 rewards of a group, not {found}"):
+            group_credit(baseline=lambda rewards, wrong=wrong: wrong)
     with pytest.raises(RecipeError, match="'epsilon' must be a valid number, not 'small'"):
         group_credit(baseline={"use": "mean_std", "epsilon": "small"})
 

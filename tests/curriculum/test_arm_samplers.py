@@ -66,7 +66,7 @@ def test_resume_goes_on_exactly(name: str, before: int) -> None:
 @pytest.mark.parametrize("name", CURRICULA)
 def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
     samplers = [make(name), make(name)]
-    ranks = [Shares(sampler, rank=rank, ranks=2) for rank, sampler in enumerate(samplers)]
+    ranks = [Shares(sampler, 99, rank=rank, ranks=2) for rank, sampler in enumerate(samplers)]
     rng = random.Random(0)
     for _ in range(6):
         refills = [rng.randint(0, 4), rng.randint(0, 4)]
@@ -85,7 +85,7 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
         assert samplers[0].state_dict() == samplers[1].state_dict()
     if name == "uniform":
         whole = Uniform(tasks(), seed=7).draw(11)
-        again = [Shares(make(name), rank=rank, ranks=2) for rank in range(2)]
+        again = [Shares(make(name), 99, rank=rank, ranks=2) for rank in range(2)]
         parts = [rank.first(7) + rank.more(2) for rank in again]
         assert sorted(parts[0] + parts[1]) == sorted(whole)  # no position is drawn twice or forgotten
 

@@ -75,7 +75,7 @@ def gathered(
 
 
 def shares(seed: int = 0) -> Shares:
-    return Shares(Uniform(TASKS, seed=seed))
+    return Shares(Uniform(TASKS, seed=seed), len(TASKS))
 
 
 def waste(found: Collected) -> float:
@@ -124,7 +124,7 @@ def test_the_gate_halves_the_waste_where_choosing_well_is_possible() -> None:
 
     def run(gate: Gate | None, seed: int) -> float:
         curriculum = Sec(TASKS, temperature=0.05, seed=seed)
-        given, wasted = Shares(curriculum), []
+        given, wasted = Shares(curriculum, 10**6), []
         for _ in range(12):
             found = gathered(gate, given)
             wasted.append(waste(found))

@@ -1,5 +1,7 @@
 """Naming an objective: helpful errors, streams, and no torch."""
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlcore.errors import RecipeError
+from rlcore.learner.gradient import sums_over_tokens
 from rlcore.objective import PRESETS, Objective, Term, objective
 
 
@@ -65,6 +68,36 @@ def test_two_terms_of_one_name_are_refused():
 def test_objective_and_credit_need_no_torch():
     code = "import sys, rlcore.objective as o, rlcore.credit; o.objective('grpo', kl=0.1); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("lambda: Objective(Term())", "a tuple of terms, as in Objective"),
+        ("lambda: None", "must give an Objective, not a NoneType"),
+    ],
+)
+def test_a_loss_that_gives_something_else_is_met_with_a_sentence(part, message, tmp_path):
+    (tmp_path / "own.py").write_text(f"from rlcore.objective import Objective, Term\nloss = {part}\n")
+    with pytest.raises(RecipeError, match=message):
+        objective(f"{tmp_path}/own.py:loss")
+
+
+@pytest.mark.parametrize("settings", [{"kl": -1.0}, {"kl_kind": "k2"}, {"clip_low": -0.1}])
+def test_values_without_a_meaning_are_refused(settings):
+    with pytest.raises(RecipeError):
+        objective("grpo", **settings)
+
+
+def test_the_documents_list_parameters_as_they_are():
+    text = (Path(__file__).parents[2] / "docs/objectives.md").read_text()
+    for name, preset in PRESETS.items():
+        parameters = inspect.signature(preset).parameters.values()
+        listed = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+        assert f"\n{name}({', '.join(listed)})\n" in text
+    own = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "def gentle" in block]
+    exec(own[0], names := {})
+    assert sums_over_tokens(names["gentle"]())
 
 
 @pytest.mark.parametrize("name", PRESETS)

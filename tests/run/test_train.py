@@ -88,7 +88,10 @@ def test_a_finished_run_resumed_changes_nothing_and_goes_on_with_more_steps(tiny
     before = story(run_folder(tiny))
     finish(start("train", tiny, "stages.rl.steps=3", "--resume"))
     assert story(run_folder(tiny))["weights"] == before["weights"]
-    finish(start("train", tiny, "--resume"))
+    for ended, why in (("rl.steps=2", "it has made 3 steps"), ("sft.steps=9", "it has ended, and others went on from it")):
+        process = start("train", tiny, "stages.rl.steps=3", f"stages.{ended}", "--resume")
+        assert why in process.communicate(timeout=240)[1] and process.returncode == 2
+    finish(start("train", run_folder(tiny), "stages.rl.steps=6", "--resume"))  # a run's folder names its recipe
     for part, left in story(run_folder(tiny)).items():
         assert left == whole_story[part], f"{part} differ from those of a run that had all its steps at once"
 
