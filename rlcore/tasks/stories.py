@@ -3,7 +3,7 @@
     endings   "314024~0.": the digit that follows the last one when counting from 0 to 4 in a circle; after "#" one by chance
     ledgers   "A 7", "B 15", "C 4", "All 26", "Rest 19", in paragraphs (Rest: all but A)
     blanks    "dbfa=3 it QX": the place of the first letter in the alphabet, a word that is always there, letters by chance
-    rolls     "3571 ann 3 bob 5 cat 7 dan 1 ab 8 cd 8.": words, digits said before, and sums of two of them less their tens
+    rolls     "3591 an 3 bo 5 cy 9 ax 4 bx 6.": words, digits said before, and digits one up from one said before
 
 As a recipe's path: `rlcore.tasks.stories:endings`. Each text is there once, so what is held out was never read. Forms of lessons
 make demonstrations for a cold start: for a model as it might come from pre-training, which does what is asked some of the time.
@@ -72,7 +72,7 @@ def rolls() -> Iterator[str]:
     rng = random.Random(0)
     for number in rng.sample(range(10**4), ROLLS):
         a, b, c, d = (number // 10**k % 10 for k in range(4))
-        yield f"{a}{b}{c}{d} ann {a} bob {b} cat {c} dan {d} ab {(a + b) % 10} cd {(c + d) % 10}."
+        yield f"{a}{b}{c}{d} an {a} bo {b} cy {c} ax {(a + 1) % 10} bx {(b + 1) % 10}."
 
 
 def thoughts(prepared: Prepared, *, only: Literal["rule", "chance"] | None = None, lessons: bool = False) -> Sequence[Task]:
@@ -219,7 +219,7 @@ def roll_tokens(
     texts: float = 0.1,
     tag: str = "next",
 ) -> Sequence[Task]:
-    """Next tokens of rolls: easy are letters, medium digits said before, hard the sums; `positions` as of the form of that name.
+    """Next tokens of rolls: easy are letters, medium digits said before, hard those one up; `positions` as in that form.
 
     The lessons think by saying a guess one to 14 times, whatever the budget that the prompt states (10 to 40), and guess
     right in 90%, 60% and 40%. A share of them, `texts`, is the whole text.
@@ -246,7 +246,7 @@ def _said_again(task: Task, texts: float, tag: str) -> Task:
     rng = random.Random(task.id)
     if rng.random() < texts:
         return _whole(task.id, str(task.columns["text"]), 5)
-    letters = "abcdont" if task.arm == "easy" else "0123456789"
+    letters = "abcnoxy." if task.arm == "easy" else "0123456789"
     guess = _one_of(rng, str(task.answer), {"easy": 0.9, "medium": 0.6, "hard": 0.4}[task.arm], letters)
     thought, budget = f"{guess};" * rng.randint(1, 14), rng.randint(10, 40)
     return replace(task, prompt=f"{task.prompt}[{budget}]", demonstration=f"{thought}<{tag}>{guess}</{tag}>")
@@ -258,8 +258,8 @@ def _whole(id: str, text: str, given: int) -> Task:
 
 def _difficulties(text: str) -> list[float]:
     """0, 1 or 2 for every character of a roll but the first, as an entropy might say."""
-    sums = text.index("ab ")
-    return [0.0 if not letter.isdigit() else 1.0 if place < sums else 2.0 for place, letter in enumerate(text)][1:]
+    ups = text.index("ax ")
+    return [0.0 if not letter.isdigit() else 1.0 if place < ups else 2.0 for place, letter in enumerate(text)][1:]
 
 
 def _next(context: str) -> str:

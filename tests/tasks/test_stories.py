@@ -84,7 +84,7 @@ def test_lessons_of_blanks_are_right_as_often_as_they_say(corpora: dict[str, Pre
     assert 0.42 < right["inferable"] / seen["inferable"] < 0.48
 
 
-def test_tokens_of_rolls_are_easy_said_before_or_sums(corpora: dict[str, Prepared]) -> None:
+def test_tokens_of_rolls_are_easy_said_before_or_one_up(corpora: dict[str, Prepared]) -> None:
     settings = {"prompt": "{context}", "thresholds": [0.5, 1.5]}
     tasks = stories.roll_tokens(corpora["rolls"], tokenizer=byte_tokenizer(), positions=settings)
     assert Counter(task.arm for task in tasks) == {"easy": 4000, "medium": 4000, "hard": 4000}
@@ -95,7 +95,7 @@ def test_tokens_of_rolls_are_easy_said_before_or_sums(corpora: dict[str, Prepare
         elif task.arm == "medium":
             assert int(task.answer) == digits[sum(letter.isdigit() for letter in task.prompt) - 4]
         else:
-            assert int(task.answer) == (sum(digits[:2]) if task.prompt.endswith("ab ") else sum(digits[2:])) % 10
+            assert int(task.answer) == (digits["ab".index(task.prompt[-3])] + 1) % 10
     lessons = stories.roll_tokens(corpora["rolls"], tokenizer=byte_tokenizer(), positions=settings, lessons=True, tag="n")
     lengths = {len(str(task.demonstration)) for task in lessons[:600] if task.arm != "text"}
     assert min(lengths) == 10 and max(lengths) == 36

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rlcore.run.study import CellRun, study_main
 
-TEXTS = "{kind: sft, name: rl, tasks: texts, steps: 115, batch_size: 128, optim: {lr: 1e-3, schedule: cosine, warmup_steps: 20}}"
+TEXTS = "{kind: sft, name: rl, tasks: texts, steps: 235, batch_size: 128, optim: {lr: 1e-3, schedule: cosine, warmup_steps: 20}}"
 CELLS = {"RLPT": (), "next-token training": (f"stages.rl={TEXTS}",)}
 EXAMS = {"sums, worked": "sums", "sums, at once": "at_once", "ASR": "asr", "MSR": "msr"}
 

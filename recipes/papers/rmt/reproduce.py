@@ -14,7 +14,7 @@ from pathlib import Path
 from rlcore.run.study import CellRun, study_main
 
 BINS = ("easy", "medium", "hard")
-ALONE = "{kind: sft, name: rl, tasks: texts, steps: 60, batch_size: 18, optim: {lr: 3e-4, betas: [0.9, 0.99], warmup_steps: 3}}"
+ALONE = "{kind: sft, name: rl, tasks: texts, steps: 50, batch_size: 18, optim: {lr: 3e-4, betas: [0.9, 0.99], warmup_steps: 3}}"
 CELLS = {
     "RL and next-token term": (),
     "RL alone": ("stages.rl.objective=grpo",),

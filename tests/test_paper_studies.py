@@ -1,0 +1,61 @@
+"""The small studies of RL on plain text: every cell is a valid recipe, and every number of the table is measured somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from rlcore.recipe.load import load
+from rlcore.recipe.schema import EvalStage, RlStage, SftStage
+from rlcore.run.study import CellRun
+
+PAPERS = Path(__file__).resolve().parent.parent / "recipes/papers"
+STUDIES = {"rlp": "rlp", "rlpt": "rlpt", "pretrain_zero": "blanks", "rmt": "rmt"}
+EVAL = {"accuracy": 0.5, "length/mean": 12.0} | {f"reward/information_gain{part}": 0.25 for part in ("", "/thought", "/plain")}
+
+
+def study(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"study_{name}", PAPERS / name / "reproduce.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_cell_and_every_number_is_there(name: str, tmp_path: Path) -> None:
+    module, path = study(name), str(PAPERS / name / f"{STUDIES[name]}.yaml")
+    rollouts = tmp_path / "rollouts"
+    rollouts.mkdir()
+    row = {"arm": "mask", "prompt": "dbfa=3 it QX!", "text": "<m>3</m>"}
+    for cell, overrides in getattr(module, "CELLS", {"rlp": ()}).items():
+        stages = load(path, overrides).stages
+        evals = {stage.name: EVAL for stage in stages if isinstance(stage, EvalStage)}
+        trained = next(stage for stage in stages if (stage.name or stage.kind) == "rl")
+        assert isinstance(trained, SftStage if "next-token training" in cell else RlStage)
+        rows = [
+            {"step": step, "stage": "rl", "tokens/trained": 7, "tokens/prompt": 3} for step in range(101, 101 + trained.steps)
+        ]
+        for line in rows:
+            (rollouts / f"{line['step']:06d}.jsonl").write_text(json.dumps(row) + "\n")
+        found = {key: measure(CellRun(cell, 0, evals, rows, tmp_path)) for key, measure in module.MEASURES.items()}
+        assert all(isinstance(value, float | int) for value in found.values())
+        if name == "pretrain_zero":
+            last = module.STEPS[-1]
+            assert last == trained.steps and found[f"step {last}: masks that are inferable"] == 1
+            assert found["step 1: masks that are noise"] == 0
+
+
+def test_next_token_training_has_as_many_tokens_as_rlpt() -> None:
+    """RLPT's are at most its prompts and longest worked answers; texts have 26 to 37 bytes."""
+    module = study("rlpt")
+    rl, sft = (
+        next(stage for stage in load(str(PAPERS / "rlpt/rlpt.yaml"), cell).stages if (stage.name or stage.kind) == "rl")
+        for cell in module.CELLS.values()
+    )
+    answers = rl.steps * rl.groups_per_step * rl.group_size
+    assert answers * 35 < sft.steps * sft.batch_size * 34 < answers * 50
