@@ -31,16 +31,15 @@ from rlcore.run.study import mean_spread
 from rlcore.run.train import train
 
 HERE = Path(__file__).resolve().parent
-LENGTHS = (10, 30, 90)
+LENGTHS = (10, 40)
 RATES = ("3e-5", "1e-4")
 ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, answers: all}"
 METHODS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "rft": ("rft", "stages.offline.optim.lr", RATES, ()),
+    "advantage-weighted": ("advantage_weighted", "stages.offline.objective.beta", ("0.1", "0.3"), ()),
+    "advantage-weighted, 1 rollout": ("advantage_weighted", "stages.offline.objective.beta", ("0.1", "0.3"), (ONE,)),
     "dpo, whole answers": ("dpo", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
     "dpo, first pit": ("first_pit", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
-    "dpo, shared prefix": ("shared_prefix", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
-    "advantage-weighted": ("advantage_weighted", "stages.offline.optim.lr", RATES, ()),
-    "advantage-weighted, 1 rollout": ("advantage_weighted", "stages.offline.optim.lr", RATES, (ONE,)),
     "grpo": ("grpo", "stages.rl.optim.lr", RATES, ()),
     "grpo, per step": ("grpo_per_step", "stages.rl.optim.lr", RATES, ()),
 }
