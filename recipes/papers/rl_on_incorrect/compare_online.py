@@ -103,7 +103,7 @@ def summary(curves: dict[str, list[list[Point]]], runs: dict[str, list[CellRun]]
 
 
 def show(found: dict[str, dict[str, dict[str, object]]]) -> Table:
-    table = Table("task", "method", "steps", "held-out accuracy", "by seed", "extra tokens", "tokens to GRPO's end, of GRPO's own")
+    table = Table("task", "method", "steps", "held-out accuracy", "by seed", "extra tokens", "tokens to GRPO's end, as a share")
     for task, methods in found.items():
         for method, row in methods.items():
             mean, spread = mean_spread(row["accuracy"])
