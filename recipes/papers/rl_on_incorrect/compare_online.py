@@ -3,7 +3,7 @@
     python recipes/papers/rl_on_incorrect/compare_online.py --quick      # one task, one seed, fewer tokens
     python recipes/papers/rl_on_incorrect/compare_online.py --out runs/mine --json
 
-Tasks are long sums whose steps begin with freely chosen letters (`letters`), the same without letters (`plain`), and sums of six
+Tasks are sums of eight numbers whose steps begin with eight freely chosen letters (`letters`), or with one, and sums of six
 numbers in groups of four (`short`). Every method may write the same number of tokens, and each task's methods have the learning
 rates that were best for them on fresh training problems. A curve is the share of right answers among those written to new
 problems during the last tenth of the tokens, so that it lags alike for methods with few and with many steps; its last point is
@@ -30,13 +30,13 @@ HERE = Path(__file__).resolve().parent
 STEPS = "stages.rl.credit.steps"
 PLAIN = "grpo"
 TASKS: dict[str, tuple[str, tuple[str, ...], int, dict[str, tuple[str, ...]]]] = {
-    "letters": ("chain", (), 400_000, {
-        PLAIN: (f"{STEPS}=null",),
-        "siblings": (),
+    "letters": ("chain", (), 445_000, {
+        PLAIN: (f"{STEPS}=null", "stages.rl.optim.lr=1e-4"),
+        "siblings": ("stages.rl.optim.lr=2e-4",),
     }),
-    "plain": ("chain", ("tasks.lessons.letters=0",), 400_000, {
-        PLAIN: (f"{STEPS}=null",),
-        "siblings": (f"{STEPS}.state=null",),
+    "one letter": ("chain", ("tasks.lessons.letters=1", "tasks.more_lessons.letters=1", "stages.rl.groups_per_step=8"), 345_000, {
+        PLAIN: (f"{STEPS}=null", "stages.rl.optim.lr=4e-4"),
+        "siblings": ("stages.rl.optim.lr=4e-4",),
     }),
     "short": ("online", (), 120_000, {
         PLAIN: (f"{STEPS}=null", "stages.rl.groups_per_step=32"),
