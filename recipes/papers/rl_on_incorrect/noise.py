@@ -1,6 +1,6 @@
 """How noisy is the gradient of a credit scheme, and where does the noise sit?
 
-    python recipes/papers/rl_on_incorrect/noise.py --model runs/incorrect_online/runs/letters/start --out runs/noise
+    python recipes/papers/rl_on_incorrect/noise.py --model runs/incorrect_online/runs/long/start --out runs/noise
 
 Draws groups of answers with a model (recipe `noise`), and takes the gradient of each group by itself, under GRPO's advantages
 and under those of siblings. With g the gradient of a group, the table gives |E g|^2, estimated without bias from two halves of
