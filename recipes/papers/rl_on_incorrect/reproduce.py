@@ -31,7 +31,7 @@ from rlcore.run.study import mean_spread
 from rlcore.run.train import train
 
 HERE = Path(__file__).resolve().parent
-LENGTHS = (10, 40)
+LENGTHS = (40, 120)
 RATES = ("3e-5", "1e-4")
 ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, answers: all}"
 METHODS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
