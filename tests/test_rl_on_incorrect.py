@@ -5,26 +5,62 @@ from __future__ import annotations
 import importlib.util
 import math
 from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
 
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
+from rlcore.run.study import CellRun
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes/papers/rl_on_incorrect"
-SPEC = importlib.util.spec_from_file_location("reproduce", FOLDER / "reproduce.py")
-reproduce = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(reproduce)
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reproduce, online = script("reproduce"), script("compare_online")
 
 
 def test_every_method_has_a_valid_recipe_that_ends_in_the_same_exam() -> None:
     exams = set()
-    for recipe, *changes in [("base",), ("sft",), *reproduce.METHODS.values()]:
+    settings = [(recipe, *more, f"{key}={value}") for recipe, key, values, more in reproduce.METHODS.values() for value in values]
+    for recipe, *changes in [("base",), ("sft",), *settings]:
         loaded = load(str(FOLDER / f"{recipe}.yaml"), changes)
         assert check(loaded)
-        exams.add(loaded.stages[-1].model_copy(update={"name": ""}).model_dump_json())
+        assert [stage.name for stage in loaded.stages[-2:]] == ["validation", "exam"]
+        exams.add("".join(stage.model_dump_json() for stage in loaded.stages[-2:]))
     assert len(exams) == 1
+
+
+def test_a_setting_is_chosen_on_the_validation_problems_alone() -> None:
+    def found(validation: float, exam: float) -> dict[str, float]:
+        return {"validation": validation, "exam": exam}
+
+    options = {"a": {0: found(0.5, 0.9), 1: found(0.4, 0.9)}, "b": {0: found(0.3, 0.1), 1: found(0.7, 0.1)}}
+    assert reproduce.chosen(options) == "b"
+
+
+def test_every_online_method_is_a_valid_recipe() -> None:
+    for recipe, common, _, methods in online.TASKS.values():
+        for changes in methods.values():
+            assert check(load(str(FOLDER / f"{recipe}.yaml"), [*common, *changes]))
+
+
+def test_the_tokens_to_an_accuracy_are_read_off_the_curve() -> None:
+    rows = [{"tokens/completion": 90, "credit/tokens": 10, "reward/mean": r} for r in (0.0, 0.2, 0.4, 0.6)]
+    run = CellRun(cell="grpo", seed=0, accuracy={"after": 0.7}, length={}, tokens=360, steps=4, waste=0.0, rows=rows)
+    line = online.curve(run, 1000)  # a window of 100 tokens holds one step
+    assert line == [(0, 0.0), (100, 0.2), (200, 0.4), (300, 0.6), (400, 0.7)]
+    assert online.reached(line, 0.4) == 200 and online.reached(line, 0.8) is None
+    assert online.mean_curve([line, line], 400, points=2) == [(0, 0.0), (200, 0.4), (400, 0.7)]
+    found = online.summary({"grpo": [line], "other": [line[:2]]}, {"grpo": [run], "other": [run]})
+    assert found["grpo"]["share_of_grpo"] == [1.0] and found["other"]["share_of_grpo"] == [None] and found["grpo"]["extra"] == 0.1
 
 
 def test_the_factor_is_how_many_times_more_problems_sft_needs() -> None:
@@ -40,7 +76,7 @@ def test_the_factor_is_how_many_times_more_problems_sft_needs() -> None:
     assert math.isinf(found["dpo, whole answers"]["largest"]) and found["dpo, whole answers"]["beyond_sft"] == 1
     assert "1/2 beyond SFT" in str([*reproduce.show(curves, found).columns[-1].cells])
     drawing = ElementTree.fromstring(reproduce.svg(curves))
-    assert len(drawing.findall("{*}polyline")) == len(curves)
+    assert len(drawing.findall(".//{*}polyline")) == len(curves)
 
 
 def test_a_fallen_accuracy_counts_as_noise() -> None:

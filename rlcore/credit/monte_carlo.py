@@ -66,8 +66,8 @@ class MonteCarlo:
     continue_: writes and scores continuations. split, decode: what a step is.
     rollouts: continuations of each prefix. Equal prefixes of a task's answers are continued once.
     answers: whose steps are valued, where neither the caller nor the recipe says otherwise; "negatives" are answers with a reward
-    below `passing`, "positives" the others. share: of them in each group, rounded up. search: which of their prefixes (`credit.search`); dead: the value
-    up to which a prefix counts as lost.
+    below `passing`, "positives" the others. share: of them in each group, rounded up. search: which of their prefixes
+    (`credit.search`); dead: the value up to which a prefix counts as lost.
     start: Q_0 is the mean reward of the answer's siblings (free), or of continuations of the empty prefix. Siblings too few for
     `best_of` are no estimate, and continuations take their place.
     best_of: values are those of the best of so many attempts, as in arXiv 2406.14532; needs that many rollouts.
@@ -113,7 +113,7 @@ class MonteCarlo:
         chosen = [
             (rollout, value)
             for rollout, value in scored
-            if any(rollout.mask) and rollout.finish != "aborted" and _asked_for(answers, value < self.passing)
+            if any(rollout.mask) and rollout.finish != "aborted" and asked_for(answers, value < self.passing)
         ]
         chosen.sort(key=lambda pair: hashlib.blake2b(pair[0].id.encode()).digest())
         tracks = []
@@ -191,7 +191,8 @@ class MonteCarlo:
         self.cost.read += prefix.n * given
 
 
-def _asked_for(answers: Answers, negative: bool) -> bool:
+def asked_for(answers: Answers, negative: bool) -> bool:
+    """Whether an answer, negative or not, is one of `answers`."""
     return answers == "all" or negative == (answers == "negatives")
 
 

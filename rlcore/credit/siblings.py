@@ -16,7 +16,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlcore.credit.monte_carlo import Answers, Cost
+from rlcore.credit.monte_carlo import Answers, Cost, asked_for
 from rlcore.credit.split import Decode, Span, Splitter, split_steps
 from rlcore.credit.steps import StepValues
 from rlcore.errors import RecipeError
@@ -54,7 +54,7 @@ class Siblings:
         """`answers`: the default of the scheme that asks; the recipe's, where set, wins."""
         wanted = self.answers or answers
         found = [values for group in groups for values in self._group(group)]
-        self.values = {v.rollout_id: v for v in found if wanted == "all" or (v.values[-1] < self.passing) == (wanted == "negatives")}
+        self.values = {v.rollout_id: v for v in found if asked_for(wanted, v.values[-1] < self.passing)}
         informative = sum(values.pit() is not None for values in self.values.values())
         self.cost = Cost(answers=len(self.values), informative=informative)
         return self.values

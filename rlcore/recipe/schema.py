@@ -79,7 +79,9 @@ class StepValuesSection(Section):
         None, description="siblings: a regular expression whose last match in a step tells where it led; default: all text so far"
     )
     rollouts: PositiveInt = Field(8, description="continuations of each prefix")
-    answers: Literal["negatives", "positives", "all"] | None = Field(None, description="whose steps are valued; default: the scheme's choice")
+    answers: Literal["negatives", "positives", "all"] | None = Field(
+        None, description="whose steps are valued; default: the scheme's choice"
+    )
     share: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="of those answers in each group, rounded up")
     passing: float = Field(0.5, description="answers with a lower reward are negatives")
     search: Literal["all", "until_dead", "bisect"] = Field(

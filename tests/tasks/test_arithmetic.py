@@ -90,3 +90,11 @@ def test_mistakes_change_no_problem():
 def test_bad_settings_are_met_with_a_sentence(settings):
     with pytest.raises(TaskError, match="arithmetic|no sum"):
         arithmetic(**settings)
+
+
+def test_letters_come_before_each_step_and_change_nothing_else() -> None:
+    settings = {"terms": [6], "max_number": 9, "mistakes": 0.3, "mistaken_step": "each", "size": 50}
+    for plain, wordy in zip(arithmetic(**settings), arithmetic(**settings, letters=2), strict=True):
+        steps = [step.split(":") for step in wordy.demonstration.split(";")]
+        assert all(len(word) == 2 and word.isalpha() for word, _ in steps)
+        assert ";".join(step for _, step in steps) == plain.demonstration and wordy.prompt == plain.prompt

@@ -1,6 +1,6 @@
 """RL on incorrect synthetic data (arXiv 2406.14532) in miniature: accuracy against the number of problems, method by method.
 
-    python recipes/papers/rl_on_incorrect/reproduce.py --quick           # one base model, one size for the methods
+    python recipes/papers/rl_on_incorrect/reproduce.py --quick           # one base model, three methods at one size
     python recipes/papers/rl_on_incorrect/reproduce.py --out runs/mine --json
 
 A tiny model imitates a teacher who forgets carries (`base`); SFT on the right solutions of D problems (`sft`) starts from it, and
@@ -31,21 +31,22 @@ from rlcore.run.study import mean_spread
 from rlcore.run.train import train
 
 HERE = Path(__file__).resolve().parent
-LENGTHS = (10, 30, 90)
-RATES = ("3e-5", "1e-4")
+LENGTHS = (40, 120)
+RATES = ("1e-4", "3e-5")
 ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, answers: all}"
 METHODS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "rft": ("rft", "stages.offline.optim.lr", RATES, ()),
+    "advantage-weighted": ("advantage_weighted", "stages.offline.objective.beta", ("0.1", "0.3"), ()),
+    "advantage-weighted, 1 rollout": ("advantage_weighted", "stages.offline.objective.beta", ("0.1", "0.3"), (ONE,)),
     "dpo, whole answers": ("dpo", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
     "dpo, first pit": ("first_pit", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
-    "dpo, shared prefix": ("shared_prefix", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
-    "advantage-weighted": ("advantage_weighted", "stages.offline.optim.lr", RATES, ()),
-    "advantage-weighted, 1 rollout": ("advantage_weighted", "stages.offline.optim.lr", RATES, (ONE,)),
     "grpo": ("grpo", "stages.rl.optim.lr", RATES, ()),
     "grpo, per step": ("grpo_per_step", "stages.rl.optim.lr", RATES, ()),
 }
 """Recipe, the key that is chosen on the validation problems, its values, and other changes. Of SFT it is the number of steps.
 With one rollout a step the values are noise."""
+QUICK = ("rft", "advantage-weighted", "advantage-weighted, 1 rollout")
+"""Methods of `--quick`, each with the first of its values."""
 Curve = dict[int, dict[int, float]]  # D -> seed -> accuracy
 Run = Callable[[str, str, Sequence[str]], dict[str, float]]
 
@@ -74,12 +75,13 @@ def chosen(options: dict[str, dict[int, dict[str, float]]]) -> str:
 
 
 def measure(
-    run: Run, seeds: list[int], sft_sizes: list[int], sizes: list[int], *, one_base: bool, out: Path
+    run: Run, seeds: list[int], sft_sizes: list[int], sizes: list[int], *, quick: bool, out: Path
 ) -> tuple[dict[str, Curve], dict[str, dict[int, str]]]:
     """Exam accuracy of every method by size and seed, and the setting chosen for each. The base model is SFT on no problem."""
-    curves: dict[str, Curve] = {"sft": {}, **{method: {} for method in METHODS}}
+    methods = {name: (*of[:2], of[2][:1], of[3]) for name, of in METHODS.items() if name in QUICK} if quick else METHODS
+    curves: dict[str, Curve] = {"sft": {}, **{method: {} for method in methods}}
     settings: dict[str, dict[int, str]] = {method: {} for method in curves}
-    bases = {seed: f"base-{0 if one_base else seed}" for seed in seeds}
+    bases = {seed: f"base-{0 if quick else seed}" for seed in seeds}
     for seed, base in bases.items():
         number = int(base.removeprefix("base-"))
         curves["sft"].setdefault(0, {})[seed] = run("base", base, (f"seed={number}", f"tasks.lessons.seed={number + 1}"))["exam"]
@@ -95,7 +97,7 @@ def measure(
 
     for size in sorted({*sft_sizes, *sizes}):
         every = [("sft", "sft", "stages.sft.steps", tuple(map(str, LENGTHS)), ())]
-        every += [(method, *METHODS[method]) for method in METHODS if size in sizes]
+        every += [(method, *methods[method]) for method in methods if size in sizes]
         start = bases
         for method, recipe, key, values, more in every:
             name = method.replace(", ", "-").replace(" ", "_")
@@ -126,7 +128,7 @@ def needed(sft: dict[int, float], accuracy: float) -> float:
 def factors(curves: dict[str, Curve]) -> dict[str, dict[str, float | int | None]]:
     """Data-efficiency factor of each method: median, least and largest over sizes and seeds; inf where SFT never gets there."""
     found = {}
-    for method in METHODS:
+    for method in curves.keys() - {"sft"}:
         values = sorted(
             needed({d: by_seed[seed] for d, by_seed in curves["sft"].items()}, accuracy) / size
             for size, by_seed in curves[method].items()
@@ -167,14 +169,14 @@ def svg(curves: dict[str, Curve]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one base model and one size for the methods")
+    parser.add_argument("--quick", action="store_true", help="one base model, three methods at one size")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--out", type=Path, help="folder for runs, table and plot; runs found there are not repeated")
     arguments = parser.parse_args()
     out = arguments.out or Path("runs/rl_on_incorrect_quick" if arguments.quick else "runs/rl_on_incorrect")
     started = time.perf_counter()
-    sft_sizes, sizes = ([2, 8, 32, 128], [8]) if arguments.quick else ([2, 4, 8, 16, 32, 64, 128, 256], [4, 16, 64])
-    curves, settings = measure(runner(out), [0, 1, 2], sft_sizes, sizes, one_base=arguments.quick, out=out)
+    sft_sizes, sizes = ([8, 32], [8]) if arguments.quick else ([2, 4, 8, 16, 32, 64, 128, 256], [4, 16, 64])
+    curves, settings = measure(runner(out), [0, 1, 2], sft_sizes, sizes, quick=arguments.quick, out=out)
     found = factors(curves)
     result = {"accuracy": curves, "factors": found, "chosen": settings, "seconds": round(time.perf_counter() - started, 1)}
     text = json.dumps(result).replace("Infinity", "null")  # JSON has no infinity: null is beyond what SFT reaches
