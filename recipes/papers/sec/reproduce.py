@@ -49,10 +49,10 @@ RECIPES = {"arithmetic": "arithmetic", "countdown": "countdown", "domains": "dom
 TASKS: dict[str, tuple[str, ...]] = {"waste": ("stages.rl.group_size=16", "stages.rl.groups_per_step=12", "stages.rl.steps=30")}
 """Changes of a task's recipe."""
 QUICK: dict[str, tuple[str, ...]] = {
-    "arithmetic": ("stages.rl.stop_after_tokens=100000",),
-    "countdown": ("stages.rl.stop_after_tokens=100000",),
-    "domains": ("stages.rl.stop_after_tokens=100000",),
-    "waste": ("stages.rl.steps=15",),
+    "arithmetic": ("stages.rl.stop_after_tokens=60000",),
+    "countdown": ("stages.rl.stop_after_tokens=50000",),
+    "domains": ("stages.rl.stop_after_tokens=50000",),
+    "waste": ("stages.rl.steps=8",),
 }
 
 
