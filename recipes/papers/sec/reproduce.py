@@ -46,7 +46,12 @@ WASTE_CELLS = {
     "sec+gate+probe": (GATE, PROBE),
 }
 RECIPES = {"arithmetic": "arithmetic", "countdown": "countdown", "domains": "domains", "waste": "arithmetic"}
-TASKS: dict[str, tuple[str, ...]] = {"waste": ("stages.rl.group_size=16", "stages.rl.groups_per_step=12", "stages.rl.steps=30")}
+TASKS: dict[str, tuple[str, ...]] = {
+    "waste": (
+        "tasks.problems={kind: function, use: 'recipes/papers/sec/domains.py:extremes', params: {seed: 2}}",
+        "stages.rl.group_size=16", "stages.rl.groups_per_step=12", "stages.rl.steps=30",
+    ),
+}  # fmt: skip
 """Changes of a task's recipe."""
 QUICK: dict[str, tuple[str, ...]] = {
     "arithmetic": ("stages.rl.stop_after_tokens=60000",),
