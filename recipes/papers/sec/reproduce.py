@@ -1,12 +1,12 @@
 """SEC (arXiv 2505.14970) on a tiny model: random, ordered and bandit curricula, with and without the zero-variance gate.
 
-    python recipes/papers/sec/reproduce.py [--quick] [--json] [--task arithmetic|countdown|domains|waste] [--folder runs]
+    python recipes/papers/sec/reproduce.py [--quick] [--json] [--task arithmetic|mixed|countdown|domains|waste]
 
 Every cell starts from the same imitation-trained model and writes the same number of answer tokens. The table shows accuracy on
 held-out problems of the trained levels (inside) and of a level that is never trained (outside): mean and standard deviation over
-the seeds. `waste` compares gates at the same number of steps instead: the share of the answer tokens that reach no gradient, with
-a gate, with a probe, and with a bandit. The paper's gains over random on its outside levels are +13% to +33%, relative, with
-models 1000 times larger.
+the seeds. `mixed` is arithmetic with three more levels to train on that the model cannot do at all. `waste` compares gates at the
+same number of steps instead: the share of the answer tokens that reach no gradient, with a gate, with a probe, and with a bandit.
+The paper's gains over random on its outside levels are +13% to +33%, relative, with models 1000 times larger.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ WASTE_CELLS = {
     "sec+gate": (GATE,),
     "sec+gate+probe": (GATE, PROBE),
 }
-RECIPES = {"arithmetic": "arithmetic", "countdown": "countdown", "domains": "domains", "waste": "arithmetic"}
+RECIPES = {"arithmetic": "arithmetic", "mixed": "arithmetic", "waste": "arithmetic", "countdown": "countdown", "domains": "domains"}
 TASKS: dict[str, tuple[str, ...]] = {
+    "mixed": ("tasks.problems.terms=[2,3,4,5,8,10,12]",),
     "waste": (
         "tasks.problems={kind: function, use: 'recipes/papers/sec/domains.py:extremes', params: {seed: 2}}",
         "stages.rl.group_size=16", "stages.rl.groups_per_step=12", "stages.rl.steps=30",
@@ -55,6 +56,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 """Changes of a task's recipe."""
 QUICK: dict[str, tuple[str, ...]] = {
     "arithmetic": ("stages.rl.stop_after_tokens=60000",),
+    "mixed": ("stages.rl.stop_after_tokens=60000",),
     "countdown": ("stages.rl.stop_after_tokens=50000",),
     "domains": ("stages.rl.stop_after_tokens=50000",),
     "waste": ("stages.rl.steps=8",),
