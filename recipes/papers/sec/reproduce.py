@@ -45,7 +45,13 @@ WASTE_CELLS = {
     "sec+gate": (GATE,),
     "sec+gate+probe": (GATE, PROBE),
 }
-RECIPES = {"arithmetic": "arithmetic", "mixed": "arithmetic", "waste": "arithmetic", "countdown": "countdown", "domains": "domains"}
+RECIPES = {
+    "arithmetic": "arithmetic",
+    "mixed": "arithmetic",
+    "waste": "arithmetic",
+    "countdown": "countdown",
+    "domains": "domains",
+}
 TASKS: dict[str, tuple[str, ...]] = {
     "mixed": ("tasks.problems.terms=[2,3,4,5,8,10,12]",),
     "waste": (
