@@ -127,10 +127,11 @@ def _table(summary: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
 
 def _shares(runs: Sequence[CellRun]) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """The share of each arm over the steps of each cell's first seed."""
+    prefix, suffix = "curriculum/", "/share"  # an arm of several columns has a slash in its name
     return {
         cell: {
-            arm: [(row["step"], row.get(f"curriculum/{arm}/share", 0.0)) for row in group[0].rows]
-            for arm in sorted({key.split("/")[1] for row in group[0].rows for key in row if key.startswith("curriculum/")})
+            key.removeprefix(prefix).removesuffix(suffix): [(row["step"], row.get(key, 0.0)) for row in group[0].rows]
+            for key in sorted({key for row in group[0].rows for key in row if key.startswith(prefix) and key.endswith(suffix)})
         }
         for cell, group in by_cell(runs).items()
     }
