@@ -53,6 +53,19 @@ def domains(
     return LazyTasks(size, make)
 
 
+def extremes(*, split: str = "train", size: int = 20_000, seed: int = 0) -> Sequence[Task]:
+    """Sums by turns of an arm that is solved (no carries), one to learn (three numbers) and one out of reach (eight numbers)."""
+    arms = {"solved": {"terms": [2], "max_number": 4}, "learnable": {"terms": [3]}, "out of reach": {"terms": [8]}}
+    names = list(arms)
+    sets = [arithmetic(split=split, size=size, seed=seed, **{"max_number": 9, **settings}) for settings in arms.values()]
+
+    def make(i: int) -> Task:
+        task = sets[i % len(names)][i // len(names)]
+        return replace(task, arm=names[i % len(names)])
+
+    return LazyTasks(size, make)
+
+
 @reward
 def right(answer: str, gold: Any, *, domain: str, **columns: Any) -> float | Verdict:
     """1 for a right answer, by the verifier of the task's domain."""

@@ -9,7 +9,7 @@
 
 All results have two digits, so a form has one length. Whoever forgets a carry, in each step by itself, writes a result that is 10
 too small and goes on with it; what follows the steps agrees with their result. The numbers are from 4 to 9, so that most sums
-have three carries: about 53%, 15% and 0.1% of the lessons are right. A lesson takes the form nearest to its budget most of the time,
+have three carries: about 53%, 14% and 0.1% of the lessons are right. A lesson takes the form nearest to its budget nearly always,
 and any other form otherwise.
 """
 
