@@ -158,4 +158,3 @@ def _import_errors(what: str, error: type[RlcoreError]) -> Iterator[None]:
         last = traceback.extract_tb(problem.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
         raise error(f"cannot import {what}: {type(problem).__name__}: {problem} ({where})") from problem
-

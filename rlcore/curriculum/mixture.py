@@ -15,9 +15,7 @@ class Mixture(Armed):
     their numbers of tasks.
     """
 
-    def __init__(
-        self, tasks: Sequence[Task], *, weights: Mapping[str, float] | None = None, by: By = "arm", seed: int
-    ) -> None:
+    def __init__(self, tasks: Sequence[Task], *, weights: Mapping[str, float] | None = None, by: By = "arm", seed: int) -> None:
         super().__init__(tasks, by=by, seed=seed)
         self._shares = even(len(self.arms)) if weights is None else self.given(weights, "curriculum mixture")
 

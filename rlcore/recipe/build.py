@@ -145,9 +145,7 @@ def build_gate(stage: schema.RlStage) -> Gate | None:
     if stage.gate is None:
         return None
     if policy_rewards(stage.rewards):
-        raise RecipeError(
-            "a gate judges groups before information_gain, the learner's reward, is known: leave out one of them"
-        )
+        raise RecipeError("a gate judges groups before information_gain, the learner's reward, is known: leave out one of them")
     listed = stage.gate if isinstance(stage.gate, list) else [stage.gate]
     names = [spec.name for spec in build_rewards(stage.rewards)]
     for named in listed:
@@ -225,9 +223,7 @@ def build_step_values(
         raise RecipeError("step values are made of rewards that workers compute: leave out those of the learner, or the steps")
     splitter = build(section.split, SPLITTERS, what="split")
     if section.values == "siblings":
-        return Siblings(
-            split=splitter, decode=decode, state=section.state, answers=section.answers, passing=section.passing
-        )
+        return Siblings(split=splitter, decode=decode, state=section.state, answers=section.answers, passing=section.passing)
     settings = section.model_dump(exclude={"scheme", "split", "keep", "values", "state"})
     if settings["total_tokens"] is not None:
         settings["total_tokens"] //= processes

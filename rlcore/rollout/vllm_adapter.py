@@ -50,9 +50,7 @@ class AdapterSlot:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights if any(part in name for part in PARTS)}
         ranks = {len(tensor) for name, tensor in tensors.items() if PARTS[0] in name}
         if not ranks:
-            raise SamplerError(
-                "the weights published hold no LoRA adapter, and this sampler takes nothing else (sampler.sync)"
-            )
+            raise SamplerError("the weights published hold no LoRA adapter, and this sampler takes nothing else (sampler.sync)")
         modules = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in tensors})
         config = {"peft_type": "LORA", "r": max(ranks), "lora_alpha": max(ranks), "target_modules": modules, "bias": "none"}
         save_file(_padded(tensors, max(ranks)), self._folder / "adapter_model.safetensors")

@@ -94,7 +94,12 @@ def some(scorer: object, sampler: ScriptedSampler, **settings: object) -> tuple[
     prefix = Prefix(task=group.task, rollout=group.rollouts[0], length=group.rollouts[0].text.index(";") + 1, n=3, max_tokens=60)
     settings = {"seed": 7, "deadline_s": 30.0, "max_length": 128, **settings}
     return prefix, continuations(
-        [prefix], sampler=sampler, encoder=ENCODER, scorer=scorer, sampling=SAMPLING, **settings  # type: ignore[arg-type]
+        [prefix],
+        sampler=sampler,
+        encoder=ENCODER,
+        scorer=scorer,
+        sampling=SAMPLING,
+        **settings,  # type: ignore[arg-type]
     )
 
 

@@ -131,8 +131,6 @@ def test_the_picture_shows_every_token_and_value(told: Path, tmp_path: Path, cap
         (["--rollout", "nobody"], "has no a rollout 'nobody'"),
     ],
 )
-def test_what_cannot_be_shown_is_said(
-    told: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_what_cannot_be_shown_is_said(told: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert main(["credit", "show", str(run_folder(told)), *arguments]) == 2
     assert message.replace("has no a", "has no") in capsys.readouterr().err

@@ -61,9 +61,7 @@ def enumerated(sft: dict[str, torch.Tensor], *, whole_answer: bool = False) -> l
         steps = [math.log(ODDS["?"][first]), math.log(ODDS[first][second])]
         advantages = [sum(steps)] * 2 if whole_answer else steps
         weight = (sft["?"][FIRST.index(first)] * sft[first][SECOND.index(second)]).item()
-        sample = Sample(
-            id=first + second, token_ids=ids, mask=[False, True, True], advantages=[0.0, *advantages], weight=weight
-        )
+        sample = Sample(id=first + second, token_ids=ids, mask=[False, True, True], advantages=[0.0, *advantages], weight=weight)
         samples.append(sample)
     return samples
 
