@@ -54,7 +54,7 @@ def test_every_online_method_is_a_valid_recipe() -> None:
 
 def test_the_tokens_to_an_accuracy_are_read_off_the_curve() -> None:
     rows = [{"tokens/completion": 90, "credit/tokens": 10, "reward/mean": r} for r in (0.0, 0.2, 0.4, 0.6)]
-    run = CellRun(cell="grpo", seed=0, accuracy={"after": 0.7}, length={}, tokens=360, steps=4, waste=0.0, rows=rows)
+    run = CellRun(cell="grpo", seed=0, evals={"after": {"accuracy": 0.7}}, rows=rows, folder=Path())
     line = online.curve(run, 1000)  # a window of 100 tokens holds one step
     assert line == [(0, 0.0), (100, 0.2), (200, 0.4), (300, 0.6), (400, 0.7)]
     assert online.reached(line, 0.4) == 200 and online.reached(line, 0.8) is None

@@ -67,7 +67,7 @@ def test_the_last_checkpoint_loads_with_transformers(whole_story: dict) -> None:
     assert model.config.eos_token_id == tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("kill_after", [1, 3, 6, 9, 12])
+@pytest.mark.parametrize("kill_after", [1, 6, 9])
 def test_a_killed_run_resumes_bit_for_bit(tiny: Path, whole_story: dict, kill_after: int) -> None:
     folder = run_folder(tiny)
     process = start("train", tiny)
@@ -106,21 +106,6 @@ def test_two_processes_train_as_one(tiny: Path, whole_story: dict) -> None:
         for key in ("loss", "grad_norm", "tokens/trained"):
             assert two[key] == pytest.approx(one[key], rel=2e-3, abs=1e-5), (one["step"], key)
     assert both[6]["reward/mean"] == pytest.approx(alone[6]["reward/mean"], abs=1e-6)
-
-
-@pytest.mark.parametrize(("optim", "resumed"), [("{lr: 1e-3, ema: 0.9}", "sharded"), ("{lr: 1e-3, name: muon}", "whole")])
-def test_a_sharded_run_resumes_and_trains_as_a_whole_one(tiny: Path, optim: str, resumed: str) -> None:
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
-    sharded = (*torchrun, str(Path(__file__).with_name("sharded.py")))
-    overrides = (f"stages.rl.optim={optim}", "run.checkpoint_every=1")
-    finish(start("train", tiny, *overrides, "name=alone"))
-    finish(start("train", tiny, *overrides, "stages.rl.steps=3", prefix=sharded))
-    finish(start("train", tiny, *overrides, "--resume", **({"prefix": sharded} if resumed == "sharded" else {})))
-    alone, parts = (untimed(read_rows(run_folder(tiny).parent / name / "metrics.jsonl")) for name in ("alone", "tiny"))
-    assert [row["step"] for row in parts] == [row["step"] for row in alone]
-    for one, two in zip(alone, parts, strict=True):
-        for key in ("loss", "grad_norm", "tokens/trained"):
-            assert two[key] == pytest.approx(one[key], rel=2e-3, abs=1e-5), (one["step"], key)
 
 
 @needs_vllm
