@@ -98,7 +98,7 @@ def main() -> None:
         credits |= {f"{name}, letters": only(credit, letters, True), f"{name}, the rest": only(credit, letters, False)}
     table = Table("advantages", "|E g|^2", "trace", "groups", title=f"{len(groups)} groups")
     for name, (signal, trace) in measure(AutoModelForCausalLM.from_pretrained(place), groups, credits).items():
-        table.add_row(name, f"{signal:.2e}", f"{trace:.2e}", f"{trace / signal:.1f}")
+        table.add_row(name, f"{signal:.2e}", f"{trace:.2e}", f"{trace / signal:.1f}" if signal > 0 else "no signal seen")
     Console().print(table)
 
 
