@@ -60,7 +60,32 @@ class _Track:
 
 
 @dataclass(kw_only=True)
-class MonteCarlo:
+class StepEstimator:
+    """What all that estimate step values have: whose they give, and what the last call found and cost."""
+
+    answers: Answers | None = None
+    passing: float = 0.5
+    cost: Cost = field(default_factory=Cost)
+    """Of the last call."""
+    values: Mapping[str, StepValues] = field(default_factory=dict)
+    """Of the last call."""
+    continued: list[tuple[Prefix, Group]] = field(default_factory=list)
+    """All continuations of the last call."""
+
+    def asked_for(self, answers: Answers, reward: float) -> bool:
+        """Whether an answer of this reward is one of `answers`."""
+        return answers == "all" or (reward < self.passing) == (answers == "negatives")
+
+    def found(self, values: Mapping[str, StepValues]) -> Mapping[str, StepValues]:
+        """Keep what a call found, by rollout id, and count it."""
+        self.values = values
+        self.cost.answers = len(values)
+        self.cost.informative = sum(one.pit() is not None for one in values.values())
+        return values
+
+
+@dataclass(kw_only=True)
+class MonteCarlo(StepEstimator):
     """Estimates step values within a budget. Called with the groups of this process; returns values by rollout id.
 
     continue_: writes and scores continuations. split, decode: what a step is.
@@ -80,22 +105,14 @@ class MonteCarlo:
     decode: Decode
     max_tokens: int
     rollouts: int = 8
-    answers: Answers | None = None
     share: float = 1.0
     search: Literal["all", "until_dead", "bisect"] = "all"
     dead: float = 0.0
     start: Literal["siblings", "rollouts"] = "siblings"
     best_of: int | None = None
-    passing: float = 0.5
     max_new_tokens: int | None = None
     total_tokens: int | None = None
     deadline_s: float = 600.0
-    cost: Cost = field(default_factory=Cost)
-    """Of the last call."""
-    values: Mapping[str, StepValues] = field(default_factory=dict)
-    """Of the last call."""
-    continued: list[tuple[Prefix, Group]] = field(default_factory=list)
-    """All continuations of the last call."""
 
     def __call__(self, groups: Sequence[Group], *, answers: Answers = "negatives") -> Mapping[str, StepValues]:
         """Step values by rollout id. `answers`: the default of the scheme that asks; the recipe's, where set, wins."""
@@ -103,17 +120,14 @@ class MonteCarlo:
         tracks = [track for group in groups for track in self._tracks(group, self.answers or answers)]
         self._estimate(tracks)
         found = {track.rollout.id: self._values(track) for track in tracks}
-        self.values = {id: values for id, values in found.items() if values is not None}
-        self.cost.answers = len(self.values)
-        self.cost.informative = sum(values.pit() is not None for values in self.values.values())
-        return self.values
+        return self.found({id: values for id, values in found.items() if values is not None})
 
     def _tracks(self, group: Group, answers: Answers) -> list[_Track]:
         scored = [(r, v.value) for r, v in zip(group.rollouts, group.verdicts, strict=True) if v.value is not None]
         chosen = [
             (rollout, value)
             for rollout, value in scored
-            if any(rollout.mask) and rollout.finish != "aborted" and asked_for(answers, value < self.passing)
+            if any(rollout.mask) and rollout.finish != "aborted" and self.asked_for(answers, value)
         ]
         chosen.sort(key=lambda pair: hashlib.blake2b(pair[0].id.encode()).digest())
         tracks = []
@@ -189,11 +203,6 @@ class MonteCarlo:
         self.cost.prefixes += 1
         self.cost.tokens += sum(len(rollout.token_ids) - given for rollout in group.rollouts)
         self.cost.read += prefix.n * given
-
-
-def asked_for(answers: Answers, negative: bool) -> bool:
-    """Whether an answer, negative or not, is one of `answers`."""
-    return answers == "all" or negative == (answers == "negatives")
 
 
 def best_of(n: int, right: int, k: int) -> float:

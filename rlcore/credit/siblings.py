@@ -14,35 +14,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from rlcore.credit.monte_carlo import Answers, Cost, asked_for
+from rlcore.credit.monte_carlo import Answers, Cost, StepEstimator
 from rlcore.credit.split import Decode, Span, Splitter, split_steps
 from rlcore.credit.steps import StepValues
 from rlcore.errors import RecipeError
-from rlcore.types import Group, Prefix, Rollout
+from rlcore.types import Group, Rollout
 
 
 @dataclass(kw_only=True)
-class Siblings:
+class Siblings(StepEstimator):
     """Step values by rollout id, of the groups it is called with; takes the place of `MonteCarlo` where nothing is continued.
 
     split, decode: what a step is. state: a regular expression; two answers are in the same state after i steps if its last match
     in step i is the same text, which must say all that matters for the rest. Without it, or where it does not match, the state is
-    all tokens so far. answers, passing: whose values are given back; all scored answers count in the means.
+    all tokens so far. answers, passing: whose values are given back; all scored answers count in the means. Costs no tokens.
     """
 
     split: Splitter
     decode: Decode
     state: str | None = None
-    answers: Answers | None = None
-    passing: float = 0.5
-    cost: Cost = field(default_factory=Cost)
-    """Of the last call; its tokens are 0."""
-    values: Mapping[str, StepValues] = field(default_factory=dict)
-    """Of the last call."""
-    continued: list[tuple[Prefix, Group]] = field(default_factory=list)
-    """Always empty."""
 
     def __post_init__(self) -> None:
         try:
@@ -54,10 +46,8 @@ class Siblings:
         """`answers`: the default of the scheme that asks; the recipe's, where set, wins."""
         wanted = self.answers or answers
         found = [values for group in groups for values in self._group(group)]
-        self.values = {v.rollout_id: v for v in found if asked_for(wanted, v.values[-1] < self.passing)}
-        informative = sum(values.pit() is not None for values in self.values.values())
-        self.cost = Cost(answers=len(self.values), informative=informative)
-        return self.values
+        self.cost = Cost()
+        return self.found({v.rollout_id: v for v in found if self.asked_for(wanted, v.values[-1])})
 
     def _group(self, group: Group) -> list[StepValues]:
         scored = [
