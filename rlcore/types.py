@@ -221,3 +221,5 @@ class Outcome:
     """Values of the scored rollouts only."""
     abs_advantage: float
     """Mean over the scored rollouts of the mean |advantage| of their trained tokens."""
+    admitted: bool = True
+    """By the gate; True without one."""

@@ -16,7 +16,7 @@ class Shares:
     """
 
     def __init__(self, sampler: TaskSampler, tasks: int, *, rank: int = 0, ranks: int = 1) -> None:
-        self._tasks, self._sampler, self._rank, self._ranks = tasks, sampler, rank, ranks
+        self._tasks, self.sampler, self._rank, self._ranks = tasks, sampler, rank, ranks
         self.taken: list[int] = []
         """This rank's positions since the last `settle`, in the order they were given out."""
         self._refills = 0
@@ -46,8 +46,8 @@ class Shares:
         self.taken, self._refills = [], 0
 
     def _draw(self, n: int) -> list[int]:
-        drawn = self._sampler.draw(n)
+        drawn = self.sampler.draw(n)
         if not isinstance(drawn, list) or len(drawn) != n or not all(0 <= position < self._tasks for position in drawn):
             wanted = f"draw({n}) must give a list of {n} positions from 0 to {self._tasks - 1}"
-            raise RecipeError(f"curriculum {type(self._sampler).__name__}: {wanted}, not {repr(drawn)[:80]}")
+            raise RecipeError(f"curriculum {type(self.sampler).__name__}: {wanted}, not {repr(drawn)[:80]}")
         return drawn

@@ -24,6 +24,7 @@ from rlcore.credit.steps import SCHEMES, Values, without_zeros
 from rlcore.curriculum.budget import BUDGETS, Schedule
 from rlcore.curriculum.gate import GATES, Gate
 from rlcore.curriculum.sampler import CURRICULA, TaskSampler
+from rlcore.curriculum.skip import Skipping
 from rlcore.errors import RecipeError
 from rlcore.mixing import build_mix, part_weights, weighted_sum
 from rlcore.objective.presets import find_preset, objective
@@ -131,6 +132,12 @@ def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskS
     if not _is_json(made.state_dict()):
         raise RecipeError(f"curriculum {named!r}: state_dict must hold plain JSON values (lists, no tuples; text as keys)")
     return made
+
+
+def build_task_sampler(stage: schema.RlStage, tasks: Sequence[Task], *, seed: int) -> TaskSampler:
+    """The stage's curriculum, and in front of it what passes over tasks like those the gate turned away."""
+    curriculum = build_curriculum(stage.curriculum, tasks, seed=seed)
+    return curriculum if stage.skip is None else Skipping(curriculum, tasks, **stage.skip.model_dump(), seed=seed)
 
 
 def _is_json(state: Any) -> bool:

@@ -17,7 +17,6 @@ from rlcore.recipe.build import (
     SAMPLERS,
     build_budget,
     build_credit,
-    build_curriculum,
     build_gate,
     build_objective,
     build_policy_reward,
@@ -25,6 +24,7 @@ from rlcore.recipe.build import (
     build_scorer,
     build_second_round,
     build_step_values,
+    build_task_sampler,
     build_tasks,
     credit_weights,
     policy_rewards,
@@ -69,7 +69,7 @@ def _check_rewards(stage: schema.RlStage | schema.EvalStage | schema.SampleStage
 
 def _check_rl(stage: schema.RlStage, tasks: Sequence[Task]) -> str:
     """How large its steps are, in words."""
-    build_curriculum(stage.curriculum, tasks, seed=0)
+    build_task_sampler(stage, tasks, seed=0)
     build_gate(stage)
     build_budget(stage)
     build_second_round(stage.second_round)

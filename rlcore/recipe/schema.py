@@ -150,6 +150,12 @@ class RefillSection(Section):
     )
 
 
+class SkipSection(Section):
+    by: str | list[str] = Field("task", description="what is remembered together: task, arm, a column, or several columns")
+    rate: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="how fast a kind's chance follows what the gate admits")
+    least: Annotated[float, Field(gt=0, le=1)] = Field(0.02, description="smallest chance of a task to be tried")
+
+
 class Stage(Section):
     name: str = Field("", description="name in metrics and tables; default: the kind")
 
@@ -185,6 +191,9 @@ class RlStage(TaskStage):
         None, description="which groups enter the batch, the others are replaced: zero_variance, pass_rate, staleness, unscorable"
     )
     refill: RefillSection = Field(default_factory=RefillSection)
+    skip: SkipSection | None = Field(
+        None, description="pass over tasks like those the gate turned away, before anything is written for them"
+    )
     budget: str | dict[str, Any] | None = Field(
         None, description="tokens an answer may have, by step: {use: exponential, start: 256, factor: 0.7, every: 150}"
     )
@@ -199,7 +208,9 @@ class RlStage(TaskStage):
     optim: OptimSection = Field(default_factory=OptimSection)
 
     @model_validator(mode="after")
-    def _probe_of_a_gate(self) -> RlStage:
+    def _parts_of_a_gate(self) -> RlStage:
+        if self.skip is not None and self.gate is None:
+            raise ValueError("skip remembers what a gate turned away: set gate too")
         if self.refill.probe is not None and (self.gate is None or self.refill.probe >= self.group_size):
             raise ValueError(
                 f"refill.probe is {self.refill.probe}, which needs a gate and a group_size above it (it is {self.group_size})"

@@ -129,7 +129,7 @@ def test_the_gate_halves_the_waste_where_choosing_well_is_possible() -> None:
             found = gathered(gate, given)
             wasted.append(waste(found))
             places, groups = found.places + found.rejected_places, found.groups + found.rejected
-            pairs = zip(places, map(_accuracy, groups), strict=True)
+            pairs = zip(places, map(accuracies, groups), strict=True)
             credited = [outcome(given.taken[place], group, group_samples(group)) for place, group in pairs]
             given.settle([given.refills])
             curriculum.observe(credited)
@@ -176,7 +176,7 @@ def test_a_probed_group_that_is_not_completed_in_time_is_turned_away() -> None:
     assert all(r.finish == "aborted" for group in found.groups for r in group.rollouts[2:])
 
 
-def _accuracy(group: Group) -> Group:
+def accuracies(group: Group) -> Group:
     return Group(task=group.task, rollouts=group.rollouts,
                  verdicts=[Verdict(value=v.parts["right"], parts=v.parts) for v in group.verdicts])  # fmt: skip
 

@@ -37,10 +37,13 @@ CELLS = {
     "sec+gate": (GATE,),
 }
 PROBE = "stages.rl.refill={probe: 4}"
+SKIP = "stages.rl.skip={by: arm}"
 WASTE_CELLS = {
     "random": (UNIFORM,),
     "random+gate": (UNIFORM, GATE),
     "random+gate+probe": (UNIFORM, GATE, PROBE),
+    "random+gate+skip": (UNIFORM, GATE, SKIP),
+    "random+gate+skip+probe": (UNIFORM, GATE, SKIP, PROBE),
     "sec": (),
     "sec+gate": (GATE,),
     "sec+gate+probe": (GATE, PROBE),

@@ -1,0 +1,132 @@
+"""A gate's memory: what was turned away is tried less often, comes back when it is admitted, and costs less."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from rlcore.credit.group import group_samples, outcome
+from rlcore.curriculum.gate import zero_variance
+from rlcore.curriculum.shares import Shares
+from rlcore.curriculum.skip import Skipping
+from rlcore.curriculum.uniform import Uniform
+from rlcore.errors import RecipeError
+from rlcore.recipe.build import build_task_sampler
+from rlcore.recipe.schema import RlStage
+from rlcore.rollout.collect import Collected
+from rlcore.types import Outcome
+from tests.curriculum.test_gate import SIZE, TASKS, accuracies, gathered, waste
+from tests.curriculum.worlds import arm_tasks
+
+FEW = arm_tasks({"easy": 3, "hard": 3})
+
+
+def of(index: int, admitted: bool) -> Outcome:
+    return Outcome(index=index, arm=FEW[index].arm, rewards=(1.0, 0.0), abs_advantage=1.0, admitted=admitted)
+
+
+def skipping(**how) -> Skipping:
+    return Skipping(Uniform(FEW, seed=0), FEW, seed=0, **how)
+
+
+def test_the_chance_after_z_refusals() -> None:
+    sampler = skipping(rate=0.3, least=0.05)
+    for z in range(1, 12):
+        sampler.observe([of(2, False)])
+        assert sampler.chance(2) == pytest.approx(max(0.05, 0.7**z)) and sampler.chance(1) == 1
+    sampler.observe([of(2, True)])
+    assert sampler.chance(2) == pytest.approx(0.3 + 0.7**12)
+
+
+def test_a_kind_is_remembered_together_by_its_share_in_each_step() -> None:
+    sampler = skipping(by="level")
+    sampler.observe([of(0, True), of(1, False), of(2, False), of(0, False)])
+    assert [sampler.chance(i) for i in range(6)] == pytest.approx([0.625] * 3 + [1] * 3)
+    both = skipping(by=["level", "half"])
+    both.observe([of(0, False)])
+    assert [both.chance(i) for i in range(6)] == [0.5, 1, 0.5, 1, 1, 1]
+
+
+def test_a_task_is_drawn_as_often_as_its_chance_says() -> None:
+    sampler = skipping(by="arm", rate=0.8)
+    sampler.observe([of(0, False)])
+    drawn = Counter(FEW[i].arm for i in sampler.draw(6000))
+    expected = 0.2 / 1.2
+    assert drawn["easy"] / 6000 == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 6000))
+    sampler.observe([])
+    walked = sampler.state_dict()["looked"]
+    assert sampler.metrics()["gate/skipped"] == walked - 6000 and walked * 0.6 == pytest.approx(6000, rel=0.05)
+
+
+def test_state_is_json_and_draws_go_on_as_they_were() -> None:
+    first, second = skipping(), skipping(rate=0.9)
+    for _ in range(4):
+        first.observe([of(i, i > 3) for i in set(first.draw(5))])
+    state = json.loads(json.dumps(first.state_dict()))
+    second = skipping()
+    second.load_state_dict(state)
+    assert second.draw(40) == first.draw(40) and second.state_dict() == first.state_dict()
+
+
+def steps(by: str | None, *, n: int = 12, told: Sequence[bool] = (True, False), seed: int = 0) -> list[float]:
+    """Waste of each of n steps: no gate at all where `by` is None, else a gate with a memory.
+
+    told: what the memory is told of groups admitted and refused.
+    """
+    uniform = Uniform(TASKS, seed=seed)
+    given = Shares(uniform if by is None else Skipping(uniform, TASKS, by=by, seed=seed), len(TASKS))
+    wasted = []
+    for _ in range(n):
+        found = gathered(None if by is None else zero_variance(), given, answers=16)
+        assert len(found.groups) == SIZE
+        wasted.append(waste(found))
+        outcomes = _outcomes(found, given.taken, told)
+        given.settle([given.refills])
+        given.sampler.observe(outcomes)
+    return wasted
+
+
+def _outcomes(found: Collected, taken: Sequence[int], told: Sequence[bool]) -> list[Outcome]:
+    listed = [(p, g, told[0]) for p, g in zip(found.places, found.groups, strict=True)]
+    listed += [(p, g, told[1]) for p, g in zip(found.rejected_places, found.rejected, strict=True)]
+    graded = [(place, accuracies(group), admitted) for place, group, admitted in listed]
+    return [replace(outcome(taken[p], group, group_samples(group)), admitted=admitted) for p, group, admitted in graded]
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def test_with_the_gate_the_waste_falls_by_more_than_half() -> None:
+    """Uniform over a solved, a half-solved and an impossible arm, twelve groups of sixteen in every batch, from the start."""
+    plain = mean([mean(steps(None, seed=seed)) for seed in range(3)])
+    by_arm = mean([mean(steps("arm", seed=seed)) for seed in range(3)])
+    print(f"waste, by arm: no gate {plain:.3f}, gate with a memory {by_arm:.3f}")
+    assert by_arm <= 0.5 * plain
+
+
+def test_memory_of_single_tasks_needs_some_epochs() -> None:
+    wasted = steps("task", n=40)
+    print(f"waste, by task: first steps {mean(wasted[:4]):.3f}, last steps {mean(wasted[-8:]):.3f}")
+    assert mean(wasted[:4]) > 0.5 and mean(wasted[-8:]) < 0.25
+
+
+def test_a_memory_that_is_told_that_all_is_admitted_saves_nothing() -> None:
+    assert mean(steps("arm", told=(True, True))) == pytest.approx(mean(steps(None)), abs=0.12)
+
+
+def test_in_a_recipe() -> None:
+    def stage(**more) -> RlStage:
+        return RlStage(kind="rl", tasks="t", steps=1, rewards=[{"use": "exact"}], **more)
+
+    made = build_task_sampler(stage(gate="zero_variance", skip={"by": "level"}), FEW, seed=0)
+    assert isinstance(made, Skipping) and sorted(made.draw(6)) == list(range(6))
+    with pytest.raises(ValueError, match="skip remembers what a gate turned away: set gate too"):
+        stage(skip={})
+    with pytest.raises(RecipeError, match="asks for the column 'domain'"):
+        build_task_sampler(stage(gate="zero_variance", skip={"by": "domain"}), FEW, seed=0)
