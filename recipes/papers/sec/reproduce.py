@@ -28,16 +28,16 @@ from rlcore.run.plot import panels_svg
 from rlcore.run.study import CellRun, by_cell, mean_spread, run_study
 
 HERE = Path(__file__).resolve().parent
-UNIFORM, GATE = "stages.rl.curriculum=uniform", "stages.rl.gate=zero_variance"
+UNIFORM, GATE, SKIP = "stages.rl.curriculum=uniform", "stages.rl.gate=zero_variance", "stages.rl.skip={by: arm}"
 CELLS = {
     "random": (UNIFORM,),
     "ordered": ("stages.rl.curriculum={use: ordered, by: level}",),
     "sec": (),
     "random+gate": (UNIFORM, GATE),
+    "random+gate+skip": (UNIFORM, GATE, SKIP),
     "sec+gate": (GATE,),
 }
 PROBE = "stages.rl.refill={probe: 4}"
-SKIP = "stages.rl.skip={by: arm}"
 WASTE_CELLS = {
     "random": (UNIFORM,),
     "random+gate": (UNIFORM, GATE),
