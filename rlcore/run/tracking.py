@@ -133,14 +133,13 @@ class Tracker:
         for log in self.stages:
             measure = HEADLINES[log.kind][0]
             first = "" if log.kind in ("eval", "sample") else _number(measure, log.first)
-            table.add_row(
-                log.name, str(log.steps or ""), f"{log.seconds:.1f}", _label(measure), first, _number(measure, log.last)
-            )
+            last = _number(measure, log.last)
+            table.add_row(log.name, str(log.steps or ""), f"{log.seconds:.1f}", _label(measure), first, last)
         self.console.print(table)
 
 
 def _headline(kind: str, row: Mapping[str, Any]) -> str:
-    return "  ".join(f"{_label(key)} {_number(key, row)}" for key in HEADLINES[kind])
+    return "  ".join(f"{_label(key)} {_number(key, row)}" for key in HEADLINES[kind] if key in row)
 
 
 def _label(key: str) -> str:
@@ -148,4 +147,5 @@ def _label(key: str) -> str:
 
 
 def _number(key: str, row: Mapping[str, Any]) -> str:
-    return f"{row[key]:.1%}" if key == "accuracy" else f"{row[key]:.3g}"
+    """Nothing where the row has no such number."""
+    return "" if key not in row else f"{row[key]:.1%}" if key == "accuracy" else f"{row[key]:.3g}"
