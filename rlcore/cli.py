@@ -92,10 +92,10 @@ def recipes_list(arguments: argparse.Namespace) -> None:
 
 
 def recipes_keys(arguments: argparse.Namespace) -> None:
-    from rlcore.recipe.keys import all_keys
+    from rlcore.recipe.keys import all_keys, find_keys
 
     table = Table("key", "type", "default", "meaning")
-    for key in all_keys():
+    for key in find_keys(arguments.word) if arguments.word else all_keys():
         table.add_row(*map(escape, key))
     console.print(table)
 
@@ -202,7 +202,8 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="VERB"
     )
     command("list", recipes_list, "all recipes that can be named", recipes)
-    command("keys", recipes_keys, "all keys of a recipe, with type, default and meaning", recipes)
+    sub = command("keys", recipes_keys, "the keys of a recipe, with type, default and meaning", recipes)
+    sub.add_argument("word", nargs="?", metavar="WORD", help="only those of a section (credit, rl.optim) or with a word in them")
     takes_recipe(command("show", recipes_show, "print a recipe resolved: parents, overrides and defaults filled in", recipes))
     sub = command("check", recipes_check, "check keys, data, rewards and presets; score gold and corrupted gold answers", recipes)
     takes_recipe(sub)

@@ -121,6 +121,20 @@ def test_every_key_is_documented_once() -> None:
     assert not [key.key for key in keys if key.type and not key.meaning]
 
 
+def test_keys_of_a_section_or_with_a_word() -> None:
+    from rlcore.recipe.keys import find_keys
+
+    def names(word: str) -> set[str]:
+        return {key.key for key in find_keys(word)}
+
+    assert {"stages[sft].optim.lr", "stages[prefer].optim.name"} <= names("optim") and "sampler.kind" not in names("optim")
+    assert names("rl.optim") == names("stages[rl].optim") == {key for key in names("optim") if key.startswith("stages[rl].optim")}
+    assert {"stages[rl].group_size", "stages[rl].groups_per_step"} <= names("group")  # no section: part of a name
+    assert names("NUCLEUS") == {f"stages[{kind}].sampling.top_p" for kind in ("rl", "eval", "sample")}  # of a meaning
+    with pytest.raises(RecipeError, match="no key of a recipe has 'rl.optm' .* did you mean 'optim'"):
+        find_keys("rl.optm")
+
+
 def test_a_mix_is_checked_before_a_run(small: str) -> None:
     from rlcore.recipe.check import check
 
