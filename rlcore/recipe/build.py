@@ -25,7 +25,7 @@ from rlcore.curriculum.budget import BUDGETS, Schedule
 from rlcore.curriculum.gate import GATES, Gate
 from rlcore.curriculum.sampler import CURRICULA, TaskSampler
 from rlcore.errors import RecipeError
-from rlcore.mixing import build_mix, part_weights, weighted_sum
+from rlcore.mixing import Mix, build_mix, part_weights, weighted_sum
 from rlcore.objective.presets import find_preset, objective
 from rlcore.objective.term import Objective
 from rlcore.plugin import Named, build, build_later
@@ -111,16 +111,27 @@ def policy_rewards(sections: Sequence[schema.RewardSection]) -> list[RewardSpec]
     return [spec for spec in build_rewards(sections) if spec.use in POLICY_REWARDS]
 
 
+def worker_rewards(sections: Sequence[schema.RewardSection]) -> list[RewardSpec]:
+    """The others: those that run in worker processes."""
+    return [spec for spec in build_rewards(sections) if spec.use not in POLICY_REWARDS]
+
+
 def build_policy_reward(spec: RewardSpec, policy: Policy | None, **context: Any) -> Callable[[Sequence[Group]], list[list[Gain]]]:
     return build({"use": spec.use, **spec.params}, POLICY_REWARDS, policy, what="policy reward", **context)
 
 
-def build_scorer(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> Scorer | Unscored:
-    rewards = [spec for spec in build_rewards(stage.rewards) if spec.use not in POLICY_REWARDS]
+def build_rule(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> Mix:
+    """How the rewards of workers become one value."""
+    rewards = worker_rewards(stage.rewards)
+    return build_mix(stage.mix, rewards) if isinstance(stage, schema.RlStage) and rewards else weighted_sum
+
+
+def build_scorer(stage: schema.RlStage | schema.EvalStage | schema.SampleStage, rule: Mix | None = None) -> Scorer | Unscored:
+    """`rule`: in place of the stage's own."""
+    rewards = worker_rewards(stage.rewards)
     if not rewards:
         return Unscored()
-    rule = build_mix(stage.mix, rewards) if isinstance(stage, schema.RlStage) else weighted_sum
-    return Scorer(rewards, workers=stage.reward_workers, deadline_s=stage.reward_deadline_s, rule=rule)
+    return Scorer(rewards, workers=stage.reward_workers, deadline_s=stage.reward_deadline_s, rule=rule or build_rule(stage))
 
 
 def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskSampler:

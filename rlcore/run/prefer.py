@@ -122,7 +122,7 @@ def train_pairs(
         try:
             pair_trainer(policy, rows, stage, seed=seed, processes=processes, log=log, scratch=scratch).train()
         except (ValueError, NotImplementedError) as error:
-            raise RecipeError(f"TRL's DPOTrainer refused the stage: {error}") from None
+            raise RecipeError(f"TRL's DPOTrainer refused stage {stage.name or stage.kind}: {error}") from None
 
 
 def pair_trainer(

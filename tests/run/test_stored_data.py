@@ -123,7 +123,7 @@ def test_which_objectives_need_behaviour_logprobs() -> None:
     [
         (["stages.rft.objective=grpo"], "needs the log-probabilities of the policy that wrote an answer"),
         (["stages.rft.keep=correct", "stages.drawn.rewards=[{use: exact, params: {after: '#'}}]"], "is left to learn from"),
-        (["stages.pits.loss_type=simgoid"], "TRL's DPOTrainer refused the stage: Unknown loss type: simgoid"),
+        (["stages.pits.loss_type=simgoid"], "TRL's DPOTrainer refused stage pits: Unknown loss type: simgoid"),
         (["stages.drawn.steps=null", "stages.rft.steps=1"], "with step values"),
     ],
     ids="behaviour nothing loss values".split(),
