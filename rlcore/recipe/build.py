@@ -15,7 +15,7 @@ from rlcore.credit.arms import weighted_arms
 from rlcore.credit.group import Credit, group_credit
 from rlcore.credit.guided import gated, mixed
 from rlcore.credit.kept import with_continuations
-from rlcore.credit.monte_carlo import Continue, MonteCarlo
+from rlcore.credit.monte_carlo import Continue, MonteCarlo, StepEstimator
 from rlcore.credit.parts import normalised_parts
 from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import SPLITTERS, Decode
@@ -194,7 +194,7 @@ def build_credit(
     weights: Mapping[str, float] | None = None,
     gather: Gather = list,
     demonstrate: Callable[[Task], Sample] | None = None,
-    values: MonteCarlo | Siblings | Values | None = None,
+    values: StepEstimator | Values | None = None,
 ) -> Credit:
     """`weights`: of parts that are normalised each by itself. `gather` joins the items of all processes; `demonstrate` makes the
     sample of a task's demonstration, where one is used; `values` estimates those of steps (`build_step_values`)."""
@@ -225,7 +225,7 @@ def build_credit(
 
 def build_step_values(
     stage: schema.RlStage | schema.SampleStage, continue_: Continue, decode: Decode, *, processes: int = 1
-) -> MonteCarlo | Siblings | None:
+) -> StepEstimator | None:
     """What estimates the values of steps, where the stage asks for them; of `total_tokens` each process has an equal part."""
     section = stage.steps if isinstance(stage, schema.SampleStage) else stage.credit.steps
     if section is None:
