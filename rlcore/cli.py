@@ -116,7 +116,7 @@ def recipes_check(arguments: argparse.Namespace) -> None:
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    from rlcore.bench.run import in_words, run
+    from rlcore.bench.run import in_words, run, shown
 
     result = run(arguments.what, {key: value for key, value in vars(arguments).items() if value is not None})
     if arguments.json:
@@ -124,8 +124,8 @@ def bench(arguments: argparse.Namespace) -> None:
         return
     table = Table("what", "value")
     for key, value in result.items():
-        table.add_row(key, json.dumps(value))
-    console.print(table)
+        table.add_row(key.replace("_", " "), shown(value))
+    console.print(table, width=min(100, console.width))
     for line in in_words(result):
         print(line)
 

@@ -59,6 +59,25 @@ def test_rewards():
     assert all(result[name]["seconds"] >= result[name]["deadline_s"] for name in ("slow", "stuck"))
 
 
+def test_any_result_is_shown_in_100_columns_and_in_words(monkeypatch, capsys):
+    """Of the benchmarks whose ratio has no two sides in seconds, or no spread, too."""
+    from rlcore.bench import run
+    from rlcore.cli import main
+
+    sided = {"ratio": 1.26, "spread": [1.1, 1.4], "cpu_ratio": 1.2, "ours": 0.5, "theirs": 0.63, "repeats": 3, "extra_gb": 0.25}
+    results = {
+        "head": {"against": "full", "full": sided, "one_pass": sided, "versions": {"python": "3.11.7"}},
+        "rewards": {"against": "no hang", "spread": [60, 70], "slow": {"deadline_s": 2.0, "ratio": 0.9}},
+        "credit": {"against": "prefix caching off", "ratio": 1.9, "spread": [1.8, 2.0], "on": {"answers_s": 0.1}},
+    }
+    monkeypatch.setattr(run, "run", lambda what, sizes: results[what])
+    said = {what: (main(["bench", what]), capsys.readouterr().out)[1] for what in results}
+    assert all(len(line) <= 100 for out in said.values() for line in out.splitlines())
+    assert "one_pass: 0.5 s, full 0.63 s: 1.26 times as fast (1.1 to 1.4), 0.25 GB beyond its inputs" in said["head"]
+    assert "deadline s 2.0, ratio 0.9" in said["rewards"] and "times" not in said["rewards"]
+    assert said["credit"].splitlines()[-1] == "1.9 times as fast as prefix caching off (1.8 to 2)"
+
+
 def test_an_impossible_shape_is_met_with_a_sentence(capsys):
     from rlcore.cli import main
 

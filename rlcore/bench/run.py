@@ -45,16 +45,26 @@ def _known(bench: Callable[..., Any], sizes: Mapping[str, Any]) -> dict[str, Any
     return {key: value for key, value in sizes.items() if key in parameters and key != "shape"}
 
 
+def shown(value: Any) -> str:
+    """A value of a result for a narrow table: `ratio 1.2, spread 1.1 to 1.3`, which can be wrapped between any two numbers."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {shown(item)}" for key, item in value.items())
+    return " to ".join(map(shown, value)) if isinstance(value, list) else str(value)
+
+
 def in_words(result: Mapping[str, Any]) -> list[str]:
     """The comparisons of a result as sentences, one each."""
     compared = {"": result} | {f"{key}: ": value for key, value in result.items() if isinstance(value, dict)}
     against = result.get("against", "the other side")
     lines = []
     for name, found in compared.items():
-        if "ratio" not in found or name == f"{against}: ":
+        if not {"ratio", "spread"} <= found.keys() or name == f"{against}: ":
             continue
         low, high = found["spread"]
-        line = f"{name}{found['ours']:.3g} s, {against} {found['theirs']:.3g} s: "
-        line += f"{found['ratio']:.3g} times as fast ({low:.3g} to {high:.3g})"
-        lines.append(line + (f", {found['extra_gb']:.3g} GB beyond its inputs" if "extra_gb" in found else ""))
+        if "ours" in found:
+            line = f"{name}{found['ours']:.3g} s, {against} {found['theirs']:.3g} s: {found['ratio']:.3g} times as fast"
+        else:
+            line = f"{name}{found['ratio']:.3g} times as fast as {against}"
+        memory = f", {found['extra_gb']:.3g} GB beyond its inputs" if "extra_gb" in found else ""
+        lines.append(f"{line} ({low:.3g} to {high:.3g}){memory}")
     return lines
