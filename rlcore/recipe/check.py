@@ -46,7 +46,7 @@ def check(recipe: schema.Recipe) -> list[str]:
     if recipe.sampler.kind not in SAMPLERS:  # of those built in the packages may be absent here
         with _at("sampler.kind"):
             find(recipe.sampler.kind, SAMPLERS, what="sampler")
-    facts, tasks = [], {}
+    facts, tasks, loaded = [], {}, []
     for name, section in recipe.tasks.items():
         with _at(f"tasks.{name}"):
             tasks[name] = build_tasks(section)
@@ -57,7 +57,7 @@ def check(recipe: schema.Recipe) -> list[str]:
         if isinstance(stage, schema.OfflineStage | schema.PreferStage):
             _check_data(recipe, i, stage, place)
         if isinstance(stage, schema.RlStage | schema.EvalStage | schema.SampleStage):
-            _check_rewards(stage, place)
+            _check_rewards(stage, place, loaded)
         if isinstance(stage, schema.SftStage | schema.OfflineStage | schema.PreferStage):
             what = {"sft": "demonstrations", "offline": "stored answers", "prefer": "pairs"}[stage.kind]
             facts.append(f"{label}: {stage.steps} steps x {stage.batch_size} {what} = {stage.steps * stage.batch_size:,}")
@@ -76,9 +76,14 @@ def _at(place: str) -> Iterator[None]:
         raise type(error)(f"{place}: {error}") from error
 
 
-def _check_rewards(stage: schema.RlStage | schema.EvalStage | schema.SampleStage, place: str) -> None:
+def _check_rewards(
+    stage: schema.RlStage | schema.EvalStage | schema.SampleStage, place: str, loaded: list[list[schema.RewardSection]]
+) -> None:
+    """`loaded`: rewards that a worker was made of already, a second each where they import much; grows."""
     with _at(f"{place}.rewards"):
-        build_scorer(stage, weighted_sum).close()
+        if stage.rewards not in loaded:
+            build_scorer(stage.model_copy(update={"reward_workers": 1}), weighted_sum).close()
+            loaded.append(stage.rewards)
         for spec in policy_rewards(stage.rewards):
             build_policy_reward(spec, None)
     with _at(f"{place}.mix"):

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -97,8 +96,7 @@ def test_a_finished_run_resumed_changes_nothing_and_goes_on_with_more_steps(tiny
 
 
 def test_two_processes_train_as_one(tiny: Path, whole_story: dict) -> None:
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "rlcore")
-    out = finish(start("train", tiny, prefix=torchrun))
+    out = finish(start("train", tiny, processes=2))
     assert "2 process(es)" in out
     alone, both = whole_story["metrics"], untimed(read_rows(run_folder(tiny) / "metrics.jsonl"))
     assert len(alone) == len(both)
@@ -135,9 +133,9 @@ def test_with_vllm_a_resumed_run_starts_from_the_same_state(tiny: Path) -> None:
 
 
 @needs_vllm
-def test_one_corrupt_served_tensor_stops_the_run(tiny: Path) -> None:
+def test_one_corrupt_served_tensor_stops_the_run(tiny: Path, tmp_path: Path) -> None:
     """The run must notice by itself: the engine is real, only its memory is tampered with after the third publish."""
-    code = (
+    (tmp_path / "tampering.py").write_text(
         "import sys, torch\n"
         "from rlcore.rollout.vllm_local import VllmLocalSampler as S\n"
         "load = S.load\n"
@@ -150,7 +148,7 @@ def test_one_corrupt_served_tensor_stops_the_run(tiny: Path) -> None:
         "from rlcore.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    process = start("train", tiny, "sampler.kind=vllm_local", prefix=(sys.executable, "-c", code))
+    process = start("train", tiny, "sampler.kind=vllm_local", script=tmp_path / "tampering.py")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 2, out + err
     assert re.search(r"error: proof of sync failed at version 8: .*fingerprint", err)
