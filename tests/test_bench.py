@@ -2,11 +2,10 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+
+from tests.run.whole import finish, start
 
 TOY = "--prompts 2 --group-size 2 --prompt-tokens 20 --answer-min 3 --answer-max 6 --hidden-size 64 --layers 1".split() + [
     "--repeats",
@@ -16,11 +15,7 @@ TRL = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is
 
 
 def bench(*arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "rlcore", "bench", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(finish(start("bench", *arguments, "--json")).splitlines()[-1])
 
 
 def check(result, against):

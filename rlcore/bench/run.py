@@ -30,14 +30,15 @@ def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
         return bench_corpus(**_known(bench_corpus, sizes))
     if what == "rewards":
         return bench_rewards(**_known(bench_rewards, sizes))
+    given = {item.name: sizes[item.name] for item in fields(Shape) if item.name in sizes}
+    shape = SHAPES[sizes["shape"]].changed(**given)
     if importlib.util.find_spec("trl") is None:
         raise RecipeError(f"bench {what} measures against TRL, which is not installed here; pip install trl")
     from rlcore.bench.learner import bench_learner
     from rlcore.bench.train import bench_train
 
     bench = bench_learner if what == "learner" else bench_train
-    given = {item.name: sizes[item.name] for item in fields(Shape) if item.name in sizes}
-    return bench(SHAPES[sizes["shape"]].changed(**given), **_known(bench, sizes))
+    return bench(shape, **_known(bench, sizes))
 
 
 def _known(bench: Callable[..., Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
