@@ -53,7 +53,7 @@ class Forked:
 
 
 class Launched:
-    """Several processes of one command, told of each other as torchrun does; what is printed is that of the first."""
+    """Several processes of one command, told of each other as torchrun does."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], processes: int) -> None:
         with socket.socket() as free:
@@ -76,7 +76,7 @@ class Launched:
             time.sleep(0.02)
         timeout = 0.0 if any(codes) or time.monotonic() >= until else None
         said = [rank.communicate(timeout) for rank in self._ranks]
-        return said[0][0], "\n".join(err for _, err in said)
+        return "".join(out for out, _ in said), "\n".join(err for _, err in said)
 
 
 def _warm(environment: Mapping[str, str]) -> None:

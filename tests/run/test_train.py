@@ -15,6 +15,7 @@ from rlcore.credit.monte_carlo import Cost
 from rlcore.run.folder import read_rows
 from rlcore.run.measures import Effort, effort_metrics
 from rlcore.run.steps import step_metrics
+from rlcore.run.stored import read_stored
 from tests.run.whole import finish, run_folder, start, story, untimed
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
@@ -55,6 +56,11 @@ def test_every_metric_is_explained(whole_story: dict) -> None:
 def test_on_policy_the_sampler_and_the_learner_agree(whole_story: dict) -> None:
     rl = [row for row in read_rows(whole_story["folder"] / "metrics.jsonl") if row["stage"] == "rl"]
     assert all(abs(row["ratio/max"] - 1) < 1e-3 and row["kl"] < 1e-6 for row in rl)
+
+
+def test_stored_rollouts_of_an_rl_run_can_be_read(whole_story: dict) -> None:
+    stored = read_stored(whole_story["folder"] / "rollouts")
+    assert len(stored) == 6 * 4 and all(len(one.group.rollouts) == 4 and not one.unrecorded for one in stored)
 
 
 def test_the_last_checkpoint_loads_with_transformers(whole_story: dict) -> None:
