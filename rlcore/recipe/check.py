@@ -140,6 +140,12 @@ def check_answers(recipe: schema.Recipe, *, n: int) -> list[str]:
             continue
         rates = f"gold rate {report.gold_rate:.4g}, corrupted rate {report.corrupted_rate:.4g}"
         lines.append(f"{pair_name}: {report.checked} checked, {rates}")
+        for count, what in (
+            (report.without_answer, "tasks left out: their answer is neither text nor a number"),
+            (report.wrong_demonstrations, "demonstrations that do not end in the gold answer"),
+        ):
+            if count:
+                lines.append(f"  {count} {what}")
         for e in report.exceptions[:SHOWN_EXCEPTIONS]:
             why = f"{e.verdict.status}: {e.verdict.reason}" if e.verdict.reason else e.verdict.status
             lines.append(f"  {e.kind} answer of {e.id} (gold {e.gold!r}) got {e.verdict.value} ({why}): {e.scored[-60:]!r}")
