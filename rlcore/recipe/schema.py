@@ -270,6 +270,12 @@ class PreferStage(Stage):
     )
     optim: UpdateSection = Field(default_factory=UpdateSection)
 
+    @model_validator(mode="after")
+    def _whole_batches(self) -> PreferStage:
+        if self.micro_batch is not None and self.batch_size % min(self.micro_batch, self.batch_size):
+            raise ValueError(f"micro_batch is {self.micro_batch}, which does not divide batch_size ({self.batch_size})")
+        return self
+
 
 AnyStage = Annotated[SftStage | RlStage | EvalStage | SampleStage | OfflineStage | PreferStage, Field(discriminator="kind")]
 

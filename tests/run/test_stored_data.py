@@ -141,6 +141,7 @@ def test_a_stage_that_cannot_learn_says_why(done: Path, tmp_path: Path, stage: s
         ("stages.weighted.credit={steps: {keep: all}}", "is for rl stages: nothing is continued here"),
         ("stages.rft.credit={demonstrations: gated}", "set demonstrations: true in the sample stage"),
         ("stages.answers.optim={ema: 0.9}", "unknown key 'stages.4.optim.ema'"),
+        ("stages.answers.micro_batch=3", "stages.4: micro_batch is 3, which does not divide batch_size"),
     ],
 )
 def test_bad_recipes_are_met_with_a_sentence(tmp_path: Path, change: str, sentence: str) -> None:
