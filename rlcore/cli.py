@@ -108,9 +108,10 @@ def recipes_check(arguments: argparse.Namespace) -> None:
     recipe = load(arguments.recipe, arguments.overrides)
     from rlcore.recipe.check import check, check_answers
 
-    for fact in check(recipe):
+    tasks: dict = {}
+    for fact in check(recipe, tasks):
         print(fact)
-    for line in check_answers(recipe, n=arguments.rows):
+    for line in check_answers(recipe, tasks, n=arguments.rows):
         print(line)
     print(f"recipe {recipe.name} is valid")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,16 +37,17 @@ SHOWN_EXCEPTIONS = 10
 """Exceptions that `check_answers` prints of one task set."""
 
 
-def check(recipe: schema.Recipe) -> list[str]:
+def check(recipe: schema.Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> list[str]:
     """Build what can be built without a model; return the numbers that follow from the recipe, one sentence each.
 
+    tasks: filled with the task sets by name, which may take long to make.
     Raises the wing's own error for a preset, parameter, reward, column or data set that does not exist, with the place in the
     recipe before it: `stages.rl.gate: ...`.
     """
     if recipe.sampler.kind not in SAMPLERS:  # of those built in the packages may be absent here
         with _at("sampler.kind"):
             find(recipe.sampler.kind, SAMPLERS, what="sampler")
-    facts, tasks, loaded = [], {}, []
+    facts, loaded, tasks = [], [], {} if tasks is None else tasks
     for name, section in recipe.tasks.items():
         with _at(f"tasks.{name}"):
             tasks[name] = build_tasks(section)
@@ -121,8 +122,11 @@ def _size(stage: schema.RlStage) -> str:
     )
 
 
-def check_answers(recipe: schema.Recipe, *, n: int) -> list[str]:
-    """Score gold and corrupted gold answers of every task set with its rewards: a sentence a pair, one an exception."""
+def check_answers(recipe: schema.Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int) -> list[str]:
+    """Score gold and corrupted gold answers of every task set with its rewards: a sentence a pair, one an exception.
+
+    tasks: those that `check` made.
+    """
     lines, seen = [], set()
     for stage in recipe.stages:
         if not hasattr(stage, "rewards") or (pair := (stage.tasks, repr(stage.rewards))) in seen:
@@ -131,7 +135,7 @@ def check_answers(recipe: schema.Recipe, *, n: int) -> list[str]:
         specs = worker_rewards(stage.rewards)
         if not specs:
             continue
-        report = check_gold(build_tasks(recipe.tasks[stage.tasks]), specs, n=n)
+        report = check_gold(tasks[stage.tasks], specs, n=n)
         pair_name = f"gold of {stage.tasks} with {', '.join(spec.name for spec in specs)}"
         if report.gold_rate is None:
             lines.append(

@@ -41,7 +41,7 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
             watch = Stopwatch()
             report = learner.step([samples[position] for position in run.my_share(order.draw(stage.batch_size))])
             watch.lap("learn")
-            run.end_step(learner, order, learner_metrics(report) | {"policy_version": learner.version} | watch.times())
+            run.end_step(learner, order, learner_metrics(report) | watch.times())
     run.end_stage(learner, order)
 
 

@@ -53,8 +53,7 @@ class Tracker:
         self.console = console if accelerator.is_main_process else Console(quiet=True)
         self.stages: list[StageLog] = []
         self._bar: tuple[Progress, TaskID] | None = None
-        self.total = 0
-        self._every = 1
+        self._total, self._every = 0, 1
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -64,7 +63,7 @@ class Tracker:
         """Frame a training stage of which `done` steps are done: a bar on a terminal, about ten lines elsewhere."""
         log = StageLog(name=stage.name or stage.kind, kind=stage.kind, done=done)
         self.stages.append(log)
-        self.total, self._every = stage.steps, max(1, stage.steps // 10)
+        self._total, self._every = stage.steps, max(1, stage.steps // 10)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -102,8 +101,8 @@ class Tracker:
             progress, bar = self._bar
             progress.update(bar, advance=1, shown=_headline(log.kind, row))
             done = int(progress.tasks[bar].completed)
-            if not self.console.is_terminal and (log.steps == 1 or done % self._every == 0 or done == self.total):
-                self.say(f"{log.name} {done}/{self.total}  {_headline(log.kind, row)}")
+            if not self.console.is_terminal and (log.steps == 1 or done % self._every == 0 or done == self._total):
+                self.say(f"{log.name} {done}/{self._total}  {_headline(log.kind, row)}")
         if log.steps <= FIRST_STEPS:
             for sentence in dead_states(row):
                 self.say(f"warning, {log.name} step {log.done + log.steps}: {sentence}")
