@@ -52,7 +52,7 @@ def check(recipe: schema.Recipe, tasks: dict[str, Sequence[Task]] | None = None)
         with _at(f"tasks.{name}"):
             tasks[name] = build_tasks(section)
         facts.append(f"tasks {name}: {len(tasks[name]):,} ({section.kind}), first: {str(tasks[name][0].prompt)[:60]!r}")
-    labels = [stage.name or stage.kind for stage in recipe.stages]
+    labels = [stage.label for stage in recipe.stages]
     for i, (stage, label) in enumerate(zip(recipe.stages, labels, strict=True)):
         place = f"stages.{label if labels.count(label) == 1 else i}"
         if isinstance(stage, schema.OfflineStage | schema.PreferStage):
@@ -161,7 +161,7 @@ def check_answers(recipe: schema.Recipe, tasks: Mapping[str, Sequence[Task]], *,
 
 
 def _check_data(recipe: schema.Recipe, i: int, stage: schema.OfflineStage | schema.PreferStage, place: str) -> None:
-    before = [other.name or other.kind for other in recipe.stages[:i] if isinstance(other, schema.SampleStage)]
+    before = [other.label for other in recipe.stages[:i] if isinstance(other, schema.SampleStage)]
     if stage.data not in before and not Path(stage.data).exists():
         known = ", ".join(before) or "(none)"
         raise RecipeError(

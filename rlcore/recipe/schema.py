@@ -153,6 +153,11 @@ class RefillSection(Section):
 class Stage(Section):
     name: str = Field("", description="name in metrics and tables; default: the kind")
 
+    @property
+    def label(self) -> str:
+        """What it is called in files and sentences."""
+        return self.name or self.kind
+
 
 class TaskStage(Stage):
     tasks: str = Field(description="which of the recipe's task sets")

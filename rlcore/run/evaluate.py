@@ -50,9 +50,9 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
     first = build_rewards(stage.rewards)[0].name
     scores = [score for group in facts for parts in group.parts if (score := parts.get(first)) is not None]
     if not scores:
-        raise RewardError(f"the first reward of stage {stage.name or stage.kind}, {first}, scored no answer: no accuracy")
+        raise RewardError(f"the first reward of stage {stage.label}, {first}, scored no answer: no accuracy")
     row = {
-        "stage": stage.name or stage.kind,
+        "stage": stage.label,
         "stage_index": run.cursor.stage,
         "step": run.cursor.step,
         "tasks": len(positions),

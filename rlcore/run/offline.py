@@ -32,7 +32,7 @@ from rlcore.types import Sample
 def run_offline(run: Run, stage: OfflineStage) -> None:
     objective = build_objective(stage.objective, max_tokens=run.max_length)
     samples = offline_samples(read_stored(run.stored(stage.data)), stage, objective)
-    run.tracker.say(f"{stage.name or stage.kind}: {len(samples):,} stored answers to learn from")
+    run.tracker.say(f"{stage.label}: {len(samples):,} stored answers to learn from")
     order = Uniform(samples, seed=derive(run.recipe.seed, "offline", run.cursor.stage))
     learner = run.learner(stage, objective)
     run.resume_stage(learner, order)

@@ -75,7 +75,7 @@ class Run:
 
     def stored(self, data: str) -> Path:
         """Where the rows are that a stage calls `data`: those of a sample stage of this run, or what the name says."""
-        own = {stage.name or stage.kind for stage in self.recipe.stages if isinstance(stage, SampleStage)}
+        own = {stage.label for stage in self.recipe.stages if isinstance(stage, SampleStage)}
         return self.folder.samples / data if data in own else Path(data)
 
     def sampler(self) -> Sampler:

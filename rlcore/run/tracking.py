@@ -61,7 +61,7 @@ class Tracker:
     @contextmanager
     def stage(self, stage: SftStage | RlStage | OfflineStage | PreferStage, *, done: int) -> Iterator[None]:
         """Frame a training stage of which `done` steps are done: a bar on a terminal, about ten lines elsewhere."""
-        log = StageLog(name=stage.name or stage.kind, kind=stage.kind, done=done)
+        log = StageLog(name=stage.label, kind=stage.kind, done=done)
         self.stages.append(log)
         self._total, self._every = stage.steps, max(1, stage.steps // 10)
         columns = (
