@@ -92,10 +92,10 @@ def recipes_list(arguments: argparse.Namespace) -> None:
 
 
 def recipes_keys(arguments: argparse.Namespace) -> None:
-    from rlcore.recipe.keys import all_keys
+    from rlcore.recipe.keys import all_keys, find_keys
 
     table = Table("key", "type", "default", "meaning")
-    for key in all_keys():
+    for key in find_keys(arguments.word) if arguments.word else all_keys():
         table.add_row(*map(escape, key))
     console.print(table)
 
@@ -108,15 +108,16 @@ def recipes_check(arguments: argparse.Namespace) -> None:
     recipe = load(arguments.recipe, arguments.overrides)
     from rlcore.recipe.check import check, check_answers
 
-    for fact in check(recipe):
+    tasks: dict = {}
+    for fact in check(recipe, tasks):
         print(fact)
-    for line in check_answers(recipe, n=arguments.rows):
+    for line in check_answers(recipe, tasks, n=arguments.rows):
         print(line)
     print(f"recipe {recipe.name} is valid")
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    from rlcore.bench.run import in_words, run
+    from rlcore.bench.run import in_words, run, shown
 
     result = run(arguments.what, {key: value for key, value in vars(arguments).items() if value is not None})
     if arguments.json:
@@ -124,8 +125,8 @@ def bench(arguments: argparse.Namespace) -> None:
         return
     table = Table("what", "value")
     for key, value in result.items():
-        table.add_row(key, json.dumps(value))
-    console.print(table)
+        table.add_row(key.replace("_", " "), shown(value))
+    console.print(table, width=min(100, console.width))
     for line in in_words(result):
         print(line)
 
@@ -202,7 +203,8 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="VERB"
     )
     command("list", recipes_list, "all recipes that can be named", recipes)
-    command("keys", recipes_keys, "all keys of a recipe, with type, default and meaning", recipes)
+    sub = command("keys", recipes_keys, "the keys of a recipe, with type, default and meaning", recipes)
+    sub.add_argument("word", nargs="?", metavar="WORD", help="only those of a section (credit, rl.optim) or with a word in them")
     takes_recipe(command("show", recipes_show, "print a recipe resolved: parents, overrides and defaults filled in", recipes))
     sub = command("check", recipes_check, "check keys, data, rewards and presets; score gold and corrupted gold answers", recipes)
     takes_recipe(sub)

@@ -49,3 +49,8 @@ class LearnerError(RlcoreError):
 
 class RunError(RlcoreError):
     """A run folder or checkpoint cannot be read or written."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, as part of a sentence of ours: its first line, or its type where it says nothing."""
+    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]

@@ -56,17 +56,17 @@ def check_gold(tasks: Sequence[Task], rewards: Sequence[RewardSpec], *, n: int =
     sample = [tasks[i] for i in sorted(rng.sample(range(len(tasks)), min(n, len(tasks))))]
     answered = [task for task in sample if isinstance(task.answer, str | int | float) and str(task.answer).strip()]
     golds = [str(task.answer) for task in answered]
-    written = [
+    pairs = [
         (write_answer(task, gold), write_answer(task, corrupt(gold, golds, rng)))
         for task, gold in zip(answered, golds, strict=True)
     ]
     with Scorer(rewards) as scorer:
         verdicts = scorer.score(
-            [(task, [_rollout(task, text) for text in texts]) for task, texts in zip(answered, written, strict=True)]
+            [(task, [written(task.id, text) for text in texts]) for task, texts in zip(answered, pairs, strict=True)]
         )
     passed = [[(verdict.parts.get(rewards[0].name) or 0.0) >= 0.999 for verdict in pair] for pair in verdicts]
     exceptions = []
-    for task, texts, pair, (gold_passed, corrupted_passed) in zip(answered, written, verdicts, passed, strict=True):
+    for task, texts, pair, (gold_passed, corrupted_passed) in zip(answered, pairs, verdicts, passed, strict=True):
         if not gold_passed:
             exceptions.append(_exception(task, "gold", texts[0], pair[0]))
         if corrupted_passed:
@@ -116,19 +116,13 @@ def _demonstration_is_wrong(task: Task) -> bool:
     return place is None or place[1].replace(",", "") != str(task.answer).strip().replace(",", "")
 
 
-def _rollout(task: Task, text: str) -> Rollout:
-    words = max(1, len(text.split()))  # no tokenizer here: a word stands for a token
+def written(id: str, text: str) -> Rollout:
+    """A text as a whole answer, for the scorer. There is no tokenizer here: a word stands for a token."""
+    words = max(1, len(text.split()))
     return Rollout(
-        id=f"{task.id}/gold",
-        task_id=task.id,
-        token_ids=[0] * (words + 1),
-        mask=[False] + [True] * words,
-        logprobs=[0.0] * (words + 1),
-        text=text,
-        finish="stop",
-        version_min=0,
-        version_max=0,
-    )
+        id=id, task_id=id, token_ids=[0] * (words + 1), mask=[False] + [True] * words, logprobs=[0.0] * (words + 1), text=text,
+        finish="stop", version_min=0, version_max=0,
+    )  # fmt: skip
 
 
 def _exception(task: Task, kind: Literal["gold", "corrupted"], text: str, verdict: Verdict) -> GoldException:

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rlcore.errors import RecipeError, RewardError
-from rlcore.plugin import check_type, did_you_mean, find, signature
+from rlcore.plugin import check_params, find, signature
 from rlcore.types import Message, Verdict
 
 ENTRY_POINTS = "rlcore.rewards"
@@ -265,23 +265,20 @@ def describe_error(error: BaseException, function: Callable[..., Any]) -> str:
 
 
 def find_reward(spec: RewardSpec) -> Callable[..., Any]:
-    """The function or class a spec names. Raises `RewardError` if it cannot be found, imported, or given its parameters."""
+    """The function or class a spec names. Raises `RewardError` if it cannot be found or imported."""
     use = f"{spec.use}:{Path(spec.use).stem}" if spec.use.endswith(".py") else spec.use
     found = find(use, {} if ":" in use else registered_rewards(), what="reward", error=RewardError)
     if not callable(found):
         raise RewardError(f"reward {spec.use!r} is of type {type(found).__name__}, not a function")
-    _check_params(spec, found)
     return found
 
 
 def load_reward(spec: RewardSpec) -> Reward:
-    """Find and import a reward, and make it where it is a class. Raises `RewardError`."""
+    """Find and import a reward, check its parameters, and make it where it is a class. Raises `RewardError`."""
     found = find_reward(spec)
+    _check_params(spec, found)
     if not inspect.isclass(found):
         return Reward(spec=spec, function=found, params=spec.params)
-    asked = signature(found).parameters.values()
-    if missing := [p.name for p in asked if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in spec.params]:
-        raise RewardError(f"reward {spec.name!r} needs a value for {', '.join(missing)}: give it in params")
     try:
         return Reward(spec=spec, function=found(**spec.params), params={})
     except BaseException as error:
@@ -294,21 +291,23 @@ def registered_rewards() -> dict[str, str]:
 
 
 def _check_params(spec: RewardSpec, found: Callable[..., Any]) -> None:
-    parameters = signature(found).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    given = () if inspect.isclass(found) else OFFERED[form_of(found)]
-    own = [p.name for p in parameters.values() if p.name not in given and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    for name, value in spec.params.items():
+    """Raise `RewardError` for params it cannot take. What a function needs may be a column, what a class needs must be given."""
+    parameters, made = signature(found).parameters.values(), inspect.isclass(found)
+    given = () if made else OFFERED[form_of(found)]
+    own = {p.name: p for p in parameters if p.name not in given and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    params = dict(spec.params)
+    for name in spec.params:
         if name in given:
             raise RewardError(f"{name!r} cannot be a parameter of reward {spec.name!r}: the engine itself passes {name!r}")
-        if name in parameters:
-            try:
-                check_type(f"reward {spec.name!r}", name, value, parameters[name].annotation)
-            except RecipeError as error:
-                raise RewardError(str(error)) from None
-        elif not takes_any:
-            raise RewardError(f"reward {spec.name!r} has no parameter {name!r}{did_you_mean(name, own)}")
-        elif near := difflib.get_close_matches(name, [p for p in own if p not in spec.params], n=1, cutoff=0.75):
-            raise RewardError(
-                f"reward {spec.name!r} has no parameter {name!r} and would take it for a column; did you mean {near[0]!r}?"
-            )
+        if name not in own and any(p.kind is p.VAR_KEYWORD for p in parameters):
+            if near := difflib.get_close_matches(name, own.keys() - params.keys(), n=1, cutoff=0.75):
+                raise RewardError(
+                    f"reward {spec.name!r} has no parameter {name!r} and would take it for a column; did you mean {near[0]!r}?"
+                )
+            del params[name]
+    try:
+        check_params(
+            params, own if made else {name: p.replace(default=None) for name, p in own.items()}, owner=f"reward {spec.name!r}"
+        )
+    except RecipeError as error:
+        raise RewardError(str(error)) from None

@@ -21,8 +21,6 @@ from rlcore.reward import Answers, RewardSpec
 from rlcore.scoring_worker import GRACE_S, Worker, WorkerLost
 from rlcore.types import SCORED, Rollout, Task, Verdict
 
-__all__ = ["Scorer", "mix"]
-
 STRIKES = 3
 """Deadlines one group may use up in one reward before anything of it is scored; then the rest of the group is given up."""
 

@@ -192,20 +192,22 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepReport:
-    """What one optimiser step did; all means are over the global batch."""
+    """What one optimiser step did; all means are over the global batch. None: there was nothing to measure it on."""
 
-    loss: float
+    loss: float | None
     losses: Mapping[str, float]
     """Loss of each term by name."""
-    grad_norm: float
+    grad_norm: float | None
     lr: float
-    entropy: float
-    kl: float
-    """Sampler to trainer: k3 estimate of KL(sampler || trainer) on the trained tokens, before any mask."""
-    ratio_max: float
-    """Largest trainer/sampler probability ratio of a trained token, before any mask."""
-    clip_share: float
-    """Share of trained tokens whose gradient a mask removed or reduced."""
+    entropy: float | None
+    kl: float | None
+    """Sampler to trainer: k3 estimate of KL(sampler || trainer) on the trained tokens, before any mask.
+
+    None where no trained token has a recorded log-probability of its sampler."""
+    ratio_max: float | None
+    """Largest trainer/sampler probability ratio of a trained token, before any mask. None as for `kl`."""
+    clip_share: float | None
+    """Share of trained tokens whose gradient a mask removed or reduced; None for an objective without masks."""
     tokens: int
     sequences: int
 

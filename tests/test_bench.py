@@ -2,11 +2,10 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+
+from tests.run.whole import finish, start
 
 TOY = "--prompts 2 --group-size 2 --prompt-tokens 20 --answer-min 3 --answer-max 6 --hidden-size 64 --layers 1".split() + [
     "--repeats",
@@ -16,11 +15,7 @@ TRL = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is
 
 
 def bench(*arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "rlcore", "bench", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(finish(start("bench", *arguments, "--json")).splitlines()[-1])
 
 
 def check(result, against):
@@ -57,6 +52,25 @@ def test_rewards():
     assert result["verdicts_per_s"] > 0 and result["shape"] == {"samples": 64, "group_size": 8, "workers": 1}
     assert result["not_as_expected"] == 0 and result["slow"]["lost"] == result["stuck"]["lost"] == 1
     assert all(result[name]["seconds"] >= result[name]["deadline_s"] for name in ("slow", "stuck"))
+
+
+def test_any_result_is_shown_in_100_columns_and_in_words(monkeypatch, capsys):
+    """Of the benchmarks whose ratio has no two sides in seconds, or no spread, too."""
+    from rlcore.bench import run
+    from rlcore.cli import main
+
+    sided = {"ratio": 1.26, "spread": [1.1, 1.4], "cpu_ratio": 1.2, "ours": 0.5, "theirs": 0.63, "repeats": 3, "extra_gb": 0.25}
+    results = {
+        "head": {"against": "full", "full": sided, "one_pass": sided, "versions": {"python": "3.11.7"}},
+        "rewards": {"against": "no hang", "spread": [60, 70], "slow": {"deadline_s": 2.0, "ratio": 0.9}},
+        "credit": {"against": "prefix caching off", "ratio": 1.9, "spread": [1.8, 2.0], "on": {"answers_s": 0.1}},
+    }
+    monkeypatch.setattr(run, "run", lambda what, sizes: results[what])
+    said = {what: (main(["bench", what]), capsys.readouterr().out)[1] for what in results}
+    assert all(len(line) <= 100 for out in said.values() for line in out.splitlines())
+    assert "one_pass: 0.5 s, full 0.63 s: 1.26 times as fast (1.1 to 1.4), 0.25 GB beyond its inputs" in said["head"]
+    assert "deadline s 2.0, ratio 0.9" in said["rewards"] and "times" not in said["rewards"]
+    assert said["credit"].splitlines()[-1] == "1.9 times as fast as prefix caching off (1.8 to 2)"
 
 
 def test_an_impossible_shape_is_met_with_a_sentence(capsys):

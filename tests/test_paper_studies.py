@@ -35,7 +35,7 @@ def test_every_cell_and_every_number_is_there(name: str, tmp_path: Path) -> None
     for cell, overrides in getattr(module, "CELLS", {"rlp": ()}).items():
         stages = load(path, overrides).stages
         evals = {stage.name: EVAL for stage in stages if isinstance(stage, EvalStage)}
-        trained = next(stage for stage in stages if (stage.name or stage.kind) == "rl")
+        trained = next(stage for stage in stages if stage.label == "rl")
         assert isinstance(trained, SftStage if "next-token training" in cell else RlStage)
         rows = [
             {"step": step, "stage": "rl", "tokens/trained": 7, "tokens/prompt": 3} for step in range(101, 101 + trained.steps)
@@ -54,7 +54,7 @@ def test_next_token_training_has_as_many_tokens_as_rlpt() -> None:
     """RLPT's are at most its prompts and longest worked answers; texts have 26 to 37 bytes."""
     module = study("rlpt")
     rl, sft = (
-        next(stage for stage in load(str(PAPERS / "rlpt/rlpt.yaml"), cell).stages if (stage.name or stage.kind) == "rl")
+        next(stage for stage in load(str(PAPERS / "rlpt/rlpt.yaml"), cell).stages if stage.label == "rl")
         for cell in module.CELLS.values()
     )
     answers = rl.steps * rl.groups_per_step * rl.group_size

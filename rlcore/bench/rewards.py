@@ -12,6 +12,7 @@ from typing import Any
 
 from rlcore import reward
 from rlcore.bench.measure import circumstances
+from rlcore.goldcheck import written
 from rlcore.reward import RewardSpec, load_reward
 from rlcore.scoring import Scorer
 from rlcore.types import Rollout, Task, Verdict
@@ -85,7 +86,7 @@ def bench_rewards(
 def _with_first(batch: Sequence[tuple[Task, list[Rollout]]], text: str) -> list[tuple[Task, list[Rollout]]]:
     """The batch with `text` in the place of its first answer, where it holds up most."""
     (task, rollouts), *others = batch
-    return [(replace(task, answer="x+1"), [_rollout(text, 0), *rollouts[1:]]), *others]
+    return [(replace(task, answer="x+1"), [written("0", text), *rollouts[1:]]), *others]
 
 
 def mixed_answers(groups: int, group_size: int, seed: int = 0) -> list[tuple[Task, list[Rollout]]]:
@@ -95,7 +96,7 @@ def mixed_answers(groups: int, group_size: int, seed: int = 0) -> list[tuple[Tas
         right, wrong = _kinds(rng)[number % 8]
         task = Task(id=str(number), prompt="?", answer=right[0])
         texts = [_text(rng, (right if n % 2 == 0 else wrong)[n // 2 % 2], _WAYS[n % 4]) for n in range(group_size)]
-        items.append((task, [_rollout(text, n) for n, text in enumerate(texts)]))
+        items.append((task, [written(str(n), text) for n, text in enumerate(texts)]))
     return items
 
 
@@ -130,11 +131,3 @@ def _timed(items: Sequence[tuple[Task, list[Rollout]]], workers: int, deadline_s
         started = time.perf_counter()
         verdicts = scorer.score(items)
         return time.perf_counter() - started, verdicts
-
-
-def _rollout(text: str, number: int) -> Rollout:
-    tokens = max(1, len(text.split()))
-    return Rollout(
-        id=f"{number}", task_id="", token_ids=[0] * (tokens + 1), mask=[False] + [True] * tokens,
-        logprobs=[0.0] * (tokens + 1), text=text, finish="stop", version_min=0, version_max=0,
-    )  # fmt: skip

@@ -30,19 +30,27 @@ def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
         return bench_corpus(**_known(bench_corpus, sizes))
     if what == "rewards":
         return bench_rewards(**_known(bench_rewards, sizes))
+    given = {item.name: sizes[item.name] for item in fields(Shape) if item.name in sizes}
+    shape = SHAPES[sizes["shape"]].changed(**given)
     if importlib.util.find_spec("trl") is None:
         raise RecipeError(f"bench {what} measures against TRL, which is not installed here; pip install trl")
     from rlcore.bench.learner import bench_learner
     from rlcore.bench.train import bench_train
 
     bench = bench_learner if what == "learner" else bench_train
-    given = {item.name: sizes[item.name] for item in fields(Shape) if item.name in sizes}
-    return bench(SHAPES[sizes["shape"]].changed(**given), **_known(bench, sizes))
+    return bench(shape, **_known(bench, sizes))
 
 
 def _known(bench: Callable[..., Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(bench).parameters
     return {key: value for key, value in sizes.items() if key in parameters and key != "shape"}
+
+
+def shown(value: Any) -> str:
+    """A value of a result for a narrow table: `ratio 1.2, spread 1.1 to 1.3`, which can be wrapped between any two numbers."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {shown(item)}" for key, item in value.items())
+    return " to ".join(map(shown, value)) if isinstance(value, list) else str(value)
 
 
 def in_words(result: Mapping[str, Any]) -> list[str]:
@@ -51,10 +59,13 @@ def in_words(result: Mapping[str, Any]) -> list[str]:
     against = result.get("against", "the other side")
     lines = []
     for name, found in compared.items():
-        if "ratio" not in found or name == f"{against}: ":
+        if not {"ratio", "spread"} <= found.keys() or name == f"{against}: ":
             continue
         low, high = found["spread"]
-        line = f"{name}{found['ours']:.3g} s, {against} {found['theirs']:.3g} s: "
-        line += f"{found['ratio']:.3g} times as fast ({low:.3g} to {high:.3g})"
-        lines.append(line + (f", {found['extra_gb']:.3g} GB beyond its inputs" if "extra_gb" in found else ""))
+        if "ours" in found:
+            line = f"{name}{found['ours']:.3g} s, {against} {found['theirs']:.3g} s: {found['ratio']:.3g} times as fast"
+        else:
+            line = f"{name}{found['ratio']:.3g} times as fast as {against}"
+        memory = f", {found['extra_gb']:.3g} GB beyond its inputs" if "extra_gb" in found else ""
+        lines.append(f"{line} ({low:.3g} to {high:.3g}){memory}")
     return lines

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rlcore.errors import first_line
 from rlcore.learner.forest import ends
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ def cuda_attention(
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             _refused.add(way.__name__)
-            reason = str(error).strip().split("\n")[0][:160]
-            warnings.warn(f"{way.__name__} attention does not work here and is left out: {reason}", stacklevel=2)
+            warnings.warn(f"{way.__name__} attention does not work here and is left out: {first_line(error)}", stacklevel=2)
     return None
 
 

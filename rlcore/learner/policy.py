@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
-from rlcore.errors import ModelError
+from rlcore.errors import ModelError, first_line
 from rlcore.learner.attention import PACKED
 from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.pack import Layout, pack
@@ -24,6 +23,7 @@ from rlcore.learner.policy_adapter import Adapter, attach
 from rlcore.learner.sharding import gathered, reshard, whole
 from rlcore.learner.speed import checkpoint_layers, compile_layers
 from rlcore.learner.tokenizer import byte_tokenizer
+from rlcore.plugin import did_you_mean
 from rlcore.types import Sample
 
 ADAPTER = "adapter"
@@ -218,7 +218,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}") from None
+        raise ModelError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from None
 
 
 def check_packed(model: PreTrainedModel) -> None:
@@ -233,7 +233,7 @@ def check_packed(model: PreTrainedModel) -> None:
         try:
             logits = [model(input_ids=ids[None], use_cache=False).logits[0, :-1].double() for ids in sequences]
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{type(model).__name__} cannot run; do its sizes fit together? {_first_line(error)}") from error
+            raise ModelError(f"{type(model).__name__} cannot run; do its sizes fit together? {first_line(error)}") from error
         wanted = torch.cat([z.log_softmax(-1).gather(1, ids[1:, None])[:, 0] for z, ids in zip(logits, sequences, strict=True)])
         model.set_attn_implementation(PACKED)
         got, _ = PackedModule(model)(*_packed(sequences))
@@ -257,7 +257,7 @@ def _from_path(path: str, dtype: str) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="eager")
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a model from {path!r}: {_first_line(error)}") from None
+        raise ModelError(f"cannot load a model from {path!r}: {first_line(error)}") from None
 
 
 def _from_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, dtype: str, seed: int) -> PreTrainedModel:
@@ -268,8 +268,7 @@ def _from_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, dty
         raise ModelError(f"transformers knows no architecture of model_type {model_type!r}; try qwen2 or llama") from None
     for key in values:
         if not hasattr(known, key):
-            close = difflib.get_close_matches(key, known.to_dict(), n=1)
-            raise ModelError(f"a {model_type} config has no {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise ModelError(f"a {model_type} config has no {key!r}{did_you_mean(key, known.to_dict())}")
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     try:
         config = AutoConfig.for_model(model_type, **({"vocab_size": len(tokenizer)} | special | values))
@@ -277,8 +276,4 @@ def _from_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, dty
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager")
     except Exception as error:  # whatever an architecture makes of sizes that do not fit
-        raise ModelError(f"no {model_type} can be made from this config: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+        raise ModelError(f"no {model_type} can be made from this config: {first_line(error)}") from error

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlcore.errors import ModelError
+from rlcore.errors import ModelError, first_line
 from rlcore.plugin import did_you_mean
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Adapter:
         try:
             found = set_peft_model_state_dict(self.wrapper, load_peft_weights(str(folder), device="cpu"))
         except (*_NOT_FITTING, OSError) as error:
-            raise ModelError(f"the adapter in {folder} cannot be read: {_first_line(error)}") from None
+            raise ModelError(f"the adapter in {folder} cannot be read: {first_line(error)}") from None
         if found.unexpected_keys:
             raise ModelError(f"the adapter in {folder} has weights this model has no place for, first {found.unexpected_keys[0]}")
 
@@ -120,7 +120,7 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
             adapter.wrapper.eval()
             _refuse_unfit(model, kind)
     except _NOT_FITTING as error:
-        raise ModelError(f"a {kind} adapter cannot be used with {type(model).__name__}: {_first_line(error)}") from None
+        raise ModelError(f"a {kind} adapter cannot be used with {type(model).__name__}: {first_line(error)}") from None
     return adapter
 
 
@@ -143,7 +143,7 @@ def _config(settings: Mapping[str, Any]) -> PeftConfig:
     try:
         config = kinds[kind](task_type="CAUSAL_LM", **values)
     except _NOT_FITTING as error:
-        raise ModelError(f"the settings of model.peft do not make a {kind} adapter: {_first_line(error)}") from None
+        raise ModelError(f"the settings of model.peft do not make a {kind} adapter: {first_line(error)}") from None
     if config.is_prompt_learning:
         raise ModelError(f"a {kind} adapter adds tokens, not weights, so it cannot be published to a sampler; use lora")
     return config
@@ -202,7 +202,3 @@ def _wrapped(module: nn.Module) -> bool:
 def _weight(layer: nn.Module) -> Tensor | None:
     weight = getattr(layer, "weight", None)
     return None if weight is None else weight.detach().float()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]

@@ -19,7 +19,7 @@ from rlcore.learner.optim import OPTIMIZERS, Average, Schedule
 from rlcore.learner.pack import Layout, MicroBatch, idle_micro_batch, pack
 from rlcore.learner.policy import Policy
 from rlcore.learner.sharding import gathered, optimizer_in_parts
-from rlcore.objective.parts import Counts
+from rlcore.objective.parts import Counts, everywhere
 from rlcore.objective.term import Objective
 from rlcore.types import Sample, StepReport
 
@@ -89,7 +89,10 @@ class Learner:
         totals, counts = self.accumulate(samples)
         lr = self.lr * self._schedule(self._updates)
         if totals is None:
-            return self._report([0.0] * (len(self.objective.terms) + 4) + [1.0], 0.0, lr, counts)
+            return StepReport(
+                loss=None, losses={}, grad_norm=None, lr=lr, entropy=None, kl=None, ratio_max=None, clip_share=None, tokens=0,
+                sequences=sum(count.sequences for count in counts.values()),
+            )  # fmt: skip
         grad_norm = float(self.accelerator.clip_grad_norm_(self._module.parameters(), self.clip_norm))
         self._refuse_non_finite(totals, grad_norm)
         for group in self._optimizer.param_groups:
@@ -214,10 +217,10 @@ class Learner:
             losses=dict(zip((term.name for term in terms), totals, strict=False)),
             grad_norm=grad_norm,
             lr=lr,
-            entropy=entropy / max(1, tokens),
-            kl=kl / max(1, recorded),
-            ratio_max=ratio_max if recorded else 1.0,
-            clip_share=reduced / max(1, tokens),
+            entropy=entropy / tokens,
+            kl=kl / recorded if recorded else None,
+            ratio_max=ratio_max if recorded else None,
+            clip_share=reduced / tokens if any(term.mask is not everywhere for term in terms) else None,
             tokens=tokens,
             sequences=sum(count.sequences for count in counts.values()),
         )

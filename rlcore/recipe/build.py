@@ -15,7 +15,7 @@ from rlcore.credit.arms import weighted_arms
 from rlcore.credit.group import Credit, group_credit
 from rlcore.credit.guided import gated, mixed
 from rlcore.credit.kept import with_continuations
-from rlcore.credit.monte_carlo import Continue, MonteCarlo
+from rlcore.credit.monte_carlo import Continue, MonteCarlo, StepEstimator
 from rlcore.credit.parts import normalised_parts
 from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import SPLITTERS, Decode
@@ -26,7 +26,7 @@ from rlcore.curriculum.gate import GATES, Gate
 from rlcore.curriculum.sampler import CURRICULA, TaskSampler
 from rlcore.curriculum.skip import Skipping
 from rlcore.errors import RecipeError
-from rlcore.mixing import build_mix, part_weights, weighted_sum
+from rlcore.mixing import Mix, build_mix, part_weights, weighted_sum
 from rlcore.objective.presets import find_preset, objective
 from rlcore.objective.term import Objective
 from rlcore.plugin import Named, build, build_later
@@ -112,16 +112,27 @@ def policy_rewards(sections: Sequence[schema.RewardSection]) -> list[RewardSpec]
     return [spec for spec in build_rewards(sections) if spec.use in POLICY_REWARDS]
 
 
+def worker_rewards(sections: Sequence[schema.RewardSection]) -> list[RewardSpec]:
+    """The others: those that run in worker processes."""
+    return [spec for spec in build_rewards(sections) if spec.use not in POLICY_REWARDS]
+
+
 def build_policy_reward(spec: RewardSpec, policy: Policy | None, **context: Any) -> Callable[[Sequence[Group]], list[list[Gain]]]:
     return build({"use": spec.use, **spec.params}, POLICY_REWARDS, policy, what="policy reward", **context)
 
 
-def build_scorer(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> Scorer | Unscored:
-    rewards = [spec for spec in build_rewards(stage.rewards) if spec.use not in POLICY_REWARDS]
+def build_rule(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> Mix:
+    """How the rewards of workers become one value."""
+    rewards = worker_rewards(stage.rewards)
+    return build_mix(stage.mix, rewards) if isinstance(stage, schema.RlStage) and rewards else weighted_sum
+
+
+def build_scorer(stage: schema.RlStage | schema.EvalStage | schema.SampleStage, rule: Mix | None = None) -> Scorer | Unscored:
+    """`rule`: in place of the stage's own."""
+    rewards = worker_rewards(stage.rewards)
     if not rewards:
         return Unscored()
-    rule = build_mix(stage.mix, rewards) if isinstance(stage, schema.RlStage) else weighted_sum
-    return Scorer(rewards, workers=stage.reward_workers, deadline_s=stage.reward_deadline_s, rule=rule)
+    return Scorer(rewards, workers=stage.reward_workers, deadline_s=stage.reward_deadline_s, rule=rule or build_rule(stage))
 
 
 def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskSampler:
@@ -134,10 +145,9 @@ def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskS
     return made
 
 
-def build_task_sampler(stage: schema.RlStage, tasks: Sequence[Task], *, seed: int) -> TaskSampler:
-    """The stage's curriculum, and in front of it what passes over tasks like those the gate turned away."""
-    curriculum = build_curriculum(stage.curriculum, tasks, seed=seed)
-    return curriculum if stage.skip is None else Skipping(curriculum, tasks, **stage.skip.model_dump(), seed=seed)
+def build_skip(stage: schema.RlStage, sampler: TaskSampler, tasks: Sequence[Task], *, seed: int) -> TaskSampler:
+    """The sampler, behind what passes over tasks like those the stage's gate turned away, where it has a memory."""
+    return sampler if stage.skip is None else Skipping(sampler, tasks, **stage.skip.model_dump(), seed=seed)
 
 
 def _is_json(state: Any) -> bool:
@@ -190,7 +200,7 @@ def build_credit(
     weights: Mapping[str, float] | None = None,
     gather: Gather = list,
     demonstrate: Callable[[Task], Sample] | None = None,
-    values: MonteCarlo | Siblings | Values | None = None,
+    values: StepEstimator | Values | None = None,
 ) -> Credit:
     """`weights`: of parts that are normalised each by itself. `gather` joins the items of all processes; `demonstrate` makes the
     sample of a task's demonstration, where one is used; `values` estimates those of steps (`build_step_values`)."""
@@ -221,7 +231,7 @@ def build_credit(
 
 def build_step_values(
     stage: schema.RlStage | schema.SampleStage, continue_: Continue, decode: Decode, *, processes: int = 1
-) -> MonteCarlo | Siblings | None:
+) -> StepEstimator | None:
     """What estimates the values of steps, where the stage asks for them; of `total_tokens` each process has an equal part."""
     section = stage.steps if isinstance(stage, schema.SampleStage) else stage.credit.steps
     if section is None:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rlcore.credit.guided import STREAM
-from rlcore.errors import RecipeError, RewardError
+from rlcore.errors import RecipeError, RewardError, RlcoreError
 from rlcore.goldcheck import check_gold
+from rlcore.mixing import weighted_sum
 from rlcore.objective.term import Objective
 from rlcore.plugin import find
 from rlcore.recipe import schema
 from rlcore.recipe.build import (
-    POLICY_REWARDS,
     SAMPLERS,
     build_budget,
     build_credit,
+    build_curriculum,
     build_gate,
     build_objective,
     build_policy_reward,
-    build_rewards,
+    build_rule,
     build_scorer,
     build_second_round,
+    build_skip,
     build_step_values,
-    build_task_sampler,
     build_tasks,
     credit_weights,
     policy_rewards,
+    worker_rewards,
 )
 from rlcore.types import Group, Prefix, Task
 
@@ -35,46 +38,86 @@ SHOWN_EXCEPTIONS = 10
 """Exceptions that `check_answers` prints of one task set."""
 
 
-def check(recipe: schema.Recipe) -> list[str]:
+def check(recipe: schema.Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> list[str]:
     """Build what can be built without a model; return the numbers that follow from the recipe, one sentence each.
 
-    Raises the wing's own error for a preset, parameter, reward, column or data set that does not exist.
+    tasks: filled with the task sets by name, which may take long to make.
+    Raises the wing's own error for a preset, parameter, reward, column or data set that does not exist, with the place in the
+    recipe before it: `stages.rl.gate: ...`.
     """
-    find(recipe.sampler.kind, dict.fromkeys(SAMPLERS, "rlcore.rollout.sampler:Sampler"), what="sampler")  # vLLM may be absent
-    facts = []
+    if recipe.sampler.kind not in SAMPLERS:  # of those built in the packages may be absent here
+        with _at("sampler.kind"):
+            find(recipe.sampler.kind, SAMPLERS, what="sampler")
+    facts, loaded, tasks = [], [], {} if tasks is None else tasks
     for name, section in recipe.tasks.items():
-        tasks = build_tasks(section)
-        facts.append(f"tasks {name}: {len(tasks):,} ({section.kind}), first: {str(tasks[0].prompt)[:60]!r}")
-    for i, stage in enumerate(recipe.stages):
-        label = stage.name or stage.kind
+        with _at(f"tasks.{name}"):
+            tasks[name] = build_tasks(section)
+        facts.append(f"tasks {name}: {len(tasks[name]):,} ({section.kind}), first: {str(tasks[name][0].prompt)[:60]!r}")
+    labels = [stage.label for stage in recipe.stages]
+    for i, (stage, label) in enumerate(zip(recipe.stages, labels, strict=True)):
+        place = f"stages.{label if labels.count(label) == 1 else i}"
         if isinstance(stage, schema.OfflineStage | schema.PreferStage):
-            _check_data(recipe, i, stage)
+            _check_data(recipe, i, stage, place)
         if isinstance(stage, schema.RlStage | schema.EvalStage | schema.SampleStage):
-            _check_rewards(stage)
+            _check_rewards(stage, place, loaded)
         if isinstance(stage, schema.SftStage | schema.OfflineStage | schema.PreferStage):
             what = {"sft": "demonstrations", "offline": "stored answers", "prefer": "pairs"}[stage.kind]
             facts.append(f"{label}: {stage.steps} steps x {stage.batch_size} {what} = {stage.steps * stage.batch_size:,}")
         if isinstance(stage, schema.RlStage):
-            facts.append(f"{label}: {_check_rl(stage, build_tasks(recipe.tasks[stage.tasks]))}")
+            _check_rl(stage, tasks[stage.tasks], place)
+            facts.append(f"{label}: {_size(stage)}")
     return facts
 
 
-def _check_rewards(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> None:
-    build_scorer(stage).close()
-    for spec in policy_rewards(stage.rewards):
-        build_policy_reward(spec, None)
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Errors of a part begin with its place in the recipe."""
+    try:
+        yield
+    except RlcoreError as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
+def _check_rewards(
+    stage: schema.RlStage | schema.EvalStage | schema.SampleStage, place: str, loaded: list[list[schema.RewardSection]]
+) -> None:
+    """`loaded`: rewards that a worker was made of already, a second each where they import much; grows."""
+    with _at(f"{place}.rewards"):
+        if stage.rewards not in loaded:
+            build_scorer(stage.model_copy(update={"reward_workers": 1}), weighted_sum).close()
+            loaded.append(stage.rewards)
+        for spec in policy_rewards(stage.rewards):
+            build_policy_reward(spec, None)
+    with _at(f"{place}.mix"):
+        build_rule(stage)
     if isinstance(stage, schema.SampleStage):
-        build_step_values(stage, _no_sampler, str)
+        with _at(f"{place}.steps"):
+            build_step_values(stage, _no_sampler, str)
 
 
-def _check_rl(stage: schema.RlStage, tasks: Sequence[Task]) -> str:
+def _check_rl(stage: schema.RlStage, tasks: Sequence[Task], place: str) -> None:
+    with _at(f"{place}.curriculum"):
+        curriculum = build_curriculum(stage.curriculum, tasks, seed=0)
+    with _at(f"{place}.skip"):
+        build_skip(stage, curriculum, tasks, seed=0)
+    with _at(f"{place}.gate"):
+        build_gate(stage)
+    with _at(f"{place}.budget"):
+        build_budget(stage)
+    with _at(f"{place}.second_round"):
+        build_second_round(stage.second_round)
+    with _at(f"{place}.objective"):
+        aim = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
+    with _at(f"{place}.credit.steps"):
+        values = build_step_values(stage, _no_sampler, str)
+    with _at(f"{place}.credit"):
+        build_credit(stage.credit, weights=credit_weights(stage), values=values)
+    with _at(f"{place}.credit.demonstrations"):
+        _check_streams(stage.credit.demonstrations, aim)
+
+
+def _size(stage: schema.RlStage) -> str:
     """How large its steps are, in words."""
-    build_task_sampler(stage, tasks, seed=0)
-    build_gate(stage)
-    build_budget(stage)
-    build_second_round(stage.second_round)
-    _check_streams(stage, build_objective(stage.objective, max_tokens=stage.sampling.max_tokens))
-    build_credit(stage.credit, weights=credit_weights(stage), values=build_step_values(stage, _no_sampler, str))
     answers = stage.groups_per_step * stage.group_size
     return (
         f"{stage.steps} steps x {stage.groups_per_step} tasks x {stage.group_size} answers = {answers:,} answers a step, "
@@ -82,17 +125,20 @@ def _check_rl(stage: schema.RlStage, tasks: Sequence[Task]) -> str:
     )
 
 
-def check_answers(recipe: schema.Recipe, *, n: int) -> list[str]:
-    """Score gold and corrupted gold answers of every task set with its rewards: a sentence a pair, one an exception."""
+def check_answers(recipe: schema.Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int) -> list[str]:
+    """Score gold and corrupted gold answers of every task set with its rewards: a sentence a pair, one an exception.
+
+    tasks: those that `check` made.
+    """
     lines, seen = [], set()
     for stage in recipe.stages:
         if not hasattr(stage, "rewards") or (pair := (stage.tasks, repr(stage.rewards))) in seen:
             continue
         seen.add(pair)
-        specs = [spec for spec in build_rewards(stage.rewards) if spec.use not in POLICY_REWARDS]
+        specs = worker_rewards(stage.rewards)
         if not specs:
             continue
-        report = check_gold(build_tasks(recipe.tasks[stage.tasks]), specs, n=n)
+        report = check_gold(tasks[stage.tasks], specs, n=n)
         pair_name = f"gold of {stage.tasks} with {', '.join(spec.name for spec in specs)}"
         if report.gold_rate is None:
             lines.append(
@@ -101,6 +147,12 @@ def check_answers(recipe: schema.Recipe, *, n: int) -> list[str]:
             continue
         rates = f"gold rate {report.gold_rate:.4g}, corrupted rate {report.corrupted_rate:.4g}"
         lines.append(f"{pair_name}: {report.checked} checked, {rates}")
+        for count, what in (
+            (report.without_answer, "tasks left out: their answer is neither text nor a number"),
+            (report.wrong_demonstrations, "demonstrations that do not end in the gold answer"),
+        ):
+            if count:
+                lines.append(f"  {count} {what}")
         for e in report.exceptions[:SHOWN_EXCEPTIONS]:
             why = f"{e.verdict.status}: {e.verdict.reason}" if e.verdict.reason else e.verdict.status
             lines.append(f"  {e.kind} answer of {e.id} (gold {e.gold!r}) got {e.verdict.value} ({why}): {e.scored[-60:]!r}")
@@ -111,28 +163,28 @@ def check_answers(recipe: schema.Recipe, *, n: int) -> list[str]:
     return lines
 
 
-def _check_data(recipe: schema.Recipe, i: int, stage: schema.OfflineStage | schema.PreferStage) -> None:
-    before = [other.name or other.kind for other in recipe.stages[:i] if isinstance(other, schema.SampleStage)]
+def _check_data(recipe: schema.Recipe, i: int, stage: schema.OfflineStage | schema.PreferStage, place: str) -> None:
+    before = [other.label for other in recipe.stages[:i] if isinstance(other, schema.SampleStage)]
     if stage.data not in before and not Path(stage.data).exists():
         known = ", ".join(before) or "(none)"
         raise RecipeError(
-            f"stages.{i}.data is {stage.data!r}: neither a file or folder here nor a sample stage before this one ({known})"
+            f"{place}.data is {stage.data!r}: neither a file or folder here nor a sample stage before this one ({known})"
         )
     if isinstance(stage, schema.OfflineStage):
-        build_objective(stage.objective, max_tokens=recipe.sampler.max_length)
-        build_credit(stage.credit, values=(lambda groups, answers: {}) if stage.credit.steps else None)
+        with _at(f"{place}.objective"):
+            build_objective(stage.objective, max_tokens=recipe.sampler.max_length)
+        with _at(f"{place}.credit"):
+            build_credit(stage.credit, values=(lambda groups, answers: {}) if stage.credit.steps else None)
     elif importlib.util.find_spec("trl") is None:
-        label = stage.name or stage.kind
-        raise RecipeError(f"stage {label} needs the package trl, which is not installed: pip install 'rlcore[prefer]'")
+        raise RecipeError(f"{place} needs the package trl, which is not installed: pip install 'rlcore[prefer]'")
 
 
 def _no_sampler(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
     raise NotImplementedError("a recipe that is only checked continues nothing")
 
 
-def _check_streams(stage: schema.RlStage, aim: Objective) -> None:
-    kind, name = stage.credit.demonstrations, stage.name or stage.kind
-    if kind != "none" and STREAM not in aim.streams:
-        raise RecipeError(f"stage {name}: credit.demonstrations is {kind!r}, but its objective does not learn from them: use hpt")
-    if kind == "none" and STREAM in aim.streams:
-        raise RecipeError(f"stage {name}: its objective learns from demonstrations: set credit.demonstrations to gated or mixed")
+def _check_streams(demonstrations: str, aim: Objective) -> None:
+    if demonstrations != "none" and STREAM not in aim.streams:
+        raise RecipeError(f"it is {demonstrations!r}, but the stage's objective does not learn from them: use hpt")
+    if demonstrations == "none" and STREAM in aim.streams:
+        raise RecipeError("the stage's objective learns from demonstrations: set credit.demonstrations to gated or mixed")

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic.fields import FieldInfo
 
+from rlcore.errors import RecipeError
+from rlcore.plugin import did_you_mean
 from rlcore.recipe.schema import Recipe, Section
 
 
@@ -27,6 +29,21 @@ def all_keys() -> list[Key]:
     for key in _table(Recipe, ""):
         found.setdefault(key.key, key)
     return list(found.values())
+
+
+def find_keys(word: str) -> list[Key]:
+    """The keys of a section (`credit`, `rl.optim`, `stages[rl].optim`), else those with the word in their name or meaning.
+
+    Raises `RecipeError` if there are none.
+    """
+    keys = all_keys()
+    wanted = _plain(word)
+    found = [key for key in keys if f".{wanted}." in f".{_plain(key.key)}."]
+    found = found or [key for key in keys if wanted in _plain(key.key) or word.lower() in key.meaning.lower()]
+    if not found:
+        names = {part for key in keys for part in _plain(key.key).split(".")}
+        raise RecipeError(f"no key of a recipe has {word!r} in its name or meaning{did_you_mean(wanted.split('.')[-1], names)}")
+    return found
 
 
 def section_at(path: Sequence[int | str], tags: Mapping[int, str]) -> type[Section]:
@@ -61,6 +78,11 @@ def _table(section: type[Section], prefix: str, made: Section | None = None) -> 
         for option in inner:
             label = f"[{_kind(option)}]" if len(inner) > 1 else ""
             yield from _table(option, f"{prefix}{name}{label}.", value if isinstance(value, option) else None)
+
+
+def _plain(key: str) -> str:
+    """`stages[rl].optim` as `stages.rl.optim`, which is how an override names it."""
+    return key.replace("[", ".").replace("]", "").strip(".").lower()
 
 
 def _options(annotation: Any) -> Iterator[Any]:

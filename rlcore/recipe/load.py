@@ -2,12 +2,14 @@
 
 A recipe file may extend another (`extends: quickstart`): mappings merge, lists and values replace. A key with dots
 (`stages.rl.steps: 20`), in the file or on the command line, reaches into what is already there; a list item is named by
-its number, or a stage by its name or kind.
+its number, or a stage by its name or kind. A file that a recipe names (`problems.jsonl`, `my_parts.py:name`) is looked up from
+the working directory and then beside the recipe file that names it.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,12 +141,27 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     else:
         beside = path.parent / f"{parent}{SUFFIX}"
         base = _read(beside if beside.is_file() else find(str(parent)), (*seen, path.resolve()))
+    raw = _placed(raw, path.parent)
     plain = {key: value for key, value in raw.items() if "." not in str(key)}
     merged = _merge(base, plain)
     for key, value in raw.items():
         if "." in str(key):
             _assign(merged, key, value, where=f"recipe {path}")
     return merged
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    """The value, in which a file that is not here but in the recipe's folder is named by its place there."""
+    if isinstance(value, dict):
+        return {key: _placed(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item, folder) for item in value]
+    if not isinstance(value, str):
+        return value
+    file, colon, name = value.rpartition(":") if ".py:" in value else (value, "", "")
+    if not Path(file).suffix or os.path.exists(file) or not os.path.isfile(folder / file):  # unlike Path's, these never raise
+        return value
+    return f"{folder / file}{colon}{name}"
 
 
 def _merge(base: Any, over: Any) -> Any:

@@ -42,7 +42,7 @@ class SamplerSection(Section):
     max_length: PositiveInt = Field(2048, description="longest prompt + answer, in tokens")
     max_sequences: PositiveInt = Field(256, description="answers written at the same time")
     memory_gb: PositiveFloat | None = Field(
-        None, description="memory of vLLM's key-value cache; default: vLLM's choice on a GPU, 1 on CPU"
+        None, description="vLLM's key-value cache; default: room for max_sequences, at most 4 on CPU, 40% of a GPU"
     )
     deadline_s: PositiveFloat = Field(600.0, description="longest wait for one step's answers; stragglers are cut")
     prefix_caching: bool = Field(True, description="vLLM computes what requests have in common at the start once")

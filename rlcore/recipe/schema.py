@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from rlcore.recipe.model_sections import ModelSection, PromptSection, SamplerSection
+from rlcore.recipe.optim_sections import OptimSection, UpdateSection
 from rlcore.recipe.task_sections import Section, Tasks
 
 
@@ -32,40 +33,6 @@ class SamplingSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus; 1 is off")
     top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 is off")
     stop: list[str] = Field(default_factory=list, description="texts that end an answer")
-
-
-class UpdateSection(Section):
-    name: Literal["adamw", "adamw8bit", "muon", "sgd"] = Field(
-        "adamw", description="adamw8bit needs bitsandbytes; muon takes the inner matrices and leaves the rest to adamw"
-    )
-    lr: PositiveFloat = Field(1e-6, description="peak learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.95), strict=False, description="AdamW's decay rates; the first is sgd's momentum")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="on matrices only")
-    clip_norm: PositiveFloat = Field(1.0, description="largest global gradient norm")
-    schedule: Literal["constant", "linear", "cosine", "rex", "wsd"] = Field(
-        "constant", description="shape after the warm-up; wsd is constant with a decay at the end"
-    )
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="steps of linear warm-up")
-    min_lr_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="where a falling schedule ends, as a share of lr")
-    rex_d: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="rex: 0 is linear, larger stays high for longer")
-    decay_shape: Literal["linear", "sqrt", "inverse_linear"] = Field("linear", description="wsd: how it decays (sqrt: 1 - sqrt)")
-    decay_share: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="wsd: share of all steps in which it decays")
-
-    @model_validator(mode="after")
-    def _ends_somewhere(self) -> UpdateSection:
-        if self.schedule == "wsd" and self.decay_shape == "inverse_linear" and self.min_lr_ratio == 0:
-            raise ValueError("decay_shape inverse_linear never reaches 0; set min_lr_ratio, for example 0.1")
-        return self
-
-
-class OptimSection(UpdateSection):
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="decay of a moving average of the weights, saved to ema/ in each checkpoint"
-    )
-    micro_batch_tokens: PositiveInt = Field(16_384, description="tokens in one forward; changes memory, never the gradient")
-    layout: Literal["auto", "packed", "shared"] = Field(
-        "auto", description="packed, or shared: what samples begin with in common is stored once; auto: from 16 such tokens on"
-    )
 
 
 class StepValuesSection(Section):
@@ -158,6 +125,11 @@ class SkipSection(Section):
 
 class Stage(Section):
     name: str = Field("", description="name in metrics and tables; default: the kind")
+
+    @property
+    def label(self) -> str:
+        """What it is called in files and sentences."""
+        return self.name or self.kind
 
 
 class TaskStage(Stage):
@@ -280,6 +252,12 @@ class PreferStage(Stage):
         "sigmoid", description="a loss of TRL's DPOTrainer (ipo, hinge, sigmoid_norm, ...), or a mix: {sigmoid: 1.0, sft: 0.2}"
     )
     optim: UpdateSection = Field(default_factory=UpdateSection)
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> PreferStage:
+        if self.micro_batch is not None and self.batch_size % min(self.micro_batch, self.batch_size):
+            raise ValueError(f"micro_batch is {self.micro_batch}, which does not divide batch_size ({self.batch_size})")
+        return self
 
 
 AnyStage = Annotated[SftStage | RlStage | EvalStage | SampleStage | OfflineStage | PreferStage, Field(discriminator="kind")]

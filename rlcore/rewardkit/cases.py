@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.errors import RewardError
+from rlcore.goldcheck import written
 from rlcore.scoring import Scorer
 from rlcore.types import Rollout, Task, Verdict
 
@@ -70,18 +71,6 @@ def read_cases(path: Path) -> list[Case]:
 
 
 def as_group(case: Case) -> tuple[Task, list[Rollout]]:
-    """A case as the scorer takes it. There is no tokenizer here: a word stands for a token."""
-    words = max(1, len(case.answer.split()))
+    """A case as the scorer takes it."""
     task = Task(id=case.name or "case", prompt=case.prompt, answer=case.gold, columns=case.columns)
-    rollout = Rollout(
-        id=task.id,
-        task_id=task.id,
-        token_ids=[0] * (words + 1),
-        mask=[False] + [True] * words,
-        logprobs=[0.0] * (words + 1),
-        text=case.answer,
-        finish="stop",
-        version_min=0,
-        version_max=0,
-    )
-    return task, [rollout]
+    return task, [written(task.id, case.answer)]

@@ -1,4 +1,4 @@
-"""What every sampler promises. Four back ends keep it: `scripted`, `hf`, `vllm_local` and (to come) `vllm_server`."""
+"""What every sampler promises. Three back ends keep it: `vllm_local`, `hf`, and `scripted` for tests."""
 
 from __future__ import annotations
 

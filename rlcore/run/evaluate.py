@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.curriculum.budget import state_budget
-from rlcore.errors import RecipeError, RunError
+from rlcore.errors import RecipeError, RewardError, RunError
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.build import build_rewards, build_sampling, build_scorer
 from rlcore.recipe.load import load, recipe_names
@@ -49,8 +49,10 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
     refuse_unscored(facts)
     first = build_rewards(stage.rewards)[0].name
     scores = [score for group in facts for parts in group.parts if (score := parts.get(first)) is not None]
+    if not scores:
+        raise RewardError(f"the first reward of stage {stage.label}, {first}, scored no answer: no accuracy")
     row = {
-        "stage": stage.name or stage.kind,
+        "stage": stage.label,
         "stage_index": run.cursor.stage,
         "step": run.cursor.step,
         "tasks": len(positions),

@@ -40,26 +40,26 @@ def group_facts(group: Group) -> GroupFacts:
 
 
 def rollout_metrics(facts: Sequence[GroupFacts]) -> dict[str, float]:
-    """Reward, length and waste of one step, over the groups of all ranks."""
+    """Reward, length and waste of one step, over the groups of all ranks; what nothing was measured of is left out."""
     values = [value for group in facts for value in group.values if value is not None]
     lengths = [length for group in facts for length in group.lengths]
     scored = [[value for value in group.values if value is not None] for group in facts]
-    names = {name: None for group in facts for parts in group.parts for name in parts}
-    metrics = {
-        "reward/mean": statistics.fmean(values) if values else 0.0,
-        "reward/std": statistics.pstdev(values) if values else 0.0,
+    compared = [len(set(group)) == 1 for group in scored if len(group) > 1]
+    metrics = {"reward/mean": statistics.fmean(values), "reward/std": statistics.pstdev(values)} if values else {}
+    metrics |= {
         "length/mean": statistics.fmean(lengths),
-        "truncated_share": _share(finish == "length" for group in facts for finish in group.finishes),
-        "zero_variance_share": _share(len(set(group)) <= 1 for group in scored),
-        "unscorable_share": _share(value is None for group in facts for value in group.values),
-        "wrong_format_share": _share(status == "wrong-format" for group in facts for status in group.statuses),
+        "truncated_share": statistics.fmean(finish == "length" for group in facts for finish in group.finishes),
+        **({"zero_variance_share": statistics.fmean(compared)} if compared else {}),
+        "unscorable_share": statistics.fmean(value is None for group in facts for value in group.values),
+        "wrong_format_share": statistics.fmean(status == "wrong-format" for group in facts for status in group.statuses),
         "tokens/prompt": sum(group.prompt_tokens for group in facts),
         "tokens/completion": sum(lengths),
     }
-    for name in names:
-        given = [part for group in facts for parts in group.parts if (part := parts.get(name)) is not None]
-        metrics[f"reward/{name}"] = statistics.fmean(given) if given else 0.0
-    return metrics
+    given: dict[str, list[float]] = {}
+    for name, part in (item for group in facts for parts in group.parts for item in parts.items()):
+        if part is not None:
+            given.setdefault(name, []).append(part)
+    return metrics | {f"reward/{name}": statistics.fmean(parts) for name, parts in given.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,8 @@ def effort_metrics(efforts: Sequence[Effort]) -> dict[str, float]:
 
 
 def learner_metrics(report: StepReport) -> dict[str, float]:
-    return {
+    """What the learner says of its step; what it measured nothing of is left out."""
+    found = {
         "loss": report.loss,
         "grad_norm": report.grad_norm,
         "lr": report.lr,
@@ -117,6 +118,7 @@ def learner_metrics(report: StepReport) -> dict[str, float]:
         "tokens/trained": report.tokens,
         **({f"loss/{name}": value for name, value in report.losses.items()} if len(report.losses) > 1 else {}),
     }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def rollout_rows(
@@ -174,7 +176,7 @@ def dead_states(metrics: dict[str, Any]) -> list[str]:
             f"the gate admitted {metrics['gate/filled']:.0%} of a batch after trying {metrics['gate/rounds']:.3g} batches: "
             f"the tasks are too hard or too easy for it, or refill.rounds is too small"
         )
-    if metrics.get("tokens/trained") == 0 and metrics.get("zero_variance_share", 1) < 1:
+    if metrics.get("tokens/trained") == 0 and metrics.get("zero_variance_share") != 1:
         said.append("credit gave every answer an advantage of 0, so nothing was learned: check credit.baseline and its scheme")
     if metrics.get("zero_variance_share") == 1 and not metrics.get("credit/informative"):
         said.append(
@@ -182,8 +184,3 @@ def dead_states(metrics: dict[str, Any]) -> list[str]:
             f"the tasks are too hard or too easy, or the reward is constant"
         )
     return said
-
-
-def _share(flags: Iterable[bool]) -> float:
-    counted = [bool(flag) for flag in flags]
-    return sum(counted) / len(counted) if counted else 0.0

@@ -32,7 +32,7 @@ from rlcore.types import Sample
 def run_offline(run: Run, stage: OfflineStage) -> None:
     objective = build_objective(stage.objective, max_tokens=run.max_length)
     samples = offline_samples(read_stored(run.stored(stage.data)), stage, objective)
-    run.tracker.say(f"{stage.name or stage.kind}: {len(samples):,} stored answers to learn from")
+    run.tracker.say(f"{stage.label}: {len(samples):,} stored answers to learn from")
     order = Uniform(samples, seed=derive(run.recipe.seed, "offline", run.cursor.stage))
     learner = run.learner(stage, objective)
     run.resume_stage(learner, order)
@@ -41,7 +41,7 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
             watch = Stopwatch()
             report = learner.step([samples[position] for position in run.my_share(order.draw(stage.batch_size))])
             watch.lap("learn")
-            run.end_step(learner, order, learner_metrics(report) | {"policy_version": learner.version} | watch.times())
+            run.end_step(learner, order, learner_metrics(report) | watch.times())
     run.end_stage(learner, order)
 
 

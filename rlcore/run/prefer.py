@@ -38,7 +38,7 @@ Log = Callable[[Mapping[str, float]], None]
 
 
 def run_prefer(run: Run, stage: PreferStage) -> None:
-    name, seed = stage.name or stage.kind, derive(run.recipe.seed, "prefer", run.cursor.stage)
+    name, seed = stage.label, derive(run.recipe.seed, "prefer", run.cursor.stage)
     path = run.stored(stage.data)
     if stage.pairs == "given":
         rows = [given_row(run, row) for file in stored_files(path) for row in read_rows(file)]
@@ -122,7 +122,7 @@ def train_pairs(
         try:
             pair_trainer(policy, rows, stage, seed=seed, processes=processes, log=log, scratch=scratch).train()
         except (ValueError, NotImplementedError) as error:
-            raise RecipeError(f"TRL's DPOTrainer refused the stage: {error}") from None
+            raise RecipeError(f"TRL's DPOTrainer refused stage {stage.label}: {error}") from None
 
 
 def pair_trainer(

@@ -68,7 +68,7 @@ class Record:
             raise RunError(f"the run {folder} has no rl stage to replay")
         self.stage = stages[0]
         self.tasks = build_tasks(recipe.tasks[self.stage.tasks])
-        name = self.stage.name or self.stage.kind
+        name = self.stage.label
         steps = [row["step"] for row in read_rows(run.metrics) if row["stage"] == name]
         self.steps = len(steps)
         self._by_task: dict[int, list[Recorded]] = {}

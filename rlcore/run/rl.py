@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from rlcore.recipe.build import build_credit, build_objective, build_scorer, build_task_sampler, credit_weights
+from rlcore.recipe.build import build_credit, build_curriculum, build_objective, build_scorer, build_skip, credit_weights
 from rlcore.recipe.schema import RlStage
 from rlcore.run.intake import Intake
 from rlcore.run.measures import group_facts, learner_metrics, refuse_unscored, rollout_metrics, rollout_rows
@@ -27,7 +27,7 @@ from rlcore.run.text import STREAM, text_samples
 
 def run_rl(run: Run, stage: RlStage) -> None:
     tasks, seed = run.tasks(stage.tasks), derive(run.recipe.seed, "rl", run.cursor.stage)
-    curriculum = build_task_sampler(stage, tasks, seed=seed)
+    curriculum = build_skip(stage, build_curriculum(stage.curriculum, tasks, seed=seed), tasks, seed=seed)
     intake = Intake(run, stage, tasks, curriculum, seed=seed)
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     learner = run.learner(stage, objective, temperature=stage.sampling.temperature)

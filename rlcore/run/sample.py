@@ -30,7 +30,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
     tasks = run.tasks(stage.tasks)
     positions = range(min(len(tasks), stage.limit or len(tasks)))
     size = max(1, ROUND * run.recipe.sampler.max_sequences // stage.answers) * run.accelerator.num_processes
-    name, facts, costs, sampling = stage.name or stage.kind, [], [], build_sampling(stage.sampling)
+    name, facts, costs, sampling = stage.label, [], [], build_sampling(stage.sampling)
     seed = derive(run.recipe.seed, "sample", run.cursor.stage)
     if run.accelerator.is_main_process:
         run.folder.new_sample(name)

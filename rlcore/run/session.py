@@ -19,7 +19,7 @@ from rlcore.learner.optim import Average
 from rlcore.learner.policy import Policy
 from rlcore.learner.step import Learner
 from rlcore.objective.term import Objective
-from rlcore.recipe.build import build_learner, build_policy, build_sampler, build_tasks
+from rlcore.recipe.build import build_learner, build_policy, build_sampler
 from rlcore.recipe.schema import OfflineStage, Recipe, RlStage, SampleStage, SftStage
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.sampler import Sampler
@@ -46,6 +46,7 @@ class Run:
         tracker: Tracker,
         cursor: checkpoint.Cursor,
         saved: Mapping[str, Any] | None,
+        tasks: Mapping[str, Sequence[Task]],
     ) -> None:
         self.recipe, self.folder, self.accelerator, self.policy, self.tracker = recipe, folder, accelerator, policy, tracker
         self.cursor = cursor
@@ -56,7 +57,7 @@ class Run:
             self._average = Average(policy.module, saved["average"]["decay"])
             self._average.load_state_dict(saved["average"])
         self.encoder = PromptEncoder(policy.tokenizer, format=recipe.prompt.format, system=recipe.prompt.system)
-        self._tasks: dict[str, Sequence[Task]] = {}
+        self._tasks = tasks
         self._sampler: Sampler | None = None
 
     @property
@@ -70,13 +71,11 @@ class Run:
         return self.recipe.sampler.sync == "adapter"
 
     def tasks(self, name: str) -> Sequence[Task]:
-        if name not in self._tasks:
-            self._tasks[name] = build_tasks(self.recipe.tasks[name])
         return self._tasks[name]
 
     def stored(self, data: str) -> Path:
         """Where the rows are that a stage calls `data`: those of a sample stage of this run, or what the name says."""
-        own = {stage.name or stage.kind for stage in self.recipe.stages if isinstance(stage, SampleStage)}
+        own = {stage.label for stage in self.recipe.stages if isinstance(stage, SampleStage)}
         return self.folder.samples / data if data in own else Path(data)
 
     def sampler(self) -> Sampler:
@@ -163,7 +162,8 @@ class Run:
         In this order: a checkpoint never knows more than the files beside it.
         """
         self.log_step(metrics)
-        if self.cursor.stage_step % self.recipe.run.checkpoint_every == 0 and self.cursor.stage_step < self.tracker.total:
+        done, steps = self.cursor.stage_step, self.recipe.stages[self.cursor.stage].steps
+        if done % self.recipe.run.checkpoint_every == 0 and done < steps:
             self.cursor.curriculum = curriculum.state_dict()
             self._save(_state(learner))
 

@@ -25,8 +25,7 @@ def run_sft(run: Run, stage: SftStage) -> None:
             positions = run.my_share(curriculum.draw(stage.batch_size))
             report = learner.step([demonstrate(run, tasks[position]) for position in positions])
             watch.lap("learn")
-            metrics = learner_metrics(report) | {"policy_version": learner.version} | watch.times()
-            run.end_step(learner, curriculum, metrics)
+            run.end_step(learner, curriculum, learner_metrics(report) | watch.times())
     run.end_stage(learner, curriculum)
 
 

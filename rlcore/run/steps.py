@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlcore.credit.monte_carlo import Cost, MonteCarlo
-from rlcore.credit.siblings import Siblings
+from rlcore.credit.monte_carlo import Cost, StepEstimator
 from rlcore.recipe.build import build_sampling, build_step_values
 from rlcore.recipe.schema import RlStage, SampleStage
 from rlcore.rollout.continuations import continuations
@@ -16,7 +15,7 @@ from rlcore.scoring import Scorer
 from rlcore.types import Group, Prefix, Sample
 
 
-def step_values(run: Run, stage: RlStage | SampleStage, scorer: Scorer, *, seed: int) -> MonteCarlo | Siblings | None:
+def step_values(run: Run, stage: RlStage | SampleStage, scorer: Scorer, *, seed: int) -> StepEstimator | None:
     """What estimates step values in this stage; None where it asks for none. Seeds follow from the step of the stage."""
 
     def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
@@ -48,7 +47,7 @@ def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
     }
 
 
-def step_rows(values: MonteCarlo | Siblings, samples: Sequence[Sequence[Sample]]) -> dict[str, dict[str, Any]]:
+def step_rows(values: StepEstimator, samples: Sequence[Sequence[Sample]]) -> dict[str, dict[str, Any]]:
     """By rollout id, what a row of `rollouts/` says of steps: spans, values, and the advantage of each answer token.
 
     An advantage is None where the token is not trained; the key is absent where the answer gave no sample.

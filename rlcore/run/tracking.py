@@ -53,8 +53,7 @@ class Tracker:
         self.console = console if accelerator.is_main_process else Console(quiet=True)
         self.stages: list[StageLog] = []
         self._bar: tuple[Progress, TaskID] | None = None
-        self.total = 0
-        self._every = 1
+        self._total, self._every = 0, 1
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -62,9 +61,9 @@ class Tracker:
     @contextmanager
     def stage(self, stage: SftStage | RlStage | OfflineStage | PreferStage, *, done: int) -> Iterator[None]:
         """Frame a training stage of which `done` steps are done: a bar on a terminal, about ten lines elsewhere."""
-        log = StageLog(name=stage.name or stage.kind, kind=stage.kind, done=done)
+        log = StageLog(name=stage.label, kind=stage.kind, done=done)
         self.stages.append(log)
-        self.total, self._every = stage.steps, max(1, stage.steps // 10)
+        self._total, self._every = stage.steps, max(1, stage.steps // 10)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -102,8 +101,8 @@ class Tracker:
             progress, bar = self._bar
             progress.update(bar, advance=1, shown=_headline(log.kind, row))
             done = int(progress.tasks[bar].completed)
-            if not self.console.is_terminal and (log.steps == 1 or done % self._every == 0 or done == self.total):
-                self.say(f"{log.name} {done}/{self.total}  {_headline(log.kind, row)}")
+            if not self.console.is_terminal and (log.steps == 1 or done % self._every == 0 or done == self._total):
+                self.say(f"{log.name} {done}/{self._total}  {_headline(log.kind, row)}")
         if log.steps <= FIRST_STEPS:
             for sentence in dead_states(row):
                 self.say(f"warning, {log.name} step {log.done + log.steps}: {sentence}")
@@ -133,14 +132,13 @@ class Tracker:
         for log in self.stages:
             measure = HEADLINES[log.kind][0]
             first = "" if log.kind in ("eval", "sample") else _number(measure, log.first)
-            table.add_row(
-                log.name, str(log.steps or ""), f"{log.seconds:.1f}", _label(measure), first, _number(measure, log.last)
-            )
+            last = _number(measure, log.last)
+            table.add_row(log.name, str(log.steps or ""), f"{log.seconds:.1f}", _label(measure), first, last)
         self.console.print(table)
 
 
 def _headline(kind: str, row: Mapping[str, Any]) -> str:
-    return "  ".join(f"{_label(key)} {_number(key, row)}" for key in HEADLINES[kind])
+    return "  ".join(f"{_label(key)} {_number(key, row)}" for key in HEADLINES[kind] if key in row)
 
 
 def _label(key: str) -> str:
@@ -148,4 +146,5 @@ def _label(key: str) -> str:
 
 
 def _number(key: str, row: Mapping[str, Any]) -> str:
-    return f"{row[key]:.1%}" if key == "accuracy" else f"{row[key]:.3g}"
+    """Nothing where the row has no such number."""
+    return "" if key not in row else f"{row[key]:.1%}" if key == "accuracy" else f"{row[key]:.3g}"

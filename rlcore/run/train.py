@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rlcore.run.sample import run_sample
 from rlcore.run.session import Run
 from rlcore.run.sft import run_sft
 from rlcore.run.tracking import Tracker
+from rlcore.types import Task
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,14 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, cons
         cpu=not torch.cuda.is_available(), log_with=list(recipe.run.trackers) or None, project_dir=str(folder.path)
     )
     tracker = Tracker(folder, accelerator, console or Console())
-    for fact in check(recipe):
+    tasks: dict[str, Sequence[Task]] = {}
+    for fact in check(recipe, tasks):
         tracker.say(fact)
     if accelerator.is_main_process:
         folder.start(recipe, resume=resume, overwrite=overwrite)
     accelerator.wait_for_everyone()
     accelerator.init_trackers(recipe.name)
-    run = open_run(recipe, folder, accelerator, tracker)
+    run = open_run(recipe, folder, accelerator, tracker, tasks)
     try:
         while run.cursor.stage < len(recipe.stages):
             run_stage(run)
@@ -79,7 +82,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, cons
     )
 
 
-def open_run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator, tracker: Tracker) -> Run:
+def open_run(
+    recipe: Recipe, folder: RunFolder, accelerator: Accelerator, tracker: Tracker, tasks: Mapping[str, Sequence[Task]]
+) -> Run:
     """The run as its last checkpoint left it, or a new one."""
     saved_runs = checkpoint.all_checkpoints(folder.checkpoints)
     last = saved_runs[-1] if saved_runs else None
@@ -100,7 +105,9 @@ def open_run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator, tracke
         f"model: {policy.num_parameters / 1e6:.2f}M parameters{share}, {recipe.model.dtype}, {origin}; "
         f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
-    return Run(recipe, folder, accelerator=accelerator, policy=policy, tracker=tracker, cursor=cursor, saved=saved or None)
+    return Run(
+        recipe, folder, accelerator=accelerator, policy=policy, tracker=tracker, cursor=cursor, saved=saved or None, tasks=tasks
+    )
 
 
 def _reopen(recipe: Recipe, cursor: checkpoint.Cursor, saved: dict[str, Any]) -> None:

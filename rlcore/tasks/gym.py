@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlcore.errors import TaskError
+from rlcore.plugin import did_you_mean
 from rlcore.tasks.lazy import LazyTasks
 from rlcore.types import Task
 
@@ -23,9 +23,7 @@ def gym(name: str, *, size: int, seed: int = 0, params: Mapping[str, Any] | None
     except ImportError as error:
         raise TaskError("gym tasks need reasoning-gym: pip install 'rlcore[gym]'") from error
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise TaskError(f"reasoning-gym has no data set {name!r}{hint}")
+        raise TaskError(f"reasoning-gym has no data set {name!r}{did_you_mean(name, DATASETS)}")
     settings = dict(params or {})
     try:
         data = create_dataset(name, size=size, seed=seed, **settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import gzip
 import json
@@ -14,7 +13,8 @@ from typing import Any
 
 import datasets
 
-from rlcore.errors import TaskError
+from rlcore.errors import TaskError, first_line
+from rlcore.plugin import did_you_mean
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".json.gz": "json", ".parquet": "parquet"}
 
@@ -46,8 +46,7 @@ def _open_local(path: str, split: str, subset: str | None) -> datasets.Dataset:
         return _load(path, split, str(place))
     files = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))
     if not files:
-        near = difflib.get_close_matches(place.name, [other.name for other in place.parent.glob("*")], n=3)
-        raise TaskError(f"there is no task file {path}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        raise TaskError(f"there is no task file {path}{did_you_mean(place.name, [f.name for f in place.parent.glob('*')])}")
     kinds = {_kind(file) for file in files}
     if len(kinds) != 1 or None in kinds:
         raise TaskError(f"{path} must be files of one kind among {', '.join(BUILDERS)}")
@@ -75,10 +74,9 @@ def _open_hub(path: str, split: str, subset: str | None) -> datasets.Dataset:
     try:
         return datasets.load_dataset(path, subset, split=split)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TaskError(
             f"{path} is neither a local file ({', '.join(BUILDERS)}) nor a data set the hub gives "
-            f"(subset {subset!r}, split {split!r}): {reason}"
+            f"(subset {subset!r}, split {split!r}): {first_line(error)}"
         ) from error
 
 

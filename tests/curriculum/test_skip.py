@@ -16,7 +16,7 @@ from rlcore.curriculum.shares import Shares
 from rlcore.curriculum.skip import Skipping
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RecipeError
-from rlcore.recipe.build import build_task_sampler
+from rlcore.recipe.build import build_skip
 from rlcore.recipe.schema import RlStage
 from rlcore.rollout.collect import Collected
 from rlcore.types import Outcome
@@ -124,9 +124,11 @@ def test_in_a_recipe() -> None:
     def stage(**more) -> RlStage:
         return RlStage(kind="rl", tasks="t", steps=1, rewards=[{"use": "exact"}], **more)
 
-    made = build_task_sampler(stage(gate="zero_variance", skip={"by": "level"}), FEW, seed=0)
+    uniform = Uniform(FEW, seed=0)
+    made = build_skip(stage(gate="zero_variance", skip={"by": "level"}), uniform, FEW, seed=0)
     assert isinstance(made, Skipping) and sorted(made.draw(6)) == list(range(6))
     with pytest.raises(ValueError, match="skip remembers what a gate turned away: set gate too"):
         stage(skip={})
     with pytest.raises(RecipeError, match="asks for the column 'domain'"):
-        build_task_sampler(stage(gate="zero_variance", skip={"by": "domain"}), FEW, seed=0)
+        build_skip(stage(gate="zero_variance", skip={"by": "domain"}), uniform, FEW, seed=0)
+    assert build_skip(stage(gate="zero_variance"), uniform, FEW, seed=0) is uniform

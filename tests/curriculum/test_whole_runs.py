@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 import xml.dom.minidom
 from pathlib import Path
@@ -27,7 +26,7 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict:
     recipe = write_recipe(tmp_path_factory.mktemp("gated"))
-    finish(start("train", recipe, *SETTINGS))
+    finish(start("train", recipe, *SETTINGS, cold=True))
     return {**story(run_folder(recipe)), "folder": run_folder(recipe)}
 
 
@@ -72,8 +71,7 @@ def test_a_killed_run_with_a_gate_resumes_bit_for_bit(whole: dict, tmp_path: Pat
 
 def test_two_processes_share_one_curriculum(whole: dict, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "rlcore")
-    assert "2 process(es)" in finish(start("train", recipe, *SETTINGS, prefix=torchrun))
+    assert "2 process(es)" in finish(start("train", recipe, *SETTINGS, processes=2))
     folder = run_folder(recipe)
     for row in rl(folder):
         ranks = [read_rows(folder / "rollouts" / f"{row['step']:06d}{suffix}.jsonl") for suffix in ("", ".rank1")]

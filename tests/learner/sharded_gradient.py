@@ -1,6 +1,6 @@
-"""Run by torchrun: gradients of a model sharded over two ranks (FSDP2), the second without samples, equal the whole model's.
+"""Run in two processes: gradients of a model sharded over two ranks (FSDP2), the second without samples, equal the whole model's.
 
-torchrun --nproc_per_node 2 sharded_gradient.py OUT
+By hand: torchrun --nproc_per_node 2 sharded_gradient.py OUT
 """
 
 import sys

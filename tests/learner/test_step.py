@@ -90,7 +90,9 @@ def test_on_policy_samples_anchor_on_the_forward_itself(make_policy):
     assert on_report.kl == off_report.kl > 0 and on_report.ratio_max == off_report.ratio_max != 1
     assert not torch.equal(on, off)
     _, [unrecorded] = after(make_policy(), make_samples(recorded=False), version=9)
-    assert (unrecorded.kl, unrecorded.ratio_max, unrecorded.clip_share) == (0, 1, 0)
+    assert (unrecorded.kl, unrecorded.ratio_max, unrecorded.clip_share) == (None, None, 0)
+    _, [unmasked] = after(make_policy(), samples, version=4, name="reinforce")
+    assert unmasked.clip_share is None and unmasked.kl > 0
 
 
 def test_report_against_scores(make_policy):
@@ -115,6 +117,7 @@ def test_version_counts_updates_and_an_empty_step_is_none(make_policy):
     empty = learner.step([])
     nothing_trained = learner.step([Sample(id="x", token_ids=[1, 2], mask=[False, False], advantages=[0.0, 0.0])])
     assert empty == nothing_trained and empty.tokens == 0 and learner.version == 0
+    assert (empty.loss, empty.grad_norm, empty.entropy, empty.kl, empty.clip_share) == (None,) * 5
     assert torch.equal(before, parameters(learner))
     assert learner.step(make_samples()).lr == 0.01
     assert learner.version == 1 and not torch.equal(before, parameters(learner))

@@ -1,6 +1,6 @@
-"""Run by torchrun: each rank steps on its share of the samples; the first one saves gradients, parameters and reports.
+"""Run in two processes: each rank steps on its share of the samples; the first one saves gradients, parameters and reports.
 
-torchrun --nproc_per_node 2 two_process_step.py OUT
+By hand: torchrun --nproc_per_node 2 two_process_step.py OUT
 """
 
 import os

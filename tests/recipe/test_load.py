@@ -121,6 +121,47 @@ def test_every_key_is_documented_once() -> None:
     assert not [key.key for key in keys if key.type and not key.meaning]
 
 
+def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also through `extends`, each file from its own recipe; and the resolved recipe, saved elsewhere, still finds them."""
+    parent, child, here = tmp_path / "parent", tmp_path / "child", tmp_path / "here"
+    for folder in (parent, child, here):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    (parent / "base.yaml").write_text(
+        SMALL.replace("exact", "mine.py:score").replace(
+            "kind: arithmetic", "kind: dataset, path: [no.jsonl, rows.jsonl, org/hub]"
+        )
+    )
+    (child / "mine.yaml").write_text(
+        "extends: ../parent/base\nprompt.system: rows.jsonl is a name\nstages.rl.gate: 'gate.py:own'\n"
+    )
+    for place in (parent / "mine.py", parent / "rows.jsonl", parent / "gate.py", child / "gate.py", child / "rows.jsonl"):
+        place.write_text("")
+    recipe = load(str(child / "mine.yaml"))
+    assert recipe.stages[1].rewards[0].use == f"{child}/../parent/mine.py:score"
+    assert recipe.stages[1].gate == f"{child}/gate.py:own" and recipe.prompt.system == "rows.jsonl is a name"
+    assert recipe.tasks["train"].path == ["no.jsonl", f"{child}/../parent/rows.jsonl", "org/hub"]
+    (here / "recipe.yaml").write_text(dump(recipe))
+    assert load("recipe.yaml") == recipe
+    (here / "mine.py").write_text("")
+    assert load("../child/mine.yaml").stages[1].rewards[0].use == "mine.py:score"
+    assert load("../child/mine.yaml", ["stages.rl.gate=gate.py:own"]).stages[1].gate == "gate.py:own"  # typed here, meant here
+
+
+def test_keys_of_a_section_or_with_a_word() -> None:
+    from rlcore.recipe.keys import find_keys
+
+    def names(word: str) -> set[str]:
+        return {key.key for key in find_keys(word)}
+
+    assert {"stages[sft].optim.lr", "stages[prefer].optim.name"} <= names("optim") and "sampler.kind" not in names("optim")
+    assert names("rl.optim") == names("stages[rl].optim") == {key for key in names("optim") if key.startswith("stages[rl].optim")}
+    assert {"stages[rl].group_size", "stages[rl].groups_per_step"} <= names("group")  # no section: part of a name
+    assert names("NUCLEUS") == {f"stages[{kind}].sampling.top_p" for kind in ("rl", "eval", "sample")}  # of a meaning
+    with pytest.raises(RecipeError, match="no key of a recipe has 'rl.optm' .* did you mean 'optim'"):
+        find_keys("rl.optm")
+
+
 def test_a_mix_is_checked_before_a_run(small: str) -> None:
     from rlcore.recipe.check import check
 

@@ -197,7 +197,7 @@ def test_a_class_is_made_once_and_outside_of_the_deadline(plugin, rollout):
 
 
 def test_what_a_class_must_be_given_is_said():
-    with pytest.raises(RewardError, match="reward 'judge' needs a value for model: give it in params"):
+    with pytest.raises(RewardError, match="reward 'judge' needs a value for model"):
         load_reward(RewardSpec("judge"))
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from rlcore import RewardSpec, Task, Verdict
 from rlcore.errors import RewardError
-from rlcore.scoring import Scorer, mix
+from rlcore.mixing import mix
+from rlcore.scoring import Scorer
 
 TASK = Task(id="t", prompt="2+2=?", answer="4", columns={"level": 3})
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from rlcore.errors import SamplerError
 from rlcore.rollout.collect import generate
 from rlcore.rollout.sync import fingerprint, publish
 from rlcore.rollout.vllm_local import VllmLocalSampler
+from tests.run.whole import finish, start
 
 
 @pytest.mark.vllm
@@ -104,13 +103,5 @@ sys.stdout.write(f"rank {rank} of {dist.get_world_size()} sum {total.item()}\\n"
 def test_every_rank_of_a_launcher_owns_an_engine(model_path: Path, tmp_path: Path) -> None:
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
-    paths = [str(Path(__file__).parent), *sys.path]
-    run = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, model_path],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert "rank 0 of 2 sum 3" in run.stdout and "rank 1 of 2 sum 3" in run.stdout
+    out = finish(start(model_path, script=script, processes=2))
+    assert "rank 0 of 2 sum 3" in out and "rank 1 of 2 sum 3" in out

@@ -1,4 +1,4 @@
-"""Run by torchrun: the `rlcore` command with the model sharded by accelerate's FSDP2 plugin.
+"""Run in each process: the `rlcore` command with the model sharded by accelerate's FSDP2 plugin.
 
 On a GPU `accelerate launch --use_fsdp --fsdp_version 2` does this; on CPU accelerate leaves the plugin out, so it is put in here.
 """

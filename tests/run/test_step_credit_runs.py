@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from html import unescape
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def write_stages(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_stages(tmp_path_factory.mktemp("schemes"))
-    finish(start("train", recipe))
+    finish(start("train", recipe, cold=True))
     return recipe
 
 
@@ -96,8 +95,7 @@ def test_real_vllm_continues_answers_without_prefix_caching_too(tmp_path: Path) 
 
 def test_two_processes_continue_their_own_groups(tmp_path: Path) -> None:
     recipe = only_per_step(tmp_path)
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "rlcore")
-    finish(start("train", recipe, prefix=launcher))
+    finish(start("train", recipe, processes=2))
     folder = run_folder(recipe)
     [_, row] = [row for row in read_rows(folder / "metrics.jsonl") if row["stage"] == "per_step"]
     ranks = [folder / "rollouts" / f"{row['step']:06d}{suffix}.jsonl" for suffix in ("", ".rank1")]

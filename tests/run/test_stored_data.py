@@ -106,11 +106,6 @@ def test_a_run_killed_between_stages_goes_on_to_the_same_end(done: Path, tmp_pat
         assert left == wanted[part], f"{part} differ after kill and resume"
 
 
-def test_stored_rollouts_of_an_rl_run_can_be_read(whole_story: dict) -> None:
-    stored = read_stored(whole_story["folder"] / "rollouts")
-    assert len(stored) == 6 * 4 and all(len(one.group.rollouts) == 4 and not one.unrecorded for one in stored)
-
-
 def test_which_objectives_need_behaviour_logprobs() -> None:
     params = {"dr_grpo": {"max_tokens": 8}}
     free = {name for name in PRESETS if not reads_behaviour(objective(name, **params.get(name, {})))}
@@ -119,19 +114,21 @@ def test_which_objectives_need_behaviour_logprobs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("stage", "kept", "sentence"),
     [
-        (["stages.rft.objective=grpo"], "needs the log-probabilities of the policy that wrote an answer"),
-        (["stages.rft.keep=correct", "stages.drawn.rewards=[{use: exact, params: {after: '#'}}]"], "is left to learn from"),
-        (["stages.pits.loss_type=simgoid"], "TRL's DPOTrainer refused the stage: Unknown loss type: simgoid"),
-        (["stages.drawn.steps=null", "stages.rft.steps=1"], "with step values"),
+        ("kind: offline, objective: grpo", lambda row: row, "needs the log-probabilities of the policy that wrote an answer"),
+        ("kind: offline, keep: correct", lambda row: row if row["value"] == 0 else None, "is left to learn from"),
+        ("kind: prefer, pairs: first_pit, loss_type: simgoid", lambda row: row, "refused stage taught: Unknown loss type"),
+        ("kind: prefer, pairs: first_pit", lambda row: {k: v for k, v in row.items() if k != "steps"}, "with step values"),
     ],
     ids="behaviour nothing loss values".split(),
 )
-def test_a_stage_that_cannot_learn_says_why(done: Path, tmp_path: Path, changes: list[str], sentence: str) -> None:
-    short = ["stages.sft.steps=40", "stages.weighted.objective=reinforce"]
+def test_a_stage_that_cannot_learn_says_why(done: Path, tmp_path: Path, stage: str, kept, sentence: str) -> None:
+    rows = [json.dumps(row) for found in read_rows(done / "samples/drawn/rank0.jsonl") if (row := kept(found))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    stages = f"stages=[{{{stage}, name: taught, steps: 1, data: {tmp_path}/rows.jsonl}}]"
     with pytest.raises(RlcoreError, match=sentence):
-        train(load(str(write(tmp_path)), [*short, *changes]), console=Console(quiet=True))
+        train(load(str(write(tmp_path)), [stages]), console=Console(quiet=True))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +141,7 @@ def test_a_stage_that_cannot_learn_says_why(done: Path, tmp_path: Path, changes:
         ("stages.weighted.credit={steps: {keep: all}}", "is for rl stages: nothing is continued here"),
         ("stages.rft.credit={demonstrations: gated}", "set demonstrations: true in the sample stage"),
         ("stages.answers.optim={ema: 0.9}", "unknown key 'stages.4.optim.ema'"),
+        ("stages.answers.micro_batch=3", "stages.4: micro_batch is 3, which does not divide batch_size"),
     ],
 )
 def test_bad_recipes_are_met_with_a_sentence(tmp_path: Path, change: str, sentence: str) -> None:

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rlcore.credit.monte_carlo import Cost
 from rlcore.run.folder import read_rows
 from rlcore.run.measures import Effort, effort_metrics
 from rlcore.run.steps import step_metrics
+from rlcore.run.stored import read_stored
 from tests.run.whole import finish, run_folder, start, story, untimed
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
@@ -58,6 +58,11 @@ def test_on_policy_the_sampler_and_the_learner_agree(whole_story: dict) -> None:
     assert all(abs(row["ratio/max"] - 1) < 1e-3 and row["kl"] < 1e-6 for row in rl)
 
 
+def test_stored_rollouts_of_an_rl_run_can_be_read(whole_story: dict) -> None:
+    stored = read_stored(whole_story["folder"] / "rollouts")
+    assert len(stored) == 6 * 4 and all(len(one.group.rollouts) == 4 and not one.unrecorded for one in stored)
+
+
 def test_the_last_checkpoint_loads_with_transformers(whole_story: dict) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -97,8 +102,7 @@ def test_a_finished_run_resumed_changes_nothing_and_goes_on_with_more_steps(tiny
 
 
 def test_two_processes_train_as_one(tiny: Path, whole_story: dict) -> None:
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "rlcore")
-    out = finish(start("train", tiny, prefix=torchrun))
+    out = finish(start("train", tiny, processes=2))
     assert "2 process(es)" in out
     alone, both = whole_story["metrics"], untimed(read_rows(run_folder(tiny) / "metrics.jsonl"))
     assert len(alone) == len(both)
@@ -135,9 +139,9 @@ def test_with_vllm_a_resumed_run_starts_from_the_same_state(tiny: Path) -> None:
 
 
 @needs_vllm
-def test_one_corrupt_served_tensor_stops_the_run(tiny: Path) -> None:
+def test_one_corrupt_served_tensor_stops_the_run(tiny: Path, tmp_path: Path) -> None:
     """The run must notice by itself: the engine is real, only its memory is tampered with after the third publish."""
-    code = (
+    (tmp_path / "tampering.py").write_text(
         "import sys, torch\n"
         "from rlcore.rollout.vllm_local import VllmLocalSampler as S\n"
         "load = S.load\n"
@@ -150,7 +154,7 @@ def test_one_corrupt_served_tensor_stops_the_run(tiny: Path) -> None:
         "from rlcore.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    process = start("train", tiny, "sampler.kind=vllm_local", prefix=(sys.executable, "-c", code))
+    process = start("train", tiny, "sampler.kind=vllm_local", script=tmp_path / "tampering.py")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 2, out + err
     assert re.search(r"error: proof of sync failed at version 8: .*fingerprint", err)

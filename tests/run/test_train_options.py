@@ -47,7 +47,7 @@ def everything(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module", params=[ADAPTER, MASTERS], ids=["adapter", "masters"])
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
     recipe = write_recipe(tmp_path_factory.mktemp("options"))
-    finish(start("train", recipe, *request.param))
+    finish(start("train", recipe, *request.param, cold=True))
     return recipe, request.param
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from rlcore.run.folder import read_rows
+from tests.run.forked import Forked, Launched
+
+Process = subprocess.Popen[str] | Forked | Launched
 
 TINY = """
 name: tiny
@@ -23,10 +26,10 @@ tasks:
   exam: {kind: arithmetic, split: heldout, size: 8, max_number: 4, terms: [2]}
 stages:
   - {kind: sft, tasks: lessons, steps: 6, batch_size: 16, optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}}
-  - {kind: eval, name: before, tasks: exam, rewards: &length [{use: length, params: {max_tokens: 4}}],
+  - {kind: eval, name: before, tasks: exam, rewards: &length [{use: length, params: {max_tokens: 4}}], reward_workers: 1,
      sampling: &short {max_tokens: 12}}
   - {kind: rl, tasks: lessons, steps: 6, groups_per_step: 4, group_size: 4, rewards: *length, sampling: *short, optim: {lr: 1e-3}}
-  - {kind: eval, name: after, tasks: exam, rewards: *length, sampling: *short}
+  - {kind: eval, name: after, tasks: exam, rewards: *length, reward_workers: 1, sampling: *short}
 run: {checkpoint_every: 2}
 """
 
@@ -38,14 +41,20 @@ def write_recipe(folder: Path) -> Path:
     return path
 
 
-def start(*arguments: object, prefix: tuple[str, ...] = (sys.executable, "-m", "rlcore")) -> subprocess.Popen[str]:
-    """`python -m rlcore ...` in a process of its own."""
+def start(*arguments: object, script: Path | None = None, processes: int = 1, cold: bool = False) -> Process:
+    """`rlcore ...` in a process of its own, or in several that know of each other; a script is run in its place.
+
+    cold: by a new interpreter, as a person starts it.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [*prefix, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    command = [*([str(script)] if script else []), *map(str, arguments)]
+    if cold:
+        command = [sys.executable, *([] if script else ["-m", "rlcore"]), *command]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return Launched(command, environment, processes) if processes > 1 else Forked(command, environment)
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 240) -> str:
+def finish(process: Process, timeout_s: float = 240) -> str:
     out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, f"{out}\n{err}"
     return out

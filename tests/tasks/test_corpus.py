@@ -177,7 +177,7 @@ def test_the_parts_are_disjoint_and_cover_all(tmp_path: Path) -> None:
 
 def test_bad_input_is_met_with_a_sentence(tmp_path: Path) -> None:
     path = write(tmp_path, [story(0)])
-    with pytest.raises(TaskError, match="did you mean corpus.jsonl"):
+    with pytest.raises(TaskError, match="did you mean 'corpus.jsonl'"):
         made(tmp_path / "corpsu.jsonl", tmp_path / "out")
     with pytest.raises(TaskError, match="without_text.*column 'words'"):
         prepare(Source(str(path), column="words"), Cleaning(), segmenter("sentence"), folder=tmp_path / "out")

@@ -129,7 +129,7 @@ def test_bad_data_is_met_with_a_sentence(rows, settings, message, write):
 
 def test_missing_files_name_their_neighbours(write):
     path = write("problems.jsonl", ROWS)
-    with pytest.raises(TaskError, match="there is no task file .*did you mean problems.jsonl"):
+    with pytest.raises(TaskError, match="there is no task file .*did you mean 'problems.jsonl'"):
         dataset(path.replace("problems", "problem"))
 
 

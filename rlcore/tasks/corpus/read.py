@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import gzip
 import inspect
@@ -12,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlcore.errors import TaskError
-from rlcore.plugin import find
+from rlcore.errors import TaskError, first_line
+from rlcore.plugin import did_you_mean, find
 
 TEXT = (".txt", ".txt.gz", ".md", ".tex", ".rst")
 LINES = (".jsonl", ".jsonl.gz")
@@ -49,8 +48,7 @@ class Source(NamedTuple):
                 raise TaskError(f"{self.path} holds no text: the kinds read are {', '.join(SUFFIXES)}")
             return files
         if not self.makes and self.path.startswith(("/", "./", "../", "~")) or (not self.makes and self.path.endswith(SUFFIXES)):
-            near = difflib.get_close_matches(place.name, [other.name for other in place.parent.glob("*")], n=3)
-            raise TaskError(f"there is no corpus {self.path}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+            raise TaskError(f"there is no corpus {self.path}{did_you_mean(place.name, [f.name for f in place.parent.glob('*')])}")
         return []
 
     @property
@@ -146,5 +144,4 @@ def _hub(source: Source, skip: int) -> Iterator[Row]:
             text = row.get(source.column)
             yield Row(f"{source.path}/{number}", text if isinstance(text, str) else None)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TaskError(f"{source.path} is neither a file here nor a data set the hub gives: {reason}") from error
+        raise TaskError(f"{source.path} is neither a file here nor a data set the hub gives: {first_line(error)}") from error

@@ -18,10 +18,6 @@ sentence between <next> and </next>.
 {context}[MISSING]
 {next}"""
 THINK = "{context}<think>"
-TOKEN = """Below is the beginning of a text. Think briefly between <think> and </think>, then write only the \
-next token of the text between <next> and </next>.
-
-{context}"""
 MASK = """Below is a text. Think about what in it can be inferred from the rest but is not obvious. Then choose one short span, \
 exact words that stand in the text without a gap, such as a name, a number or a term, and write it between <mask> and </mask>.
 

@@ -1,0 +1,24 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+WHOLE_RUNS = ("run", "curriculum", "rollout", "test_readme.py", "test_bench.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of whole runs come first: a long one at the end of the queue would leave the other test process idle."""
+    items.sort(key=lambda item: not set(item.path.parts) & set(WHOLE_RUNS))
+
+
+def pytest_collection_finish() -> None:
+    """Runs in the test's own process collect garbage after each stage, which takes half a second over all that is imported."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Else some packages speak of leaks when the interpreter ends."""
+    gc.unfreeze()

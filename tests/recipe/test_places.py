@@ -1,0 +1,64 @@
+"""What is wrong with a part of a recipe is said with its place in the recipe, for every kind of part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlcore.errors import RlcoreError
+from rlcore.recipe.check import check
+from rlcore.recipe.load import load
+
+RECIPE = """
+name: places
+model: {config: {model_type: qwen2}, tokenizer: bytes}
+tasks: {train: {kind: arithmetic, size: 8}}
+stages:
+  - {kind: rl, tasks: train, steps: 1, rewards: [{use: exact}]}
+  - {kind: rl, name: again, tasks: train, steps: 1, rewards: [{use: exact}], gate: zero_variance}
+  - {kind: sample, name: drawn, tasks: train, rewards: [{use: exact}]}
+  - {kind: offline, name: learned, data: drawn, steps: 1}
+  - {kind: prefer, data: drawn, steps: 1}
+  - {kind: eval, tasks: train, rewards: [{use: exact}]}
+  - {kind: eval, tasks: train, rewards: [{use: exact}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("sampler.kind=vlm_local", "sampler.kind: there is no sampler"),
+        ("tasks.train={kind: function, use: 'builtins:list'}", "tasks.train: task set"),
+        ("tasks.train={kind: dataset, path: /nowhere.jsonl, columns: {prompt: q}}", "tasks.train: "),
+        ("stages.rl.rewards=[{use: exat}]", "stages.rl.rewards: there is no reward"),
+        ("stages.again.rewards=[{use: exact, params: {aftr: x}}]", "stages.again.rewards: reward 'exact' has no parameter"),
+        ("stages.rl.rewards=[{use: information_gain, params: {clos: x}}]", "stages.rl.rewards: policy reward"),
+        ("stages.drawn.rewards=[{use: exat}]", "stages.drawn.rewards: there is no reward"),
+        ("stages.6.rewards=[{use: exat}]", "stages.6.rewards: there is no reward"),  # two stages are called eval
+        ("stages.rl.mix={use: ranked, right: exact, score: judge}", "stages.rl.mix: mix 'ranked' asks for a reward 'judge'"),
+        ("stages.rl.curriculum={use: sec, alfa: 1}", "stages.rl.curriculum: curriculum 'sec' has no parameter 'alfa'"),
+        ("stages.rl.gate={use: pass_rate, lo: 1}", "stages.rl.gate: gate 'pass_rate' has no parameter 'lo'"),
+        (
+            "stages.rl={kind: rl, tasks: train, steps: 1, rewards: [{use: exact}], gate: zero_variance, skip: {by: x}}",
+            "stages.rl.skip: ",
+        ),
+        ("stages.rl.budget={use: exponential, strt: 1}", "stages.rl.budget: budget 'exponential' has no parameter 'strt'"),
+        ("stages.rl.second_round={use: guess_masks, x: 1}", "stages.rl.second_round: second round 'guess_masks'"),
+        ("stages.rl.objective={preset: grpo, clip: 1}", "stages.rl.objective: objective 'grpo' has no parameter 'clip'"),
+        ("stages.learned.objective=sfd", "stages.learned.objective: there is no objective 'sfd'"),
+        ("stages.rl.credit.baseline={use: mean, x: 1}", "stages.rl.credit: "),
+        ("stages.rl.credit.steps={scheme: pervert}", "stages.rl.credit: there is no credit scheme"),
+        ("stages.rl.credit.steps={split: lines}", "stages.rl.credit.steps: there is no split"),
+        ("stages.learned.credit={steps: {scheme: vin}}", "stages.learned.credit: there is no credit scheme 'vin'"),
+        ("stages.drawn.steps={split: lines}", "stages.drawn.steps: there is no split"),
+        ("stages.rl.credit.demonstrations=gated", "stages.rl.credit.demonstrations: it is 'gated'"),
+        ("stages.rl.objective=hpt", "stages.rl.credit.demonstrations: the stage's objective learns from demonstrations"),
+        ("stages.prefer.data=drawm", "stages.prefer.data is 'drawm'"),
+    ],
+)
+def test_the_place_comes_first(tmp_path: Path, override: str, place: str) -> None:
+    (tmp_path / "places.yaml").write_text(RECIPE)
+    with pytest.raises(RlcoreError) as error:
+        check(load(str(tmp_path / "places.yaml"), [override]))
+    assert str(error.value).startswith(place), error.value
