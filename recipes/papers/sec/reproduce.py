@@ -58,7 +58,7 @@ RECIPES = {
 TASKS: dict[str, tuple[str, ...]] = {
     "mixed": ("tasks.problems.terms=[2,3,4,5,8,10,12]",),
     "waste": (
-        "tasks.problems={kind: function, use: 'recipes/papers/sec/domains.py:extremes', params: {seed: 2}}",
+        f"tasks.problems={{kind: function, use: '{HERE}/domains.py:extremes', params: {{seed: 2}}}}",
         "stages.rl.group_size=16", "stages.rl.groups_per_step=12", "stages.rl.steps=30",
     ),
 }  # fmt: skip
