@@ -8,16 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlcore.errors import RewardError, SamplerError
+from rlcore.rollout.clock import POLL_S, Clock
 from rlcore.rollout.desk import Desk, Scorer, request_seed
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.sampler import Sampler
 from rlcore.types import Completion, Group, Request, Sampling, Task
 
 __all__ = ["Collected", "Refill", "Scorer", "collect", "generate", "request_seed"]
-
-ABORT_GRACE_S = 60.0
-"""How long a sampler may take to hand back aborted requests."""
-_POLL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +81,7 @@ def collect(
     the last completion. The sampler and scorer must have nothing else in flight.
     """
     started = written = time.monotonic()
-    clock = _Clock(sampler, started + deadline_s)
+    clock = Clock(sampler, started + deadline_s)
     desk = Desk(
         encoder=encoder, scorer=scorer, sampling=sampling, group_size=group_size, seed=seed, max_length=max_length,
         probe=refill and refill.probe,
@@ -102,7 +99,7 @@ def collect(
         elif time.monotonic() > written + reward_deadline_s:
             raise _no_verdicts(desk, reward_deadline_s)
         waiting = time.monotonic()
-        for place, group in desk.scored(0.0 if writes else _POLL_S):
+        for place, group in desk.scored(0.0 if writes else POLL_S):
             batch.judge(place, group)
         if not writes:
             scoring_s += time.monotonic() - waiting
@@ -119,7 +116,7 @@ def collect(
 def generate(sampler: Sampler, requests: Sequence[Request], deadline_s: float) -> list[Completion]:
     """Completions in request order. Raises `SamplerError` if they are not all written in time, after aborting the rest."""
     sampler.submit(requests)
-    clock = _Clock(sampler, time.monotonic() + deadline_s)
+    clock = Clock(sampler, time.monotonic() + deadline_s)
     waiting, done = {request.id for request in requests}, {}
     while waiting:
         found = {completion.request_id: completion for completion in clock.poll(waiting)}
@@ -132,34 +129,6 @@ def generate(sampler: Sampler, requests: Sequence[Request], deadline_s: float) -
             f"{late[0]!r}) and were aborted; raise the deadline or lower max_tokens"
         )
     return [done[request.id] for request in requests]
-
-
-class _Clock:
-    """Polls the sampler until a deadline, and then aborts once what is still being written."""
-
-    def __init__(self, sampler: Sampler, deadline: float) -> None:
-        self._sampler, self._deadline, self._aborted = sampler, deadline, False
-
-    @property
-    def passed(self) -> bool:
-        return self._aborted or time.monotonic() > self._deadline
-
-    def poll(self, waiting: set[str]) -> list[Completion]:
-        """What finished; nothing, at the latest after `_POLL_S`. Raises `SamplerError` if aborted requests do not come back."""
-        if time.monotonic() > self._deadline:
-            if self._aborted:
-                raise SamplerError(
-                    f"the sampler did not hand back {len(waiting)} aborted requests within {ABORT_GRACE_S:g} s "
-                    f"(first: {min(waiting)!r}); it is stuck or dead, restart the run from its last checkpoint"
-                )
-            self.abort(sorted(waiting))
-        return self._sampler.poll(min(_POLL_S, max(0.0, self._deadline - time.monotonic())))
-
-    def abort(self, ids: Sequence[str]) -> None:
-        """Stop these requests now; what is still written has the grace to come back."""
-        if ids:
-            self._sampler.abort(ids)
-            self._aborted, self._deadline = True, time.monotonic() + ABORT_GRACE_S
 
 
 class _Batch:

@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rlcore.errors import RewardError, SamplerError
-from rlcore.rollout.collect import ABORT_GRACE_S, Scorer, request_seed
+from rlcore.errors import RewardError
+from rlcore.rollout.clock import POLL_S, Clock
+from rlcore.rollout.desk import Scorer, request_seed
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.sampler import Sampler
 from rlcore.types import Completion, Group, Prefix, Request, Rollout, Sampling
-
-_POLL_S = 0.2
 
 
 def continuations(
@@ -44,17 +43,9 @@ def continuations(
             requests.append(request)
     verdicts: dict[str, list] = {}
     sampler.submit(requests)
-    deadline, aborted = time.monotonic() + deadline_s, False
+    clock = Clock(sampler, time.monotonic() + deadline_s)
     while owner:
-        if time.monotonic() > deadline:
-            if aborted:
-                raise SamplerError(
-                    f"the sampler did not hand back {len(owner)} aborted continuations within {ABORT_GRACE_S:g} s (first: "
-                    f"{min(owner)!r}); it is stuck or dead, restart the run from its last checkpoint"
-                )
-            sampler.abort(sorted(owner))
-            deadline, aborted = time.monotonic() + ABORT_GRACE_S, True
-        for completion in sampler.poll(_POLL_S):
+        for completion in clock.poll(owner.keys()):
             prefix = owner.pop(completion.request_id)
             missing[prefix.id] -= 1
             if completion.finish != "aborted":
@@ -110,4 +101,4 @@ def _wait_for(verdicts: dict[str, list], wanted: set[str], scorer: Scorer, deadl
                 f"{len(late)} of {len(wanted)} continued answers have no verdict {deadline_s:g} s after the last was written "
                 f"(first: {min(late)!r}); make the reward faster or raise its deadline"
             )
-        verdicts |= scorer.poll(_POLL_S)
+        verdicts |= scorer.poll(POLL_S)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 import rollout_reference as ref
 
-import rlcore.rollout.collect as collect_module
 from rlcore.errors import RewardError, SamplerError, TaskError
 from rlcore.rollout.collect import Collected, collect, generate, request_seed
 from rlcore.rollout.prompt import PromptEncoder
@@ -122,7 +121,7 @@ def test_missing_verdicts_end_with_a_sentence() -> None:
 
 def test_a_dead_sampler_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = scripted({"t0#0": 10**6})
-    monkeypatch.setattr(collect_module, "ABORT_GRACE_S", 0.1)
+    monkeypatch.setattr("rlcore.rollout.clock.ABORT_GRACE_S", 0.1)
     monkeypatch.setattr(sampler, "abort", lambda ids: None)
     with pytest.raises(SamplerError, match="did not hand back 1 aborted requests"):
         run(sampler, deadline_s=0.1)
