@@ -38,7 +38,7 @@ def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
     answers, tokens = sum(cost.answers for cost in costs), sum(cost.tokens for cost in costs)
     return {
         "credit/answers": answers,
-        "credit/informative": sum(cost.informative for cost in costs) / max(1, answers),
+        **({"credit/informative": sum(cost.informative for cost in costs) / answers} if answers else {}),
         "credit/prefixes": sum(cost.prefixes for cost in costs),
         "credit/left_out": sum(cost.left_out for cost in costs),
         "credit/tokens": tokens,
