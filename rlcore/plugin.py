@@ -115,6 +115,16 @@ def signature(part: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(part)
 
 
+def call(owner: str, part: Callable[..., Any], *given: Any) -> Any:
+    """What somebody's own part gives. Whatever it raises becomes a `RecipeError` of one sentence, with file and line."""
+    try:
+        return part(*given)
+    except RlcoreError:
+        raise
+    except Exception as problem:
+        raise RecipeError(f"{owner} raised {_in_words(problem)}") from problem
+
+
 def import_file(path: Path, what: str, error: type[RlcoreError]) -> ModuleType:
     """The module in a file, whose neighbours it can import. Raises `error`."""
     path = path.expanduser().resolve()
@@ -155,6 +165,9 @@ def _import_errors(what: str, error: type[RlcoreError]) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
-        last = traceback.extract_tb(problem.__traceback__)[-1]
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        raise error(f"cannot import {what}: {type(problem).__name__}: {problem} ({where})") from problem
+        raise error(f"cannot import {what}: {_in_words(problem)}") from problem
+
+
+def _in_words(problem: BaseException) -> str:
+    last = traceback.extract_tb(problem.__traceback__)[-1]
+    return f"{type(problem).__name__}: {problem} ({Path(last.filename).name}:{last.lineno})"

@@ -49,7 +49,11 @@ class Armed(ABC):
 
     def choose(self, rng: random.Random, n: int) -> list[int]:
         """Arms of the next n tasks, drawn independently."""
-        return rng.choices(range(len(self.arms)), weights=self.shares(), k=n)
+        shares = self.shares()
+        if len(shares) != len(self.arms) or not all(0 <= share < math.inf for share in shares) or not any(shares):
+            wanted = f"shares() must give a number of 0 or more for each of {len(self.arms)} arms, one of them above 0"
+            raise RecipeError(f"curriculum {type(self).__name__}: {wanted}, not {repr(shares)[:80]}")
+        return rng.choices(range(len(self.arms)), weights=shares, k=n)
 
     def draw(self, n: int) -> list[int]:
         """Positions of the next n tasks."""

@@ -29,7 +29,7 @@ def value_of(task: Task, name: str) -> Any:
         return task.arm
     if name not in task.columns:
         raise RecipeError(
-            f"curriculum asks for the column {name!r}, but task {task.id} has the columns {', '.join(task.columns) or '(none)'}"
+            f"it goes by the column {name!r}, which task {task.id} has not{did_you_mean(name, ['arm', *task.columns])}"
         )
     return task.columns[name]
 

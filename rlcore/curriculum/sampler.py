@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from rlcore.errors import RecipeError
 from rlcore.types import Outcome
 
 CURRICULA = {
@@ -46,3 +47,13 @@ class TaskSampler(Protocol):
 
     def metrics(self) -> dict[str, float]:
         """`curriculum/<arm>/{share,value,pass_rate}` where the sampler has arms."""
+
+
+def drawn(sampler: TaskSampler, n: int, tasks: int) -> list[int]:
+    """The next n positions among so many tasks. Raises `RecipeError` if the sampler gives anything else."""
+    positions = sampler.draw(n)
+    fine = isinstance(positions, list) and len(positions) == n
+    if not fine or not all(isinstance(position, int) and 0 <= position < tasks for position in positions):
+        wanted = f"draw({n}) must give a list of {n} positions from 0 to {tasks - 1}"
+        raise RecipeError(f"curriculum {type(sampler).__name__}: {wanted}, not {repr(positions)[:80]}")
+    return positions

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlcore.curriculum.sampler import TaskSampler
-from rlcore.errors import RecipeError
+from rlcore.curriculum.sampler import TaskSampler, drawn
 
 
 class Shares:
@@ -46,8 +45,4 @@ class Shares:
         self.taken, self._refills = [], 0
 
     def _draw(self, n: int) -> list[int]:
-        drawn = self.sampler.draw(n)
-        if not isinstance(drawn, list) or len(drawn) != n or not all(0 <= position < self._tasks for position in drawn):
-            wanted = f"draw({n}) must give a list of {n} positions from 0 to {self._tasks - 1}"
-            raise RecipeError(f"curriculum {type(self.sampler).__name__}: {wanted}, not {repr(drawn)[:80]}")
-        return drawn
+        return drawn(self.sampler, n, self._tasks)

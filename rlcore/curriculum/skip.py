@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlcore.curriculum.arms import Arms
-from rlcore.curriculum.sampler import TaskSampler
+from rlcore.curriculum.sampler import TaskSampler, drawn
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
@@ -34,7 +34,8 @@ class Skipping:
     ) -> None:
         if not (0 < rate <= 1 and 0 < least <= 1):
             raise RecipeError(f"skip needs 0 < rate <= 1 and 0 < least <= 1, got {rate} and {least}")
-        self._sampler, self._rate, self._least, self._seed = sampler, rate, least, seed
+        self._sampler, self._tasks = sampler, len(tasks)
+        self._rate, self._least, self._seed = rate, least, seed
         self._kinds = None if by == "task" else Arms(tasks, by=by, seed=seed)
         self._chances: dict[str, float] = {}
         self._looked = 0
@@ -48,7 +49,7 @@ class Skipping:
         """The next n positions that are not passed over."""
         taken: list[int] = []
         while len(taken) < n:
-            for position in self._sampler.draw(n - len(taken)):
+            for position in drawn(self._sampler, n - len(taken), self._tasks):
                 self._looked += 1
                 if random.Random(f"{self._seed}/skip/{self._looked}").random() < self.chance(position):
                     taken.append(position)

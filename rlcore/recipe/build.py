@@ -29,7 +29,7 @@ from rlcore.errors import RecipeError
 from rlcore.mixing import Mix, build_mix, part_weights, weighted_sum
 from rlcore.objective.presets import find_preset, objective
 from rlcore.objective.term import Objective
-from rlcore.plugin import Named, build, build_later
+from rlcore.plugin import Named, build, build_later, call, signature
 from rlcore.recipe import schema, task_sections
 from rlcore.reward import RewardSpec
 from rlcore.rollout.unscored import Unscored
@@ -169,15 +169,46 @@ def build_gate(stage: schema.RlStage) -> Gate | None:
         part = named.get("part") if isinstance(named, dict) else None
         if part is not None and str(part).split("/")[0] not in names:
             raise RecipeError(f"the gate looks at the reward {part!r}, but the stage's rewards are: {', '.join(names)}")
-    gates = [build(named, GATES, what="gate") for named in listed]
-    for named, made in zip(listed, gates, strict=True):
-        if not callable(made):
-            raise RecipeError(f"gate {named!r} must give a function (group, version) -> bool, not a {type(made).__name__}")
+    gates = [_checked_gate(named, build(named, GATES, what="gate")) for named in listed]
     return lambda group, version: all(admits(group, version) for admits in gates)
 
 
+def _checked_gate(named: Named, gate: Gate) -> Gate:
+    owner = f"gate {named!r}"
+    if not callable(gate):
+        raise RecipeError(f"{owner} must give a function (group, version) -> bool, not a {type(gate).__name__}")
+    try:
+        signature(gate).bind(None, 0)
+    except TypeError as error:
+        raise RecipeError(f"{owner} must give a function (group, version) -> bool; what it gave: {error}") from None
+
+    def admits(group: Group, version: int) -> bool:
+        verdict = call(owner, gate, group, version)
+        if not isinstance(verdict, bool):
+            raise RecipeError(f"{owner} must give a function (group, version) -> bool; what it gave returned {verdict!r}")
+        return verdict
+
+    return admits
+
+
 def build_budget(stage: schema.RlStage) -> Schedule | None:
-    return None if stage.budget is None else build(stage.budget, BUDGETS, what="budget", steps=stage.steps)
+    """The stage's schedule, whose first and last step are tried. Raises `RecipeError` if a step has no whole number of tokens."""
+    if stage.budget is None:
+        return None
+    named = {"use": "fixed", "tokens": stage.budget} if isinstance(stage.budget, int) else stage.budget
+    owner, schedule = f"budget {named!r}", build(named, BUDGETS, what="budget", steps=stage.steps)
+    if not callable(schedule):
+        raise RecipeError(f"{owner} must give a function from a step to tokens, not a {type(schedule).__name__}")
+
+    def tokens(step: int) -> int:
+        found = call(owner, schedule, step)
+        if not isinstance(found, int) or found < 1:
+            raise RecipeError(f"{owner} must be a whole number of tokens, 1 or more; at step {step} it is {found!r}")
+        return found
+
+    for step in (0, stage.steps - 1):
+        tokens(step)
+    return tokens
 
 
 def build_second_round(named: Named | None) -> Callable[..., list[Group]] | None:

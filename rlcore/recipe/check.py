@@ -122,6 +122,7 @@ def _size(stage: schema.RlStage) -> str:
     return (
         f"{stage.steps} steps x {stage.groups_per_step} tasks x {stage.group_size} answers = {answers:,} answers a step, "
         f"at most {answers * stage.sampling.max_tokens:,} answer tokens"
+        + (f", and up to {stage.refill.rounds} times as many with the gate" if stage.gate else "")
     )
 
 

@@ -118,9 +118,16 @@ class RefillSection(Section):
 
 
 class SkipSection(Section):
+    """`skip: arm` is short for `skip: {by: arm}`."""
+
     by: str | list[str] = Field("task", description="what is remembered together: task, arm, a column, or several columns")
     rate: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="how fast a kind's chance follows what the gate admits")
     least: Annotated[float, Field(gt=0, le=1)] = Field(0.02, description="smallest chance of a task to be tried")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by(cls, given: Any) -> Any:
+        return {"by": given} if isinstance(given, str | list) else given
 
 
 class Stage(Section):
@@ -166,8 +173,10 @@ class RlStage(TaskStage):
     skip: SkipSection | None = Field(
         None, description="pass over tasks like those the gate turned away, before anything is written for them"
     )
-    budget: str | dict[str, Any] | None = Field(
-        None, description="tokens an answer may have, by step: {use: exponential, start: 256, factor: 0.7, every: 150}"
+    budget: PositiveInt | str | dict[str, Any] | None = Field(
+        None,
+        description="tokens that the prompt states and the reward `length` asks for, by step; nothing is cut there. A number, or "
+        "{use: exponential, start: 256, factor: 0.7, every: 150}",
     )
     budget_text: str = Field(BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}")
     second_round: str | dict[str, Any] | None = Field(

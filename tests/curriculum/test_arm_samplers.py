@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlcore.curriculum.aioli import Aioli, effects, step_mixture
+from rlcore.curriculum.armed import Armed
 from rlcore.curriculum.arms import Arms
 from rlcore.curriculum.bands import Bands
 from rlcore.curriculum.exp3 import Exp3
@@ -90,6 +91,16 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
         assert sorted(parts[0] + parts[1]) == sorted(whole)  # no position is drawn twice or forgotten
 
 
+@pytest.mark.parametrize("given", [[1.0], [0.0] * 3, [-1.0, 1.0, 1.0], [float("nan")] * 3])
+def test_shares_that_are_no_shares_are_named(given: list[float]) -> None:
+    class Odd(Armed):
+        def shares(self) -> list[float]:
+            return given
+
+    with pytest.raises(RecipeError, match=r"curriculum Odd: shares\(\) must give a number of 0 or more for each of 3 arms"):
+        Odd(tasks(), seed=0).draw(2)
+
+
 def test_arms_are_a_column_or_a_product_and_are_drawn_without_replacement() -> None:
     arms = Arms(tasks(), by=["half", "level"], seed=0)
     assert arms.names == ["a/0", "a/1", "a/2", "b/0", "b/1", "b/2"] and arms.sizes == [15] * 6
@@ -97,7 +108,7 @@ def test_arms_are_a_column_or_a_product_and_are_drawn_without_replacement() -> N
     assert all(sorted(drawn[i : i + 15]) == list(range(31, 60, 2)) for i in (0, 15, 30)) and drawn[:15] != drawn[15:30]
     numbers = [Task(id=str(n), prompt="?", columns={"terms": n}) for n in (10, 9, 2)]
     assert Arms(numbers, by="terms", seed=0).names == ["2", "9", "10"]
-    with pytest.raises(RecipeError, match="has the columns level, half"):
+    with pytest.raises(RecipeError, match="which task easy/0 has not; there are: arm, half, level"):
         Arms(arm_tasks(SIZES), by="size", seed=0)
 
 

@@ -39,6 +39,16 @@ def test_a_schedule_of_your_own_and_bad_ones(tmp_path) -> None:
     mine = {"use": f"{tmp_path}/mine.py:halves", "start": 8}
     stage = RlStage(kind="rl", tasks="t", steps=9, rewards=[{"use": "exact"}], budget=mine)
     assert [build_budget(stage)(step) for step in range(5)] == [8, 4, 2, 1, 1]
+    for own, said in (
+        ("lambda: lambda step: 40.5", "must be a whole number of tokens, 1 or more; at step 0 it is 40.5"),
+        ("lambda: lambda step: 8 - step", "at step 8 it is 0"),
+        ("lambda: lambda step: 9 // step", r"raised ZeroDivisionError: .* \(mine.py:1\)"),
+        ("lambda: 40", "must give a function from a step to tokens, not a int"),
+    ):
+        (tmp_path / "mine.py").write_text(f"own = {own}\n")
+        with pytest.raises(RecipeError, match=said):
+            build_budget(stage.model_copy(update={"budget": f"{tmp_path}/mine.py:own"}))
+    assert build_budget(stage.model_copy(update={"budget": 40}))(3) == 40
     with pytest.raises(RecipeError, match="budget exponential: start is -1, but must be above 0"):
         over({"use": "exponential", "start": -1, "every": 2}, 3)
     with pytest.raises(RecipeError, match="did you mean 'exponential'"):

@@ -240,7 +240,7 @@ def test_each_gate_by_hand(gate: str | dict, given: Group, admitted: bool) -> No
     assert build(gate, GATES, what="gate")(given, 5) is admitted
 
 
-def test_gates_in_a_recipe() -> None:
+def test_gates_in_a_recipe(tmp_path) -> None:
     def stage(gate) -> RlStage:
         return RlStage(kind="rl", tasks="t", steps=1, rewards=[{"use": "exact"}], gate=gate)
 
@@ -253,6 +253,15 @@ def test_gates_in_a_recipe() -> None:
         build_gate(stage("zero_varianc"))
     with pytest.raises(RecipeError, match="looks at the reward 'exat', but the stage's rewards are: exact"):
         build_gate(stage({"use": "zero_variance", "part": "exat"}))
+    for own, said in (
+        ("lambda: lambda group, version: None", r"must give a function \(group, version\) -> bool; what it gave returned None"),
+        ("lambda: lambda group: True", r"-> bool; what it gave: too many positional arguments"),
+        ("lambda: lambda group, version: group.reward", r"raised AttributeError: .* no attribute 'reward' \(mine.py:1\)"),
+        ("lambda: True", r"must give a function \(group, version\) -> bool, not a bool"),
+    ):
+        (tmp_path / "mine.py").write_text(f"own = {own}\n")
+        with pytest.raises(RecipeError, match=said):
+            build_gate(stage(f"{tmp_path}/mine.py:own"))(group(1, 0), 5)
     with pytest.raises(RecipeError, match="low must be smaller"):
         build_gate(stage({"use": "pass_rate", "low": 0.9, "high": 0.1}))
     with pytest.raises(RewardError, match="looks at the reward 'style', but there are: right"):

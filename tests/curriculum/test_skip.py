@@ -129,6 +129,17 @@ def test_in_a_recipe() -> None:
     assert isinstance(made, Skipping) and sorted(made.draw(6)) == list(range(6))
     with pytest.raises(ValueError, match="skip remembers what a gate turned away: set gate too"):
         stage(skip={})
-    with pytest.raises(RecipeError, match="asks for the column 'domain'"):
+    with pytest.raises(RecipeError, match="goes by the column 'domain', which task easy/0 has not"):
         build_skip(stage(gate="zero_variance", skip={"by": "domain"}), uniform, FEW, seed=0)
     assert build_skip(stage(gate="zero_variance"), uniform, FEW, seed=0) is uniform
+    assert stage(gate="zero_variance", skip="level").skip == stage(gate="zero_variance", skip={"by": "level"}).skip
+
+
+@pytest.mark.parametrize("given", [[], [0], [10**9] * 4, ["a"] * 4, None, [-1] * 4])
+def test_a_sampler_that_draws_something_else_is_named(given: object) -> None:
+    class Odd(Uniform):
+        def draw(self, n: int) -> list[int]:
+            return given
+
+    with pytest.raises(RecipeError, match=r"curriculum Odd: draw\(4\) must give a list of 4 positions from 0 to 5, not"):
+        Skipping(Odd(FEW, seed=0), FEW, seed=0).draw(4)

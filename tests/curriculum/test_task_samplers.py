@@ -112,7 +112,7 @@ def test_a_recipe_names_one_by_name_or_by_place(tmp_path: Path):
         ({"by": "level"}, "add `use`"),
         ({"use": "ordered", "bye": "level"}, "no parameter 'bye'; did you mean 'by'"),
         ({"use": "ordered", "reverse": "yes"}, "'reverse' must be a valid boolean, not 'yes'"),
-        ({"use": "ordered", "by": "size"}, "has the columns level"),
+        ({"use": "ordered", "by": "size"}, "has not; there are: arm, level"),
         ({"use": "uniform", "seed": 3}, "no parameter 'seed'"),
         ("nowhere.py:Last", "there is no curriculum file"),
     ],

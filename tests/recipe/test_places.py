@@ -40,8 +40,8 @@ stages:
         ("stages.rl.curriculum={use: sec, alfa: 1}", "stages.rl.curriculum: curriculum 'sec' has no parameter 'alfa'"),
         ("stages.rl.gate={use: pass_rate, lo: 1}", "stages.rl.gate: gate 'pass_rate' has no parameter 'lo'"),
         (
-            "stages.rl={kind: rl, tasks: train, steps: 1, rewards: [{use: exact}], gate: zero_variance, skip: {by: x}}",
-            "stages.rl.skip: ",
+            "stages.again.skip=levl",
+            "stages.again.skip: it goes by the column 'levl', which task arithmetic/train/0/0 has not",
         ),
         ("stages.rl.budget={use: exponential, strt: 1}", "stages.rl.budget: budget 'exponential' has no parameter 'strt'"),
         ("stages.rl.second_round={use: guess_masks, x: 1}", "stages.rl.second_round: second round 'guess_masks'"),
