@@ -4,8 +4,10 @@
     python recipes/papers/rl_on_incorrect/compare_online.py --out runs/mine --json
 
 Tasks are sums of eight numbers whose steps begin with one freely chosen letter (`long`) or with eight (`wordy`), and sums of six
-numbers in groups of four (`short`). Every method may write the same number of tokens, and each task's methods have the learning
-rates that were best for them on fresh training problems. A curve is the share of right answers among those written to new
+numbers in groups of four (`short`); in `late` a right sum counts only if its last step begins with one letter of the 26, which
+the model writes as often as any other, and in `early` the first step. Every method may write the same number of tokens, and each
+task's methods have the settings that were best for them on fresh training problems. The curves of `late` and `early` are
+accuracies on held-out sums at kept checkpoints. Elsewhere a curve is the share of right answers among those written to new
 problems during the last tenth of the tokens, so that it lags alike for methods with few and with many steps; its last point is
 held-out sums, sampled likewise. Writes table.txt, results.json and curves.svg; runs found there are not repeated.
 """
@@ -100,7 +102,7 @@ def curve(run: CellRun, tokens: int) -> list[Point]:
 
 
 def held_out(run: CellRun) -> list[Point]:
-    """Accuracy on the exam over tokens written, before the run and at each checkpoint it kept; the last point is the exam's own."""
+    """Accuracy on the exam over tokens written: at the start and at each kept checkpoint; the last point is the exam stage's own."""
     recipe = load(str(run.folder / "recipe.yaml"))
     spent = dict(zip((row["step"] for row in run.rows), accumulate(map(written, run.rows)), strict=True))
     points = [(0, run.accuracy["before"])]
