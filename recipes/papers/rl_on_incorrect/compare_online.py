@@ -52,6 +52,7 @@ TASKS: dict[str, tuple[str, tuple[str, ...], int, dict[str, tuple[str, ...]]]] =
     "late": ("late", EXAMINED, 200_000, {
         PLAIN: LATE_GRPO,
         "continuations": (),
+        "grpo, groups of 8": (*LATE_GRPO, "stages.rl.group_size=8", "run.checkpoint_every=60"),
         "continuations, no step values": (f"{STEPS}.scheme.mix=0",),
         "step values, nothing kept": (f"{STEPS}.keep=none",),
     }),
