@@ -103,7 +103,7 @@ def curve(run: CellRun, tokens: int) -> list[Point]:
 
 
 def held_out(run: CellRun) -> list[Point]:
-    """Accuracy on the exam over tokens written: at the start and at each kept checkpoint; the last point is the exam stage's own."""
+    """Accuracy on the exam over tokens written: at the start and at each kept checkpoint, and once more at the end."""
     recipe = load(str(run.folder / "recipe.yaml"))
     spent = dict(zip((row["step"] for row in run.rows), accumulate(map(written, run.rows)), strict=True))
     points = [(0, run.accuracy["before"])]
