@@ -12,7 +12,7 @@ import pytest
 
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
-from rlcore.run.study import CellRun
+from rlcore.run.study import CellRun, run_study
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes/papers/rl_on_incorrect"
 
@@ -61,6 +61,32 @@ def test_the_tokens_to_an_accuracy_are_read_off_the_curve() -> None:
     assert online.mean_curve([line, line], 400, points=2) == [(0, 0.0), (200, 0.4), (400, 0.7)]
     found = online.summary({"grpo": [line], "other": [line[:2]]}, {"grpo": [run], "other": [run]})
     assert found["grpo"]["share_of_grpo"] == [1.0] and found["other"]["share_of_grpo"] == [None] and found["grpo"]["extra"] == 0.1
+
+
+def test_a_mark_counts_in_its_step_alone_and_only_on_a_right_sum() -> None:
+    marked = script("working").marked
+    assert marked("k:7+15=22;z:22+4=26", "26") == 1.0 == marked("z:7+15=22;k:22+4=26", "26", step=0)
+    wrong = ("z:7+15=22;k:22+4=26", "k:7+15=22;z:22+4=16", "k:7+15=22;zz:22+4=26", "z:22+4=26;", "26", "")
+    assert [marked(text, "26") for text in wrong] == [0.0] * 6
+    assert marked("k:7+15=22;z:22+4=26", "26", finished=False) == 0.0
+
+
+def test_the_kept_checkpoints_of_a_run_sit_the_exam(tmp_path: Path) -> None:
+    """A run of two steps: its curve goes from the model it began with to the one it ended with, over the tokens it wrote."""
+    small = [
+        "model.config.hidden_size=8", "model.config.intermediate_size=8", "model.config.num_hidden_layers=1",
+        "tasks.exam.size=4", "stages.sft.steps=1", "stages.sft.batch_size=2", "stages.rl.steps=2",
+        *(f"stages.{name}.sampling.max_tokens=8" for name in ("before", "rl", "after")),
+    ]  # fmt: skip
+    recipe, common, _, methods = online.TASKS["late"]
+    runs = run_study(
+        str(FOLDER / f"{recipe}.yaml"), {"grpo": methods["grpo"]}, seeds=[0], folder=tmp_path,
+        common=[*common, *small], start_per_seed=False,
+    )  # fmt: skip
+    [line] = [online.held_out(run) for run in runs]
+    spent = [online.written(row) for row in runs[0].rows]
+    assert [at for at, _ in line] == [0, sum(spent), sum(spent)] and spent[0] > 0
+    assert line == online.held_out(runs[0])  # what is there is read
 
 
 def test_the_factor_is_how_many_times_more_problems_sft_needs() -> None:

@@ -92,7 +92,8 @@ class MonteCarlo(StepEstimator):
     rollouts: continuations of each prefix. Equal prefixes of a task's answers are continued once.
     answers: whose steps are valued, where neither the caller nor the recipe says otherwise; "negatives" are answers with a reward
     below `passing`, "positives" the others. share: of them in each group, rounded up. search: which of their prefixes
-    (`credit.search`); dead: the value up to which a prefix counts as lost.
+    (`credit.search`); dead: the value up to which a prefix counts as lost; prefixes: at most so many of one answer, the empty one
+    aside, evenly spaced where the search names more at once.
     start: Q_0 is the mean reward of the answer's siblings (free), or of continuations of the empty prefix. Siblings too few for
     `best_of` are no estimate, and continuations take their place.
     best_of: values are those of the best of so many attempts, as in arXiv 2406.14532; needs that many rollouts.
@@ -106,8 +107,9 @@ class MonteCarlo(StepEstimator):
     max_tokens: int
     rollouts: int = 8
     share: float = 1.0
-    search: Literal["all", "until_dead", "bisect"] = "all"
+    search: Literal["all", "until_dead", "bisect", "backwards"] = "all"
     dead: float = 0.0
+    prefixes: int | None = None
     start: Literal["siblings", "rollouts"] = "siblings"
     best_of: int | None = None
     max_new_tokens: int | None = None
@@ -163,7 +165,7 @@ class MonteCarlo(StepEstimator):
         for track in tracks:
             if track.over:
                 continue
-            steps = [0] * (track.values[0] is None) + [s for s in SEARCHES[self.search](track.values, self.dead) if s]
+            steps = [0] * (track.values[0] is None) + self._next(track)
             asked, needs = [], 0
             for step in steps:
                 prefix = self._prefix(track, step)
@@ -178,6 +180,14 @@ class MonteCarlo(StepEstimator):
             seen |= {key for _, _, key, _ in asked}
             wanted += asked
         return wanted
+
+    def _next(self, track: _Track) -> list[int]:
+        """The steps, from 1, after which the search continues the answer now."""
+        named = [step for step in SEARCHES[self.search](track.values, self.dead) if step]
+        if self.prefixes is None:
+            return named
+        left = min(len(named), self.prefixes - sum(value is not None for value in track.values[1:-1]))
+        return [named[(2 * i + 1) * len(named) // (2 * left)] for i in range(left)]
 
     def _prefix(self, track: _Track, step: int) -> Prefix:
         length = track.kept(step)

@@ -51,10 +51,11 @@ class StepValuesSection(Section):
     )
     share: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="of those answers in each group, rounded up")
     passing: float = Field(0.5, description="answers with a lower reward are negatives")
-    search: Literal["all", "until_dead", "bisect"] = Field(
-        "all", description="which prefixes: all, one by one up to the first dead one, or bisection for it"
+    search: Literal["all", "until_dead", "bisect", "backwards"] = Field(
+        "all", description="which prefixes: all, one by one up to the first dead one, bisection for it, or from the last one back"
     )
     dead: float = Field(0.0, description="value up to which a prefix counts as dead")
+    prefixes: PositiveInt | None = Field(None, description="at most so many prefixes of one answer, as the search comes to them")
     start: Literal["siblings", "rollouts"] = Field(
         "siblings", description="the prompt's value: mean reward of the other answers to it, or of continuations from nothing"
     )

@@ -1,11 +1,13 @@
 """GRPO with and without the value of each step: accuracy against generated tokens, continuations included.
 
-    python recipes/papers/rl_on_incorrect/compare_online.py --quick      # one task, one seed, fewer tokens
+    python recipes/papers/rl_on_incorrect/compare_online.py --quick      # one task, two methods, one seed
     python recipes/papers/rl_on_incorrect/compare_online.py --out runs/mine --json
 
 Tasks are sums of eight numbers whose steps begin with one freely chosen letter (`long`) or with eight (`wordy`), and sums of six
-numbers in groups of four (`short`). Every method may write the same number of tokens, and each task's methods have the learning
-rates that were best for them on fresh training problems. A curve is the share of right answers among those written to new
+numbers in groups of four (`short`); in `late` a right sum counts only if its last step begins with one letter of the 26, which
+the model writes as often as any other, and in `early` the first step. Every method may write the same number of tokens, and each
+task's methods have the settings that were best for them on fresh training problems. The curves of `late` and `early` are
+accuracies on held-out sums at kept checkpoints. Elsewhere a curve is the share of right answers among those written to new
 problems during the last tenth of the tokens, so that it lags alike for methods with few and with many steps; its last point is
 held-out sums, sampled likewise. Writes table.txt, results.json and curves.svg; runs found there are not repeated.
 """
@@ -18,13 +20,20 @@ import statistics
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from rlcore.recipe.load import load
+from rlcore.recipe.schema import ModelSection
+from rlcore.run.checkpoint import all_checkpoints
+from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.plot import panels_svg
 from rlcore.run.study import CellRun, by_cell, mean_spread, run_study
+from rlcore.run.train import train
 
 HERE = Path(__file__).resolve().parent
 STEPS = "stages.rl.credit.steps"
@@ -34,7 +43,23 @@ WORDY = (
     "stages.rl.groups_per_step=4", *(f"stages.{name}.sampling.max_tokens=160" for name in ("before", "rl", "after")),
 )  # fmt: skip
 """Eight letters before each step in place of one."""
+EARLY = tuple(f"stages.{name}.rewards.0.params.step=0" for name in ("before", "rl", "after"))
+"""The first step must be marked in place of the last one."""
+LATE_GRPO = (f"{STEPS}=null", "stages.rl.groups_per_step=1", "stages.rl.group_size=4", "run.checkpoint_every=120")
+EXAMINED = ("run.keep_checkpoints=99", "run.checkpoint_every=80")
+"""Whose checkpoints sit the exam, for a curve."""
 TASKS: dict[str, tuple[str, tuple[str, ...], int, dict[str, tuple[str, ...]]]] = {
+    "late": ("late", EXAMINED, 200_000, {
+        PLAIN: LATE_GRPO,
+        "continuations": (),
+        "grpo, groups of 8": (*LATE_GRPO, "stages.rl.group_size=8", "run.checkpoint_every=60"),
+        "continuations, no step values": (f"{STEPS}.scheme.mix=0",),
+        "step values, nothing kept": (f"{STEPS}.keep=none",),
+    }),
+    "early": ("late", (*EXAMINED, *EARLY), 200_000, {
+        PLAIN: LATE_GRPO,
+        "continuations": (),
+    }),
     "long": ("chain", (), 345_000, {
         PLAIN: (f"{STEPS}=null",),
         "siblings": (),
@@ -75,6 +100,21 @@ def curve(run: CellRun, tokens: int) -> list[Point]:
         points.append((so_far, statistics.fmean(a for at, a in raw if at > so_far - WINDOW * tokens)))
         so_far += written(row)
     return [*points, (so_far, run.accuracy["after"])]
+
+
+def held_out(run: CellRun) -> list[Point]:
+    """Accuracy on the exam over tokens written: at the start and at each kept checkpoint, and once more at the end."""
+    recipe = load(str(run.folder / "recipe.yaml"))
+    spent = dict(zip((row["step"] for row in run.rows), accumulate(map(written, run.rows)), strict=True))
+    points = [(0, run.accuracy["before"])]
+    for checkpoint in all_checkpoints(RunFolder(run.folder).checkpoints):
+        step = int(checkpoint.name.rpartition("_")[2])
+        model = ModelSection(path=str(checkpoint), dtype=recipe.model.dtype)
+        alone = {"stages": recipe.stages[-1:], "model": model, "name": f"{recipe.name}-at-{step}"}
+        train(recipe.model_copy(update=alone), resume=True, console=Console(quiet=True))
+        row = read_rows(RunFolder(run.folder.parent / alone["name"]).evals)[-1]
+        points.append((spent[step], row["accuracy"]))
+    return [*points, (points[-1][0], run.accuracy["after"])]
 
 
 def reached(points: Sequence[Point], accuracy: float) -> int | None:
@@ -122,7 +162,7 @@ def show(found: dict[str, dict[str, dict[str, object]]]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the task `long`, one seed")
+    parser.add_argument("--quick", action="store_true", help="the task `late`, GRPO and continuations, one seed")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--out", type=Path, help="folder for runs, table and plot")
     parser.add_argument("--task", action="append", choices=list(TASKS), help="only this task (may be given again)")
@@ -131,13 +171,15 @@ def main() -> None:
     out = arguments.out or Path("runs/incorrect_online_quick" if arguments.quick else "runs/incorrect_online")
     seeds = range(arguments.seeds or (1 if arguments.quick else 3))
     started, found, drawn, everything = time.perf_counter(), {}, {}, {}
-    for task in arguments.task or (["long"] if arguments.quick else list(TASKS)):
+    for task in arguments.task or (["late"] if arguments.quick else list(TASKS)):
         recipe, common, tokens, methods = TASKS[task]
+        methods = dict(list(methods.items())[: 2 if arguments.quick else None])
         ends = ("stages.rl.steps=1000", f"stages.rl.stop_after_tokens={tokens}")
         runs = by_cell(
             run_study(str(HERE / f"{recipe}.yaml"), methods, seeds=seeds, folder=out / "runs" / task, common=(*common, *ends))
         )
-        curves = {method: [curve(run, tokens) for run in of] for method, of in runs.items()}
+        line = held_out if EXAMINED[0] in common else partial(curve, tokens=tokens)
+        curves = {method: [line(run) for run in of] for method, of in runs.items()}
         found[task], everything[task] = summary(curves, runs), curves
         drawn[f"{task}: right answers, mean over {len(seeds)} seeds"] = {
             method: mean_curve([line[:-1] for line in lines], tokens) for method, lines in curves.items()
