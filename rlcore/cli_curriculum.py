@@ -55,6 +55,8 @@ def curriculum_replay(arguments: argparse.Namespace) -> None:
 def curriculum_plot(arguments: argparse.Namespace) -> None:
     from rlcore.run.plot import draw_arms
 
+    if not (arguments.run / "metrics.jsonl").is_file():
+        raise RunError(f"{arguments.run} is no run folder: there is no metrics.jsonl in it")
     place = arguments.out or arguments.run / "curriculum.svg"
     if not draw_arms(arguments.run, place):
         raise RunError(f"the metrics of {arguments.run} have fewer than two arms to show")

@@ -204,6 +204,10 @@ def build_budget(stage: schema.RlStage) -> Schedule | None:
         found = call(owner, schedule, step)
         if not isinstance(found, int) or found < 1:
             raise RecipeError(f"{owner} must be a whole number of tokens, 1 or more; at step {step} it is {found!r}")
+        if found > stage.sampling.max_tokens:
+            raise RecipeError(
+                f"{owner} is {found} at step {step}, but sampling.max_tokens cuts answers at {stage.sampling.max_tokens}"
+            )
         return found
 
     for step in (0, stage.steps - 1):

@@ -25,7 +25,9 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
         if (self.path is None) == (self.config is None):
-            raise ValueError("give exactly one of path (a model to load) and config (a model from scratch)")
+            raise ValueError(
+                "give exactly one of path (a model to load) and config (a model from scratch); set an inherited one to null"
+            )
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("config needs model_type, for example qwen2")
         if self.config is not None and self.tokenizer is None:

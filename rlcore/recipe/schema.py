@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from rlcore.recipe.model_sections import ModelSection, PromptSection, SamplerSection
 from rlcore.recipe.optim_sections import OptimSection, UpdateSection
@@ -108,6 +108,15 @@ class CreditSection(Section):
 BUDGET_TEXT = "\nUse exactly {budget} tokens."
 
 
+def _states(text: str) -> str:
+    if "{budget}" not in text and "{prompt}" not in text:
+        raise ValueError(f"{text!r} has neither {{budget}} nor {{prompt}}: it would state nothing")
+    return text
+
+
+BudgetText = Annotated[str, AfterValidator(_states)]
+
+
 class RefillSection(Section):
     rounds: PositiveInt = Field(10, description="at most so many times the batch is tried; then it stays smaller")
     oversubmit: Annotated[float, Field(ge=1)] = Field(
@@ -179,7 +188,7 @@ class RlStage(TaskStage):
         description="tokens that the prompt states and the reward `length` asks for, by step; nothing is cut there. A number, or "
         "{use: exponential, start: 256, factor: 0.7, every: 150}",
     )
-    budget_text: str = Field(BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}")
+    budget_text: BudgetText = Field(BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}")
     second_round: str | dict[str, Any] | None = Field(
         None, description="tasks made of a step's answers, answered in the same step: guess_masks, or {use: name, ...}"
     )
@@ -206,7 +215,7 @@ class EvalStage(TaskStage):
     weights: Literal["policy", "ema"] = Field("policy", description="ema: the averaged weights of the last training stage")
     answers: PositiveInt = Field(1, description="answers to a task; accuracy is their mean")
     budget: PositiveInt | None = Field(None, description="tokens that the prompt states, for a model trained with a budget")
-    budget_text: str = Field(BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}")
+    budget_text: BudgetText = Field(BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}")
     rewards: list[RewardSection] = Field(min_length=1, description="the first is the accuracy")
     reward_deadline_s: PositiveFloat = Field(10.0, description="longest time for one reward call")
     reward_workers: PositiveInt = Field(2, description="processes that run rewards, in each process of the run")

@@ -96,6 +96,12 @@ def mean_spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
+def percent(values: Sequence[float]) -> str:
+    """Mean and standard deviation as text, "71.0% ± 3.9%"; of one value it alone."""
+    mean, spread = mean_spread(values)
+    return f"{mean:.1%} ± {spread:.1%}" if len(values) > 1 else f"{mean:.1%}"
+
+
 def by_cell(runs: Sequence[CellRun]) -> dict[str, list[CellRun]]:
     """The runs of each cell, seeds in order."""
     found: dict[str, list[CellRun]] = {}

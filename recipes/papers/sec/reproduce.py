@@ -25,7 +25,7 @@ from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
 from rlcore.recipe.schema import RlStage
 from rlcore.run.plot import panels_svg
-from rlcore.run.study import CellRun, by_cell, mean_spread, run_study
+from rlcore.run.study import CellRun, by_cell, percent, run_study
 
 HERE = Path(__file__).resolve().parent
 UNIFORM, GATE, SKIP = "stages.rl.curriculum=uniform", "stages.rl.gate=zero_variance", "stages.rl.skip={by: arm}"
@@ -74,10 +74,10 @@ QUICK: dict[str, tuple[str, ...]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="SEC against random and ordered curricula, with and without a gate.")
-    parser.add_argument("--quick", action="store_true", help="fewer tokens: about five minutes on one core")
+    parser.add_argument("--quick", action="store_true", help="fewer tokens or steps: a minute a run at most")
     parser.add_argument("--task", choices=list(RECIPES), default="arithmetic")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cells", nargs="*", help="only these")
+    parser.add_argument("--cells", nargs="*", metavar="CELL", help="only these rows of the table, such as random+gate+skip")
     parser.add_argument("--folder", type=Path, default=Path("runs/papers/sec"))
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe for all cells")
@@ -87,6 +87,8 @@ def main() -> None:
     recipe = str(HERE / f"{RECIPES[arguments.task]}.yaml")
     common = [*TASKS.get(arguments.task, ()), *(QUICK[arguments.task] if arguments.quick else ()), *arguments.set]
     cells = dict(WASTE_CELLS if arguments.task == "waste" else CELLS)
+    if unknown := set(arguments.cells or ()) - set(cells):
+        parser.error(f"--task {arguments.task} has no cell {', '.join(sorted(unknown))}; its cells are {', '.join(cells)}")
     if "ordered" in cells:
         cells["ordered"] = (*cells["ordered"], f"tasks.problems.{_size_key(recipe)}={_walk(recipe, common)}")
     cells = {cell: changes for cell, changes in cells.items() if not arguments.cells or cell in arguments.cells}
@@ -118,11 +120,10 @@ def _table(summary: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
     table = Table("curriculum", "inside", "outside", "against random", "answer tokens", "steps", "waste", "outside by seed")
     reference = statistics.fmean(summary["random"]["outside"]) if "random" in summary else 0.0
     for cell, found in summary.items():
-        inside, outside, waste = (mean_spread(found[key]) for key in ("inside", "outside", "waste"))
+        outside = statistics.fmean(found["outside"])
         table.add_row(
-            cell, f"{inside[0]:.1%} ± {inside[1]:.1%}", f"{outside[0]:.1%} ± {outside[1]:.1%}",
-            f"{outside[0] / reference - 1:+.0%}" if reference else "", f"{statistics.fmean(found['tokens']):,.0f}",
-            f"{statistics.fmean(found['steps']):.0f}", f"{waste[0]:.1%} ± {waste[1]:.1%}",
+            cell, percent(found["inside"]), percent(found["outside"]), f"{outside / reference - 1:+.0%}" if reference else "",
+            f"{statistics.fmean(found['tokens']):,.0f}", f"{statistics.fmean(found['steps']):.0f}", percent(found["waste"]),
             ", ".join(f"{one:.1%}" for one in found["outside"]),
         )  # fmt: skip
     return table

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlcore.run.plot import panels_svg
-from rlcore.run.study import by_cell, mean_spread, run_study
+from rlcore.run.study import by_cell, mean_spread, percent, run_study
 
 HERE = Path(__file__).resolve().parent
 FINAL = 23
@@ -56,7 +56,7 @@ def main() -> None:
         tokens = round(mean_spread([run.tokens for run in group])[0])
         summary[cell] = {"exam": accuracy, "length": length, "tokens": tokens, "by_seed": right}
         table.add_row(
-            cell, f"{accuracy[0]:.1%} ± {accuracy[1]:.1%}", f"{length[0]:.2f} ± {length[1]:.2f}", f"{length[0] / FINAL - 1:+.0%}",
+            cell, percent(right), f"{length[0]:.2f} ± {length[1]:.2f}", f"{length[0] / FINAL - 1:+.0%}",
             f"{tokens:,}", ", ".join(f"{one:.1%}" for one in right),
         )  # fmt: skip
     lines = {
