@@ -18,6 +18,7 @@ from typing import Literal
 from rlcore.credit.search import SEARCHES
 from rlcore.credit.split import Decode, Splitter, split_steps
 from rlcore.credit.steps import StepValues
+from rlcore.errors import RecipeError
 from rlcore.types import Group, Prefix, Rollout, Task
 
 Answers = Literal["negatives", "positives", "all"]
@@ -73,7 +74,9 @@ class StepEstimator:
     """All continuations of the last call."""
 
     def asked_for(self, answers: Answers, reward: float) -> bool:
-        """Whether an answer of this reward is one of `answers`."""
+        """Whether an answer of this reward is one of `answers`. Raises `RecipeError` for a word that is none of them."""
+        if answers not in ("negatives", "positives", "all"):
+            raise RecipeError(f"step values are of 'negatives', 'positives' or 'all' answers, not {answers!r}")
         return answers == "all" or (reward < self.passing) == (answers == "negatives")
 
     def found(self, values: Mapping[str, StepValues]) -> Mapping[str, StepValues]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from rlcore.credit.group import Credit
 from rlcore.credit.split import Span
+from rlcore.errors import RecipeError
+from rlcore.plugin import call
 from rlcore.types import Group, Sample
 
 
@@ -78,12 +80,33 @@ what group baselines make of the answers, groups without variance kept."""
 
 def by_step(sample: Sample, values: StepValues, advantages: Sequence[float | None]) -> Sample:
     """The sample with `advantages` [L] of its steps on their tokens; tokens of a step with None are not trained."""
+    if len(advantages) != len(values.spans):
+        raise ValueError(f"the {len(values.spans)} steps of {sample.id!r} need an advantage each, not {len(advantages)}")
     each = [a for span, a in zip(values.spans, advantages, strict=True) for _ in range(*span)]
     if len(each) != sum(sample.mask):
         raise ValueError(f"the steps of {sample.id!r} have {len(each)} tokens, but {sum(sample.mask)} of its tokens are trained")
     answer = iter(each)
     token_wise = [next(answer) if on else None for on in sample.mask]
     return replace(sample, mask=[a is not None for a in token_wise], advantages=[a or 0.0 for a in token_wise])
+
+
+def checked(owner: str, scheme: Credit) -> Credit:
+    """Somebody's own scheme, what it gives looked at. Raises `RecipeError` for anything but a list of samples a group."""
+    if not callable(scheme):
+        raise RecipeError(f"{owner} must give a function from groups to samples, not a {type(scheme).__name__}")
+
+    def whole(groups: Sequence[Group]) -> list[list[Sample]]:
+        made = call(owner, scheme, groups)
+        if not isinstance(made, list) or len(made) != len(groups) or not all(isinstance(samples, list) for samples in made):
+            found = f"a list of {len(made)}" if isinstance(made, list) else f"a {type(made).__name__}"
+            raise RecipeError(f"{owner} must give a list of samples for each of {len(groups)} groups, not {found}")
+        for group, samples in zip(groups, made, strict=True):
+            ids = [sample.id if isinstance(sample, Sample) else None for sample in samples]
+            if None in ids or len(set(ids)) < len(ids):
+                raise RecipeError(f"{owner} must give each answer to task {group.task.id!r} once, as a Sample, not {ids}")
+        return made
+
+    return whole
 
 
 def group_advantage(sample: Sample) -> float:

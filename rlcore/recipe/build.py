@@ -20,7 +20,7 @@ from rlcore.credit.parts import normalised_parts
 from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import SPLITTERS, Decode
 from rlcore.credit.step import Gather, exponential_weights, whitened
-from rlcore.credit.steps import SCHEMES, Values, without_zeros
+from rlcore.credit.steps import SCHEMES, Values, checked, without_zeros
 from rlcore.curriculum.budget import BUDGETS, Schedule
 from rlcore.curriculum.gate import GATES, Gate
 from rlcore.curriculum.sampler import CURRICULA, TaskSampler
@@ -250,7 +250,7 @@ def build_credit(
     if demonstrate and section.demonstrations == "mixed":
         credit = mixed(credit, demonstrate)
     if section.steps and values:
-        credit = build(section.steps.scheme, SCHEMES, credit, values, what="credit scheme")
+        credit = _build_scheme(section.steps.scheme, credit, values)
         if section.steps.keep != "none":
             credit = with_continuations(credit, compared, lambda: values.continued, section.steps.keep)
         if section.zero_variance == "drop" and not whitening and not section.exponential:  # to these two, zero says something
@@ -262,6 +262,12 @@ def build_credit(
     if demonstrate and section.demonstrations == "gated":
         credit = gated(credit, demonstrate, gate=section.gate)
     return credit
+
+
+def _build_scheme(named: Named, credit: Credit, values: Values) -> Credit:
+    scheme = build(named, SCHEMES, credit, values, what="credit scheme")
+    name = named if isinstance(named, str) else named["use"]
+    return scheme if name in SCHEMES else checked(f"credit scheme {name!r}", scheme)
 
 
 def build_step_values(

@@ -178,7 +178,8 @@ def dead_states(metrics: dict[str, Any]) -> list[str]:
         )
     if metrics.get("tokens/trained") == 0 and metrics.get("zero_variance_share") != 1:
         said.append("credit gave every answer an advantage of 0, so nothing was learned: check credit.baseline and its scheme")
-    if metrics.get("zero_variance_share") == 1 and not metrics.get("credit/informative"):
+    unused = metrics.get("gate/waste", 1) == 1  # a scheme of one's own may teach where all rewards are equal
+    if metrics.get("zero_variance_share") == 1 and unused and not metrics.get("credit/informative"):
         said.append(
             f"all answers to each task earned the same reward (mean {metrics['reward/mean']:.3g}), so nothing was learned: "
             f"the tasks are too hard or too easy, or the reward is constant"

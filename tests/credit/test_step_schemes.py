@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +133,53 @@ def test_a_recipe_builds_each_scheme_by_name_or_place_with_its_parameters() -> N
         assert samples and all(len(set(sample.advantages[1:])) > 1 for sample in samples if sample.id == "chain#1")
     [kept] = samples_of(stage(keep="all", rollouts=16), [GROUP])
     assert any(sample.id.startswith("chain#1@") for sample in kept)
+
+
+def test_the_scheme_of_the_docs(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/credit.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(# my_schemes.py.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "my_schemes.py").write_text(code)
+    [samples] = samples_of(stage(scheme={"use": f"{tmp_path}/my_schemes.py:last_only", "depth": 2.0}), [GROUP])
+    assert {s.id: s.advantages[1:] for s in samples} == {"chain#0": [0.5] * 4, "chain#1": [0.0, 0.0, 0.0, -2.0]}
+    assert samples[1].mask == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("lambda groups: credit(groups)[1:]", "must give a list of samples for each of 1 groups, not a list of 0"),
+        ("lambda groups: credit(groups) * 2", "for each of 1 groups, not a list of 2"),
+        ("lambda groups: credit(groups)[0]", "for each of 1 groups, not a list of 2"),
+        ("lambda groups: None", "for each of 1 groups, not a NoneType"),
+        ("lambda groups: [samples * 2 for samples in credit(groups)]", "must give each answer to task 'chain' once"),
+        ("lambda groups: [[sample.id] for [sample, _] in credit(groups)]", "once, as a Sample, not \\[None\\]"),
+        ("None", "must give a function from groups to samples, not a NoneType"),
+        ("lambda groups: values(groups, answers='wrong')", "of 'negatives', 'positives' or 'all' answers, not 'wrong'"),
+        ("lambda groups: 1 / 0", r"raised ZeroDivisionError: division by zero \(mine.py:1\)"),
+        ("lambda groups: [[by_step(credit(groups)[0][1], values(groups)['chain#1'], [1.0])]]",
+         "raised ValueError: the 4 steps of 'chain#1' need an advantage each, not 1"),
+    ],
+)  # fmt: skip
+def test_a_scheme_of_ones_own_that_gives_something_else_is_named(tmp_path: Path, body: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(f"def own(credit, values): return {body}\nfrom rlcore.credit.steps import by_step\n")
+    with pytest.raises(RecipeError, match=said):
+        samples_of(stage(scheme=f"{tmp_path}/mine.py:own"), [GROUP])
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (
+            {"values": "siblings", "search": "backwards", "keep": "all"},
+            "values: siblings has no use for search, keep: leave it out",
+        ),
+        ({"values": "siblings", "share": 0.5}, "no use for share"),
+        ({"state": "="}, "values: rollouts has no use for state"),
+    ],
+)
+def test_keys_that_would_do_nothing_are_refused(steps: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        stage(**steps)
 
 
 def test_whitening_and_exponential_weights_come_after_the_scheme() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -266,6 +268,15 @@ def test_gates_in_a_recipe(tmp_path) -> None:
         build_gate(stage({"use": "pass_rate", "low": 0.9, "high": 0.1}))
     with pytest.raises(RewardError, match="looks at the reward 'style', but there are: right"):
         zero_variance(part="style")(group(1, 0), 5)
+
+
+def test_the_gate_of_the_docs(tmp_path) -> None:
+    text = (Path(__file__).parents[2] / "docs/curricula.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(# my_gates.py.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "my_gates.py").write_text(code)
+    brief = build({"use": f"{tmp_path}/my_gates.py:brief", "tokens": 1}, GATES, what="gate")
+    assert brief(group(1, 0), 5) is True and brief(group(0, 0), 5) is False
+    assert build({"use": f"{tmp_path}/my_gates.py:brief", "tokens": 0}, GATES, what="gate")(group(1, 0), 5) is False
 
 
 def test_the_binomial_share_of_mixed_groups() -> None:

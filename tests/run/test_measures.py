@@ -40,5 +40,11 @@ def test_only_groups_of_two_scored_answers_have_a_variance() -> None:
     assert "advantage of 0" in said
 
 
+def test_where_all_rewards_are_equal_a_scheme_may_still_teach() -> None:
+    equal = rollout_metrics([facts([0.0, 0.0])]) | {"tokens/trained": 4}
+    assert dead_states(equal | {"gate/waste": 0.5}) == []
+    assert "nothing was learned" in dead_states(equal | {"gate/waste": 1.0})[0]
+
+
 def test_a_step_without_a_token_says_only_what_is_known() -> None:
     assert learner_metrics(NOTHING) == {"lr": 1e-3, "tokens/trained": 0}
