@@ -90,7 +90,7 @@ def test_points_are_drawn_to_scale() -> None:
 
 
 def test_the_sampler_of_the_page_works_and_is_short(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    (code,) = re.findall(r"```python\n(# my_samplers.py.*?)```", PAGE, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 25
     (tmp_path / "my_samplers.py").write_text(code)
 
