@@ -8,8 +8,11 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rlcore.credit.arms import weighted_arms
 from rlcore.credit.group import Credit, group_credit
@@ -184,9 +187,9 @@ def _checked_gate(named: Named, gate: Gate) -> Gate:
 
     def admits(group: Group, version: int) -> bool:
         verdict = call(owner, gate, group, version)
-        if not isinstance(verdict, bool):
+        if not isinstance(verdict, bool | np.bool_):
             raise RecipeError(f"{owner} must give a function (group, version) -> bool; what it gave returned {verdict!r}")
-        return verdict
+        return bool(verdict)
 
     return admits
 
@@ -202,13 +205,13 @@ def build_budget(stage: schema.RlStage) -> Schedule | None:
 
     def tokens(step: int) -> int:
         found = call(owner, schedule, step)
-        if not isinstance(found, int) or found < 1:
+        if not isinstance(found, Integral) or found < 1:
             raise RecipeError(f"{owner} must be a whole number of tokens, 1 or more; at step {step} it is {found!r}")
         if found > stage.sampling.max_tokens:
             raise RecipeError(
                 f"{owner} is {found} at step {step}, but sampling.max_tokens cuts answers at {stage.sampling.max_tokens}"
             )
-        return found
+        return int(found)
 
     for step in (0, stage.steps - 1):
         tokens(step)

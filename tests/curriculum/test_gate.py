@@ -255,6 +255,8 @@ def test_gates_in_a_recipe(tmp_path) -> None:
         build_gate(stage("zero_varianc"))
     with pytest.raises(RecipeError, match="looks at the reward 'exat', but the stage's rewards are: exact"):
         build_gate(stage({"use": "zero_variance", "part": "exat"}))
+    (tmp_path / "numpy_bool.py").write_text("import numpy\ndef own(): return lambda group, version: numpy.bool_(True)\n")
+    assert build_gate(stage(f"{tmp_path}/numpy_bool.py:own"))(group(1, 0), 5) is True
     for own, said in (
         ("lambda: lambda group, version: None", r"must give a function \(group, version\) -> bool; what it gave returned None"),
         ("lambda: lambda group: True", r"-> bool; what it gave: too many positional arguments"),
