@@ -90,7 +90,7 @@ def by_step(sample: Sample, values: StepValues, advantages: Sequence[float | Non
     return replace(sample, mask=[a is not None for a in token_wise], advantages=[a or 0.0 for a in token_wise])
 
 
-def checked(owner: str, scheme: Credit) -> Credit:
+def checked_scheme(owner: str, scheme: Credit) -> Credit:
     """Somebody's own scheme, what it gives looked at. Raises `RecipeError` for anything but a list of samples a group."""
     if not callable(scheme):
         raise RecipeError(f"{owner} must give a function from groups to samples, not a {type(scheme).__name__}")

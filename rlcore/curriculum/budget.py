@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Integral
 
 from rlcore.errors import RecipeError
+from rlcore.plugin import call
 from rlcore.types import Task
 
 Schedule = Callable[[int], int]
@@ -57,6 +59,22 @@ def smooth(*, start: int, factor: float, least: int = 1, steps: int) -> Schedule
     """`max(least, floor(start factor^(step / steps)))`: reinforcement mid-training (arXiv 2509.24375), 800 to 160 with 0.2."""
     _check("smooth", start=start, factor=factor, least=least)
     return lambda step: max(least, int(start * factor ** (step / steps) + _ROUND_OFF))
+
+
+def checked_schedule(owner: str, schedule: Schedule, *, most: int) -> Schedule:
+    """A schedule, what it gives looked at. Raises `RecipeError` for anything but whole numbers from 1 to `most`."""
+    if not callable(schedule):
+        raise RecipeError(f"{owner} must give a function from a step to tokens, not a {type(schedule).__name__}")
+
+    def tokens(step: int) -> int:
+        found = call(owner, schedule, step)
+        if not isinstance(found, Integral) or found < 1:
+            raise RecipeError(f"{owner} must be a whole number of tokens, 1 or more; at step {step} it is {found!r}")
+        if found > most:
+            raise RecipeError(f"{owner} is {found} at step {step}, but sampling.max_tokens cuts answers at {most}")
+        return int(found)
+
+    return tokens
 
 
 def state_budget(task: Task, tokens: int, text: str) -> Task:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from rlcore.errors import RecipeError, RewardError
+from rlcore.plugin import call, signature
 from rlcore.types import Group
 
 Gate = Callable[[Group, int], bool]
@@ -52,6 +55,24 @@ def staleness(*, at_most: int = 0) -> Gate:
 def unscorable(*, at_least: int = 2) -> Gate:
     """Admits groups with at least so many scored answers: what timed out, crashed or was cut has no score."""
     return lambda group, version: sum(verdict.value is not None for verdict in group.verdicts) >= at_least
+
+
+def checked_gate(owner: str, gate: Gate) -> Gate:
+    """A gate, what it gives looked at. Raises `RecipeError` for anything but True and False."""
+    if not callable(gate):
+        raise RecipeError(f"{owner} must give a function (group, version) -> bool, not a {type(gate).__name__}")
+    try:
+        signature(gate).bind(None, 0)
+    except TypeError as error:
+        raise RecipeError(f"{owner} must give a function (group, version) -> bool; what it gave: {error}") from None
+
+    def admits(group: Group, version: int) -> bool:
+        verdict = call(owner, gate, group, version)
+        if not isinstance(verdict, bool | np.bool_):
+            raise RecipeError(f"{owner} must give a function (group, version) -> bool; what it gave returned {verdict!r}")
+        return bool(verdict)
+
+    return admits
 
 
 def scores(group: Group, part: str | None) -> list[float]:

@@ -15,7 +15,7 @@ class Shares:
     """
 
     def __init__(self, sampler: TaskSampler, tasks: int, *, rank: int = 0, ranks: int = 1) -> None:
-        self._tasks, self.sampler, self._rank, self._ranks = tasks, sampler, rank, ranks
+        self._tasks, self._sampler, self._rank, self._ranks = tasks, sampler, rank, ranks
         self.taken: list[int] = []
         """This rank's positions since the last `settle`, in the order they were given out."""
         self._refills = 0
@@ -45,4 +45,4 @@ class Shares:
         self.taken, self._refills = [], 0
 
     def _draw(self, n: int) -> list[int]:
-        return drawn(self.sampler, n, self._tasks)
+        return drawn(self._sampler, n, self._tasks)

@@ -8,11 +8,8 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from rlcore.credit.arms import weighted_arms
 from rlcore.credit.group import Credit, group_credit
@@ -23,16 +20,16 @@ from rlcore.credit.parts import normalised_parts
 from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import SPLITTERS, Decode
 from rlcore.credit.step import Gather, exponential_weights, whitened
-from rlcore.credit.steps import SCHEMES, Values, checked, without_zeros
-from rlcore.curriculum.budget import BUDGETS, Schedule
-from rlcore.curriculum.gate import GATES, Gate
+from rlcore.credit.steps import SCHEMES, Values, checked_scheme, without_zeros
+from rlcore.curriculum.budget import BUDGETS, Schedule, checked_schedule
+from rlcore.curriculum.gate import GATES, Gate, checked_gate
 from rlcore.curriculum.sampler import CURRICULA, TaskSampler
 from rlcore.curriculum.skip import Skipping
 from rlcore.errors import RecipeError
 from rlcore.mixing import Mix, build_mix, part_weights, weighted_sum
 from rlcore.objective.presets import find_preset, objective
 from rlcore.objective.term import Objective
-from rlcore.plugin import Named, build, build_later, call, signature
+from rlcore.plugin import Named, build, build_later
 from rlcore.recipe import schema, task_sections
 from rlcore.reward import RewardSpec
 from rlcore.rollout.unscored import Unscored
@@ -172,26 +169,8 @@ def build_gate(stage: schema.RlStage) -> Gate | None:
         part = named.get("part") if isinstance(named, dict) else None
         if part is not None and str(part).split("/")[0] not in names:
             raise RecipeError(f"the gate looks at the reward {part!r}, but the stage's rewards are: {', '.join(names)}")
-    gates = [_checked_gate(named, build(named, GATES, what="gate")) for named in listed]
+    gates = [checked_gate(f"gate {named!r}", build(named, GATES, what="gate")) for named in listed]
     return lambda group, version: all(admits(group, version) for admits in gates)
-
-
-def _checked_gate(named: Named, gate: Gate) -> Gate:
-    owner = f"gate {named!r}"
-    if not callable(gate):
-        raise RecipeError(f"{owner} must give a function (group, version) -> bool, not a {type(gate).__name__}")
-    try:
-        signature(gate).bind(None, 0)
-    except TypeError as error:
-        raise RecipeError(f"{owner} must give a function (group, version) -> bool; what it gave: {error}") from None
-
-    def admits(group: Group, version: int) -> bool:
-        verdict = call(owner, gate, group, version)
-        if not isinstance(verdict, bool | np.bool_):
-            raise RecipeError(f"{owner} must give a function (group, version) -> bool; what it gave returned {verdict!r}")
-        return bool(verdict)
-
-    return admits
 
 
 def build_budget(stage: schema.RlStage) -> Schedule | None:
@@ -199,20 +178,8 @@ def build_budget(stage: schema.RlStage) -> Schedule | None:
     if stage.budget is None:
         return None
     named = {"use": "fixed", "tokens": stage.budget} if isinstance(stage.budget, int) else stage.budget
-    owner, schedule = f"budget {named!r}", build(named, BUDGETS, what="budget", steps=stage.steps)
-    if not callable(schedule):
-        raise RecipeError(f"{owner} must give a function from a step to tokens, not a {type(schedule).__name__}")
-
-    def tokens(step: int) -> int:
-        found = call(owner, schedule, step)
-        if not isinstance(found, Integral) or found < 1:
-            raise RecipeError(f"{owner} must be a whole number of tokens, 1 or more; at step {step} it is {found!r}")
-        if found > stage.sampling.max_tokens:
-            raise RecipeError(
-                f"{owner} is {found} at step {step}, but sampling.max_tokens cuts answers at {stage.sampling.max_tokens}"
-            )
-        return int(found)
-
+    schedule = build(named, BUDGETS, what="budget", steps=stage.steps)
+    tokens = checked_schedule(f"budget {named!r}", schedule, most=stage.sampling.max_tokens)
     for step in (0, stage.steps - 1):
         tokens(step)
     return tokens
@@ -270,7 +237,7 @@ def build_credit(
 def _build_scheme(named: Named, credit: Credit, values: Values) -> Credit:
     scheme = build(named, SCHEMES, credit, values, what="credit scheme")
     name = named if isinstance(named, str) else named["use"]
-    return scheme if name in SCHEMES else checked(f"credit scheme {name!r}", scheme)
+    return scheme if name in SCHEMES else checked_scheme(f"credit scheme {name!r}", scheme)
 
 
 def build_step_values(

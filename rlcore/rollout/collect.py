@@ -46,6 +46,8 @@ class Collected:
     rejected: list[Group]
     """Turned away by the gate, after a probe perhaps, or admitted when the batch was already full."""
     rejected_places: list[int]
+    spare: set[int]
+    """Places of `rejected` that the gate admitted."""
     tried: int
     """Groups begun; those dropped half written because the batch was full are neither in `groups` nor in `rejected`."""
     rollout_s: float
@@ -137,13 +139,16 @@ class _Batch:
     def __init__(self, size: int, refill: Refill | None, group_size: int) -> None:
         self._size, self._refill, self._group_size = size, refill, group_size
         self.groups: dict[int, Group] = {}
-        self._admitted: set[int] = set()
+        self._passed: set[int] = set()  # the gate, when they were judged last
+        self._admitted: set[int] = set()  # those of them that are whole
         self._promising: list[int] = []
 
     def judge(self, place: int, group: Group) -> None:
         """A group that is scored, or the part of it that was probed, which comes again if it is completed."""
         self.groups[place] = group
+        self._passed.discard(place)
         if self._refill is None or self._refill.admits(group):
+            self._passed.add(place)
             if len(group.rollouts) == self._group_size:
                 self._admitted.add(place)
             else:
@@ -176,6 +181,7 @@ class _Batch:
             places=admitted,
             rejected=[self.groups[place] for place in rejected],
             rejected_places=rejected,
+            spare=self._passed.intersection(rejected),
             tried=desk.tried,
             rollout_s=rollout_s,
             reward_s=reward_s,

@@ -30,7 +30,6 @@ class Intake:
         self._run, self._stage, self._tasks, self._curriculum, self._seed = run, stage, tasks, curriculum, seed
         self._shares = Shares(curriculum, len(tasks), rank=run.accelerator.process_index, ranks=run.accelerator.num_processes)
         self._gate, self._budget = build_gate(stage), build_budget(stage)
-        self._version = 0
         self._second_round = build_second_round(stage.second_round)
         self._sampling = build_sampling(stage.sampling)
         written = read_rows(run.folder.metrics)[run.cursor.step - run.cursor.stage_step :]  # of this stage, before it was killed
@@ -46,8 +45,7 @@ class Intake:
 
         A second round's groups come after those of the first. `score` adds the rewards that the learner computes.
         """
-        self._version = version
-        first = self._answer(self._made(self._shares.first(self._stage.groups_per_step)), scorer, self._refill())
+        first = self._answer(self._made(self._shares.first(self._stage.groups_per_step)), scorer, self._refill(version))
         groups, tokens = first.groups, first.completion_tokens
         if self._second_round:
 
@@ -74,7 +72,7 @@ class Intake:
             )
         ])  # fmt: skip
         self._written += sum(effort.generated for effort in efforts) + sum(run.gather([continued]))
-        outcomes = run.gather(self._outcomes(collected, samples, taken))
+        outcomes = run.gather(_outcomes(collected, samples, taken))
         self._shares.settle([effort.refills for effort in efforts])
         self._curriculum.observe(sorted(outcomes, key=lambda item: item.index))
         budget = {"budget": self._budget(run.cursor.stage_step)} if self._budget else {}
@@ -102,11 +100,11 @@ class Intake:
             refill=refill,
         )  # fmt: skip
 
-    def _refill(self) -> Refill | None:
+    def _refill(self, version: int) -> Refill | None:
         if self._gate is None:
             return None
         return Refill(
-            admits=partial(self._gate, version=self._version),
+            admits=partial(self._gate, version=version),
             more=lambda n: self._made(self._shares.more(n)),
             streaming=self._run.recipe.sampler.kind != "hf",  # which is exact for a fixed set of requests
             **self._stage.refill.model_dump(),
@@ -119,12 +117,11 @@ class Intake:
         tokens = self._budget(self._run.cursor.stage_step)
         return [state_budget(task, tokens, self._stage.budget_text) for task in tasks]
 
-    def _outcomes(self, collected: Collected, samples: Sequence[Sequence[Sample]], taken: Sequence[int]) -> list[Outcome]:
-        """Of all groups but a second round's. Of those turned away credit is not asked: they have group-normalised advantages."""
-        pairs = zip(collected.places, collected.groups, samples, strict=False)
-        admitted = [outcome(taken[place], group, made) for place, group, made in pairs]
-        others = zip(collected.rejected_places, collected.rejected, strict=True)
-        return admitted + [
-            replace(outcome(taken[place], group, group_samples(group)), admitted=self._gate(group, self._version))
-            for place, group in others
-        ]
+
+def _outcomes(collected: Collected, samples: Sequence[Sequence[Sample]], taken: Sequence[int]) -> list[Outcome]:
+    """Of all groups but a second round's. Credit is not asked about those turned away: theirs are group-normalised advantages."""
+    admitted = zip(collected.places, collected.groups, samples, strict=False)
+    return [outcome(taken[place], group, made) for place, group, made in admitted] + [
+        replace(outcome(taken[place], group, group_samples(group)), admitted=place in collected.spare)
+        for place, group in zip(collected.rejected_places, collected.rejected, strict=True)
+    ]

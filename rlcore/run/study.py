@@ -86,9 +86,15 @@ def run_study(
         for cell, overrides in cells.items():
             name = f"{cell}-{seed}".replace(" ", "").replace("+", "_").replace(",", "")
             whole = load(recipe, [*own, *overrides, f"seed={seed}", f"name={name}"])
-            train(_after(whole, cut, all_checkpoints(begun.checkpoints)[-1]), resume=True, console=Console(quiet=True))
+            train(after(whole, cut, all_checkpoints(begun.checkpoints)[-1]), resume=True, console=Console(quiet=True))
             found.append(_read(cell, seed, begun, RunFolder(folder / name)))
     return found
+
+
+def after(recipe: Recipe, cut: int, model: Path) -> Recipe:
+    """The recipe's stages from number `cut` on, starting from the checkpoint `model`."""
+    trained = ModelSection(path=str(model), dtype=recipe.model.dtype, peft=recipe.model.peft)
+    return recipe.model_copy(update={"stages": recipe.stages[cut:], "model": trained})
 
 
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -151,11 +157,6 @@ def _first_rl(recipe: Recipe) -> int:
         if isinstance(stage, RlStage):
             return i
     raise RecipeError(f"the recipe {recipe.name} has no rl stage to study")
-
-
-def _after(recipe: Recipe, cut: int, model: Path) -> Recipe:
-    trained = ModelSection(path=str(model), dtype=recipe.model.dtype, peft=recipe.model.peft)
-    return recipe.model_copy(update={"stages": recipe.stages[cut:], "model": trained})
 
 
 def _read(cell: str, seed: int, start: RunFolder, folder: RunFolder) -> CellRun:

@@ -79,7 +79,8 @@ def steps(by: str | None, *, n: int = 12, told: Sequence[bool] = (True, False), 
     told: what the memory is told of groups admitted and refused.
     """
     uniform = Uniform(TASKS, seed=seed)
-    given = Shares(uniform if by is None else Skipping(uniform, TASKS, by=by, seed=seed), len(TASKS))
+    sampler = uniform if by is None else Skipping(uniform, TASKS, by=by, seed=seed)
+    given = Shares(sampler, len(TASKS))
     wasted = []
     for _ in range(n):
         found = gathered(None if by is None else zero_variance(), given, answers=16)
@@ -87,7 +88,7 @@ def steps(by: str | None, *, n: int = 12, told: Sequence[bool] = (True, False), 
         wasted.append(waste(found))
         outcomes = _outcomes(found, given.taken, told)
         given.settle([given.refills])
-        given.sampler.observe(outcomes)
+        sampler.observe(outcomes)
     return wasted
 
 

@@ -28,11 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rlcore.recipe.load import load
-from rlcore.recipe.schema import ModelSection
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.plot import panels_svg
-from rlcore.run.study import CellRun, by_cell, mean_spread, run_study
+from rlcore.run.study import CellRun, after, by_cell, mean_spread, run_study
 from rlcore.run.train import train
 
 HERE = Path(__file__).resolve().parent
@@ -109,10 +108,9 @@ def held_out(run: CellRun) -> list[Point]:
     points = [(0, run.accuracy["before"])]
     for checkpoint in all_checkpoints(RunFolder(run.folder).checkpoints):
         step = int(checkpoint.name.rpartition("_")[2])
-        model = ModelSection(path=str(checkpoint), dtype=recipe.model.dtype)
-        alone = {"stages": recipe.stages[-1:], "model": model, "name": f"{recipe.name}-at-{step}"}
-        train(recipe.model_copy(update=alone), resume=True, console=Console(quiet=True))
-        row = read_rows(RunFolder(run.folder.parent / alone["name"]).evals)[-1]
+        exam = after(recipe.model_copy(update={"name": f"{recipe.name}-at-{step}"}), len(recipe.stages) - 1, checkpoint)
+        train(exam, resume=True, console=Console(quiet=True))
+        row = read_rows(RunFolder(run.folder.parent / exam.name).evals)[-1]
         points.append((spent[step], row["accuracy"]))
     return [*points, (points[-1][0], run.accuracy["after"])]
 
