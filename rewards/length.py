@@ -1,6 +1,6 @@
 """Rewards on how many tokens an answer has; the end-of-sequence token counts.
 
-They are paid whatever the answer says: give correctness the larger weight, or mix with `by_correctness` (rlcore/mixing.py). Under
+They are paid whatever the answer says: give correctness the larger weight, or mix with `by_correctness` (rlcore/scoring/aggregate.py). Under
 them a group of equal correctness no longer has equal rewards, so a filter on zero variance keeps groups nobody solved.
 """
 

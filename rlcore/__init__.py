@@ -7,7 +7,7 @@
 """
 
 from rlcore.plugin import find
-from rlcore.reward import RewardSpec, reward
+from rlcore.scoring.forms import RewardSpec, reward
 from rlcore.types import Completion, Group, Message, Outcome, Request, Rollout, Sample, Sampling, StepReport, Task, Verdict
 
 __version__ = "0.1.0"

@@ -2,7 +2,7 @@
 
 import sys
 
-from rlcore.cli import main
+from rlcore.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

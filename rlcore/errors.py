@@ -5,8 +5,8 @@
     |-- TaskError        task data: missing column, empty set, prompt longer than the model    (also a ValueError)
     |-- RewardError      a reward cannot be loaded, or never gives a score
     |-- ModelError       a model or tokenizer cannot be loaded, or does not fit the recipe
-    |-- SamplerError     a sampler is absent, dead or late
-    |   `-- SyncError    the sampler does not serve the weights the learner published
+    |-- EngineError     an engine is absent, dead or late
+    |   `-- PublishError    the engine does not serve the weights the learner published
     |-- LearnerError     the optimiser step has no meaning: nothing to learn from, or a loss that is not finite
     `-- RunError         the run folder or a checkpoint cannot be read or written
 
@@ -35,12 +35,12 @@ class ModelError(RlcoreError):
     """A model or tokenizer cannot be loaded or does not fit."""
 
 
-class SamplerError(RlcoreError):
-    """A sampler is absent, dead or late."""
+class EngineError(RlcoreError):
+    """An engine is absent, dead or late."""
 
 
-class SyncError(SamplerError):
-    """The sampler does not serve the weights that were published."""
+class PublishError(EngineError):
+    """The engine does not serve the weights that were published."""
 
 
 class LearnerError(RlcoreError):

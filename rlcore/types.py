@@ -35,13 +35,13 @@ def _same_length(owner: str, id: str, **fields: Sequence[Any] | None) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One problem. Example: `Task(id="add/3", prompt="2+3+4=?", answer="9", arm="3-terms", demonstration="2+3=5;5+4=9")`."""
+    """One problem. Example: `Task(id="add/3", prompt="2+3+4=?", answer="9", category="3-terms", demonstration="2+3=5;5+4=9")`."""
 
     id: str
     prompt: str | list[Message]
     answer: Any = None
     """What a verifier needs; None where nothing is verified."""
-    arm: str = "all"
+    category: str = "all"
     """Curriculum category."""
     demonstration: str | None = None
     """A worked answer to imitate, for SFT."""
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How tokens are drawn. Sampler logprobs are those of the distribution these settings define."""
+    """How tokens are drawn. Engine logprobs are those of the distribution these settings define."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -78,7 +78,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What the sampler wrote for one request: tokens after prompt and prefix, the end-of-sequence token included."""
+    """What the engine wrote for one request: tokens after prompt and prefix, the end-of-sequence token included."""
 
     request_id: str
     token_ids: list[int]  # [L]
@@ -103,7 +103,7 @@ class Rollout:
     task_id: str
     token_ids: list[int]  # [T]
     mask: list[bool]  # [T], True where the policy wrote the token
-    logprobs: list[float]  # [T], the sampler's; 0 where mask is False
+    logprobs: list[float]  # [T], the engine's; 0 where mask is False
     text: str
     """The answer as reward functions see it: special tokens removed."""
     finish: Finish
@@ -201,12 +201,12 @@ class StepReport:
     lr: float
     entropy: float | None
     kl: float | None
-    """Sampler to trainer: k3 estimate of KL(sampler || trainer) on the trained tokens, before any mask.
+    """Engine to trainer: k3 estimate of KL(engine || trainer) on the trained tokens, before any mask.
 
-    None where no trained token has a recorded log-probability of its sampler."""
+    None where no trained token has a recorded log-probability of its engine."""
     ratio_max: float | None
-    """Largest trainer/sampler probability ratio of a trained token, before any mask. None as for `kl`."""
-    clip_share: float | None
+    """Largest trainer/engine probability ratio of a trained token, before any mask. None as for `kl`."""
+    clip_frac: float | None
     """Share of trained tokens whose gradient a mask removed or reduced; None for an objective without masks."""
     tokens: int
     sequences: int
@@ -218,10 +218,10 @@ class Outcome:
 
     index: int
     """Position of the task in its task set."""
-    arm: str
+    category: str
     rewards: tuple[float, ...]
     """Values of the scored rollouts only."""
     abs_advantage: float
     """Mean over the scored rollouts of the mean |advantage| of their trained tokens."""
-    admitted: bool = True
-    """By the gate; True without one."""
+    accepted: bool = True
+    """By the filter; True without one."""

@@ -57,7 +57,7 @@ def test_rewards():
 def test_any_result_is_shown_in_100_columns_and_in_words(monkeypatch, capsys):
     """Of the benchmarks whose ratio has no two sides in seconds, or no spread, too."""
     from rlcore.bench import run
-    from rlcore.cli import main
+    from rlcore.cli.main import main
 
     sided = {"ratio": 1.26, "spread": [1.1, 1.4], "cpu_ratio": 1.2, "ours": 0.5, "theirs": 0.63, "repeats": 3, "extra_gb": 0.25}
     results = {
@@ -74,16 +74,16 @@ def test_any_result_is_shown_in_100_columns_and_in_words(monkeypatch, capsys):
 
 
 def test_an_impossible_shape_is_met_with_a_sentence(capsys):
-    from rlcore.cli import main
+    from rlcore.cli.main import main
 
     assert main(["bench", "learner", "--answer-min", "9", "--answer-max", "3"]) == 2
     assert "there is no batch like" in capsys.readouterr().err
 
 
 def test_credit_counts_answers_and_continuations_of_the_same_shape():
-    """Without vLLM, which the runs of tests/run/test_step_credit_runs.py start: what is measured, on a sampler that replays."""
+    """Without vLLM, which the runs of tests/run/test_step_credit_runs.py start: what is measured, on an engine that replays."""
     from rlcore.bench.credit import STEPS, _compared, _Step
-    from rlcore.rollout.scripted import ScriptedSampler
+    from rlcore.rollout.scripted import ScriptedEngine
     from rlcore.types import Sampling
 
     def script(request):
@@ -91,7 +91,7 @@ def test_credit_counts_answers_and_continuations_of_the_same_shape():
 
     def steps():
         sampling = Sampling(max_tokens=2 * STEPS, ignore_eos=True)
-        return [_Step(ScriptedSampler(script), sampling, seed, 2, 8, 10, 3, 0.2) for seed in range(2)]
+        return [_Step(ScriptedEngine(script), sampling, seed, 2, 8, 10, 3, 0.2) for seed in range(2)]
 
     on, off = steps(), steps()
     for step in on:

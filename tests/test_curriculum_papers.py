@@ -34,7 +34,7 @@ def test_every_cell_of_the_sec_study_is_a_valid_recipe(task: str) -> None:
     recipe, common = str(PAPERS / f"sec/{SEC.RECIPES[task]}.yaml"), [*SEC.TASKS.get(task, ()), *SEC.QUICK[task]]
     loaded = [load(recipe, [*common, *cell]) for cell in (SEC.WASTE_CELLS if task == "waste" else SEC.CELLS).values()]
     assert check(loaded[-1])
-    assert len({str(one.stages[1].model_dump(include={"curriculum", "gate", "refill", "skip"})) for one in loaded}) == len(loaded)
+    assert len({str(one.stages[1].model_dump(include={"curriculum", "filter", "resample", "prefilter"})) for one in loaded}) == len(loaded)
     assert {one.stages[-1].name for one in loaded} == {"outside"}
 
 
@@ -57,7 +57,7 @@ def test_every_cell_of_the_budget_study_ends_at_the_exams_budget() -> None:
 
 def test_a_form_has_one_length_and_its_own_share_of_right_answers() -> None:
     right = defaultdict(list)
-    for task in FORMS.lessons(size=6000):
+    for task in FORMS.demonstrations(size=6000):
         form = next(form for form, tokens in FORMS.TOKENS.items() if tokens == len(task.demonstration) + 1)
         numbers = [int(number) for number in task.prompt.partition("=")[0].split("+")]
         assert FORMS.split_of(numbers) == "train" and task.answer == f"{sum(numbers):02d}"
@@ -66,12 +66,12 @@ def test_a_form_has_one_length_and_its_own_share_of_right_answers() -> None:
             right[form].append(all(steps[i] == sum(numbers[: i + 2]) for i in range(3)))
     for form, values in right.items():
         assert sum(values) / len(values) == pytest.approx((1 - FORMS.FORGOTTEN[form]) ** 3, abs=0.04)
-    assert {FORMS.split_of(task.columns["numbers"]) for task in FORMS.sums(split="exam", size=50)} == {"exam"}
+    assert {FORMS.split_of(task.columns["numbers"]) for task in FORMS.sums(split="eval_set", size=50)} == {"eval_set"}
 
 
 def test_the_domains_are_told_apart_and_checked() -> None:
-    lessons = DOMAINS.domains(seed=1, mistakes=0.6, levels="all")
-    assert {(t.columns["domain"], t.columns["level"]) for t in lessons[:400]} == {
+    demonstrations = DOMAINS.domains(seed=1, mistakes=0.6, levels="all")
+    assert {(t.columns["domain"], t.columns["level"]) for t in demonstrations[:400]} == {
         *((domain, level) for domain, levels in DOMAINS.LEVELS.items() for level in levels),
         *((domain, level) for domain, levels in DOMAINS.HARDER.items() for level in levels),
     }
@@ -81,7 +81,7 @@ def test_the_domains_are_told_apart_and_checked() -> None:
         return getattr(given, "value", given)
 
     assert all(score(task) == 1 for task in DOMAINS.domains(split="heldout", size=90))
-    assert 0.2 < sum(map(score, lessons[:400])) / 400 < 0.8
+    assert 0.2 < sum(map(score, demonstrations[:400])) / 400 < 0.8
 
 
 def test_a_task_set_of_a_function_says_what_is_wrong_with_it() -> None:

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 
 from rlcore.credit.group import group_samples
 from rlcore.learner.policy import PackedModule, Policy, check_packed
-from rlcore.learner.step import Learner
 from rlcore.learner.tokenizer import byte_tokenizer
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
 from rlcore.types import Group, Rollout, Task, Verdict
 
@@ -100,7 +100,7 @@ def test_same_advantages_gradient_and_update(minimal, monkeypatch, off_policy):
 
     monkeypatch.setattr(learner.accelerator, "clip_grad_norm_", before_clipping)
     report = learner.step(samples)
-    assert report.sequences == len(rollouts) and (report.clip_share > 0.1) == off_policy
+    assert report.sequences == len(rollouts) and (report.clip_frac > 0.1) == off_policy
     size = max(grad.abs().max() for grad in ours.values())
     assert size > 0.01
     for name, grad in ours.items():

@@ -9,13 +9,13 @@ from types import ModuleType
 
 import pytest
 
+from rlcore.analysis.study import CellRun
 from rlcore.recipe.load import load
 from rlcore.recipe.schema import EvalStage, RlStage, SftStage
-from rlcore.run.study import CellRun
 
 PAPERS = Path(__file__).resolve().parent.parent / "recipes/papers"
 STUDIES = {"rlp": "rlp", "rlpt": "rlpt", "pretrain_zero": "blanks", "rmt": "rmt"}
-EVAL = {"accuracy": 0.5, "length/mean": 12.0} | {f"reward/information_gain{part}": 0.25 for part in ("", "/thought", "/plain")}
+EVAL = {"accuracy": 0.5, "completions/length/mean": 12.0} | {f"reward/information_gain{part}": 0.25 for part in ("", "/thought", "/plain")}
 
 
 def study(name: str) -> ModuleType:
@@ -31,7 +31,7 @@ def test_every_cell_and_every_number_is_there(name: str, tmp_path: Path) -> None
     module, path = study(name), str(PAPERS / name / f"{STUDIES[name]}.yaml")
     rollouts = tmp_path / "rollouts"
     rollouts.mkdir()
-    row = {"arm": "mask", "prompt": "dbfa=3 it QX!", "text": "<m>3</m>"}
+    row = {"category": "mask", "prompt": "dbfa=3 it QX!", "text": "<m>3</m>"}
     for cell, overrides in getattr(module, "CELLS", {"rlp": ()}).items():
         stages = load(path, overrides).stages
         evals = {stage.name: EVAL for stage in stages if isinstance(stage, EvalStage)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlcore.cli import main
+from rlcore.cli.main import main
 from rlcore.recipe.load import load, validate
 from rlcore.run.folder import read_rows
 from tests.run.whole import TINY
@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 WRITER = """
-from rlcore.rollout.hf import HfSampler
+from rlcore.rollout.hf import HfEngine
 
 
-class Writer(HfSampler):
+class Writer(HfEngine):
     def submit(self, requests):
         open("written", "w").write("by Writer")
         super().submit(requests)
@@ -90,11 +90,11 @@ def test_the_parts_of_the_text_train_a_model(tmp_path: Path, monkeypatch: pytest
     for part in named:
         if any(name in part for name in ("puzzles", "my_loss", "above_best", "Writer")):
             said |= yaml.safe_load(part)
-    assert set(said) == {"tasks", "objective", "credit", "sampler"}
+    assert set(said) == {"tasks", "objective", "credit", "engine"}
     recipe = yaml.safe_load(TINY) | {"tasks": said["tasks"]}
     stage = next(stage for stage in recipe["stages"] if stage["kind"] == "rl")
     recipe["stages"] = [stage | {"tasks": "mine", "steps": 2, "objective": said["objective"], "credit": said["credit"]}]
-    recipe["sampler"] |= said["sampler"]
+    recipe["engine"] |= said["engine"]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.chdir(tmp_path)
     assert main(["train", "mine.yaml"]) == 0
@@ -113,7 +113,7 @@ def test_the_recipes_of_the_text_are_valid(tmp_path: Path) -> None:
 def test_links_and_the_tree_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert (ROOT / target).exists(), target
-    tree = TEXT[TEXT.index("## The house") :]
+    tree = TEXT[TEXT.index("## Layout") :]
     for folder in re.findall(r"^      (\w+/)", tree, flags=re.MULTILINE):
         assert (ROOT / "rlcore" / folder).is_dir(), folder
     for folder in sorted(path.name for path in (ROOT / "rlcore").iterdir() if path.is_dir() and any(path.glob("*.py"))):

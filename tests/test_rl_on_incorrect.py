@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from rlcore.analysis.study import CellRun, run_study
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
-from rlcore.run.study import CellRun, run_study
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes/papers/rl_on_incorrect"
 
@@ -33,14 +33,14 @@ def test_every_method_has_a_valid_recipe_that_ends_in_the_same_exam() -> None:
     for recipe, *changes in [("base",), ("sft",), *settings]:
         loaded = load(str(FOLDER / f"{recipe}.yaml"), changes)
         assert check(loaded)
-        assert [stage.name for stage in loaded.stages[-2:]] == ["validation", "exam"]
+        assert [stage.name for stage in loaded.stages[-2:]] == ["validation", "eval_set"]
         exams.add("".join(stage.model_dump_json() for stage in loaded.stages[-2:]))
     assert len(exams) == 1
 
 
 def test_a_setting_is_chosen_on_the_validation_problems_alone() -> None:
-    def found(validation: float, exam: float) -> dict[str, float]:
-        return {"validation": validation, "exam": exam}
+    def found(validation: float, eval_set: float) -> dict[str, float]:
+        return {"validation": validation, "eval_set": eval_set}
 
     options = {"a": {0: found(0.5, 0.9), 1: found(0.4, 0.9)}, "b": {0: found(0.3, 0.1), 1: found(0.7, 0.1)}}
     assert reproduce.chosen(options) == "b"
@@ -75,7 +75,7 @@ def test_the_kept_checkpoints_of_a_run_sit_the_exam(tmp_path: Path) -> None:
     """A run of two steps: its curve goes from the model it began with to the one it ended with, over the tokens it wrote."""
     small = [
         "model.config.hidden_size=8", "model.config.intermediate_size=8", "model.config.num_hidden_layers=1",
-        "tasks.exam.size=4", "stages.sft.steps=1", "stages.sft.batch_size=2", "stages.rl.steps=2",
+        "tasks.eval_set.size=4", "stages.sft.steps=1", "stages.sft.batch_size=2", "stages.rl.steps=2",
         *(f"stages.{name}.sampling.max_tokens=8" for name in ("before", "rl", "after")),
     ]  # fmt: skip
     recipe, common, _, methods = online.TASKS["late"]

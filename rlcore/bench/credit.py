@@ -18,8 +18,8 @@ from rlcore.errors import RecipeError
 from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.rollout.collect import collect
 from rlcore.rollout.continuations import continuations
+from rlcore.rollout.engine import Engine
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.sampler import Sampler
 from rlcore.types import Group, Prefix, Rollout, Sampling, Task, Verdict
 
 STEPS = 16
@@ -60,14 +60,14 @@ def bench_credit(
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder), hidden_size=hidden_size, layers=layers)
         for caching in (True, False):
-            from rlcore.rollout.vllm_local import VllmLocalSampler
+            from rlcore.rollout.vllm_local import VllmEngine
 
-            sampler = VllmLocalSampler(model, max_length=prompt_tokens + answer_max, memory_gb=2, prefix_caching=caching)
+            engine = VllmEngine(model, max_length=prompt_tokens + answer_max, memory_gb=2, prefix_caching=caching)
             steps = [
-                _Step(sampler, sampling, seed, prompts, group_size, prompt_tokens, rollouts, share) for seed in range(repeats + 1)
+                _Step(engine, sampling, seed, prompts, group_size, prompt_tokens, rollouts, share) for seed in range(repeats + 1)
             ]
             sides[caching] = steps[1:]
-            sampler.close()
+            engine.close()
     return {"bench": "credit", "against": "prefix caching off", **_compared(sides[True], sides[False])} | {
         "repeats": repeats, "shape": shape | {"steps": STEPS, "rollouts": rollouts, "share": share}, **circumstances(),
     }  # fmt: skip
@@ -77,14 +77,14 @@ class _Step:
     """One step: answers, then their values. Its prompts are its own, so nothing is cached from another."""
 
     def __init__(
-        self, sampler: Sampler, sampling: Sampling, seed: int, prompts: int, group_size: int, prompt_tokens: int, rollouts: int,
+        self, engine: Engine, sampling: Sampling, seed: int, prompts: int, group_size: int, prompt_tokens: int, rollouts: int,
         share: float,
     ) -> None:  # fmt: skip
         rng, scorer, encoder = random.Random(seed), _Coin(), PromptEncoder(byte_tokenizer())
         texts = ["".join(rng.choice("abcdefgh ") for _ in range(prompt_tokens)) for _ in range(prompts)]
         tasks = [Task(id=f"{seed}.{i}", prompt=text) for i, text in enumerate(texts)]
         common = {
-            "sampler": sampler,
+            "engine": engine,
             "encoder": encoder,
             "scorer": scorer,
             "sampling": sampling,

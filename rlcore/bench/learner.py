@@ -16,7 +16,7 @@ from rlcore.bench.trl_side import CLIP_HIGH, CLIP_LOW, TrlLearner
 from rlcore.bench.workload import Shape, make_model, make_samples, model_flops
 from rlcore.learner.pack import Layout
 from rlcore.learner.policy import load_policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
 from rlcore.types import Sample
 

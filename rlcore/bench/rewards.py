@@ -12,9 +12,9 @@ from typing import Any
 
 from rlcore import reward
 from rlcore.bench.measure import circumstances
-from rlcore.goldcheck import written
-from rlcore.reward import RewardSpec, load_reward
-from rlcore.scoring import Scorer
+from rlcore.scoring.forms import RewardSpec, load_reward
+from rlcore.scoring.goldcheck import written
+from rlcore.scoring.scorer import Scorer
 from rlcore.types import Rollout, Task, Verdict
 
 HANG = "this sample hangs"

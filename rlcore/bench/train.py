@@ -17,18 +17,18 @@ from rlcore.bench.trl_side import CLIP_HIGH, CLIP_LOW, train
 from rlcore.bench.workload import Shape, make_model
 from rlcore.credit.group import group_credit
 from rlcore.learner.policy import load_policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
-from rlcore.reward import RewardSpec
 from rlcore.rollout.collect import collect
-from rlcore.rollout.hf import HfSampler
+from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.sync import publish
-from rlcore.scoring import Scorer
+from rlcore.rollout.publish import publish
+from rlcore.scoring.forms import RewardSpec
+from rlcore.scoring.scorer import Scorer
 from rlcore.types import Request, Sampling, Task
 
 
-class _Appointed(HfSampler):
+class _Appointed(HfEngine):
     """Ends each answer at its appointed length, so that both sides do the same work."""
 
     lengths: list[int]
@@ -55,7 +55,7 @@ class Ours:
         )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._longest = shape.prompt_tokens + shape.answer_max
-        self._sampler = _Appointed(model_folder, max_length=self._longest, device=device)
+        self._engine = _Appointed(model_folder, max_length=self._longest, device=device)
         self._scorer = Scorer([RewardSpec("rlcore.bench.reward:digits")])
         self._encoder = PromptEncoder(self._policy.tokenizer)
         self._credit = group_credit()
@@ -64,16 +64,16 @@ class Ours:
         """What one step took."""
         watch = Stopwatch()
         n = self._shape.prompts
-        self._sampler.lengths = self._shape.answer_lengths(number)
+        self._engine.lengths = self._shape.answer_lengths(number)
         tasks = [self._tasks[(number * n + i) % len(self._tasks)] for i in range(n)]
         groups = collect(
-            tasks, sampler=self._sampler, encoder=self._encoder, scorer=self._scorer, group_size=self._shape.group_size,
+            tasks, engine=self._engine, encoder=self._encoder, scorer=self._scorer, group_size=self._shape.group_size,
             sampling=Sampling(max_tokens=self._shape.answer_max, ignore_eos=True), seed=number, deadline_s=3600,
             max_length=self._longest,
         ).groups  # fmt: skip
         self._learner.step([sample for group in self._credit(groups) for sample in group])
         publish(
-            self._policy.weights, self._sampler, self._learner.version, canary=list(range(24)), score=self._policy.score,
+            self._policy.weights, self._engine, self._learner.version, canary=list(range(24)), score=self._policy.score,
             served_dtype="float32",
         )  # fmt: skip
         return watch.read()
@@ -81,7 +81,7 @@ class Ours:
     def close(self) -> None:
         """End the workers."""
         self._scorer.close()
-        self._sampler.close()
+        self._engine.close()
 
 
 def bench_train(
@@ -114,7 +114,7 @@ def bench_train(
         **compare(seconds[1:], theirs[1:]),
         "shape": asdict(shape),
         "settings": {
-            "sampler": "transformers on both sides",
+            "engine": "transformers on both sides",
             "micro_batch_tokens": micro_batch_tokens,
             "trl_micro_batch": trl_micro_batch,
             "hidden_size": hidden_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlcore.credit.group import Credit
-from rlcore.credit.steps import StepValues, Values, by_step, group_advantage
+from rlcore.credit.step_values import StepValues, Values, by_step, group_advantage
 from rlcore.types import Group, Sample
 
 

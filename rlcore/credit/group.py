@@ -14,8 +14,8 @@ Baseline = Callable[[Sequence[float]], list[float]]
 ZeroVariance = Literal["keep", "drop"]
 
 Credit = Callable[[Sequence[Group]], list[list[Sample]]]
-"""Samples of each group, in the order of the groups. A scheme sees several groups at once, so that one that asks a sampler for
-more continuations can ask for all of them together; it holds the sampler itself (a closure or an object)."""
+"""Samples of each group, in the order of the groups. A scheme sees several groups at once, so that one that asks an engine for
+more continuations can ask for all of them together; it holds the engine itself (a closure or an object)."""
 
 
 def mean(rewards: Sequence[float]) -> list[float]:
@@ -117,4 +117,4 @@ def outcome(index: int, group: Group, samples: Sequence[Sample]) -> Outcome:
             continue
         trained = [abs(value) for value, on in zip(sample.advantages, sample.mask, strict=True) if on]
         total += sum(trained) / len(trained) if trained else 0.0
-    return Outcome(index=index, arm=group.task.arm, rewards=rewards, abs_advantage=total / len(rewards) if rewards else 0.0)
+    return Outcome(index=index, category=group.task.category, rewards=rewards, abs_advantage=total / len(rewards) if rewards else 0.0)

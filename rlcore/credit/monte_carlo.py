@@ -3,7 +3,7 @@
     Q_i = E[reward of the answer, its first i steps kept, the rest written anew]        A_i = Q_i - Q_(i-1)
 
 Following arXiv 2406.14532 (per-step negatives) and arXiv 2410.01679 (VinePPO). A step leads to one state only, so the value of
-that state is the step's, and one estimate a prefix suffices. The sampler is handed in as a function: `Continue`.
+that state is the step's, and one estimate a prefix suffices. The engine is handed in as a function: `Continue`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 
 from rlcore.credit.search import SEARCHES
 from rlcore.credit.split import Decode, Splitter, split_steps
-from rlcore.credit.steps import StepValues
+from rlcore.credit.step_values import StepValues
 from rlcore.errors import RecipeError
 from rlcore.types import Group, Prefix, Rollout, Task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlcore.credit.group import Credit
-from rlcore.credit.steps import Values, by_step
+from rlcore.credit.step_values import Values, by_step
 from rlcore.types import Group, Sample
 
 

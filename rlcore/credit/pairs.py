@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, cycle
 
-from rlcore.credit.steps import StepValues
+from rlcore.credit.step_values import StepValues
 from rlcore.errors import LearnerError
 from rlcore.types import Group, Rollout, Verdict
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from rlcore.credit.monte_carlo import Answers, Cost, StepEstimator
 from rlcore.credit.split import Decode, Span, Splitter, split_steps
-from rlcore.credit.steps import StepValues
+from rlcore.credit.step_values import StepValues
 from rlcore.errors import RecipeError
 from rlcore.types import Group, Rollout
 

@@ -1,4 +1,4 @@
-"""Aioli: measures during the run how training on each arm changes the loss of every arm, and moves the mixture accordingly."""
+"""Aioli: measures during the run how training on each category changes the loss of every category, and moves the mixture accordingly."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from rlcore.curriculum.armed import Armed, By, even, pass_rate, softmax
+from rlcore.curriculum.category_sampler import By, CategorySampler, even, pass_rate, softmax
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
 
-class Aioli(Armed):
+class Aioli(CategorySampler):
     """Rounds of `every` steps: first probes, then a step of exponentiated gradient on the mixture, then training on it.
 
-    A probe trains `probe_steps` steps on one arm mixed with an even share `smoothing` of all, and notes by how much the loss
-    of every arm fell; `sweeps` times over all arms in random order. The falls D [probed arm, arm] are those of mixtures M, so
-    the effect of arms themselves is A = M^-1 D, shifted to 0 if an entry is negative and divided by its sum. The mixture p
-    becomes proportional to `p exp(eta sum over arms of A)`. Source: arXiv 2411.05735.
+    A probe trains `probe_steps` steps on one category mixed with an even share `smoothing` of all, and notes by how much the loss
+    of every category fell; `sweeps` times over all categories in random order. The falls D [probed category, category] are those of mixtures M, so
+    the effect of categories themselves is A = M^-1 D, shifted to 0 if an entry is negative and divided by its sum. The mixture p
+    becomes proportional to `p exp(eta sum over categories of A)`. Source: arXiv 2411.05735.
 
-    The loss of an arm is 1 - its pass rate in the last step that saw it: coarse, so use large steps and few arms. Probe steps are
+    The loss of a category is 1 - its pass rate in the last step that saw it: coarse, so use large steps and few categories. Probe steps are
     real training steps and count in the budget; with `every` no longer than the probes there would be nothing else.
     """
 
@@ -29,7 +29,7 @@ class Aioli(Armed):
         self,
         tasks: Sequence[Task],
         *,
-        by: By = "arm",
+        by: By = "category",
         eta: float = 0.2,
         every: int = 100,
         sweeps: int = 4,
@@ -38,10 +38,10 @@ class Aioli(Armed):
         seed: int,
     ) -> None:
         super().__init__(tasks, by=by, seed=seed)
-        k = len(self.arms)
+        k = len(self.categories)
         if eta < 0 or not 0 <= smoothing < 1 or min(sweeps, probe_steps) < 1 or every <= sweeps * probe_steps * k:
             raise RecipeError(
-                f"curriculum aioli needs eta >= 0, 0 <= smoothing < 1 and every > sweeps x probe_steps x arms "
+                f"curriculum aioli needs eta >= 0, 0 <= smoothing < 1 and every > sweeps x probe_steps x categories "
                 f"({sweeps} x {probe_steps} x {k}), got eta={eta}, smoothing={smoothing}, every={every}"
             )
         self._eta, self._every, self._sweeps, self._probe_steps = eta, every, sweeps, probe_steps
@@ -53,35 +53,35 @@ class Aioli(Armed):
 
     @property
     def probed(self) -> int | None:
-        """The arm that is probed in the step to come; None outside the probes."""
-        return self._probe(self._steps) if self._steps % self._every < self._sweeps * self._probe_steps * len(self.arms) else None
+        """The category that is probed in the step to come; None outside the probes."""
+        return self._probe(self._steps) if self._steps % self._every < self._sweeps * self._probe_steps * len(self.categories) else None
 
     def _probe(self, steps: int) -> int:
         round_, step = divmod(steps, self._every)
-        sweep, probe = divmod(step // self._probe_steps, len(self.arms))
-        order = list(range(len(self.arms)))
+        sweep, probe = divmod(step // self._probe_steps, len(self.categories))
+        order = list(range(len(self.categories)))
         random.Random(f"{self._seed}/sweep/{round_}/{sweep}").shuffle(order)
         return order[probe]
 
     def shares(self) -> list[float]:
-        """Probability of each arm now: a probe's mixture, or the one that was learnt."""
-        return self._p if (arm := self.probed) is None else self._mixtures[arm].tolist()
+        """Probability of each category now: a probe's mixture, or the one that was learnt."""
+        return self._p if (category := self.probed) is None else self._mixtures[category].tolist()
 
     def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
         """Note the losses. Answers are of the policy before this step's update: a probe's falls are known one step after it."""
         for other, outcomes in seen.items():
             self._loss[other] = 1 - pass_rate(outcomes)
-        step, probes = self._steps % self._every, self._sweeps * len(self.arms)
+        step, probes = self._steps % self._every, self._sweeps * len(self.categories)
         if step % self._probe_steps == 0 and step <= probes * self._probe_steps:
             if step:
-                arm = self._probe(self._steps - 1)
+                category = self._probe(self._steps - 1)
                 falls = [before - now for before, now in zip(self._before, self._loss, strict=True)]
-                self._falls[arm] = [a + b / self._sweeps for a, b in zip(self._falls[arm], falls, strict=True)]
+                self._falls[category] = [a + b / self._sweeps for a, b in zip(self._falls[category], falls, strict=True)]
             self._before = list(self._loss)
             if step == probes * self._probe_steps:
                 effect = effects(np.array(self._falls), self._mixtures)
                 self._p = step_mixture(self._p, effect.sum(axis=1).tolist(), self._eta)
-                self._falls = [[0.0] * len(self.arms) for _ in self._falls]
+                self._falls = [[0.0] * len(self.categories) for _ in self._falls]
         self._steps += 1
 
     def values(self) -> Sequence[float]:
@@ -97,7 +97,7 @@ class Aioli(Armed):
 
 
 def effects(falls: np.ndarray, mixtures: np.ndarray) -> np.ndarray:
-    """A [trained arm, arm] of the linear law `falls = mixtures A`, made non-negative by a shift and of sum 1."""
+    """A [trained category, category] of the linear law `falls = mixtures A`, made non-negative by a shift and of sum 1."""
     effect = np.linalg.solve(mixtures, falls)
     effect = effect - min(0.0, float(effect.min()))
     total = float(effect.sum())

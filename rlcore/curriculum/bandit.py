@@ -1,25 +1,35 @@
-"""SEC, the self-evolving curriculum: a bandit that samples the arms with the largest advantages (arXiv 2505.14970)."""
+"""SEC, the self-evolving curriculum: a bandit that samples the categories with the largest advantages (arXiv 2505.14970)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from rlcore.curriculum.armed import Armed, By, Signal, check_choice, even, mean_reward, mean_signal, normalised, softmax
+from rlcore.curriculum.category_sampler import (
+    By,
+    CategorySampler,
+    Signal,
+    check_choice,
+    even,
+    mean_reward,
+    mean_signal,
+    normalised,
+    softmax,
+)
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
 
-class Sec(Armed):
+class Sec(CategorySampler):
     """Example: `Sec(tasks, by=["domain", "level"], temperature=0.2, seed=0)`.
 
-    After every step, with r the mean |advantage| of an arm's rollouts, Q becomes alpha r + (1 - alpha) Q, from Q = 0; an arm
+    After every step, with r the mean |advantage| of a category's rollouts, Q becomes alpha r + (1 - alpha) Q, from Q = 0; a category
     is drawn with probability proportional to exp(Q / temperature). With 0/1 rewards of pass rate p and normalised advantages
     r is about 2 sqrt(p (1 - p)): largest where half of the answers are right, 0 where all are right and where none is.
 
-    unsampled: "decay" takes r = 0 for an arm without an outcome, as the authors' code does; "keep" leaves its Q as it was,
-    which matters where there are as many arms as tasks in a step.
-    policy: "boltzmann", or "proportional" to Q cut at 0. epsilon: this share of the draws is even over the arms.
+    unsampled: "decay" takes r = 0 for a category without an outcome, as the authors' code does; "keep" leaves its Q as it was,
+    which matters where there are as many categories as tasks in a step.
+    policy: "boltzmann", or "proportional" to Q cut at 0. epsilon: this share of the draws is even over the categories.
     signal: "advantage" of the stage's credit, "centred" (not divided by the standard deviation) or "progress" of the mean reward.
     """
 
@@ -27,7 +37,7 @@ class Sec(Armed):
         self,
         tasks: Sequence[Task],
         *,
-        by: By = "arm",
+        by: By = "category",
         alpha: float = 0.5,
         temperature: float = 1.0,
         epsilon: float = 0.0,
@@ -46,11 +56,11 @@ class Sec(Armed):
             )
         self._alpha, self._temperature, self._epsilon = alpha, temperature, epsilon
         self._unsampled, self._policy, self._signal = unsampled, policy, signal
-        self._q = [0.0] * len(self.arms)
-        self._reward = [0.0] * len(self.arms)
+        self._q = [0.0] * len(self.categories)
+        self._reward = [0.0] * len(self.categories)
 
     def shares(self) -> list[float]:
-        """Probability of each arm now."""
+        """Probability of each category now."""
         if self._policy == "boltzmann":
             chosen = softmax([q / self._temperature for q in self._q])
         else:
@@ -59,16 +69,16 @@ class Sec(Armed):
         return [self._epsilon / len(chosen) + (1 - self._epsilon) * share for share in chosen]
 
     def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
-        """One TD(0) update of every arm."""
-        for arm in range(len(self.arms)):
-            if arm in seen:
-                earned = mean_signal(seen[arm], self._signal, self._reward[arm])
-                self._reward[arm] = mean_reward(seen[arm])
+        """One TD(0) update of every category."""
+        for category in range(len(self.categories)):
+            if category in seen:
+                earned = mean_signal(seen[category], self._signal, self._reward[category])
+                self._reward[category] = mean_reward(seen[category])
             elif self._unsampled == "decay":
                 earned = 0.0
             else:
                 continue
-            self._q[arm] += self._alpha * (earned - self._q[arm])
+            self._q[category] += self._alpha * (earned - self._q[category])
 
     def values(self) -> Sequence[float]:
         """Q."""

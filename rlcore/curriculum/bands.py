@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlcore.curriculum.armed import normalised
+from rlcore.curriculum.category_sampler import normalised
 from rlcore.curriculum.epochs import PASS, Epochs
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
@@ -64,7 +64,7 @@ class Bands(Epochs):
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Put every task into the band of its new solve rate, and forget what is too old."""
-        self._log.observe([replace(outcome, arm=self.band(outcome.index)) for outcome in outcomes])
+        self._log.observe([replace(outcome, category=self.band(outcome.index)) for outcome in outcomes])
         self._steps += 1
         for outcome in outcomes:
             if outcome.rewards:

@@ -1,18 +1,18 @@
-"""From one mix of arms to another as training goes on (reinforcement mid-training, arXiv 2509.24375)."""
+"""From one mix of categories to another as training goes on (reinforcement mid-training, arXiv 2509.24375)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlcore.curriculum.armed import Armed, By
+from rlcore.curriculum.category_sampler import By, CategorySampler
 from rlcore.errors import RecipeError
 from rlcore.types import Task
 
 
-class EasyToHard(Armed):
-    """Shares of arms that are `start` in the first `hold` draws, `end` from draw `until` on, and move in a line between.
+class EasyToHard(CategorySampler):
+    """Shares of categories that are `start` in the first `hold` draws, `end` from draw `until` on, and move in a line between.
 
-    A draw is one call: one training step. Shares are on any scale; an arm that is not named is not drawn.
+    A draw is one call: one training step. Shares are on any scale; a category that is not named is not drawn.
     Example: `EasyToHard(tasks, start={"easy": 2, "hard": 1}, end={"hard": 1}, hold=30, until=70, seed=0)`.
     """
 
@@ -24,7 +24,7 @@ class EasyToHard(Armed):
         end: Mapping[str, float],
         hold: int,
         until: int,
-        by: By = "arm",
+        by: By = "category",
         seed: int,
     ) -> None:
         super().__init__(tasks, by=by, seed=seed)

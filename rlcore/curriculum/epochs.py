@@ -1,4 +1,4 @@
-"""What samplers without a preference between arms share: a walk through positions, epoch by epoch."""
+"""What samplers without a preference between categories share: a walk through positions, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Epochs:
         self._size, self._seed = len(tasks), seed
         self._epoch = self._position = 0
         self._order = self._arrange(self._rng())
-        self._log = ArmLog()
+        self._log = CategoryLog()
 
     def _arrange(self, rng: random.Random) -> list[int]:
         """The positions of an epoch in order, at least one; all chance comes from `rng`. Here all, shuffled."""
@@ -60,7 +60,7 @@ class Epochs:
         self._order = self._arrange(self._rng())
 
     def metrics(self) -> dict[str, float]:
-        """`curriculum/<arm>/{share,pass_rate}` of the outcomes observed last."""
+        """`curriculum/<category>/{frac,pass_rate}` of the outcomes observed last."""
         return self._log.metrics()
 
 
@@ -70,8 +70,8 @@ def check_size(before: int, now: int) -> None:
         raise RunError(f"the checkpoint was drawing from {before} tasks and there are {now} now: resume with the same task data")
 
 
-class ArmLog:
-    """Share and pass rate of each arm among the outcomes observed last."""
+class CategoryLog:
+    """Share and pass rate of each category among the outcomes observed last."""
 
     def __init__(self) -> None:
         self._last: Sequence[Outcome] = ()
@@ -81,12 +81,12 @@ class ArmLog:
         self._last = tuple(outcomes)
 
     def metrics(self) -> dict[str, float]:
-        """Share of the groups, and share of the scored rollouts that pass; an arm with nothing scored has no pass rate."""
+        """Share of the groups, and share of the scored rollouts that pass; a category with nothing scored has no pass rate."""
         values: dict[str, float] = {}
-        for arm in sorted({outcome.arm for outcome in self._last}):
-            groups = [outcome for outcome in self._last if outcome.arm == arm]
+        for category in sorted({outcome.category for outcome in self._last}):
+            groups = [outcome for outcome in self._last if outcome.category == category]
             passed = [value >= PASS for outcome in groups for value in outcome.rewards]
-            values[f"curriculum/{arm}/share"] = len(groups) / len(self._last)
+            values[f"curriculum/{category}/frac"] = len(groups) / len(self._last)
             if passed:
-                values[f"curriculum/{arm}/pass_rate"] = sum(passed) / len(passed)
+                values[f"curriculum/{category}/pass_rate"] = sum(passed) / len(passed)
         return values

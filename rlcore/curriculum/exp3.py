@@ -1,17 +1,17 @@
-"""EXP3 over arms: exponential weights with importance-weighted gains, which assumes nothing of how the gains change."""
+"""EXP3 over categories: exponential weights with importance-weighted gains, which assumes nothing of how the gains change."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlcore.curriculum.armed import Armed, By, mean_signal, softmax
+from rlcore.curriculum.category_sampler import By, CategorySampler, mean_signal, softmax
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
 
-class Exp3(Armed):
-    """Shares `(1 - gamma) softmax(w) + gamma / arms`; of n groups in a step, each with gain x, w grows by eta x / (share n).
+class Exp3(CategorySampler):
+    """Shares `(1 - gamma) softmax(w) + gamma / categories`; of n groups in a step, each with gain x, w grows by eta x / (share n).
 
     The gain is the mean |advantage| of a group cut to [0, 1]. forget: w is multiplied by 1 - forget at each step, so that
     old gains fade (0 is the textbook's EXP3).
@@ -21,7 +21,7 @@ class Exp3(Armed):
         self,
         tasks: Sequence[Task],
         *,
-        by: By = "arm",
+        by: By = "category",
         eta: float = 0.1,
         gamma: float = 0.1,
         forget: float = 0.05,
@@ -31,19 +31,19 @@ class Exp3(Armed):
         if eta <= 0 or not 0 < gamma <= 1 or not 0 <= forget < 1:
             raise RecipeError(f"curriculum exp3 needs eta > 0, 0 < gamma <= 1, 0 <= forget < 1, got {eta}, {gamma}, {forget}")
         self._eta, self._gamma, self._forget = eta, gamma, forget
-        self._w = [0.0] * len(self.arms)
+        self._w = [0.0] * len(self.categories)
 
     def shares(self) -> list[float]:
-        """Probability of each arm now."""
+        """Probability of each category now."""
         return [self._gamma / len(self._w) + (1 - self._gamma) * share for share in softmax(self._w)]
 
     def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
-        """Add what each arm gained over the share with which it was drawn."""
+        """Add what each category gained over the share with which it was drawn."""
         shares, n = self.shares(), sum(map(len, seen.values()))
         self._w = [w * (1 - self._forget) for w in self._w]
-        for arm, outcomes in seen.items():
+        for category, outcomes in seen.items():
             gain = sum(min(1.0, max(0.0, mean_signal([outcome], "advantage", 0.0))) for outcome in outcomes)
-            self._w[arm] += self._eta * gain / (shares[arm] * n)
+            self._w[category] += self._eta * gain / (shares[category] * n)
 
     def values(self) -> Sequence[float]:
         """w."""

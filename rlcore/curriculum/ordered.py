@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from rlcore.curriculum.arms import column
+from rlcore.curriculum.categories import column
 from rlcore.curriculum.epochs import Epochs
 from rlcore.types import Task
 
@@ -13,10 +13,10 @@ from rlcore.types import Task
 class Ordered(Epochs):
     """Example: `Ordered(tasks, by="level", seed=0)` goes from the lowest level to the highest.
 
-    by: "arm", or a column that holds a number or text for each task. reverse: largest first.
+    by: "category", or a column that holds a number or text for each task. reverse: largest first.
     """
 
-    def __init__(self, tasks: Sequence[Task], *, by: str = "arm", reverse: bool = False, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], *, by: str = "category", reverse: bool = False, seed: int) -> None:
         self._keys, self._reverse = column(tasks, by), reverse
         super().__init__(tasks, seed=seed)
 

@@ -1,4 +1,4 @@
-"""Upper confidence bounds over arms: the best arm so far, and those that too little is known of."""
+"""Upper confidence bounds over categories: the best category so far, and those that too little is known of."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlcore.curriculum.armed import Armed, By, Signal, check_choice, mean_signal
+from rlcore.curriculum.category_sampler import By, CategorySampler, Signal, check_choice, mean_signal
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
 
-class Ucb(Armed):
-    """Discounted UCB: the arm with the largest `value + width sqrt(log(all draws) / draws of the arm)`.
+class Ucb(CategorySampler):
+    """Discounted UCB: the category with the largest `value + width sqrt(log(all draws) / draws of the category)`.
 
-    value: mean signal (|advantage| by default, see `sec`) of the arm's groups; an arm never drawn comes first. The tasks of a
-    step are chosen one after another, each counted as a draw at once, so that a step spreads over arms of about equal bounds.
+    value: mean signal (|advantage| by default, see `sec`) of the category's groups; a category never drawn comes first. The tasks of a
+    step are chosen one after another, each counted as a draw at once, so that a step spreads over categories of about equal bounds.
     discount: of counts and sums at each step; 1 never forgets.
     """
 
@@ -24,7 +24,7 @@ class Ucb(Armed):
         self,
         tasks: Sequence[Task],
         *,
-        by: By = "arm",
+        by: By = "category",
         width: float = 0.5,
         discount: float = 0.9,
         signal: Signal = "advantage",
@@ -35,10 +35,10 @@ class Ucb(Armed):
         if width < 0 or not 0 < discount <= 1:
             raise RecipeError(f"curriculum ucb needs width >= 0 and 0 < discount <= 1, got {width} and {discount}")
         self._width, self._discount, self._signal = width, discount, signal
-        self._n, self._sum = [0.0] * len(self.arms), [0.0] * len(self.arms)
+        self._n, self._sum = [0.0] * len(self.categories), [0.0] * len(self.categories)
 
     def choose(self, rng: random.Random, n: int) -> list[int]:
-        """The arms of the n largest bounds, each draw counted at once."""
+        """The categories of the n largest bounds, each draw counted at once."""
         pulls, values, chosen = list(self._n), self.values(), []
         for _ in range(n):
             total = math.log(max(math.e, sum(pulls)))
@@ -53,19 +53,19 @@ class Ucb(Armed):
     def shares(self) -> list[float]:
         """Of the next hundred draws, nothing learnt between them."""
         chosen = self.choose(random.Random(0), 100)
-        return [chosen.count(arm) / 100 for arm in range(len(self.arms))]
+        return [chosen.count(category) / 100 for category in range(len(self.categories))]
 
     def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
         """Forget a little, then add every group."""
-        for arm in range(len(self.arms)):
-            self._n[arm] *= self._discount
-            self._sum[arm] *= self._discount
-            for outcome in seen.get(arm, ()):
-                self._n[arm] += 1
-                self._sum[arm] += mean_signal([outcome], self._signal, 0.0)
+        for category in range(len(self.categories)):
+            self._n[category] *= self._discount
+            self._sum[category] *= self._discount
+            for outcome in seen.get(category, ()):
+                self._n[category] += 1
+                self._sum[category] += mean_signal([outcome], self._signal, 0.0)
 
     def values(self) -> Sequence[float]:
-        """Mean signal of each arm."""
+        """Mean signal of each category."""
         return [total / n if n else 0.0 for total, n in zip(self._sum, self._n, strict=True)]
 
     def learnt(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import random
 import statistics
 from collections.abc import Sequence
 
-from rlcore.curriculum.arms import column
+from rlcore.curriculum.categories import column
 from rlcore.curriculum.epochs import Epochs
 from rlcore.errors import RecipeError
 from rlcore.types import Task

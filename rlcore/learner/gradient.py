@@ -24,7 +24,7 @@ class BatchLoss:
         self._chosen = {stream: batch.of_stream(stream) for stream in objective.streams}
         self._lengths = batch.row.bincount(minlength=1)[batch.row].to(batch.weight.dtype) if pieces else None
         self.losses = batch.weight.new_zeros(len(objective.terms))
-        self.reduced = torch.zeros_like(batch.recorded)
+        self.reduced = torch.zeros_like(batch.has_behaviour)
 
     def __call__(self, logp: Tensor, entropy: Tensor, part: slice) -> Tensor:
         """logp and entropy [n] of the tokens `part` -> their share of the loss."""
@@ -43,21 +43,21 @@ class BatchLoss:
         return total.sum()
 
     def tally(self, logp: Tensor, entropy: Tensor) -> Tensor:
-        """[terms + 5]: the loss of each term, the sums over trained tokens of entropy, KL to the sampler, recorded and reduced
+        """[terms + 5]: the loss of each term, the sums over trained tokens of entropy, KL to the engine, recorded and reduced
         ones, and the largest ratio."""
         batch = self._batch
-        drift = (logp.detach() - batch.sampler)[batch.recorded]
+        drift = (logp.detach() - batch.behaviour)[batch.has_behaviour]
         largest = drift.max().exp() if len(drift) else logp.new_zeros(())
-        sums = [entropy.detach().sum(), (drift.exp() - 1 - drift).sum(), batch.recorded.sum(), self.reduced.sum(), largest]
+        sums = [entropy.detach().sum(), (drift.exp() - 1 - drift).sum(), batch.has_behaviour.sum(), self.reduced.sum(), largest]
         return torch.cat([self.losses.double(), torch.stack([value.double() for value in sums])])
 
     def _tokens(self, logp: Tensor, entropy: Tensor, part: slice) -> Tokens:
         batch = self._batch
-        old = torch.where(batch.fresh[part], logp.detach(), batch.sampler[part])
+        old = torch.where(batch.on_policy[part], logp.detach(), batch.behaviour[part])
         return Tokens(
             logp=logp,
             old=old,
-            sampler=torch.where(batch.recorded[part], batch.sampler[part], old),
+            behaviour=torch.where(batch.has_behaviour[part], batch.behaviour[part], old),
             reference=None if self._reference is None else self._reference[part],
             entropy=entropy,
             advantage=batch.advantage[part],
@@ -78,7 +78,7 @@ class BatchLoss:
 def sums_over_tokens(objective: Objective) -> bool:
     """Whether a loss of many tokens is the sum of the losses of its tokens, so that it may be taken piece by piece.
 
-    Found by trying, on random tokens near to and far from their anchor: whole, and one by one. Parts need not say what they are;
+    Found by trying, on random tokens near to and far from their old_policy: whole, and one by one. Parts need not say what they are;
     one that sums over sequences is noticed because the pieces do not let it.
     """
     for tokens, counts in _trials():
@@ -103,7 +103,7 @@ def sums_over_tokens(objective: Objective) -> bool:
 def reads_behaviour(objective: Objective) -> bool:
     """Whether the gradient depends on the log-probabilities that the policy which wrote the tokens had; found by trying, too."""
     for tokens, counts in _trials():
-        shifted = tokens._replace(old=tokens.old + 0.3 * tokens.advantage, sampler=tokens.sampler - 0.3 * tokens.advantage)
+        shifted = tokens._replace(old=tokens.old + 0.3 * tokens.advantage, behaviour=tokens.behaviour - 0.3 * tokens.advantage)
         for term in objective.terms:
             if not torch.equal(_pull(term, tokens, counts), _pull(term, shifted, counts)):
                 return True
@@ -111,16 +111,16 @@ def reads_behaviour(objective: Objective) -> bool:
 
 
 def _trials() -> Iterator[tuple[Tokens, Counts]]:
-    """Random tokens of five sequences, near to and far from their anchor."""
+    """Random tokens of five sequences, near to and far from their old_policy."""
     generator = torch.Generator().manual_seed(0)
     n, rows = 48, 5
     row = torch.arange(n) * rows // n
     for spread in (0.0, 0.01, 0.5, 3.0):
         logp = -4 * torch.rand(n, generator=generator, dtype=torch.float64)
-        old, sampler, reference, advantage = (
+        old, behaviour, reference, advantage = (
             logp + spread * torch.randn(n, generator=generator, dtype=torch.float64) for _ in range(4)
         )
-        yield Tokens(logp, old, sampler, reference, -logp, advantage + 2, logp.exp(), row, rows), Counts(n, rows)
+        yield Tokens(logp, old, behaviour, reference, -logp, advantage + 2, logp.exp(), row, rows), Counts(n, rows)
 
 
 def _pull(term: Term, tokens: Tokens, counts: Counts) -> Tensor:

@@ -42,9 +42,9 @@ class MicroBatch:
     target: Tensor  # [N] int64
     row: Tensor  # [N] int64, 0..R-1
     advantage: Tensor  # [N] float64
-    sampler: Tensor  # [N] float64, recorded log-probability; 0 where none was recorded
-    recorded: Tensor  # [N] bool
-    fresh: Tensor  # [N] bool, True where the current log-probability is the anchor
+    behaviour: Tensor  # [N] float64, recorded log-probability; 0 where none was recorded
+    has_behaviour: Tensor  # [N] bool
+    on_policy: Tensor  # [N] bool, True where the current log-probability is the old_policy
     weight: Tensor  # [N] float64
 
     @property
@@ -84,7 +84,7 @@ def pack(samples: Sequence[Sample], *, max_tokens: int, version: int = 0, layout
     Samples without a trained token drop out. The layout says what is stored once: `packed` nothing, `shared` all that sequences
     begin with in common, `auto` where that is at least 16 tokens. Trees stay whole where they fit. As few micro-batches as first
     fit finds (at most about 11/9 of the fewest possible), then balanced by cost; deterministic. `version` is the learner's:
-    samples it wrote itself are on-policy, so their anchor is the log-probability about to be computed.
+    samples it wrote itself are on-policy, so their old_policy is the log-probability about to be computed.
     """
     tokens = {i: sample.token_ids[: _read_length(sample)] for i, sample in enumerate(samples) if any(sample.mask)}
     if not tokens:
@@ -177,10 +177,10 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         target.append(ids[trained])
         row.append(np.full(len(trained), number))
         known = sample.logprobs is not None
-        fresh = not known or sample.version == version
-        columns = (sample.advantages, sample.logprobs or [0.0] * len(ids), [known] * len(ids), [fresh] * len(ids))
+        on_policy = not known or sample.version == version
+        columns = (sample.advantages, sample.logprobs or [0.0] * len(ids), [known] * len(ids), [on_policy] * len(ids))
         vectors.append([np.array(column)[trained] for column in (*columns, [sample.weight] * len(ids))])
-    advantage, sampler, recorded, fresh, weight = (np.concatenate(parts) for parts in zip(*vectors, strict=True))
+    advantage, behaviour, has_behaviour, on_policy, weight = (np.concatenate(parts) for parts in zip(*vectors, strict=True))
     return MicroBatch(
         token_ids=torch.from_numpy(token_ids),
         positions=torch.from_numpy(positions),
@@ -192,10 +192,10 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         target=_tensor(target, torch.int64),
         row=_tensor(row, torch.int64),
         advantage=torch.from_numpy(advantage).double(),
-        sampler=torch.from_numpy(sampler).double(),
+        behaviour=torch.from_numpy(behaviour).double(),
         weight=torch.from_numpy(weight).double(),
-        recorded=torch.from_numpy(recorded),
-        fresh=torch.from_numpy(fresh),
+        has_behaviour=torch.from_numpy(has_behaviour),
+        on_policy=torch.from_numpy(on_policy),
     )
 
 

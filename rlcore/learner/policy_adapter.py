@@ -1,4 +1,4 @@
-"""Adapters (LoRA, DoRA and their kin) through the package peft: attached, merged for the sampler, saved and restored.
+"""Adapters (LoRA, DoRA and their kin) through the package peft: attached, merged for the engine, saved and restored.
 
 The base model is frozen and never changed. What leaves the policy is merged: `W + scale * B A` for LoRA, what peft's own merge
 gives for the others, computed on a copy of one layer at a time.
@@ -54,7 +54,7 @@ class Adapter:
         config = self.wrapper.peft_config[self.wrapper.active_adapter]
         if config.peft_type.value != "LORA" or config.use_dora or config.bias != "none" or config.modules_to_save:
             raise ModelError(
-                "a sampler can be given plain LoRA adapters only, without bias, DoRA or saved modules; set sampler.sync to merged"
+                "an engine can be given plain LoRA adapters only, without bias, DoRA or saved modules; set engine.sync to merged"
             )
         for name, parameter in self.wrapper.get_base_model().named_parameters():
             if "lora_" not in name:
@@ -139,13 +139,13 @@ def _config(settings: Mapping[str, Any]) -> PeftConfig:
         if key not in known:
             raise ModelError(f"a {kind} adapter has no setting {key!r}{did_you_mean(key, known)}")
         if "dropout" in key and value:
-            raise ModelError(f"model.peft.{key} must be 0: rlcore trains without dropout, since sampler and learner must agree")
+            raise ModelError(f"model.peft.{key} must be 0: rlcore trains without dropout, since engine and learner must agree")
     try:
         config = kinds[kind](task_type="CAUSAL_LM", **values)
     except _NOT_FITTING as error:
         raise ModelError(f"the settings of model.peft do not make a {kind} adapter: {first_line(error)}") from None
     if config.is_prompt_learning:
-        raise ModelError(f"a {kind} adapter adds tokens, not weights, so it cannot be published to a sampler; use lora")
+        raise ModelError(f"a {kind} adapter adds tokens, not weights, so it cannot be published to an engine; use lora")
     return config
 
 

@@ -1,4 +1,4 @@
-"""Tensors that FSDP2 holds in parts over the ranks: whole for checkpoints and samplers, and in parts again."""
+"""Tensors that FSDP2 holds in parts over the ranks: whole for checkpoints and engines, and in parts again."""
 
 from __future__ import annotations
 

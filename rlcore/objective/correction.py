@@ -1,6 +1,6 @@
-"""Corrections for a sampler whose probabilities differ from the learner's for the same weights.
+"""Corrections for an engine whose probabilities differ from the learner's for the same weights.
 
-Three policies are involved: the sampler's, which drew the tokens; the anchor pi_old, the learner at the weights that drew them;
+Three policies are involved: the engine's, which drew the tokens; the old_policy pi_old, the learner at the weights that drew them;
 and pi, being trained. With delta = pi_old / pi_sampler per token, a correction multiplies the gradient of a token by a constant:
 
     token_truncate      min(delta, high)                       truncated importance sampling, TIS
@@ -12,9 +12,9 @@ and pi, being trained. With delta = pi_old / pi_sampler per token, a correction 
 
 What a sequence's product means: a delta of 1.1 a token is 2.6 after 10 tokens and 13,781 after 100, so bounds on D drop long
 answers first. `Tokens.old` decides that nothing is corrected twice: where the learner that trains is the one that sampled it is
-the learner's own log-probability and delta is the mismatch; for samples of an older version it is what the sampler recorded, so
+the learner's own log-probability and delta is the mismatch; for samples of an older version it is what the engine has_behaviour, so
 that the ratio pi / pi_old holds the mismatch already and delta is 1. Objectives without a ratio (`reinforce`, `rloo`, `sft`) then
-correct the mismatch of fresh samples only.
+correct the mismatch of on_policy samples only.
 
 The ratio that a clip looks at stays pi / pi_old.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def _log_delta(tokens: Tokens) -> Tensor:
-    return tokens.old - tokens.sampler
+    return tokens.old - tokens.behaviour
 
 
 def _log_product(tokens: Tokens) -> Tensor:
@@ -67,7 +67,7 @@ def _banded(log_weight: Correction, *, weigh: bool = True) -> Callable[..., Corr
 
 def _negatives(high: float) -> Correction:
     def correction(tokens: Tokens) -> Tensor:
-        drift = row_sum(tokens.sampler - tokens.logp, tokens) / row_length(tokens)
+        drift = row_sum(tokens.behaviour - tokens.logp, tokens) / row_length(tokens)
         return (drift * 0).masked_fill((tokens.advantage < 0) & (drift > high), -math.inf)
 
     return correction
@@ -88,7 +88,7 @@ KINDS: dict[str, Callable[..., Correction]] = BANDED | {
 def correct(base: Objective, kind: str, high: float, low: float | None = None) -> Objective:
     """`base` with the gradient of each token of each term multiplied by the correction `kind`, a constant.
 
-    Raises `RecipeError` for a kind that does not exist, or bounds that would change the samples of a perfect sampler.
+    Raises `RecipeError` for a kind that does not exist, or bounds that would change the samples of a perfect engine.
     Example: `correct(objective("grpo"), "sequence_mask", high=3.0)`.
     """
     if kind not in KINDS:
@@ -97,13 +97,13 @@ def correct(base: Objective, kind: str, high: float, low: float | None = None) -
     if low is not None and kind not in BANDED:
         raise RecipeError(f"the correction {kind!r} has no lower bound: give high alone")
     if kind != "negative_mask" and not (low or 0) <= 1 <= high:
-        raise RecipeError(f"the bounds of the correction {kind!r} must enclose 1, the ratio of a perfect sampler, got {bounds}")
+        raise RecipeError(f"the bounds of the correction {kind!r} must enclose 1, the ratio of a perfect engine, got {bounds}")
     weight = KINDS[kind](**bounds)
     return Objective(tuple(_corrected(term, weight) for term in base.terms))
 
 
 def _corrected(term: Term, weight: Correction) -> Term:
-    """In the unified form a correction is a shift of the denominator, towards the sampler, and a mask of what it drops."""
+    """In the unified form a correction is a shift of the denominator, towards the engine, and a mask of what it drops."""
 
     def denominator(tokens: Tokens) -> Tensor:
         log = weight(tokens)

@@ -14,7 +14,7 @@ has parameters) and sees detached log-probabilities; only a likelihood sees the 
     average      (tokens, counts) -> [N] or a number             share of each token in the sum
 
 There are no padded shapes: sums over a sequence go through `tokens.row`. No torch import either: tensor methods do.
-Parts that read the reference model are in `rlcore.objective.kl`, corrections of a sampler that disagrees with the learner in
+Parts that read the reference model are in `rlcore.objective.kl`, corrections of an engine that disagrees with the learner in
 `rlcore.objective.correction`.
 """
 
@@ -36,9 +36,9 @@ class Tokens(NamedTuple):
     logp: Tensor
     """log pi of the policy being trained; carries the gradient."""
     old: Tensor
-    """The anchor, log pi_old: `logp` itself (detached) on-policy, else what the sampler recorded."""
-    sampler: Tensor
-    """What the sampler recorded; equals `old` where nothing was recorded."""
+    """The old_policy, log pi_old: `logp` itself (detached) on-policy, else what the engine recorded."""
+    behaviour: Tensor
+    """What the engine recorded; equals `old` where nothing was recorded."""
     reference: Tensor | None
     """log pi of the frozen reference; None unless a part of the objective `reads_reference`."""
     entropy: Tensor
@@ -147,12 +147,12 @@ def live(tokens: Tokens) -> Tensor:
     return tokens.logp
 
 
-def anchor(tokens: Tokens) -> Tensor:
+def old_policy(tokens: Tokens) -> Tensor:
     """log pi_old: the importance ratio pi / pi_old of each token."""
     return tokens.old
 
 
-def sequence_anchor(tokens: Tokens) -> Tensor:
+def sequence_old_policy(tokens: Tokens) -> Tensor:
     """GSPO (arXiv 2507.18071): every token's ratio is exp(mean over its sequence of log pi - log pi_old)."""
     return tokens.logp - row_sum(tokens.logp - tokens.old, tokens) / row_length(tokens)
 
@@ -183,7 +183,7 @@ def unit(tokens: Tokens) -> Tensor:
     return tokens.logp.new_zeros(tokens.logp.shape)
 
 
-def capped(cap: float, denominator: Denominator = anchor) -> Denominator:
+def capped(cap: float, denominator: Denominator = old_policy) -> Denominator:
     """Raises a denominator just enough that the ratio does not exceed `cap`: min(ratio, cap), as CISPO does."""
     return lambda tokens: denominator(tokens).maximum(tokens.logp - math.log(cap))
 

@@ -4,7 +4,7 @@ A preset says how tokens are weighed once they have advantages; which advantages
 divides by the group's standard deviation, Dr.GRPO's does not). In all formulas r = pi / pi_old per token, A the token's
 advantage, N the sequences of the optimiser step, n_i the trained tokens of sequence i; losses are minimised. Counts are those of
 the whole step, over all micro-batches and processes. What every preset can take besides its own parameters (a KL, an entropy
-bonus, a correction of the sampler, ...) is said at `objective`. docs/objectives.md has all of this as a table.
+bonus, a correction of the engine, ...) is said at `objective`. docs/objectives.md has all of this as a table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from rlcore.errors import RecipeError
 from rlcore.objective.correction import correct
 from rlcore.objective.kl import less_sequence_kl, with_kl
 from rlcore.objective.parts import (
-    anchor,
     both,
     capped,
     clip,
@@ -28,9 +27,10 @@ from rlcore.objective.parts import (
     exponential,
     fixed_length,
     gamma_weighted,
-    sequence_anchor,
+    old_policy,
     sequence_credit,
     sequence_mean,
+    sequence_old_policy,
     sequence_sum,
     shaped,
     soft,
@@ -45,7 +45,7 @@ def grpo(clip_low: float = 0.2, clip_high: float = 0.2) -> Objective:
 
     The paper adds kl = 0.04 of kind "k3", differentiated as a loss; TRL 1.16's default weighs it by r (kind "ratio_k3").
     """
-    return Objective((Term(mask=clip(clip_low, clip_high), denominator=anchor, average=sequence_mean),))
+    return Objective((Term(mask=clip(clip_low, clip_high), denominator=old_policy, average=sequence_mean),))
 
 
 def dapo(clip_low: float = 0.2, clip_high: float = 0.28) -> Objective:
@@ -54,7 +54,7 @@ def dapo(clip_low: float = 0.2, clip_high: float = 0.28) -> Objective:
     TRL's "bnpo" divides by the tokens of each micro-batch instead, so that its gradient depends on how the step was cut: there is
     no such preset here. A step of one micro-batch in one process has bnpo's gradient with clip_high = clip_low.
     """
-    return Objective((Term(mask=clip(clip_low, clip_high), denominator=anchor),))
+    return Objective((Term(mask=clip(clip_low, clip_high), denominator=old_policy),))
 
 
 def dr_grpo(max_tokens: int, clip_low: float = 0.2, clip_high: float = 0.2) -> Objective:
@@ -62,7 +62,7 @@ def dr_grpo(max_tokens: int, clip_low: float = 0.2, clip_high: float = 0.2) -> O
 
     Division by N as TRL does; verl leaves the N out, which is a factor N in the learning rate. Use with baseline "mean".
     """
-    return Objective((Term(mask=clip(clip_low, clip_high), denominator=anchor, average=fixed_length(max_tokens)),))
+    return Objective((Term(mask=clip(clip_low, clip_high), denominator=old_policy, average=fixed_length(max_tokens)),))
 
 
 def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
@@ -70,7 +70,7 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
 
     A_i is the mean of the sequence's advantages. TRL: importance_sampling_level "sequence" with loss_type "grpo".
     """
-    shape = {"denominator": sequence_anchor, "advantage": sequence_credit, "average": sequence_mean}
+    shape = {"denominator": sequence_old_policy, "advantage": sequence_credit, "average": sequence_mean}
     return Objective((Term(mask=clip(clip_low, clip_high), **shape),))
 
 
@@ -79,12 +79,12 @@ def gspo_token(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
 
     The same as `gspo` where credit is one number a sequence.
     """
-    return Objective((Term(mask=clip(clip_low, clip_high), denominator=sequence_anchor, average=sequence_mean),))
+    return Objective((Term(mask=clip(clip_low, clip_high), denominator=sequence_old_policy, average=sequence_mean),))
 
 
 def luspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
     """LUSPO (arXiv 2602.05261): -1/N sum_i n_i min(s_i A_i, clip(s_i) A_i): GSPO times the length, so that length has no bias."""
-    shape = {"denominator": sequence_anchor, "advantage": sequence_credit, "average": sequence_sum}
+    shape = {"denominator": sequence_old_policy, "advantage": sequence_credit, "average": sequence_sum}
     return Objective((Term(mask=clip(clip_low, clip_high), **shape),))
 
 
@@ -98,7 +98,7 @@ def cispo(cap: float = 5.0) -> Objective:
 
 def sapo(positive: float = 1.0, negative: float = 1.05) -> Objective:
     """SAPO (arXiv 2511.20347): -1/N sum_i 1/n_i sum_t 4/tau sigmoid(tau (r - 1)) A, tau = `positive` if A > 0 else `negative`."""
-    return Objective((Term(mask=soft(positive, negative), denominator=anchor, average=sequence_mean),))
+    return Objective((Term(mask=soft(positive, negative), denominator=old_policy, average=sequence_mean),))
 
 
 def vespo(k_pos: float = 2.0, lambda_pos: float = 3.0, k_neg: float = 3.0, lambda_neg: float = 2.0) -> Objective:
@@ -111,7 +111,7 @@ def vespo(k_pos: float = 2.0, lambda_pos: float = 3.0, k_neg: float = 3.0, lambd
 
 def ppo(clip_low: float = 0.2, clip_high: float = 0.2) -> Objective:
     """PPO's policy loss (arXiv 1707.06347): token mean of -min(r A, clip(r) A), for credit that differs from token to token."""
-    return Objective((Term(mask=clip(clip_low, clip_high), denominator=anchor),))
+    return Objective((Term(mask=clip(clip_low, clip_high), denominator=old_policy),))
 
 
 def reinforce_pp(clip_low: float = 0.2, clip_high: float = 0.2) -> Objective:

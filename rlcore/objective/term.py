@@ -25,7 +25,7 @@ class Evaluated(NamedTuple):
 class Term:
     """One summand of an objective over the tokens of one stream. See `rlcore.objective.parts` for what each part is.
 
-    Example, DAPO: `Term(mask=clip(0.2, 0.28), denominator=anchor)`.
+    Example, DAPO: `Term(mask=clip(0.2, 0.28), denominator=old_policy)`.
     """
 
     mask: Mask = everywhere

@@ -11,44 +11,44 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlcore.credit.arms import weighted_arms
+from rlcore.credit.category_weights import weighted_categories
+from rlcore.credit.continuations import with_continuations
+from rlcore.credit.demonstrations import gated, mixed
 from rlcore.credit.group import Credit, group_credit
-from rlcore.credit.guided import gated, mixed
-from rlcore.credit.kept import with_continuations
 from rlcore.credit.monte_carlo import Continue, MonteCarlo, StepEstimator
-from rlcore.credit.parts import normalised_parts
+from rlcore.credit.reward_parts import normalised_parts
 from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import SPLITTERS, Decode
-from rlcore.credit.step import Gather, exponential_weights, whitened
-from rlcore.credit.steps import SCHEMES, Values, checked_scheme, without_zeros
-from rlcore.curriculum.budget import BUDGETS, Schedule, checked_schedule
-from rlcore.curriculum.gate import GATES, Gate, checked_gate
-from rlcore.curriculum.sampler import CURRICULA, TaskSampler
-from rlcore.curriculum.skip import Skipping
+from rlcore.credit.step_values import SCHEMES, Values, checked_scheme, without_zeros
+from rlcore.credit.whiten import Gather, exponential_weights, whitened
+from rlcore.curriculum.filter import FILTERS, Filter, checked_filter
+from rlcore.curriculum.length_budget import BUDGETS, Schedule, checked_schedule
+from rlcore.curriculum.prefilter import Prefilter
+from rlcore.curriculum.task_sampler import CURRICULA, TaskSampler
 from rlcore.errors import RecipeError
-from rlcore.mixing import Mix, build_mix, part_weights, weighted_sum
 from rlcore.objective.presets import find_preset, objective
 from rlcore.objective.term import Objective
 from rlcore.plugin import Named, build, build_later
 from rlcore.recipe import schema, task_sections
-from rlcore.reward import RewardSpec
-from rlcore.rollout.unscored import Unscored
-from rlcore.scoring import Scorer
+from rlcore.scoring.aggregate import Mix, build_mix, part_weights, weighted_sum
+from rlcore.scoring.forms import RewardSpec
+from rlcore.scoring.scorer import Scorer
+from rlcore.scoring.unscored import Unscored
 from rlcore.types import Group, Sample, Sampling, Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from rlcore.learner.gain import Gain
+    from rlcore.learner.information_gain import Gain
     from rlcore.learner.policy import Policy
-    from rlcore.learner.step import Learner
-    from rlcore.rollout.sampler import Sampler
+    from rlcore.learner.update import Learner
+    from rlcore.rollout.engine import Engine
 
 
-POLICY_REWARDS = {"information_gain": "rlcore.learner.gain:InformationGain"}
+POLICY_REWARDS = {"information_gain": "rlcore.learner.information_gain:InformationGain"}
 """Name in a recipe's `rewards` -> a reward that reads the policy itself: made as `Part(policy, **parameters)`."""
-SAMPLERS = {"vllm_local": "rlcore.rollout.vllm_local:VllmLocalSampler", "hf": "rlcore.rollout.hf:HfSampler"}
-"""Name in a recipe -> a class made as `Sampler(model_folder, ...)`; of what is offered below it takes what it asks for."""
+ENGINES = {"vllm_local": "rlcore.rollout.vllm_local:VllmEngine", "hf": "rlcore.rollout.hf:HfEngine"}
+"""Name in a recipe -> a class made as `Engine(model_folder, ...)`; of what is offered below it takes what it asks for."""
 WHITENED = {"global": "none", "mean_global": "mean"}
 """Baselines whose advantages are whitened over all tokens of a step -> the one in the group."""
 SECOND_ROUNDS = {"guess_masks": "rlcore.tasks.corpus.guess:guess_masks"}
@@ -139,15 +139,15 @@ def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskS
     made = build(named, CURRICULA, tasks, what="curriculum", seed=seed)
     absent = [name for name in ("draw", "observe", "state_dict", "load_state_dict", "metrics") if not hasattr(made, name)]
     if absent:
-        raise RecipeError(f"curriculum {named!r} lacks {', '.join(absent)}: see rlcore.curriculum.sampler.TaskSampler")
+        raise RecipeError(f"curriculum {named!r} lacks {', '.join(absent)}: see rlcore.curriculum.task_sampler.TaskSampler")
     if not _is_json(made.state_dict()):
         raise RecipeError(f"curriculum {named!r}: state_dict must hold plain JSON values (lists, no tuples; text as keys)")
     return made
 
 
-def build_skip(stage: schema.RlStage, sampler: TaskSampler, tasks: Sequence[Task], *, seed: int) -> TaskSampler:
-    """The sampler, behind what passes over tasks like those the stage's gate turned away, where it has a memory."""
-    return sampler if stage.skip is None else Skipping(sampler, tasks, **stage.skip.model_dump(), seed=seed)
+def build_prefilter(stage: schema.RlStage, sampler: TaskSampler, tasks: Sequence[Task], *, seed: int) -> TaskSampler:
+    """The sampler, behind what passes over tasks like those the stage's filter rejected, where it has a memory."""
+    return sampler if stage.prefilter is None else Prefilter(sampler, tasks, **stage.prefilter.model_dump(), seed=seed)
 
 
 def _is_json(state: Any) -> bool:
@@ -157,20 +157,20 @@ def _is_json(state: Any) -> bool:
         return False
 
 
-def build_gate(stage: schema.RlStage) -> Gate | None:
-    """The stage's gate; of several, one that admits what all admit. Raises `RecipeError` if it looks at a reward there is not."""
-    if stage.gate is None:
+def build_filter(stage: schema.RlStage) -> Filter | None:
+    """The stage's filter; of several, one that accepts what all accept. Raises `RecipeError` if it looks at a reward there is not."""
+    if stage.filter is None:
         return None
     if policy_rewards(stage.rewards):
-        raise RecipeError("a gate judges groups before information_gain, the learner's reward, is known: leave out one of them")
-    listed = stage.gate if isinstance(stage.gate, list) else [stage.gate]
+        raise RecipeError("a filter judges groups before information_gain, the learner's reward, is known: leave out one of them")
+    listed = stage.filter if isinstance(stage.filter, list) else [stage.filter]
     names = [spec.name for spec in build_rewards(stage.rewards)]
     for named in listed:
         part = named.get("part") if isinstance(named, dict) else None
         if part is not None and str(part).split("/")[0] not in names:
-            raise RecipeError(f"the gate looks at the reward {part!r}, but the stage's rewards are: {', '.join(names)}")
-    gates = [checked_gate(f"gate {named!r}", build(named, GATES, what="gate")) for named in listed]
-    return lambda group, version: all(admits(group, version) for admits in gates)
+            raise RecipeError(f"the filter looks at the reward {part!r}, but the stage's rewards are: {', '.join(names)}")
+    filters = [checked_filter(f"filter {named!r}", build(named, FILTERS, what="filter")) for named in listed]
+    return lambda group, version: all(accepts(group, version) for accepts in filters)
 
 
 def build_budget(stage: schema.RlStage) -> Schedule | None:
@@ -214,8 +214,8 @@ def build_credit(
     credit = group_credit(baseline=whitening or section.baseline, zero_variance=kept)
     if weights is not None:
         credit = normalised_parts(credit, weights)
-    if section.arm_weights:
-        credit = weighted_arms(credit, section.arm_weights)
+    if section.category_weights:
+        credit = weighted_categories(credit, section.category_weights)
     compared = credit
     if demonstrate and section.demonstrations == "mixed":
         credit = mixed(credit, demonstrate)
@@ -230,7 +230,7 @@ def build_credit(
     if section.exponential:
         credit = exponential_weights(credit, gather, beta=section.exponential)
     if demonstrate and section.demonstrations == "gated":
-        credit = gated(credit, demonstrate, gate=section.gate)
+        credit = gated(credit, demonstrate, threshold=section.threshold)
     return credit
 
 
@@ -294,7 +294,7 @@ def build_learner(
     temperature: float = 1.0,
     reference: Policy | None = None,
 ) -> Learner:
-    from rlcore.learner.step import Learner
+    from rlcore.learner.update import Learner
 
     settings = stage.optim.model_dump()
     settings["optimizer"] = settings.pop("name")
@@ -304,11 +304,11 @@ def build_learner(
     )  # fmt: skip
 
 
-def build_sampler(
-    section: schema.SamplerSection, model_folder: Path, *, dtype: str, device: str, adapter_rank: int | None = None
-) -> Sampler:
+def build_engine(
+    section: schema.EngineSection, model_folder: Path, *, dtype: str, device: str, adapter_rank: int | None = None
+) -> Engine:
     """The back end the recipe names, serving the model in `model_folder` until weights are published to it."""
     settings = section.model_dump(exclude={"kind", "deadline_s", "sync", "sync_tolerance"})
     return build(
-        section.kind, SAMPLERS, model_folder, what="sampler", dtype=dtype, device=device, adapter_rank=adapter_rank, **settings
+        section.kind, ENGINES, model_folder, what="engine", dtype=dtype, device=device, adapter_rank=adapter_rank, **settings
     )

@@ -7,31 +7,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlcore.credit.guided import STREAM
+from rlcore.credit.demonstrations import STREAM
 from rlcore.errors import RecipeError, RewardError, RlcoreError
-from rlcore.goldcheck import check_gold
-from rlcore.mixing import weighted_sum
 from rlcore.objective.term import Objective
 from rlcore.plugin import find
 from rlcore.recipe import schema
 from rlcore.recipe.build import (
-    SAMPLERS,
+    ENGINES,
     build_budget,
     build_credit,
     build_curriculum,
-    build_gate,
+    build_filter,
     build_objective,
     build_policy_reward,
+    build_prefilter,
     build_rule,
     build_scorer,
     build_second_round,
-    build_skip,
     build_step_values,
     build_tasks,
     credit_weights,
     policy_rewards,
     worker_rewards,
 )
+from rlcore.scoring.aggregate import weighted_sum
+from rlcore.scoring.goldcheck import check_gold
 from rlcore.types import Group, Prefix, Task
 
 SHOWN_EXCEPTIONS = 10
@@ -43,11 +43,11 @@ def check(recipe: schema.Recipe, tasks: dict[str, Sequence[Task]] | None = None)
 
     tasks: filled with the task sets by name, which may take long to make.
     Raises the wing's own error for a preset, parameter, reward, column or data set that does not exist, with the place in the
-    recipe before it: `stages.rl.gate: ...`.
+    recipe before it: `stages.rl.filter: ...`.
     """
-    if recipe.sampler.kind not in SAMPLERS:  # of those built in the packages may be absent here
-        with _at("sampler.kind"):
-            find(recipe.sampler.kind, SAMPLERS, what="sampler")
+    if recipe.engine.kind not in ENGINES:  # of those built in the packages may be absent here
+        with _at("engine.kind"):
+            find(recipe.engine.kind, ENGINES, what="engine")
     facts, loaded, tasks = [], [], {} if tasks is None else tasks
     for name, section in recipe.tasks.items():
         with _at(f"tasks.{name}"):
@@ -92,16 +92,16 @@ def _check_rewards(
         build_rule(stage)
     if isinstance(stage, schema.SampleStage):
         with _at(f"{place}.steps"):
-            build_step_values(stage, _no_sampler, str)
+            build_step_values(stage, _no_engine, str)
 
 
 def _check_rl(stage: schema.RlStage, tasks: Sequence[Task], place: str) -> None:
     with _at(f"{place}.curriculum"):
         curriculum = build_curriculum(stage.curriculum, tasks, seed=0)
-    with _at(f"{place}.skip"):
-        build_skip(stage, curriculum, tasks, seed=0)
-    with _at(f"{place}.gate"):
-        build_gate(stage)
+    with _at(f"{place}.prefilter"):
+        build_prefilter(stage, curriculum, tasks, seed=0)
+    with _at(f"{place}.filter"):
+        build_filter(stage)
     with _at(f"{place}.budget"):
         build_budget(stage)
     with _at(f"{place}.second_round"):
@@ -109,7 +109,7 @@ def _check_rl(stage: schema.RlStage, tasks: Sequence[Task], place: str) -> None:
     with _at(f"{place}.objective"):
         aim = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     with _at(f"{place}.credit.steps"):
-        values = build_step_values(stage, _no_sampler, str)
+        values = build_step_values(stage, _no_engine, str)
     with _at(f"{place}.credit"):
         build_credit(stage.credit, weights=credit_weights(stage), values=values)
     with _at(f"{place}.credit.demonstrations"):
@@ -122,7 +122,7 @@ def _size(stage: schema.RlStage) -> str:
     return (
         f"{stage.steps} steps x {stage.groups_per_step} tasks x {stage.group_size} answers = {answers:,} answers a step, "
         f"at most {answers * stage.sampling.max_tokens:,} answer tokens"
-        + (f", and up to {stage.refill.rounds} times as many with the gate" if stage.gate else "")
+        + (f", and up to {stage.resample.rounds} times as many with the filter" if stage.filter else "")
     )
 
 
@@ -173,14 +173,14 @@ def _check_data(recipe: schema.Recipe, i: int, stage: schema.OfflineStage | sche
         )
     if isinstance(stage, schema.OfflineStage):
         with _at(f"{place}.objective"):
-            build_objective(stage.objective, max_tokens=recipe.sampler.max_length)
+            build_objective(stage.objective, max_tokens=recipe.engine.max_length)
         with _at(f"{place}.credit"):
             build_credit(stage.credit, values=(lambda groups, answers: {}) if stage.credit.steps else None)
     elif importlib.util.find_spec("trl") is None:
         raise RecipeError(f"{place} needs the package trl, which is not installed: pip install 'rlcore[prefer]'")
 
 
-def _no_sampler(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
+def _no_engine(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
     raise NotImplementedError("a recipe that is only checked continues nothing")
 
 

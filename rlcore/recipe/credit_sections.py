@@ -80,11 +80,11 @@ class CreditSection(Section):
     exponential: PositiveFloat | None = Field(
         None, description="turn advantages A into weights exp(A / this), at most 20, of mean 1 over a step"
     )
-    arm_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="weight of the samples of an arm; 1 for the others"
+    category_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="weight of the samples of a category; 1 for the others"
     )
     demonstrations: Literal["none", "gated", "mixed"] = Field(
         "none", description="imitate those of tasks the policy does not solve (hpt), or add each to its group (luffy)"
     )
-    gate: Annotated[float, Field(ge=0)] = Field(0.0, description="gated: a task counts as not solved up to this mean reward")
+    threshold: Annotated[float, Field(ge=0)] = Field(0.0, description="gated: a task counts as not solved up to this mean reward")
     steps: StepsSection | None = Field(None, description="credit for each step of an answer, by continuing its prefixes")

@@ -1,4 +1,4 @@
-"""The keys of who answers: the model, the sampler that serves it, and how a task becomes a prompt."""
+"""The keys of who answers: the model, the engine that serves it, and how a task becomes a prompt."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ModelSection(Section):
         return self
 
 
-class SamplerSection(Section):
+class EngineSection(Section):
     kind: str = Field(
         "vllm_local", description="who writes the answers: vllm_local (vLLM in this process), hf (transformers), or file.py:Class"
     )

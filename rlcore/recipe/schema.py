@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from rlcore.recipe.credit_sections import CreditSection, StepValuesSection
-from rlcore.recipe.model_sections import ModelSection, PromptSection, SamplerSection
+from rlcore.recipe.model_sections import EngineSection, ModelSection, PromptSection
 from rlcore.recipe.optim_sections import OptimSection, UpdateSection
 from rlcore.recipe.task_sections import Section, Tasks
 
@@ -48,21 +48,21 @@ def _states(text: str) -> str:
 BudgetText = Annotated[str, AfterValidator(_states)]
 
 
-class RefillSection(Section):
+class ResampleSection(Section):
     rounds: PositiveInt = Field(10, description="at most so many times the batch is tried; then it stays smaller")
     oversubmit: Annotated[float, Field(ge=1)] = Field(
         1.0, description="groups under way for each one missing; above 1 faster, but what is under way at the end is wasted"
     )
     probe: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="answers to a task that are written first; the others only if the gate admits these"
+        None, description="answers to a task that are written first; the others only if the filter accepts these"
     )
 
 
-class SkipSection(Section):
-    """`skip: arm` is short for `skip: {by: arm}`."""
+class PrefilterSection(Section):
+    """`prefilter: category` is short for `prefilter: {by: category}`."""
 
-    by: str | list[str] = Field("task", description="what is remembered together: task, arm, a column, or several columns")
-    rate: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="how fast a kind's chance follows what the gate admits")
+    by: str | list[str] = Field("task", description="what is remembered together: task, category, a column, or several columns")
+    rate: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="how fast a kind's chance follows what the filter accepts")
     least: Annotated[float, Field(gt=0, le=1)] = Field(0.02, description="smallest chance of a task to be tried")
 
     @model_validator(mode="before")
@@ -107,12 +107,12 @@ class RlStage(TaskStage):
     curriculum: str | dict[str, Any] = Field(
         "uniform", description="which tasks next: a name, or {use: name, parameter: value}; docs/curricula.md"
     )
-    gate: str | dict[str, Any] | list[str | dict[str, Any]] | None = Field(
+    filter: str | dict[str, Any] | list[str | dict[str, Any]] | None = Field(
         None, description="which groups enter the batch, the others are replaced: zero_variance, pass_rate, staleness, unscorable"
     )
-    refill: RefillSection = Field(default_factory=RefillSection)
-    skip: SkipSection | None = Field(
-        None, description="pass over tasks like those the gate turned away, before anything is written for them"
+    resample: ResampleSection = Field(default_factory=ResampleSection)
+    prefilter: PrefilterSection | None = Field(
+        None, description="pass over tasks like those the filter rejected, before anything is written for them"
     )
     budget: PositiveInt | str | dict[str, Any] | None = Field(
         None,
@@ -130,12 +130,12 @@ class RlStage(TaskStage):
     optim: OptimSection = Field(default_factory=OptimSection)
 
     @model_validator(mode="after")
-    def _parts_of_a_gate(self) -> RlStage:
-        if self.skip is not None and self.gate is None:
-            raise ValueError("skip remembers what a gate turned away: set gate too")
-        if self.refill.probe is not None and (self.gate is None or self.refill.probe >= self.group_size):
+    def _parts_of_a_filter(self) -> RlStage:
+        if self.prefilter is not None and self.filter is None:
+            raise ValueError("prefilter remembers what a filter rejected: set filter too")
+        if self.resample.probe is not None and (self.filter is None or self.resample.probe >= self.group_size):
             raise ValueError(
-                f"refill.probe is {self.refill.probe}, which needs a gate and a group_size above it (it is {self.group_size})"
+                f"resample.probe is {self.resample.probe}, which needs a filter and a group_size above it (it is {self.group_size})"
             )
         return self
 
@@ -144,7 +144,7 @@ class EvalStage(TaskStage):
     kind: Literal["eval"]
     limit: PositiveInt | None = Field(None, description="evaluate the first so many tasks")
     weights: Literal["policy", "ema"] = Field("policy", description="ema: the averaged weights of the last training stage")
-    answers: PositiveInt = Field(1, description="answers to a task; accuracy is their mean")
+    num_samples: PositiveInt = Field(1, description="answers to a task; accuracy is their mean")
     budget: PositiveInt | None = Field(None, description="tokens that the prompt states, for a model trained with a budget")
     budget_text: BudgetText = Field(BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}")
     rewards: list[RewardSection] = Field(min_length=1, description="the first is the accuracy")
@@ -156,7 +156,7 @@ class EvalStage(TaskStage):
 class SampleStage(TaskStage):
     kind: Literal["sample"]
     limit: PositiveInt | None = Field(None, description="answer the first so many tasks")
-    answers: PositiveInt = Field(8, description="answers to a task")
+    num_samples: PositiveInt = Field(8, description="answers to a task")
     demonstrations: bool = Field(False, description="score and keep the tasks' demonstrations too, as one more answer each")
     steps: StepValuesSection | None = Field(None, description="ask the policy what each step was worth, and keep that")
     rewards: list[RewardSection] = Field(min_length=1, description="summed by weight")
@@ -226,7 +226,7 @@ class Recipe(Section):
     name: str = Field(description="names the run folder")
     seed: int = Field(0, description="of everything random")
     model: ModelSection
-    sampler: SamplerSection = Field(default_factory=SamplerSection)
+    engine: EngineSection = Field(default_factory=EngineSection)
     prompt: PromptSection = Field(default_factory=PromptSection)
     tasks: dict[str, Tasks] = Field(min_length=1, description="task sets by name")
     stages: list[AnyStage] = Field(min_length=1, description="run in order; each starts from what the one before left")
@@ -237,8 +237,8 @@ class Recipe(Section):
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(f"name is {self.name!r}, but it names a folder: use letters, digits, '.', '_' and '-'")
         lora = (self.model.peft or {}).get("type") == "lora"
-        if self.sampler.sync == "adapter" and not (lora and self.sampler.kind == "vllm_local"):
-            raise ValueError("sampler.sync is adapter, which needs sampler.kind vllm_local and model.peft of type lora")
+        if self.engine.sync == "adapter" and not (lora and self.engine.kind == "vllm_local"):
+            raise ValueError("engine.sync is adapter, which needs engine.kind vllm_local and model.peft of type lora")
         for i, stage in enumerate(self.stages):
             if isinstance(stage, TaskStage) and stage.tasks not in self.tasks:
                 raise ValueError(f"stages.{i}.tasks is {stage.tasks!r}, but the recipe's task sets are: {', '.join(self.tasks)}")
@@ -251,10 +251,10 @@ class Recipe(Section):
                 raise ValueError(
                     f"stages.{i}.sampling.temperature is 0: greedy answers to a task are all the same, so RL learns nothing"
                 )
-            if isinstance(stage, RlStage | EvalStage | SampleStage) and stage.sampling.max_tokens >= self.sampler.max_length:
+            if isinstance(stage, RlStage | EvalStage | SampleStage) and stage.sampling.max_tokens >= self.engine.max_length:
                 raise ValueError(
                     f"stages.{i}.sampling.max_tokens ({stage.sampling.max_tokens}) leaves no room for a prompt in "
-                    f"sampler.max_length ({self.sampler.max_length})"
+                    f"engine.max_length ({self.engine.max_length})"
                 )
             if isinstance(stage, EvalStage) and stage.weights == "ema":
                 trained = [before for before in self.stages[:i] if not isinstance(before, EvalStage | SampleStage)]

@@ -18,7 +18,7 @@ class DatasetTasks(Section):
     path: str | list[str] = Field(description="jsonl, json or parquet file, or a hub name; of a list, the first that exists here")
     subset: str | None = Field(None, description="configuration name of a hub data set")
     split: str = Field("train", description="split of a hub data set")
-    columns: dict[Literal["id", "prompt", "answer", "arm", "demonstration"], str] = Field(
+    columns: dict[Literal["id", "prompt", "answer", "category", "demonstration"], str] = Field(
         default_factory=dict, description="task field -> column name, or a template such as '{Body} {Question}'"
     )
     answer_after: str | None = Field(None, description="the answer is the column's text after the last such marker")
@@ -32,7 +32,7 @@ class ArithmeticTasks(Section):
     size: PositiveInt = Field(100_000, description="problems in the set")
     seed: int = Field(0, description="which problems")
     terms: list[Annotated[int, Field(ge=2, le=12)]] = Field(
-        default_factory=lambda: [3], min_length=1, description="numbers in a sum: one arm each"
+        default_factory=lambda: [3], min_length=1, description="numbers in a sum: one category each"
     )
     max_number: PositiveInt = Field(19, description="largest number in a sum")
     mistakes: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="share of demonstrations that forget a carry")
@@ -51,7 +51,7 @@ class CountdownTasks(Section):
     size: PositiveInt = Field(100_000, description="problems in the set")
     seed: int = Field(0, description="which problems")
     numbers: list[Annotated[int, Field(ge=2, le=8)]] = Field(
-        default_factory=lambda: [3, 4], min_length=1, description="how many numbers a problem gives: one arm each"
+        default_factory=lambda: [3, 4], min_length=1, description="how many numbers a problem gives: one category each"
     )
     max_number: PositiveInt = Field(20, description="largest number given")
     max_target: PositiveInt = Field(100, description="largest number to be made, also on the way of the worked answer")

@@ -1,4 +1,4 @@
-"""From tasks to scored groups: submit, stream, score while others still write, replace what a gate turns away, cut stragglers."""
+"""From tasks to scored groups: submit, stream, score while others still write, replace what a filter rejects, cut stragglers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlcore.errors import RewardError, SamplerError
+from rlcore.errors import EngineError, RewardError
 from rlcore.rollout.clock import POLL_S, Clock
 from rlcore.rollout.desk import Desk, Scorer, request_seed
+from rlcore.rollout.engine import Engine
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.sampler import Sampler
 from rlcore.types import Completion, Group, Request, Sampling, Task
 
-__all__ = ["Collected", "Refill", "Scorer", "collect", "generate", "request_seed"]
+__all__ = ["Collected", "Resample", "Scorer", "collect", "generate", "request_seed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Refill:
-    """How a batch is held at its size although some groups are turned away."""
+class Resample:
+    """How a batch is held at its size although some groups are rejected."""
 
-    admits: Callable[[Group], bool]
-    """The gate."""
+    accepts: Callable[[Group], bool]
+    """The filter."""
     more: Callable[[int], Sequence[Task]]
     """So many further tasks."""
     rounds: int = 10
     """At most so many times the batch is tried; then the batch stays smaller."""
     probe: int | None = None
-    """Answers to a task that are scored first; the others are written only if the gate admits these."""
+    """Answers to a task that are scored first; the others are written only if the filter accepts these."""
     oversubmit: float = 1.0
     """Groups under way for each one that is missing. Above 1 a batch is full sooner, and what is under way then is wasted."""
     streaming: bool = False
@@ -38,16 +38,16 @@ class Refill:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Collected:
-    """Scored groups in task order, and what they cost. A place is a position among all tasks tried: those given, then refills."""
+    """Scored groups in task order, and what they cost. A place is a position among all tasks tried: those given, then resamples."""
 
     groups: list[Group]
     places: list[int]
     """Of `groups`, ascending."""
     rejected: list[Group]
-    """Turned away by the gate, after a probe perhaps, or admitted when the batch was already full."""
+    """Turned away by the filter, after a probe perhaps, or accepted when the batch was already full."""
     rejected_places: list[int]
     spare: set[int]
-    """Places of `rejected` that the gate admitted."""
+    """Places of `rejected` that the filter accepted."""
     tried: int
     """Groups begun; those dropped half written because the batch was full are neither in `groups` nor in `rejected`."""
     rollout_s: float
@@ -62,7 +62,7 @@ class Collected:
 def collect(
     tasks: Sequence[Task],
     *,
-    sampler: Sampler,
+    engine: Engine,
     encoder: PromptEncoder,
     scorer: Scorer,
     sampling: Sampling,
@@ -71,26 +71,26 @@ def collect(
     deadline_s: float,
     max_length: int,
     reward_deadline_s: float = 600.0,
-    refill: Refill | None = None,
+    resample: Resample | None = None,
 ) -> Collected:
     """Write and score `group_size` answers to every task; groups come in task order whatever finished first.
 
     Requests are named `<task id>#<attempt>`; a task that occurs again continues the count, so ids stay unique. What is not
     written `deadline_s` after the start is aborted and keeps its tokens with finish "aborted". A request whose prompt
-    leaves less room than `max_tokens` is cut to fit `max_length`. With `refill` as many groups are returned as tasks were given,
-    all admitted, unless its rounds or the deadline end first. Raises `TaskError` if a prompt leaves no room at all,
-    `SamplerError` if aborted requests do not come back, `RewardError` if verdicts are missing `reward_deadline_s` after
-    the last completion. The sampler and scorer must have nothing else in flight.
+    leaves less room than `max_tokens` is cut to fit `max_length`. With `resample` as many groups are returned as tasks were given,
+    all accepted, unless its rounds or the deadline end first. Raises `TaskError` if a prompt leaves no room at all,
+    `EngineError` if aborted requests do not come back, `RewardError` if verdicts are missing `reward_deadline_s` after
+    the last completion. The engine and scorer must have nothing else in flight.
     """
     started = written = time.monotonic()
-    clock = Clock(sampler, started + deadline_s)
+    clock = Clock(engine, started + deadline_s)
     desk = Desk(
         encoder=encoder, scorer=scorer, sampling=sampling, group_size=group_size, seed=seed, max_length=max_length,
-        probe=refill and refill.probe,
+        probe=resample and resample.probe,
     )  # fmt: skip
-    batch = _Batch(len(tasks), refill, group_size)
+    batch = _Batch(len(tasks), resample, group_size)
     first = [*tasks, *batch.more(tried=len(tasks), open=len(tasks))]
-    sampler.submit(desk.plan(first))
+    engine.submit(desk.plan(first))
     scoring_s = 0.0
     while desk.open or desk.writing:
         writes = bool(desk.writing)
@@ -111,14 +111,14 @@ def collect(
             next_ones = desk.complete(batch.promising(open=desk.open))
             next_ones += desk.plan(batch.more(tried=desk.tried, open=desk.open))
             if next_ones:
-                sampler.submit(next_ones)
+                engine.submit(next_ones)
     return batch.collected(desk, rollout_s=written - started, reward_s=scoring_s)
 
 
-def generate(sampler: Sampler, requests: Sequence[Request], deadline_s: float) -> list[Completion]:
-    """Completions in request order. Raises `SamplerError` if they are not all written in time, after aborting the rest."""
-    sampler.submit(requests)
-    clock = Clock(sampler, time.monotonic() + deadline_s)
+def generate(engine: Engine, requests: Sequence[Request], deadline_s: float) -> list[Completion]:
+    """Completions in request order. Raises `EngineError` if they are not all written in time, after aborting the rest."""
+    engine.submit(requests)
+    clock = Clock(engine, time.monotonic() + deadline_s)
     waiting, done = {request.id for request in requests}, {}
     while waiting:
         found = {completion.request_id: completion for completion in clock.poll(waiting)}
@@ -126,7 +126,7 @@ def generate(sampler: Sampler, requests: Sequence[Request], deadline_s: float) -
         waiting -= found.keys()
     late = [request.id for request in requests if done[request.id].finish == "aborted"]
     if late:
-        raise SamplerError(
+        raise EngineError(
             f"{len(late)} of {len(requests)} requests were not finished after {deadline_s:g} s (first: "
             f"{late[0]!r}) and were aborted; raise the deadline or lower max_tokens"
         )
@@ -134,51 +134,51 @@ def generate(sampler: Sampler, requests: Sequence[Request], deadline_s: float) -
 
 
 class _Batch:
-    """The groups that are scored, which of them are admitted, and how many are missing."""
+    """The groups that are scored, which of them are accepted, and how many are missing."""
 
-    def __init__(self, size: int, refill: Refill | None, group_size: int) -> None:
-        self._size, self._refill, self._group_size = size, refill, group_size
+    def __init__(self, size: int, resample: Resample | None, group_size: int) -> None:
+        self._size, self._resample, self._group_size = size, resample, group_size
         self.groups: dict[int, Group] = {}
-        self._passed: set[int] = set()  # the gate, when they were judged last
-        self._admitted: set[int] = set()  # those of them that are whole
+        self._passed: set[int] = set()  # the filter, when they were judged last
+        self._accepted: set[int] = set()  # those of them that are whole
         self._promising: list[int] = []
 
     def judge(self, place: int, group: Group) -> None:
         """A group that is scored, or the part of it that was probed, which comes again if it is completed."""
         self.groups[place] = group
         self._passed.discard(place)
-        if self._refill is None or self._refill.admits(group):
+        if self._resample is None or self._resample.accepts(group):
             self._passed.add(place)
             if len(group.rollouts) == self._group_size:
-                self._admitted.add(place)
+                self._accepted.add(place)
             else:
                 self._promising.append(place)
 
     def promising(self, *, open: int) -> list[int]:
         """Places of the probed groups to be completed now, each once: without streaming, when all that are open are judged."""
-        if self._refill is None or (open and not self._refill.streaming):
+        if self._resample is None or (open and not self._resample.streaming):
             return []
         places, self._promising = sorted(self._promising), []
         return places
 
     @property
     def enough(self) -> bool:
-        return self._refill is not None and self._refill.streaming and len(self._admitted) >= self._size
+        return self._resample is not None and self._resample.streaming and len(self._accepted) >= self._size
 
     def more(self, *, tried: int, open: int) -> Sequence[Task]:
         """Further tasks, where groups are missing and may be replaced now. `open`: groups not judged yet."""
-        if self._refill is None or (self.groups and open and not self._refill.streaming):
+        if self._resample is None or (self.groups and open and not self._resample.streaming):
             return []
-        missing = max(0, self._size - len(self._admitted))
-        n = min(math.ceil(missing * self._refill.oversubmit) - open, self._refill.rounds * self._size - tried)
-        return self._refill.more(n) if n > 0 else []
+        missing = max(0, self._size - len(self._accepted))
+        n = min(math.ceil(missing * self._resample.oversubmit) - open, self._resample.rounds * self._size - tried)
+        return self._resample.more(n) if n > 0 else []
 
     def collected(self, desk: Desk, *, rollout_s: float, reward_s: float) -> Collected:
-        admitted = sorted(self._admitted)[: self._size]
-        rejected = sorted(self.groups.keys() - set(admitted))
+        accepted = sorted(self._accepted)[: self._size]
+        rejected = sorted(self.groups.keys() - set(accepted))
         return Collected(
-            groups=[self.groups[place] for place in admitted],
-            places=admitted,
+            groups=[self.groups[place] for place in accepted],
+            places=accepted,
             rejected=[self.groups[place] for place in rejected],
             rejected_places=rejected,
             spare=self._passed.intersection(rejected),

@@ -1,4 +1,4 @@
-"""Other ends for answers that were begun: what per-step credit asks for. Same sampler, same rewards, own seeds."""
+"""Other ends for answers that were begun: what per-step credit asks for. Same engine, same rewards, own seeds."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import replace
 from rlcore.errors import RewardError
 from rlcore.rollout.clock import POLL_S, Clock
 from rlcore.rollout.desk import Scorer, request_seed
+from rlcore.rollout.engine import Engine
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.sampler import Sampler
 from rlcore.types import Completion, Group, Prefix, Request, Rollout, Sampling
 
 
 def continuations(
     prefixes: Sequence[Prefix],
     *,
-    sampler: Sampler,
+    engine: Engine,
     encoder: PromptEncoder,
     scorer: Scorer,
     sampling: Sampling,
@@ -30,7 +30,7 @@ def continuations(
 
     They are named `<rollout id>@<length>~<number>`. What is not written `deadline_s` after the start is aborted and left out, so
     a group may hold fewer answers than asked for, or none. Tokens of the prefix keep the log-probability they were written with.
-    Raises `SamplerError` if aborted requests do not come back, `RewardError` if verdicts stay out. The sampler and the scorer
+    Raises `EngineError` if aborted requests do not come back, `RewardError` if verdicts stay out. The engine and the scorer
     must have nothing else in flight.
     """
     owner: dict[str, Prefix] = {}
@@ -42,8 +42,8 @@ def continuations(
             owner[request.id] = prefix
             requests.append(request)
     verdicts: dict[str, list] = {}
-    sampler.submit(requests)
-    clock = Clock(sampler, time.monotonic() + deadline_s)
+    engine.submit(requests)
+    clock = Clock(engine, time.monotonic() + deadline_s)
     while owner:
         for completion in clock.poll(owner.keys()):
             prefix = owner.pop(completion.request_id)

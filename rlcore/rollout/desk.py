@@ -78,7 +78,7 @@ class Desk:
 
     @property
     def writing(self) -> set[str]:
-        """Ids of the requests that the sampler has not handed back."""
+        """Ids of the requests that the engine has not handed back."""
         return set(self._owner)
 
     def unscored(self) -> list[str]:

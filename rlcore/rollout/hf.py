@@ -11,14 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hub_logging
 
-from rlcore.errors import ModelError, SamplerError
-from rlcore.rollout.draft import Draft, check_requests
+from rlcore.errors import EngineError, ModelError
 from rlcore.rollout.hf_decode import Wave
-from rlcore.rollout.sync import fingerprint
+from rlcore.rollout.partial import Draft, check_requests
+from rlcore.rollout.publish import fingerprint
 from rlcore.types import Completion, Request
 
 
-class HfSampler:
+class HfEngine:
     """Samples from a transformers model that it owns.
 
     Requests are decoded in waves of at most `max_sequences`, formed in submission order; a wave ends with its last row.
@@ -90,8 +90,8 @@ class HfSampler:
         for name, tensor in weights:
             if name not in own or own[name].shape != tensor.shape:
                 held = f"of shape {tuple(own[name].shape)}" if name in own else "not at all"
-                raise SamplerError(
-                    f"the sampler's model has weight {name!r} {held}, the learner sent it with shape "
+                raise EngineError(
+                    f"the engine's model has weight {name!r} {held}, the learner sent it with shape "
                     f"{tuple(tensor.shape)}; both must be made from the same model"
                 )
             own[name].copy_(tensor)

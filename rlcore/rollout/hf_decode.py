@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicLayer
 
-from rlcore.rollout.draft import Draft
 from rlcore.rollout.hf_draw import Settings, draw
+from rlcore.rollout.partial import Draft
 from rlcore.types import Finish
 
 _GROWTH = 128  # columns of cache allocated at a time

@@ -1,4 +1,4 @@
-"""A sampler that replays given answers: for tests of everything downstream, without a model and without torch."""
+"""An engine that replays given answers: for tests of everything downstream, without a model and without torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rlcore.errors import SamplerError
-from rlcore.rollout.draft import Draft, check_requests
+from rlcore.errors import EngineError
+from rlcore.rollout.partial import Draft, check_requests
 from rlcore.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Script = Callable[[Request], "str | list[int]"] | Mapping[str, "str | list[int]"]
 
 
-class ScriptedSampler:
-    """Replays a script. Example: `ScriptedSampler(lambda request: [4, 1], logprob=-0.5, delay={"slow#0": 10})`.
+class ScriptedEngine:
+    """Replays a script. Example: `ScriptedEngine(lambda request: [4, 1], logprob=-0.5, delay={"slow#0": 10})`.
 
     `script` gives the whole answer, end-of-sequence included, by request or by request id; text needs `encode`. A
     request's prefix must be a start of it and is not repeated. An answer longer than `max_tokens` is cut there (finish
@@ -74,7 +74,7 @@ class ScriptedSampler:
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Keep the fingerprint of the weights, nothing else."""
-        from rlcore.rollout.sync import fingerprint
+        from rlcore.rollout.publish import fingerprint
 
         self._fingerprint = fingerprint((tensor for _, tensor in weights), self._dtype)
         self.version = version
@@ -86,7 +86,7 @@ class ScriptedSampler:
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         """What the given `score` function says of each sequence."""
         if self._score is None:
-            raise SamplerError("this scripted sampler cannot score; give it score=")
+            raise EngineError("this scripted engine cannot score; give it score=")
         return [self._score(sequence) for sequence in sequences]
 
     def close(self) -> None:
@@ -97,11 +97,11 @@ class ScriptedSampler:
         answer = self._script(request) if callable(self._script) else self._script[request.id]
         if isinstance(answer, str):
             if self._encode is None:
-                raise SamplerError("this scripted sampler was given text and no tokenizer; give it encode=")
+                raise EngineError("this scripted engine was given text and no tokenizer; give it encode=")
             answer = self._encode(answer)
         start = len(request.prefix_ids)
         if list(answer[:start]) != list(request.prefix_ids):
-            raise SamplerError(f"the script of request {request.id!r} does not begin with the request's prefix")
+            raise EngineError(f"the script of request {request.id!r} does not begin with the request's prefix")
         return list(answer[start:])
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from rlcore.errors import SamplerError
+from rlcore.errors import EngineError
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -32,7 +32,7 @@ class AdapterSlot:
 
     def __init__(self, rank: int) -> None:
         if rank > _RANKS[-1]:
-            raise SamplerError(f"vLLM serves adapters up to rank {_RANKS[-1]}, not {rank}; set sampler.sync to merged")
+            raise EngineError(f"vLLM serves adapters up to rank {_RANKS[-1]}, not {rank}; set engine.sync to merged")
         self.engine_arguments: dict[str, Any] = {
             "enable_lora": True,
             "max_loras": 1,
@@ -50,7 +50,7 @@ class AdapterSlot:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights if any(part in name for part in PARTS)}
         ranks = {len(tensor) for name, tensor in tensors.items() if PARTS[0] in name}
         if not ranks:
-            raise SamplerError("the weights published hold no LoRA adapter, and this sampler takes nothing else (sampler.sync)")
+            raise EngineError("the weights published hold no LoRA adapter, and this engine takes nothing else (engine.sync)")
         modules = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in tensors})
         config = {"peft_type": "LORA", "r": max(ranks), "lora_alpha": max(ranks), "target_modules": modules, "bias": "none"}
         save_file(_padded(tensors, max(ranks)), self._folder / "adapter_model.safetensors")

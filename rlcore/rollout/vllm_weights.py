@@ -15,7 +15,7 @@ import vllm.model_executor.layers.utils as layer_utils
 import vllm.v1.sample.sampler as sampler_module
 from vllm.platforms import current_platform
 
-from rlcore.rollout.sync import Distinct, tensor_digest
+from rlcore.rollout.publish import Distinct, tensor_digest
 
 if not hasattr(layer_utils, "rlcore_pack"):
     layer_utils.rlcore_pack = getattr(layer_utils, "dispatch_cpu_unquantized_gemm", None)

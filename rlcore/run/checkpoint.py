@@ -33,7 +33,7 @@ class Cursor:
     step: int = 0
     """Optimiser steps done in all stages; also the policy version."""
     curriculum: dict[str, Any] = field(default_factory=dict)
-    """State of the task sampler, of the stage whose learner is saved beside it."""
+    """State of the task engine, of the stage whose learner is saved beside it."""
     ended_after: int | None = None
     """Steps of the stage before `stage`, where that stage has just ended: with more steps in the recipe it goes on."""
 

@@ -2,7 +2,7 @@
 
 runs/<name>/  recipe.yaml (resolved) . metrics.jsonl (one object a step) . eval.jsonl (one an evaluation)
               rollouts/NNNNNN.jsonl (one object a rollout) . checkpoints/step_NNNNNN/
-              curriculum.svg (share, pass rate and value of each arm, where there are several)
+              curriculum.svg (share, pass rate and value of each category, where there are several)
               samples/<stage>/ (rollouts of a sample stage) . pairs/<stage>.jsonl (what a prefer stage compared)
               references/stage_NN/ (the model a stage began with, where its objective compares with it)
 """

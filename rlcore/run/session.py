@@ -1,4 +1,4 @@
-"""What the stages of one run share: the model, the sampler that serves it, and where the run stands."""
+"""What the stages of one run share: the model, the engine that serves it, and where the run stands."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from rlcore.curriculum.sampler import TaskSampler
+from rlcore.curriculum.task_sampler import TaskSampler
 from rlcore.errors import RunError
 from rlcore.learner.optim import Average
 from rlcore.learner.policy import Policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective.term import Objective
-from rlcore.recipe.build import build_learner, build_policy, build_sampler
+from rlcore.recipe.build import build_engine, build_learner, build_policy
 from rlcore.recipe.schema import OfflineStage, Recipe, RlStage, SampleStage, SftStage
+from rlcore.rollout.engine import Engine
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.sampler import Sampler
-from rlcore.rollout.sync import SyncReport, publish
+from rlcore.rollout.publish import PublishReport, publish
 from rlcore.run import checkpoint
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracking import Tracker
@@ -34,7 +34,7 @@ CANARY = 24
 
 
 class Run:
-    """One process's view of a run. Ranks hold equal policies and cursors, and their own sampler and share of the tasks."""
+    """One process's view of a run. Ranks hold equal policies and cursors, and their own engine and share of the tasks."""
 
     def __init__(
         self,
@@ -58,17 +58,17 @@ class Run:
             self._average.load_state_dict(saved["average"])
         self.encoder = PromptEncoder(policy.tokenizer, format=recipe.prompt.format, system=recipe.prompt.system)
         self._tasks = tasks
-        self._sampler: Sampler | None = None
+        self._engine: Engine | None = None
 
     @property
     def max_length(self) -> int:
         """Longest prompt + answer: the recipe's, or the model's where that is shorter."""
-        return min(self.recipe.sampler.max_length, self.policy.max_length)
+        return min(self.recipe.engine.max_length, self.policy.max_length)
 
     @property
     def _apart(self) -> bool:
-        """Whether the sampler is given the adapter by itself."""
-        return self.recipe.sampler.sync == "adapter"
+        """Whether the engine is given the adapter by itself."""
+        return self.recipe.engine.sync == "adapter"
 
     def tasks(self, name: str) -> Sequence[Task]:
         return self._tasks[name]
@@ -78,21 +78,21 @@ class Run:
         own = {stage.label for stage in self.recipe.stages if isinstance(stage, SampleStage)}
         return self.folder.samples / data if data in own else Path(data)
 
-    def sampler(self) -> Sampler:
-        """The sampler of this process, started when a stage first needs one and kept for the stages after it."""
-        if self._sampler is None:
+    def engine(self) -> Engine:
+        """The engine of this process, started when a stage first needs one and kept for the stages after it."""
+        if self._engine is None:
             folder = self.folder.path / ".model"  # what a back end reads its architecture and tokenizer from
             self.policy.save(folder, base=self._apart)
             self.accelerator.wait_for_everyone()
-            section = self.recipe.sampler.model_copy(update={"max_length": self.max_length})
-            self._sampler = build_sampler(
+            section = self.recipe.engine.model_copy(update={"max_length": self.max_length})
+            self._engine = build_engine(
                 section, folder, dtype=self.recipe.model.dtype, device=str(self.accelerator.device),
                 adapter_rank=self.policy.adapter.rank if self._apart and self.policy.adapter else None,
             )  # fmt: skip
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 shutil.rmtree(folder)
-        return self._sampler
+        return self._engine
 
     def learner(self, stage: SftStage | RlStage | OfflineStage, objective: Objective, *, temperature: float = 1.0) -> Learner:
         """A fresh learner of the run's policy for one stage."""
@@ -127,17 +127,17 @@ class Run:
         """Context in which the policy has its own weights, or the averaged ones of the last training stage."""
         return self._average.applied() if weights == "ema" and self._average else nullcontext()
 
-    def publish(self, version: int) -> SyncReport:
-        """Serve the policy's present weights as `version`, with proof. Raises `SyncError`."""
+    def publish(self, version: int) -> PublishReport:
+        """Serve the policy's present weights as `version`, with proof. Raises `PublishError`."""
         canary = (self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0]) * CANARY)[:CANARY]
         return publish(
             partial(self.policy.weights, apart=self._apart),
-            self.sampler(),
+            self.engine(),
             version,
             canary=canary,
             score=self.policy.score,
             served_dtype=self.recipe.model.dtype,
-            tolerance=self.recipe.sampler.sync_tolerance,
+            tolerance=self.recipe.engine.sync_tolerance,
         )
 
     def my_share(self, items: Sequence[Any]) -> list[Any]:
@@ -185,9 +185,9 @@ class Run:
         cursor.ended_after, cursor.curriculum = None, {}
 
     def close(self) -> None:
-        if self._sampler is not None:
-            self._sampler.close()
-            self._sampler = None
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def _save(self, state: dict[str, Any]) -> None:
         checkpoint.save(

@@ -1,8 +1,8 @@
 """Rollouts on disk, one JSON object an answer: written by `rl` and `sample` stages, read by `offline` and `prefer` stages.
 
-A row holds what `rlcore.run.measures.rollout_rows` writes. To learn from answers of elsewhere, write rows with at least `task`,
+A row holds what `rlcore.run.metrics.rollout_rows` writes. To learn from answers of elsewhere, write rows with at least `task`,
 `prompt`, `text`, `value`, `token_ids` and `mask`; `logprobs: null` says that nobody recorded the log-probabilities of the policy
-that wrote them. `steps: {"spans": [[start, end], ...], "values": [Q_0, ...]}` is `rlcore.credit.steps.StepValues`, where known.
+that wrote them. `steps: {"spans": [[start, end], ...], "values": [Q_0, ...]}` is `rlcore.credit.step_values.StepValues`, where known.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.credit.split import Span
-from rlcore.credit.steps import StepValues
+from rlcore.credit.step_values import StepValues
 from rlcore.errors import RunError
 from rlcore.run.folder import read_rows
 from rlcore.types import Group, Rollout, Task, Verdict
@@ -64,7 +64,7 @@ def read_stored(path: Path) -> list[Stored]:
 
 def _stored(rows: list[dict[str, Any]], file: str) -> Stored:
     first = rows[0]
-    task = Task(id=first["task"], prompt=first["prompt"], answer=first.get("gold"), arm=first.get("arm", "all"))
+    task = Task(id=first["task"], prompt=first["prompt"], answer=first.get("answer"), category=first.get("category", "all"))
     rollouts = [_rollout(row, f"{file}/{row.get('id', number)}") for number, row in enumerate(rows)]
     unrecorded = frozenset(rollout.id for rollout, row in zip(rollouts, rows, strict=True) if row.get("logprobs") is None)
     steps = {

@@ -15,16 +15,16 @@ from rich.table import Table
 
 from rlcore.recipe.schema import OfflineStage, PreferStage, RlStage, SftStage
 from rlcore.run.folder import RunFolder
-from rlcore.run.measures import dead_states
+from rlcore.run.metrics import dead_states
 
 FIRST_STEPS = 5
 """Dead states are named in the first steps of a stage, where they usually mean a mistake in the set-up."""
 
 HEADLINES = {
     "sft": ("loss", "entropy"),
-    "rl": ("reward/mean", "length/mean", "zero_variance_share"),
+    "rl": ("reward/mean", "completions/length/mean", "reward/frac_zero_std"),
     "eval": ("accuracy",),
-    "sample": ("reward/mean", "length/mean"),
+    "sample": ("reward/mean", "completions/length/mean"),
     "offline": ("loss", "entropy"),
     "prefer": ("loss", "margin", "accuracy"),
 }

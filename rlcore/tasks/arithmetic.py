@@ -1,6 +1,6 @@
 """Sums with worked steps, made on the spot: a task set that needs no data, no network and no large model.
 
-    prompt "7+15+4=?"   demonstration "7+15=22;22+4=26"   answer "26"   arm "3-terms"   column level 3
+    prompt "7+15+4=?"   demonstration "7+15=22;22+4=26"   answer "26"   category "3-terms"   column level 3
 
 With `mistakes` above 0 the demonstrations come from a weak teacher who, in that share of them, forgets a carry in the last
 step, or in one drawn evenly from all steps, and reckons on with the wrong result: the model that imitates them learns the
@@ -67,7 +67,7 @@ def arithmetic(
             id=f"arithmetic/{split}/{seed}/{i}",
             prompt="+".join(map(str, numbers)) + "=?",
             answer=str(sum(numbers)),
-            arm=f"{len(numbers)}-terms",
+            category=f"{len(numbers)}-terms",
             demonstration=worked(shown, mistaken, _free(rng, letters)),
             columns={"level": len(numbers)},
         )

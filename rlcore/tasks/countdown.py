@@ -1,6 +1,6 @@
 """Countdown: reach a target from given numbers, each used once. Made on the spot, with a worked solution.
 
-    prompt "3 5 8>9?"   demonstration "8-5=3;3*3=9"   columns numbers [3, 5, 8], target 9   arm "3-numbers"
+    prompt "3 5 8>9?"   demonstration "8-5=3;3*3=9"   columns numbers [3, 5, 8], target 9   category "3-numbers"
 
 Every problem has a solution, because it is made from one. The reward `countdown` checks any other just as well. With `mistakes`
 above 0 that share of the demonstrations joins all the numbers, each step right, without a look at the target: a model that
@@ -63,7 +63,7 @@ def countdown(
             id=f"countdown/{split}/{seed}/{i}",
             prompt=f"{' '.join(map(str, given))}>{target}?",
             answer=";".join(steps),
-            arm=f"{len(given)}-numbers",
+            category=f"{len(given)}-numbers",
             demonstration=";".join(shown),
             columns={"numbers": given, "target": target, "level": len(given)},
         )

@@ -14,7 +14,7 @@ from rlcore.tasks.lazy import LazyTasks
 from rlcore.tasks.table import open_table
 from rlcore.types import Message, Task
 
-FIELDS = ("prompt", "answer", "arm", "demonstration", "id")
+FIELDS = ("prompt", "answer", "category", "demonstration", "id")
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}\s][^{}]*)\}")
 _CHECK_BATCH = 1000
 
@@ -31,7 +31,7 @@ def dataset(
 ) -> Sequence[Task]:
     """Tasks from a .jsonl, .json (both also .gz) or .parquet file, a folder or glob of them, or a hub data set.
 
-    columns: where the fields prompt, answer, arm, demonstration and id come from. A value is a column's name, or a template
+    columns: where the fields prompt, answer, category, demonstration and id come from. A value is a column's name, or a template
     with columns in braces: `{"prompt": "Problem: {Body} {Question}", "answer": "Answer"}`; `{{` and `}}` are literal braces
     and `{}` is left alone. A field that is not named comes from the column of its own name, if there is one; only a prompt
     is required. The prompt may be a column of chat messages. Every column also goes to `Task.columns`.
@@ -77,18 +77,18 @@ class _Rows:
             id=str(fields.get("id", f"{self._stem}/{number}")),
             prompt=self._prompt(fields["prompt"], number),
             answer=self._answer(fields.get("answer"), number),
-            arm=str(fields.get("arm", "all")),
+            category=str(fields.get("category", "all")),
             demonstration=self._demonstration(fields.get("demonstration"), number),
             columns=dict(row),
         )
 
     def column(self, table: Any, order: Sequence[int], name: str) -> Sequence[Any] | None:
-        """One column, or the arm, of every chosen row; None if it is no plain column."""
-        source = self._sources.get("arm", name) if name == "arm" else name
+        """One column, or the category, of every chosen row; None if it is no plain column."""
+        source = self._sources.get("category", name) if name == "category" else name
         if source not in self._names:
-            return ["all"] * len(order) if source == "arm" else None
+            return ["all"] * len(order) if source == "category" else None
         values = table[source][:]
-        return [str(values[i]) if name == "arm" else values[i] for i in order]
+        return [str(values[i]) if name == "category" else values[i] for i in order]
 
     def check(self, table: Any, chosen: set[int]) -> None:
         """Make every chosen task once, from the columns its fields use, so that a bad row is found before the run starts."""

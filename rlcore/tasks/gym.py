@@ -36,7 +36,7 @@ def gym(name: str, *, size: int, seed: int = 0, params: Mapping[str, Any] | None
             id=f"gym/{name}/{seed}/{i}",
             prompt=entry["question"],
             answer=entry["answer"],
-            arm=name,
+            category=name,
             columns={"entry": entry, "params": settings},
         )
 

@@ -17,7 +17,7 @@ class LazyTasks(Sequence[Task]):
         self._size, self._make, self._column = size, make, column
 
     def column(self, name: str) -> Sequence[Any] | None:
-        """The arm ("arm") or a column of every task, [size], without making them; None where that is not possible."""
+        """The category ("category") or a column of every task, [size], without making them; None where that is not possible."""
         return self._column(name) if self._column else None
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Continuing answers through a sampler and the real scorer: names, seeds, tokens, deadlines, and the planted error of a text."""
+"""Continuing answers through an engine and the real scorer: names, seeds, tokens, deadlines, and the planted error of a text."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from rlcore.credit.monte_carlo import MonteCarlo
 from rlcore.credit.split import delimiter
 from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.reward import RewardSpec
 from rlcore.rollout.continuations import continuations
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.scripted import ScriptedSampler
-from rlcore.scoring import Scorer
+from rlcore.rollout.scripted import ScriptedEngine
+from rlcore.scoring.forms import RewardSpec
+from rlcore.scoring.scorer import Scorer
 from rlcore.types import Group, Prefix, Request, Rollout, Sampling, Task, Verdict
 
 ENCODER = PromptEncoder(byte_tokenizer())
@@ -71,11 +71,11 @@ def chains(n: int) -> list[tuple[Group, int]]:
 
 
 def test_the_forgotten_carry_is_found_in_the_text_of_an_answer(scorer: Scorer) -> None:
-    sampler = ScriptedSampler(carried_on, logprob=-1.0)
+    engine = ScriptedEngine(carried_on, logprob=-1.0)
 
     def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
         return continuations(
-            prefixes, sampler=sampler, encoder=ENCODER, scorer=scorer, sampling=SAMPLING, seed=7, deadline_s=left_s,
+            prefixes, engine=engine, encoder=ENCODER, scorer=scorer, sampling=SAMPLING, seed=7, deadline_s=left_s,
             max_length=128,
         )  # fmt: skip
 
@@ -89,13 +89,13 @@ def test_the_forgotten_carry_is_found_in_the_text_of_an_answer(scorer: Scorer) -
     assert estimate.cost.tokens > 0 and len(estimate.continued) == estimate.cost.prefixes
 
 
-def some(scorer: object, sampler: ScriptedSampler, **settings: object) -> tuple[Prefix, list[Group]]:
+def some(scorer: object, engine: ScriptedEngine, **settings: object) -> tuple[Prefix, list[Group]]:
     [(group, _)] = chains(1)
     prefix = Prefix(task=group.task, rollout=group.rollouts[0], length=group.rollouts[0].text.index(";") + 1, n=3, max_tokens=60)
     settings = {"seed": 7, "deadline_s": 30.0, "max_length": 128, **settings}
     return prefix, continuations(
         [prefix],
-        sampler=sampler,
+        engine=engine,
         encoder=ENCODER,
         scorer=scorer,
         sampling=SAMPLING,
@@ -110,7 +110,7 @@ def test_continuations_are_whole_answers_with_the_prefix_as_it_was_written(score
         requests.append(request)
         return request.prefix_ids + encode("=26")
 
-    prefix, [group] = some(scorer, ScriptedSampler(script, logprob=-1.0))
+    prefix, [group] = some(scorer, ScriptedEngine(script, logprob=-1.0))
     prompt, kept = ENCODER.encode(prefix.task), prefix.length
     assert [rollout.id for rollout in group.rollouts] == [f"sum0#0@{kept}~{k}" for k in range(3)]
     assert len({request.seed for request in requests}) == 3
@@ -119,19 +119,19 @@ def test_continuations_are_whole_answers_with_the_prefix_as_it_was_written(score
         assert rollout.logprobs == [0.0] * len(prompt) + [-0.25] * kept + [-1.0] * 4
         assert rollout.text == ENCODER.decode(prefix.rollout.answer_ids[:kept]) + "=26"
         assert (rollout.version_min, rollout.version_max) == (0, 4)
-    _, [again] = some(scorer, ScriptedSampler(script), seed=8)
+    _, [again] = some(scorer, ScriptedEngine(script), seed=8)
     assert {r.seed for r in requests[:3]}.isdisjoint(r.seed for r in requests[3:]) and len(again.rollouts) == 3
 
 
 def test_stragglers_are_aborted_and_left_out(scorer: Scorer) -> None:
     never = {f"sum0#0@{kept}~1": 10**9 for kept in range(20)}
-    _, [group] = some(scorer, ScriptedSampler(carried_on, delay=never), deadline_s=0.2)
+    _, [group] = some(scorer, ScriptedEngine(carried_on, delay=never), deadline_s=0.2)
     assert [rollout.id[-2:] for rollout in group.rollouts] == ["~0", "~2"] and len(group.verdicts) == 2
 
 
 def test_the_model_s_length_bounds_a_continuation(scorer: Scorer) -> None:
     [(group, _)] = chains(1)
     longest = len(ENCODER.encode(group.task)) + group.rollouts[0].text.index(";") + 3
-    _, [group] = some(scorer, ScriptedSampler(carried_on), max_length=longest)
+    _, [group] = some(scorer, ScriptedEngine(carried_on), max_length=longest)
     assert {len(rollout.token_ids) for rollout in group.rollouts} == {longest}
     assert {rollout.finish for rollout in group.rollouts} == {"length"}

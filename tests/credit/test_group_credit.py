@@ -27,7 +27,7 @@ def group(rewards):
         for i in range(len(rewards))
     ]
     verdicts = [Verdict(value=r) if r is not None else Verdict(value=None, status="timed-out") for r in rewards]
-    return Group(task=Task(id="t", prompt="p", arm="easy"), rollouts=rollouts, verdicts=verdicts)
+    return Group(task=Task(id="t", prompt="p", category="easy"), rollouts=rollouts, verdicts=verdicts)
 
 
 def advantages(rewards, **settings):
@@ -105,7 +105,7 @@ def test_a_baseline_has_parameters_of_its_own():
 def test_outcome_tells_the_curriculum():
     one = group([1.0, 0.0, None, 0.0])
     seen = outcome(17, one, group_samples(one, baseline=mean))
-    assert (seen.index, seen.arm, seen.rewards) == (17, "easy", (1.0, 0.0, 0.0))
+    assert (seen.index, seen.category, seen.rewards) == (17, "easy", (1.0, 0.0, 0.0))
     assert seen.abs_advantage == pytest.approx((2 / 3 + 1 / 3 + 1 / 3) / 3)
     flat = group([1.0, 1.0])
     assert outcome(0, flat, group_samples(flat)).abs_advantage == 0

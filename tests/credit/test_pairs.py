@@ -8,7 +8,7 @@ import pytest
 
 from rlcore.credit.pairs import answer_pairs, first_pit_pairs, shared_prefix_pairs
 from rlcore.credit.split import Span
-from rlcore.credit.steps import StepValues
+from rlcore.credit.step_values import StepValues
 from rlcore.errors import LearnerError
 from rlcore.types import Group, Rollout, Task, Verdict
 

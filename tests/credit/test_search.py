@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from rlcore.credit.continuations import with_continuations
 from rlcore.credit.group import group_credit
-from rlcore.credit.kept import with_continuations
 from rlcore.credit.monte_carlo import MonteCarlo
 from rlcore.credit.per_step import per_step
 from rlcore.credit.search import SEARCHES
 from rlcore.credit.split import fixed
-from rlcore.credit.steps import without_zeros
+from rlcore.credit.step_values import without_zeros
 from rlcore.errors import RecipeError
 from rlcore.recipe.load import load
 from rlcore.types import Group, Prefix, Verdict

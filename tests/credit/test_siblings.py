@@ -11,7 +11,7 @@ import pytest
 from rlcore.credit.group import group_credit
 from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import delimiter, fixed
-from rlcore.credit.steps import StepValues
+from rlcore.credit.step_values import StepValues
 from rlcore.credit.vine import vine
 from rlcore.errors import RecipeError
 from rlcore.recipe.build import build_credit, build_step_values

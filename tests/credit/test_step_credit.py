@@ -86,7 +86,7 @@ def show(task):
 
 
 @pytest.mark.parametrize(
-    ("rewards", "gate", "imitated"),
+    ("rewards", "threshold", "imitated"),
     [
         ([0.0] * 4, 0.0, True),
         ([0.0, 0.0, 0.0, 1.0], 0.0, False),
@@ -96,9 +96,9 @@ def show(task):
         ([0.0, None, 0.0, 0.0], 0.0, True),
     ],
 )
-def test_the_gate_is_crossed_above_it_only(rewards, gate, imitated):
+def test_the_gate_is_crossed_above_it_only(rewards, threshold, imitated):
     base = group_credit()
-    [samples] = gated(base, show, gate=gate)([group(rewards)])
+    [samples] = gated(base, show, threshold=threshold)([group(rewards)])
     if imitated:
         [sample] = samples
         assert sample.stream == "demonstration" and sample.advantages == [0.0, 1.0, 1.0] and sample.logprobs is None

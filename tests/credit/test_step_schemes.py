@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from rlcore.credit.continuations import with_continuations
 from rlcore.credit.first_pit import first_pit
 from rlcore.credit.group import Credit, group_credit, outcome
-from rlcore.credit.kept import with_continuations
 from rlcore.credit.negative_only import negative_only
 from rlcore.credit.per_step import per_step
 from rlcore.credit.split import Span
-from rlcore.credit.steps import StepValues, by_step, without_zeros
+from rlcore.credit.step_values import StepValues, by_step, without_zeros
 from rlcore.credit.vine import vine
 from rlcore.errors import RecipeError
 from rlcore.recipe.build import build_credit, build_step_values
@@ -161,7 +161,7 @@ def test_the_scheme_of_the_docs(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_scheme_of_ones_own_that_gives_something_else_is_named(tmp_path: Path, body: str, said: str) -> None:
-    (tmp_path / "mine.py").write_text(f"def own(credit, values): return {body}\nfrom rlcore.credit.steps import by_step\n")
+    (tmp_path / "mine.py").write_text(f"def own(credit, values): return {body}\nfrom rlcore.credit.step_values import by_step\n")
     with pytest.raises(RecipeError, match=said):
         samples_of(stage(scheme=f"{tmp_path}/mine.py:own"), [GROUP])
 

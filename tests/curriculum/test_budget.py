@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from rlcore.credit.group import group_samples
-from rlcore.curriculum.budget import BUDGETS, state_budget
+from rlcore.curriculum.length_budget import BUDGETS, state_budget
 from rlcore.errors import RecipeError
 from rlcore.plugin import build
 from rlcore.recipe.build import build_budget
 from rlcore.recipe.schema import RlStage
-from rlcore.reward import RewardSpec
-from rlcore.scoring import Scorer
+from rlcore.scoring.forms import RewardSpec
+from rlcore.scoring.scorer import Scorer
 from rlcore.types import Group, Rollout, Task
 
 

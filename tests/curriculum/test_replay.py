@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.cli import main
-from rlcore.curriculum.sampler import CURRICULA
+from rlcore.analysis.replay import Record, mean_advantage, replay
+from rlcore.cli.main import main
+from rlcore.curriculum.task_sampler import CURRICULA
 from rlcore.plugin import build
-from rlcore.run.plot import draw_arms, panels_svg
-from rlcore.run.replay import Record, mean_advantage, replay
-from tests.curriculum.test_arm_samplers import tasks
+from rlcore.run.plots import draw_categories, panels_svg
+from tests.curriculum.test_category_samplers import tasks
 from tests.curriculum.worlds import play
 from tests.run.whole import TINY
 
@@ -26,23 +26,23 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "curricula.md").read_text
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which 2-terms is always solved, 3-terms never, and 4-terms half the time; it drew only two tasks of each."""
     folder = tmp_path_factory.mktemp("recorded")
-    recipe = TINY.replace("tasks: lessons, steps: 6, groups", "tasks: lessons, steps: 30, groups")
+    recipe = TINY.replace("tasks: demonstrations, steps: 6, groups", "tasks: demonstrations, steps: 30, groups")
     recipe = recipe.replace("size: 64, max_number: 4, terms: [2]", "size: 90, max_number: 4, terms: [2, 3, 4]")
     (folder / "recipe.yaml").write_text(recipe)
     (folder / "rollouts").mkdir()
-    arms: dict[str, list[int]] = {}
+    categories: dict[str, list[int]] = {}
     from rlcore.tasks.arithmetic import arithmetic
 
     for i, task in enumerate(arithmetic(size=90, max_number=4, terms=[2, 3, 4])[:]):
-        arms.setdefault(task.arm, []).append(i)
+        categories.setdefault(task.category, []).append(i)
     values = {"2-terms": (1.0, 1.0, 1.0, 1.0), "3-terms": (0.0, 0.0, 0.0, 0.0), "4-terms": (1.0, 0.0, 1.0, 0.0)}
     with (folder / "metrics.jsonl").open("w") as metrics:
         metrics.write(json.dumps({"step": 6, "stage": "sft"}) + "\n")
         for step in range(7, 7 + STEPS):
-            shares = {f"curriculum/{arm}/share": 1 / 3 for arm in arms}
+            shares = {f"curriculum/{category}/frac": 1 / 3 for category in categories}
             metrics.write(json.dumps({"step": step, "stage": "rl", **shares}) + "\n")
             for rank, place in enumerate(("", ".rank1")):
-                rows = [{"index": arms[arm][rank], "arm": arm, "value": value} for arm in arms for value in values[arm]]
+                rows = [{"index": categories[category][rank], "category": category, "value": value} for category in categories for value in values[category]]
                 (folder / "rollouts" / f"{step:06d}{place}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -70,8 +70,8 @@ def test_the_command_prints_a_table_or_json_and_draws(recorded: Path, tmp_path: 
     assert [one["sampler"] for one in found["samplers"]] == ["uniform", "sec alpha=0.3"]
     drawn = xml.dom.minidom.parse(str(plot))
     assert len(drawn.getElementsByTagName("polyline")) == 6
-    assert main(["curriculum", "plot", str(recorded), "--out", str(tmp_path / "arms.svg")]) == 0
-    assert len(xml.dom.minidom.parse(str(tmp_path / "arms.svg")).getElementsByTagName("polyline")) == 3
+    assert main(["curriculum", "plot", str(recorded), "--out", str(tmp_path / "categories.svg")]) == 0
+    assert len(xml.dom.minidom.parse(str(tmp_path / "categories.svg")).getElementsByTagName("polyline")) == 3
 
 
 def test_what_cannot_be_replayed_is_met_with_a_sentence(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -80,8 +80,8 @@ def test_what_cannot_be_replayed_is_met_with_a_sentence(recorded: Path, tmp_path
         ([str(recorded), "--sampler", "unifrom"], "did you mean 'uniform'"),
     ):
         assert main(["curriculum", "replay", *words]) == 2 and message in capsys.readouterr().err
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "stage": "rl", "curriculum/all/share": 1.0}\n')
-    assert not draw_arms(tmp_path, tmp_path / "arms.svg") and not (tmp_path / "arms.svg").exists()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "stage": "rl", "curriculum/all/frac": 1.0}\n')
+    assert not draw_categories(tmp_path, tmp_path / "categories.svg") and not (tmp_path / "categories.svg").exists()
 
 
 def test_points_are_drawn_to_scale() -> None:
@@ -100,7 +100,7 @@ def test_the_sampler_of_the_page_works_and_is_short(tmp_path: Path) -> None:
 
     sampler = make(0)
     rates = {"easy": 0.95, "middle": 0.5, "hard": 0.0}
-    counts = play(sampler, tasks(), lambda task, _: rates[task.arm], steps=40, batch=12)
+    counts = play(sampler, tasks(), lambda task, _: rates[task.category], steps=40, batch=12)
     first, last = counts[0], sum(counts[20:], type(counts[0])())
     assert max(first, key=first.get) == "easy" and max(last, key=last.get) == "middle"
     again = make(9)
@@ -109,8 +109,8 @@ def test_the_sampler_of_the_page_works_and_is_short(tmp_path: Path) -> None:
 
 
 def test_the_page_names_every_sampler_gate_and_budget() -> None:
-    from rlcore.curriculum.budget import BUDGETS
-    from rlcore.curriculum.gate import GATES
+    from rlcore.curriculum.filter import FILTERS
+    from rlcore.curriculum.length_budget import BUDGETS
 
-    for name in [*CURRICULA, *GATES, *BUDGETS]:
+    for name in [*CURRICULA, *FILTERS, *BUDGETS]:
         assert re.search(rf"\| `({{use: )?{name}\b", PAGE), name

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlcore.curriculum.ordered import Ordered
-from rlcore.curriculum.sampler import CURRICULA
+from rlcore.curriculum.task_sampler import CURRICULA
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RecipeError, RunError, TaskError
 from rlcore.plugin import build
@@ -28,8 +28,8 @@ def by_level(keys: Sequence[object], *, reverse: bool = False, seed: int = 0) ->
     return Ordered(levels(keys), by="level", reverse=reverse, seed=seed)
 
 
-def _outcome(arm: str, *rewards: float) -> Outcome:
-    return Outcome(index=0, arm=arm, rewards=rewards, abs_advantage=0.0)
+def _outcome(category: str, *rewards: float) -> Outcome:
+    return Outcome(index=0, category=category, rewards=rewards, abs_advantage=0.0)
 
 
 def test_uniform_draws_each_position_once_an_epoch():
@@ -84,11 +84,11 @@ def test_metrics_are_of_the_outcomes_observed_last():
     sampler.observe([_outcome("gone", 1.0)])
     sampler.observe([_outcome("easy", 1.0, 1.0), _outcome("easy", 0.0, 1.0), _outcome("hard", -1.0, 0.2), _outcome("dead")])
     assert sampler.metrics() == {
-        "curriculum/easy/share": 0.5,
+        "curriculum/easy/frac": 0.5,
         "curriculum/easy/pass_rate": 0.75,
-        "curriculum/hard/share": 0.25,
+        "curriculum/hard/frac": 0.25,
         "curriculum/hard/pass_rate": 0.0,
-        "curriculum/dead/share": 0.25,
+        "curriculum/dead/frac": 0.25,
     }
 
 
@@ -112,7 +112,7 @@ def test_a_recipe_names_one_by_name_or_by_place(tmp_path: Path):
         ({"by": "level"}, "add `use`"),
         ({"use": "ordered", "bye": "level"}, "no parameter 'bye'; did you mean 'by'"),
         ({"use": "ordered", "reverse": "yes"}, "'reverse' must be a valid boolean, not 'yes'"),
-        ({"use": "ordered", "by": "size"}, "has not; there are: arm, level"),
+        ({"use": "ordered", "by": "size"}, "has not; there are: category, level"),
         ({"use": "uniform", "seed": 3}, "no parameter 'seed'"),
         ("nowhere.py:Last", "there is no curriculum file"),
     ],

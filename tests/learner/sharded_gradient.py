@@ -7,7 +7,7 @@ import sys
 
 import torch
 import torch.distributed as dist
-from test_step import make_samples
+from test_update import make_samples
 from tiny_model import TINY
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

@@ -4,15 +4,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from test_step import make_learner, make_samples
+from test_update import make_learner, make_samples
 from tiny_model import TINY
 from transformers import AutoModelForCausalLM
 
-from rlcore.errors import ModelError, SyncError
+from rlcore.errors import ModelError, PublishError
 from rlcore.learner.policy import load_policy
 from rlcore.objective import objective
-from rlcore.rollout.hf import HfSampler
-from rlcore.rollout.sync import publish
+from rlcore.rollout.hf import HfEngine
+from rlcore.rollout.publish import publish
 
 LORA = {"type": "lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 KINDS = {
@@ -130,19 +130,19 @@ def _inputs(samples):
 def test_the_proof_of_sync_covers_the_adapter(tmp_path, dtype):
     policy = make(LORA | {"lora_alpha": 64}, dtype)
     policy.save(tmp_path)
-    sampler = HfSampler(tmp_path, dtype=dtype, max_length=64)
+    engine = HfEngine(tmp_path, dtype=dtype, max_length=64)
     settings = {"canary": [5, 6, 7, 8, 9] * 4, "score": policy.score, "served_dtype": dtype}
-    first = publish(policy.weights, sampler, 1, **settings)
+    first = publish(policy.weights, engine, 1, **settings)
     trained(policy, lr=5e-2)
-    second = publish(policy.weights, sampler, 2, **settings)
+    second = publish(policy.weights, engine, 2, **settings)
     assert first.fingerprint != second.fingerprint and second.canary_gap < (1e-4 if dtype == "float32" else 0.1)
 
     def base_only():
         with policy.adapter.disabled():
             yield from ((n.replace("base_layer.", ""), p) for n, p in policy.model.named_parameters() if "lora_" not in n)
 
-    with pytest.raises(SyncError, match="canary" if dtype == "float32" else "proof of sync failed"):
-        publish(base_only, sampler, 3, **settings)
+    with pytest.raises(PublishError, match="canary" if dtype == "float32" else "proof of sync failed"):
+        publish(base_only, engine, 3, **settings)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_prompts_instead_of_weights_are_refused():
 
 
 def test_the_accelerator_takes_a_partly_frozen_model(make_policy):
-    from rlcore.learner.step import Learner
+    from rlcore.learner.update import Learner
 
     learner = Learner(make(), objective("sft"), accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=2)
-    losses = [learner.step(make_samples(recorded=False)).loss for _ in range(20)]
+    losses = [learner.step(make_samples(has_behaviour=False)).loss for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]

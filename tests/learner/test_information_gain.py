@@ -14,9 +14,9 @@ from accelerate import Accelerator
 
 from rlcore.credit import demonstration_sample, group_credit
 from rlcore.errors import LearnerError
-from rlcore.learner.gain import InformationGain
+from rlcore.learner.information_gain import InformationGain
 from rlcore.learner.policy import Policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
 from rlcore.types import Group, Rollout, Sample, Task, Verdict
 
@@ -175,7 +175,7 @@ def taught(make_policy: Callable[..., Policy]) -> Policy:
     learner = Learner(policy, objective("sft"), accelerator=Accelerator(cpu=True), lr=3e-3, total_steps=200, schedule="cosine")
     rng = random.Random(0)
     for step in range(200):
-        lessons = []
+        demonstrations = []
         for i in range(48):
             seen, x, thought = (rng.choice(DIGITS) for _ in range(3))
             if rng.random() < 0.24:
@@ -183,9 +183,9 @@ def taught(make_policy: Callable[..., Policy]) -> Policy:
                 x = thought if rng.random() < 0.7 else x
             else:
                 thought = UNSURE
-            lessons.append(demonstration_sample(f"{step}/{i}", codes(f"{seen}="), codes(f"{thought}>{x}")))
-            lessons.append(demonstration_sample(f"{step}/{i}/plain", codes(f"{seen}:"), codes(rng.choice(DIGITS))))
-        learner.step(lessons)
+            demonstrations.append(demonstration_sample(f"{step}/{i}", codes(f"{seen}="), codes(f"{thought}>{x}")))
+            demonstrations.append(demonstration_sample(f"{step}/{i}/plain", codes(f"{seen}:"), codes(rng.choice(DIGITS))))
+        learner.step(demonstrations)
     return policy
 
 

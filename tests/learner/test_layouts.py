@@ -13,7 +13,7 @@ from rlcore.learner import attention, attention_cuda
 from rlcore.learner.forest import common, ends, grow, join
 from rlcore.learner.pack import pack
 from rlcore.learner.policy import load_policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
 from rlcore.types import Sample
 
@@ -141,7 +141,7 @@ def test_shared_equals_packed_equals_padded(model_type, case):
         again, shared, learner = step(samples, model_type, layout="shared", micro_batch_tokens=budget)
         assert learner.layout == "shared"
         assert error(shared, packed) < 1e-9
-        for field in ("loss", "grad_norm", "entropy", "kl", "ratio_max", "clip_share", "tokens", "sequences"):
+        for field in ("loss", "grad_norm", "entropy", "kl", "ratio_max", "clip_frac", "tokens", "sequences"):
             assert getattr(again, field) == pytest.approx(getattr(report, field), rel=1e-9)
     if model_type != "gemma2":  # sdpa has no capped scores, and the eager way of transformers takes its softmax in fp32
         assert error(packed, padded(samples, model_type)) < 1e-9

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 import torch
-from test_step import make_learner, make_samples, parameters
+from test_update import make_learner, make_samples, parameters
 
 from rlcore.errors import LearnerError
 from rlcore.learner.optim import OPTIMIZERS, Average, adamw

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from test_step import make_learner, make_samples, parameters
+from test_update import make_learner, make_samples, parameters
 from tiny_model import TINY
 
 from rlcore.learner.pack import pack
 from rlcore.learner.policy import Policy, load_policy
-from rlcore.rollout.hf import HfSampler
-from rlcore.rollout.sync import fingerprint, publish
+from rlcore.rollout.hf import HfEngine
+from rlcore.rollout.publish import fingerprint, publish
 
 DROPPING = TINY | {"attention_dropout": 0.5}
 
@@ -33,7 +33,7 @@ def test_small_updates_are_kept_with_masters_and_lost_without(make_policy):
         learner = make_learner(policy, "sft", lr=1e-6)
         start = parameters(learner).float()
         for _ in range(20):
-            learner.step(make_samples(recorded=False))
+            learner.step(make_samples(has_behaviour=False))
         return (parameters(learner).float() - start).abs()[start.abs() > 0.05]
 
     mixed, pure = make_policy("bfloat16"), make_policy("float32")
@@ -56,12 +56,12 @@ def test_masters_compute_in_bfloat16_near_float32(make_policy):
 def test_served_weights_are_the_cast_of_the_masters(make_policy, tmp_path):
     policy = make_policy("bfloat16")
     policy.save(tmp_path)
-    sampler = HfSampler(tmp_path, dtype="bfloat16", max_length=64)
+    engine = HfEngine(tmp_path, dtype="bfloat16", max_length=64)
     make_learner(policy, lr=1e-4).step(make_samples())
     settings = {"canary": [5, 6, 7, 8, 9] * 4, "score": policy.score, "served_dtype": "bfloat16"}
-    report = publish(policy.weights, sampler, 1, **settings)
+    report = publish(policy.weights, engine, 1, **settings)
     cast = [tensor.to(torch.bfloat16) for _, tensor in policy.weights()]
-    assert report.fingerprint == sampler.fingerprint() == fingerprint(cast) and report.canary_gap < 0.1
+    assert report.fingerprint == engine.fingerprint() == fingerprint(cast) and report.canary_gap < 0.1
 
 
 def test_masters_resume_bit_for_bit(make_policy, tmp_path):

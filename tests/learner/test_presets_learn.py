@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from rlcore.credit import demonstration_sample, gated, group_credit, mixed, whitened
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import PRESETS, objective
 from rlcore.types import Group, Rollout, Task, Verdict
 

@@ -6,15 +6,15 @@ from functools import partial
 import pytest
 import torch
 from accelerate import Accelerator
-from test_step import make_samples
+from test_update import make_samples
 
 from rlcore.learner import module
-from rlcore.learner import step as step_module
+from rlcore.learner import update as step_module
 from rlcore.learner.gradient import sums_over_tokens
 from rlcore.learner.logprobs import one_pass
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import PRESETS, Objective, Term, objective
-from rlcore.objective.parts import anchor, capped, constant, entropy, row_sum, sequence_anchor, sequence_mean
+from rlcore.objective.parts import capped, constant, entropy, old_policy, row_sum, sequence_mean, sequence_old_policy
 
 PARAMS = {"dr_grpo": {"max_tokens": 9}}
 MIXING = {"gspo", "gspo_token", "luspo", "vespo", "kimi"}
@@ -29,7 +29,7 @@ def test_presets(name):
 
 
 def drifted_sequences(tokens, ratio, advantage):
-    """0 for a sequence that is far from its anchor."""
+    """0 for a sequence that is far from its old_policy."""
     return (row_sum(tokens.logp - tokens.old, tokens).abs() < 1).to(ratio.dtype)
 
 
@@ -43,9 +43,9 @@ def upper_half(tokens, ratio, advantage):
     [
         (Term(mask=drifted_sequences), False),
         (Term(mask=upper_half), False),
-        (Term(denominator=capped(2.0, sequence_anchor)), False),
-        (Term(denominator=sequence_anchor, weight=0.5), False),
-        (Term(denominator=anchor, average=sequence_mean), True),
+        (Term(denominator=capped(2.0, sequence_old_policy)), False),
+        (Term(denominator=sequence_old_policy, weight=0.5), False),
+        (Term(denominator=old_policy, average=sequence_mean), True),
         (Term(advantage=constant(0.1), likelihood=entropy), True),
     ],
 )
@@ -61,7 +61,7 @@ BONUS = Objective((*objective("dapo").terms, Term(advantage=constant(0.3), likel
 def test_one_pass_equals_recompute_in_gradient_and_report(make_policy, monkeypatch, made):
     samples = make_samples(5, version=0)
     if made is MIXED:
-        samples += make_samples(4, seed=3, recorded=False, stream="demonstration")
+        samples += make_samples(4, seed=3, has_behaviour=False, stream="demonstration")
     samples = [replace(sample, weight=1 + number / 3) for number, sample in enumerate(samples)]
     results = []
     monkeypatch.setattr(module, "one_pass", partial(one_pass, chunk=7))

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
-from test_step import make_samples
+from test_update import make_samples
 from tiny_model import TINY
 
 from rlcore.learner.policy import load_policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
 
 SHARES = [((0, 6), (6, 7)), ((0, 0), (0, 7)), ((0, 7), (7, 7)), ((0, 0), (0, 0))]

@@ -1,4 +1,4 @@
-"""Corrections of a sampler that disagrees with the learner: enumerable truths, weights by hand, and never twice."""
+"""Corrections of an engine that disagrees with the learner: enumerable truths, weights by hand, and never twice."""
 
 import math
 
@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from test_preset_gradients import COUNTS, LENGTHS, ON, draw, error, flat, gradient
 
 from rlcore.learner.policy import load_policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import Counts, Tokens, objective
 from rlcore.objective.correction import KINDS, correct
 from rlcore.types import Sample
@@ -55,9 +55,9 @@ def test_a_cap_of_one_never_weighs_up_and_a_band_drops_what_is_outside():
                  by_hand(inside.double())) < 1e-14  # fmt: skip
 
 
-def tokens_with(sampler, batch):
+def tokens_with(engine, batch):
     lp, old, ref, a = batch
-    return flat(lp.clone().requires_grad_(), old, ref, a)._replace(sampler=flat(lp, sampler, ref, a).old)
+    return flat(lp.clone().requires_grad_(), old, ref, a)._replace(behaviour=flat(lp, engine, ref, a).old)
 
 
 def coefficients(made, tokens):
@@ -78,9 +78,9 @@ WEIGHTS = {
 @pytest.mark.parametrize("name", ["grpo", "dapo", "gspo", "cispo", "sapo", "rloo", "ppo", "vespo", "reinforce"])
 def test_weights_multiply_the_gradient_and_leave_the_clip_alone(name, kind):
     batch = draw()
-    sampler = batch[1] + 0.4 * torch.randn(batch[1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    weight = WEIGHTS[kind]((batch[1] - sampler) * ON, LENGTHS[:, None]).expand_as(ON)[ON.bool()]
-    tokens = tokens_with(sampler, batch)
+    engine = batch[1] + 0.4 * torch.randn(batch[1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    weight = WEIGHTS[kind]((batch[1] - engine) * ON, LENGTHS[:, None]).expand_as(ON)[ON.bool()]
+    tokens = tokens_with(engine, batch)
     got = coefficients(objective(name, correction={"kind": kind, "high": 1.3}), tokens)
     want = coefficients(objective(name), tokens) * weight
     assert (got - want).abs().max() < 1e-14
@@ -100,9 +100,9 @@ def test_long_answers_do_not_overflow(kind):
 
 def test_what_a_mask_drops_is_reported_and_what_a_weight_changes_is_not():
     batch = draw(spread=0.05)
-    sampler = batch[1] + 0.4 * torch.randn(batch[1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    tokens = tokens_with(sampler, batch)
-    delta = (tokens.old - tokens.sampler).exp()
+    engine = batch[1] + 0.4 * torch.randn(batch[1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    tokens = tokens_with(engine, batch)
+    delta = (tokens.old - tokens.behaviour).exp()
     truncated = objective("dapo", correction={"kind": "token_truncate", "high": 1.1}).terms[0].evaluate(tokens, COUNTS)
     assert (truncated.mask == 1).all()
     masked = objective("dapo", correction={"kind": "token_mask", "high": 1.1}).terms[0].evaluate(tokens, COUNTS)
@@ -125,15 +125,15 @@ def gradient_of_step(samples, correction, version):
 
 
 def test_stale_samples_are_corrected_by_their_ratio_and_not_again():
-    """The ratio to what was recorded already holds the mismatch: fresh samples times delta equal stale samples times nothing."""
+    """The ratio to what was recorded already holds the mismatch: on_policy samples times delta equal stale samples times nothing."""
     ids = [3, 5, 7, 9, 11]
     sample = Sample(id="s", token_ids=ids, mask=[False] + [True] * 4, advantages=[0.5] * 5, logprobs=[-5.2] * 5, version=4)
     weighed = {"kind": "token_truncate", "high": 1e9}
-    fresh = gradient_of_step([sample], weighed, version=4)
+    on_policy = gradient_of_step([sample], weighed, version=4)
     stale = gradient_of_step([sample], weighed, version=5)
     assert error(stale, gradient_of_step([sample], None, version=5)) < 1e-14
-    assert error(stale, fresh) < 1e-13
-    assert error(gradient_of_step([sample], None, version=4), fresh) > 1e-2
+    assert error(stale, on_policy) < 1e-13
+    assert error(gradient_of_step([sample], None, version=4), on_policy) > 1e-2
 
 
 def test_nothing_happens_where_nobody_recorded():

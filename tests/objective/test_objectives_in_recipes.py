@@ -7,12 +7,12 @@ import pytest
 from rlcore.errors import RecipeError
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
+from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
-from rlcore.run.train import train
 from tests.run.whole import run_folder, write_recipe
 
 STAGE = (
-    "stages=[{kind: rl, tasks: lessons, steps: 2, groups_per_step: 4, group_size: 4, sampling: {max_tokens: 8}, "
+    "stages=[{kind: rl, tasks: demonstrations, steps: 2, groups_per_step: 4, group_size: 4, sampling: {max_tokens: 8}, "
     "rewards: [{use: '%s'}], optim: {lr: 1e-3}, %s}]"
 )
 ODD = """from rlcore import reward

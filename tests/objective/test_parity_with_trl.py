@@ -55,8 +55,8 @@ def entropies(lp):
     return lp.square() / 3
 
 
-def sampler_logps(batch):
-    """What another implementation of the same weights would have recorded: near `old`."""
+def engine_logps(batch):
+    """What another implementation of the same weights would have has_behaviour: near `old`."""
     noise = torch.randn(B, T, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
     return batch[1] + 0.35 * noise
 
@@ -81,11 +81,11 @@ def trl_gradient(batch, trainer="GRPOTrainer", mode=None, args=None, **settings)
         "old_per_token_logps": old,
         "old_logps": (old * ON).sum(1),
         "ref_per_token_logps": ref,
-        "sampling_per_token_logps": sampler_logps(batch),
+        "sampling_per_token_logps": engine_logps(batch),
         "num_items_in_batch": LENGTHS.sum(),
     }
     if mode is not None:
-        inputs["importance_sampling_ratio"] = trl_importance_ratio(old, sampler_logps(batch), *mode)
+        inputs["importance_sampling_ratio"] = trl_importance_ratio(old, engine_logps(batch), *mode)
     cls = getattr(trl, trainer)
 
     def loss(live):
@@ -119,7 +119,7 @@ def importance_code():
     return compile(ast.Module(found, []), "trl", "exec")
 
 
-def trl_importance_ratio(old, sampler, mode, lowest, highest):
+def trl_importance_ratio(old, engine, mode, lowest, highest):
     settings = {
         "use_vllm": True,
         "vllm_importance_sampling_correction": True,
@@ -128,17 +128,17 @@ def trl_importance_ratio(old, sampler, mode, lowest, highest):
         "vllm_importance_sampling_clip_max": highest,
     }
     names = {"self": SimpleNamespace(**settings), "torch": torch, "math": math, "tool_mask": None, "completion_mask": ON}
-    names |= {"old_per_token_logps": old, "sampling_per_token_logps": sampler}
+    names |= {"old_per_token_logps": old, "sampling_per_token_logps": engine}
     exec(importance_code(), names)
     return names["vllm_importance_sampling_ratio"]
 
 
 def our_gradient(made, batch):
     lp, old, ref, a = batch
-    sampler = flat(lp, sampler_logps(batch), ref, a).old
+    engine = flat(lp, engine_logps(batch), ref, a).old
 
     def loss(live):
-        tokens = flat(live, old, ref, a)._replace(sampler=sampler, entropy=entropies(live)[ON.bool()])
+        tokens = flat(live, old, ref, a)._replace(behaviour=engine, entropy=entropies(live)[ON.bool()])
         return sum(term(tokens, COUNTS) for term in made.terms)
 
     return gradient(loss, lp)

@@ -7,7 +7,6 @@ from native_losses import CASES, IDS, TWO_STREAMS, awr, clipped, dapo, dft, grpo
 from rlcore.objective import PRESETS, Counts, Objective, Term, Tokens, objective
 from rlcore.objective.kl import less_sequence_kl
 from rlcore.objective.parts import (
-    anchor,
     capped,
     clip,
     constant,
@@ -15,8 +14,9 @@ from rlcore.objective.parts import (
     entropy,
     exponential,
     gamma_weighted,
-    sequence_anchor,
+    old_policy,
     sequence_mean,
+    sequence_old_policy,
     sequence_sum,
     unit,
 )
@@ -138,15 +138,15 @@ def test_dual_clip_bounds_what_a_bad_answer_is_pushed_down_by(name):
 @pytest.mark.parametrize(
     ("wrong", "loss"),
     [
-        (Term(mask=clip(0.28, 0.2), denominator=anchor), dapo),
+        (Term(mask=clip(0.28, 0.2), denominator=old_policy), dapo),
         (Term(mask=clip(0.2, 0.28)), dapo),
-        (Term(denominator=anchor), dapo),
+        (Term(denominator=old_policy), dapo),
         (Term(mask=clip(0.2, 0.28), denominator=unit), dapo),
-        (Term(mask=clip(0.2, 0.28), denominator=anchor, average=sequence_mean), dapo),
+        (Term(mask=clip(0.2, 0.28), denominator=old_policy, average=sequence_mean), dapo),
         (Term(mask=clip(0.2, 0.28), denominator=capped(1.1)), dapo),
-        (Term(mask=clip(0.2, 0.2), denominator=anchor), grpo),
-        (Term(mask=clip(3e-4, 4e-4), denominator=anchor, average=sequence_mean), gspo),
-        (Term(mask=clip(3e-4, 4e-4), denominator=sequence_anchor, average=sequence_mean), luspo),
+        (Term(mask=clip(0.2, 0.2), denominator=old_policy), grpo),
+        (Term(mask=clip(3e-4, 4e-4), denominator=old_policy, average=sequence_mean), gspo),
+        (Term(mask=clip(3e-4, 4e-4), denominator=sequence_old_policy, average=sequence_mean), luspo),
         (Term(denominator=gamma_weighted((3.0, 2.0), (2.0, 3.0))), vespo),
         (Term(advantage=less_sequence_kl(0.2, credit), average=sequence_sum), kimi),
         (Term(advantage=less_sequence_kl(0.1, credit)), kimi),

@@ -12,7 +12,7 @@ from rlcore.learner import policy as policy_module
 from rlcore.learner.attention import PACKED
 from rlcore.learner.module import PackedModule
 from rlcore.learner.policy import load_policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
 from rlcore.types import Sample
 

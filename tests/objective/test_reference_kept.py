@@ -10,11 +10,11 @@ from accelerate import Accelerator
 
 from rlcore.errors import RunError
 from rlcore.learner.policy import load_policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
 from rlcore.recipe.load import load
+from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
-from rlcore.run.train import train
 from rlcore.types import Sample
 from tests.run.whole import run_folder, story, write_recipe
 

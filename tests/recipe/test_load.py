@@ -35,7 +35,7 @@ def small(tmp_path: Path) -> str:
         ("stages.rl.steps=many", "stages.1.steps: Input should be a valid integer (got 'many')"),
         ("stages.rl.steps=0", "stages.1.steps"),
         ("tasks.train.sizes=3", "did you mean 'size'?"),
-        ("stages.rl.tasks=exam", "the recipe's task sets are: train"),
+        ("stages.rl.tasks=eval_set", "the recipe's task sets are: train"),
         ("stages.3.steps=2", "use one of 0 (sft), 1 (rl)"),
         ("stages.rl.kind=rlhf", "stages.1"),
         ("model.path=x", "exactly one of path"),
@@ -117,7 +117,7 @@ def test_every_key_is_documented_once() -> None:
     keys = all_keys()
     names = [key.key for key in keys]
     assert len(set(names)) == len(names)
-    assert {"seed", "stages[rl].optim.lr", "tasks[dataset].columns", "sampler.kind"} <= set(names)
+    assert {"seed", "stages[rl].optim.lr", "tasks[dataset].columns", "engine.kind"} <= set(names)
     assert not [key.key for key in keys if key.type and not key.meaning]
 
 
@@ -133,19 +133,19 @@ def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(tmp_pat
         )
     )
     (child / "mine.yaml").write_text(
-        "extends: ../parent/base\nprompt.system: rows.jsonl is a name\nstages.rl.gate: 'gate.py:own'\n"
+        "extends: ../parent/base\nprompt.system: rows.jsonl is a name\nstages.rl.filter: 'filter.py:own'\n"
     )
-    for place in (parent / "mine.py", parent / "rows.jsonl", parent / "gate.py", child / "gate.py", child / "rows.jsonl"):
+    for place in (parent / "mine.py", parent / "rows.jsonl", parent / "filter.py", child / "filter.py", child / "rows.jsonl"):
         place.write_text("")
     recipe = load(str(child / "mine.yaml"))
     assert recipe.stages[1].rewards[0].use == f"{child}/../parent/mine.py:score"
-    assert recipe.stages[1].gate == f"{child}/gate.py:own" and recipe.prompt.system == "rows.jsonl is a name"
+    assert recipe.stages[1].filter == f"{child}/filter.py:own" and recipe.prompt.system == "rows.jsonl is a name"
     assert recipe.tasks["train"].path == ["no.jsonl", f"{child}/../parent/rows.jsonl", "org/hub"]
     (here / "recipe.yaml").write_text(dump(recipe))
     assert load("recipe.yaml") == recipe
     (here / "mine.py").write_text("")
     assert load("../child/mine.yaml").stages[1].rewards[0].use == "mine.py:score"
-    assert load("../child/mine.yaml", ["stages.rl.gate=gate.py:own"]).stages[1].gate == "gate.py:own"  # typed here, meant here
+    assert load("../child/mine.yaml", ["stages.rl.filter=filter.py:own"]).stages[1].filter == "filter.py:own"  # typed here, meant here
 
 
 def test_keys_of_a_section_or_with_a_word() -> None:
@@ -154,7 +154,7 @@ def test_keys_of_a_section_or_with_a_word() -> None:
     def names(word: str) -> set[str]:
         return {key.key for key in find_keys(word)}
 
-    assert {"stages[sft].optim.lr", "stages[prefer].optim.name"} <= names("optim") and "sampler.kind" not in names("optim")
+    assert {"stages[sft].optim.lr", "stages[prefer].optim.name"} <= names("optim") and "engine.kind" not in names("optim")
     assert names("rl.optim") == names("stages[rl].optim") == {key for key in names("optim") if key.startswith("stages[rl].optim")}
     assert {"stages[rl].group_size", "stages[rl].groups_per_step"} <= names("group")  # no section: part of a name
     assert names("NUCLEUS") == {f"stages[{kind}].sampling.top_p" for kind in ("rl", "eval", "sample")}  # of a meaning

@@ -16,7 +16,7 @@ model: {config: {model_type: qwen2}, tokenizer: bytes}
 tasks: {train: {kind: arithmetic, size: 8}}
 stages:
   - {kind: rl, tasks: train, steps: 1, rewards: [{use: exact}]}
-  - {kind: rl, name: again, tasks: train, steps: 1, rewards: [{use: exact}], gate: zero_variance}
+  - {kind: rl, name: again, tasks: train, steps: 1, rewards: [{use: exact}], filter: zero_variance}
   - {kind: sample, name: drawn, tasks: train, rewards: [{use: exact}]}
   - {kind: offline, name: learned, data: drawn, steps: 1}
   - {kind: prefer, data: drawn, steps: 1}
@@ -28,7 +28,7 @@ stages:
 @pytest.mark.parametrize(
     ("override", "place"),
     [
-        ("sampler.kind=vlm_local", "sampler.kind: there is no sampler"),
+        ("engine.kind=vlm_local", "engine.kind: there is no engine"),
         ("tasks.train={kind: function, use: 'builtins:list'}", "tasks.train: task set"),
         ("tasks.train={kind: dataset, path: /nowhere.jsonl, columns: {prompt: q}}", "tasks.train: "),
         ("stages.rl.rewards=[{use: exat}]", "stages.rl.rewards: there is no reward"),
@@ -38,10 +38,10 @@ stages:
         ("stages.6.rewards=[{use: exat}]", "stages.6.rewards: there is no reward"),  # two stages are called eval
         ("stages.rl.mix={use: ranked, right: exact, score: judge}", "stages.rl.mix: mix 'ranked' asks for a reward 'judge'"),
         ("stages.rl.curriculum={use: sec, alfa: 1}", "stages.rl.curriculum: curriculum 'sec' has no parameter 'alfa'"),
-        ("stages.rl.gate={use: pass_rate, lo: 1}", "stages.rl.gate: gate 'pass_rate' has no parameter 'lo'"),
+        ("stages.rl.filter={use: pass_rate, lo: 1}", "stages.rl.filter: filter 'pass_rate' has no parameter 'lo'"),
         (
-            "stages.again.skip=levl",
-            "stages.again.skip: it goes by the column 'levl', which task arithmetic/train/0/0 has not",
+            "stages.again.prefilter=levl",
+            "stages.again.prefilter: it goes by the column 'levl', which task arithmetic/train/0/0 has not",
         ),
         ("stages.rl.budget={use: exponential, strt: 1}", "stages.rl.budget: budget 'exponential' has no parameter 'strt'"),
         ("stages.rl.second_round={use: guess_masks, x: 1}", "stages.rl.second_round: second round 'guess_masks'"),

@@ -15,7 +15,7 @@ from rewards.code import code_tests, extract_program
 from rewards.sandbox import report
 from rlcore import RewardSpec, Task
 from rlcore.errors import RecipeError
-from rlcore.scoring import Scorer
+from rlcore.scoring.scorer import Scorer
 
 FOLDER = Path(os.environ.get("RLCORE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 MBPP, HUMANEVAL = FOLDER / "mbpp.part_a.jsonl", FOLDER / "humaneval.first_half.jsonl"

@@ -14,7 +14,7 @@ import pytest
 
 from rewards.math_final import boxed, gold_text
 from rlcore import RewardSpec, Task
-from rlcore.goldcheck import check_gold
+from rlcore.scoring.goldcheck import check_gold
 
 MATH = [RewardSpec("rewards.math:math_answer")]
 SETS = {

@@ -9,8 +9,8 @@ import pytest
 from rewards.math_spelling import plain_number
 from rewards.math_value import same_value
 from rlcore import RewardSpec, Task
-from rlcore.goldcheck import check_gold, corrupt, write_answer
-from rlcore.rewardkit import FAULTS, Case, try_reward
+from rlcore.scoring.goldcheck import check_gold, corrupt, write_answer
+from rlcore.scoring.kit import FAULTS, Case, try_reward
 from rlcore.tasks.arithmetic import arithmetic
 from rlcore.tasks.dataset import dataset
 

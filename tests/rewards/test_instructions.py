@@ -12,7 +12,7 @@ import pytest
 from rewards.instruction_rules import RULES, count_sentences
 from rewards.instructions import follows, instructions, loose_variants
 from rlcore import RewardSpec, Task
-from rlcore.scoring import Scorer
+from rlcore.scoring.scorer import Scorer
 
 PROMPTS = (
     Path(os.environ.get("RLCORE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "ifeval_prompts.part_a.jsonl"

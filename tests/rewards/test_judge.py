@@ -15,9 +15,9 @@ import pytest
 from rewards.judge import TEMPLATE, Judge, fill
 from rlcore import RewardSpec, Task
 from rlcore.errors import RewardError
-from rlcore.reward import load_reward
-from rlcore.rewardkit import probe
-from rlcore.scoring import Scorer
+from rlcore.scoring.forms import load_reward
+from rlcore.scoring.kit import probe
+from rlcore.scoring.scorer import Scorer
 
 TASK = Task(id="t", prompt="2+2=?", answer="4", columns={"rubric": "be strict"})
 

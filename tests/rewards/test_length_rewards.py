@@ -4,7 +4,7 @@ import pytest
 
 from rewards.length import length, overlong, relative_length
 from rlcore import RewardSpec, Task
-from rlcore.scoring import Scorer
+from rlcore.scoring.scorer import Scorer
 
 
 def shaped(reward, tokens, **settings):

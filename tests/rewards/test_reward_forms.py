@@ -9,9 +9,9 @@ import pytest
 
 from rlcore import RewardSpec, Task, reward
 from rlcore.errors import RewardError
-from rlcore.reward import load_reward
-from rlcore.rewardkit import describe_rewards
-from rlcore.scoring import Scorer
+from rlcore.scoring.forms import load_reward
+from rlcore.scoring.kit import describe_rewards
+from rlcore.scoring.scorer import Scorer
 
 # Written as for TRL: nothing here knows of rlcore.
 TRL_STYLE = """

@@ -10,8 +10,8 @@ import pytest
 
 from rlcore import RewardSpec, Task
 from rlcore.errors import RewardError
-from rlcore.reward import load_reward
-from rlcore.scoring import Scorer
+from rlcore.scoring.forms import load_reward
+from rlcore.scoring.scorer import Scorer
 
 TASK = Task(id="t", prompt="2+2=?", answer="4", columns={"level": 3, "info": {"hard": True}})
 
@@ -100,7 +100,7 @@ def test_an_async_call_is_cut_at_its_deadline_and_the_others_are_not(plugin, rol
 
 @pytest.mark.parametrize(("text", "status"), [("block", "timed-out"), ("stubborn", "timed-out"), ("exit", "crashed")])
 def test_an_async_call_that_blocks_or_dies_costs_only_itself(text, status, plugin, rollout, monkeypatch):
-    monkeypatch.setattr("rlcore.scoring.GRACE_S", 0.1)
+    monkeypatch.setattr("rlcore.scoring.scorer.GRACE_S", 0.1)
     texts = ["4", text, "4", "4"]
     ((*verdicts,),) = score(RewardSpec(f"{plugin(ASYNC)}:trouble"), [rollout(text) for text in texts], deadline_s=0.4)
     assert [verdict.status for verdict in verdicts] == ["ok", status, "ok", "ok"]

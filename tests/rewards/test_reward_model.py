@@ -13,8 +13,8 @@ from rewards.reward_model import RewardModel
 from rlcore import RewardSpec, Task, Verdict
 from rlcore.errors import RewardError
 from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.reward import load_reward
-from rlcore.scoring import Scorer
+from rlcore.scoring.forms import load_reward
+from rlcore.scoring.scorer import Scorer
 
 PROMPTS = ["2+2=?", [{"role": "system", "content": "count"}, {"role": "user", "content": "2+2=?"}]]
 ANSWERS = ["4", "It is four, I would say.", "", "5" * 40, "x = 4"]

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from rlcore import RewardSpec, Verdict
-from rlcore.cli import main
+from rlcore.cli.main import main
 from rlcore.errors import RewardError
-from rlcore.reward import load_reward
-from rlcore.rewardkit import FAULTS, PROBES, Case, describe_rewards, examine, markdown, probe, read_cases
-from rlcore.rewardkit.faults import PROCESS_FAULTS
-from rlcore.rewardkit.probes import HEDGES, look_alike
-from rlcore.rewardkit.standard import EXAMPLES, Standard
+from rlcore.scoring.forms import load_reward
+from rlcore.scoring.kit import FAULTS, PROBES, Case, describe_rewards, examine, markdown, probe, read_cases
+from rlcore.scoring.kit.faults import PROCESS_FAULTS
+from rlcore.scoring.kit.probes import HEDGES, look_alike
+from rlcore.scoring.kit.standard import EXAMPLES, Standard
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,7 +123,7 @@ def test_rewards_of_form_and_rewards_that_cannot_be_measured(plugin):
 
 def test_no_probe_is_a_right_answer():
     """Each hedge leaves the choice open or ends elsewhere; a strict reading, the whole text, never finds the gold answer."""
-    from rlcore.rewardkit.probes import Target
+    from rlcore.scoring.kit.probes import Target
 
     for prompt, gold, decoys in EXAMPLES:
         for name, make in {**PROBES, **HEDGES}.items():

@@ -192,7 +192,7 @@ def test_without_a_newer_landlock_nothing_is_written_at_all(version, tmp_path):
     held = [f"assert {name} == 'held'" for name in [*names, "peek()"]]
     assert all(with_harness(harness, DOORS, held))
     assert os.listdir(tmp_path) == ["there"]
-    reads = "held" if version else "open"  # which the docs admit
+    reads = "held" if version else "open"  # which the docs accept
     assert with_harness(harness, DOORS, [f"assert read({__file__!r}) == {reads!r}"]) == [True]
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from rlcore import RewardSpec, Task, Verdict
 from rlcore.errors import RewardError
-from rlcore.mixing import mix
-from rlcore.scoring import Scorer
+from rlcore.scoring.aggregate import mix
+from rlcore.scoring.scorer import Scorer
 
 TASK = Task(id="t", prompt="2+2=?", answer="4", columns={"level": 3})
 
@@ -173,7 +173,7 @@ def test_a_plugin_that_cannot_be_loaded_is_an_error_at_once(source, message, plu
 
 
 def test_an_import_that_hangs_is_killed(plugin, monkeypatch):
-    monkeypatch.setattr("rlcore.scoring_worker.LOAD_DEADLINE_S", 0.5)
+    monkeypatch.setattr("rlcore.scoring.worker.LOAD_DEADLINE_S", 0.5)
     with pytest.raises(RewardError, match="no answer within 0.5 s while importing"):
         Scorer([RewardSpec(f"{plugin('while True: pass')}:f")])
 
@@ -238,7 +238,7 @@ def test_workers_die_with_a_parent_that_was_killed(plugin, tmp_path):
     program = f"""
 import time
 from rlcore import RewardSpec, Rollout, Task
-from rlcore.scoring import Scorer
+from rlcore.scoring.scorer import Scorer
 scorer = Scorer([RewardSpec({path + ":orphans"!r}, params={{"note": {str(note)!r}}})], workers=1, deadline_s=600)
 answer = Rollout(id="r", task_id="t", token_ids=[1, 2], mask=[False, True], logprobs=[0.0, 0.0], text="x", finish="stop",
                  version_min=0, version_max=0)

@@ -9,7 +9,7 @@ import pytest
 import rollout_reference as reference
 from transformers import PreTrainedModel
 
-from rlcore.rollout.hf import HfSampler
+from rlcore.rollout.hf import HfEngine
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,5 +35,5 @@ def model(model_path: Path) -> PreTrainedModel:
 
 
 @pytest.fixture
-def hf(model_path: Path) -> HfSampler:
-    return HfSampler(model_path, max_length=512)
+def hf(model_path: Path) -> HfEngine:
+    return HfEngine(model_path, max_length=512)

@@ -1,4 +1,4 @@
-"""Collecting with a scripted sampler: order, stragglers, overlap, refusals."""
+"""Collecting with a scripted engine: order, stragglers, overlap, refusals."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 import rollout_reference as ref
 
-from rlcore.errors import RewardError, SamplerError, TaskError
+from rlcore.errors import EngineError, RewardError, TaskError
 from rlcore.rollout.collect import Collected, collect, generate, request_seed
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.scripted import ScriptedSampler
+from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.types import Request, Rollout, Sampling, Task, Verdict
 
 TASKS = [Task(id=f"t{i}", prompt=f"{i}+1=") for i in range(3)]
@@ -43,16 +43,16 @@ def encode(text: str) -> list[int]:
     return [*(ref.CHARS.index(char) for char in text), 1]
 
 
-def scripted(delay: dict[str, int] | None = None) -> ScriptedSampler:
-    return ScriptedSampler(lambda request: "ab" * (1 + int(request.id[-1])), encode=encode, logprob=-0.25, delay=delay)
+def scripted(delay: dict[str, int] | None = None) -> ScriptedEngine:
+    return ScriptedEngine(lambda request: "ab" * (1 + int(request.id[-1])), encode=encode, logprob=-0.25, delay=delay)
 
 
 def run(
-    sampler: ScriptedSampler, tasks: Sequence[Task] = TASKS, scorer: LengthScorer | None = None, **options: object
+    engine: ScriptedEngine, tasks: Sequence[Task] = TASKS, scorer: LengthScorer | None = None, **options: object
 ) -> Collected:
     options = {"sampling": Sampling(max_tokens=20), "group_size": 2, "seed": 5, "deadline_s": 30.0, "max_length": 64, **options}
     encoder = PromptEncoder(ref.make_tokenizer())
-    return collect(tasks, sampler=sampler, encoder=encoder, scorer=scorer or LengthScorer(), **options)
+    return collect(tasks, engine=engine, encoder=encoder, scorer=scorer or LengthScorer(), **options)
 
 
 def test_groups_come_in_task_order() -> None:
@@ -102,8 +102,8 @@ def test_a_prompt_without_room_is_refused() -> None:
 
 def test_a_repeated_task_keeps_ids_and_seeds_apart() -> None:
     seen: list[Request] = []
-    sampler = ScriptedSampler(lambda request: seen.append(request) or [7, 1])
-    collected = run(sampler, [TASKS[0], TASKS[1], TASKS[0]])
+    engine = ScriptedEngine(lambda request: seen.append(request) or [7, 1])
+    collected = run(engine, [TASKS[0], TASKS[1], TASKS[0]])
     ids = [[rollout.id for rollout in group.rollouts] for group in collected.groups]
     assert ids == [["t0#0", "t0#1"], ["t1#0", "t1#1"], ["t0#2", "t0#3"]]
     assert len({request.seed for request in seen}) == 6
@@ -120,38 +120,38 @@ def test_missing_verdicts_end_with_a_sentence() -> None:
 
 
 def test_a_dead_sampler_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = scripted({"t0#0": 10**6})
+    engine = scripted({"t0#0": 10**6})
     monkeypatch.setattr("rlcore.rollout.clock.ABORT_GRACE_S", 0.1)
-    monkeypatch.setattr(sampler, "abort", lambda ids: None)
-    with pytest.raises(SamplerError, match="did not hand back 1 aborted requests"):
-        run(sampler, deadline_s=0.1)
+    monkeypatch.setattr(engine, "abort", lambda ids: None)
+    with pytest.raises(EngineError, match="did not hand back 1 aborted requests"):
+        run(engine, deadline_s=0.1)
 
 
 def test_generate_keeps_request_order_and_its_deadline() -> None:
     asked = [Request(id=f"r{i}", prompt_ids=[5], sampling=Sampling(max_tokens=9), seed=0) for i in range(3)]
     assert [c.request_id for c in generate(scripted({"r0": 5}), asked, 10)] == ["r0", "r1", "r2"]
-    sampler = scripted({"r1": 10**6})
-    with pytest.raises(SamplerError, match="1 of 3 requests were not finished after 0.1 s"):
-        generate(sampler, asked, 0.1)
-    assert sampler.poll(0.0) == []  # nothing is left over for the next caller
+    engine = scripted({"r1": 10**6})
+    with pytest.raises(EngineError, match="1 of 3 requests were not finished after 0.1 s"):
+        generate(engine, asked, 0.1)
+    assert engine.poll(0.0) == []  # nothing is left over for the next caller
 
 
 def test_scripted_sampler_keeps_the_protocol() -> None:
-    sampler = ScriptedSampler({"a": [7, 8, 9, 1], "b": [7, 8, 9, 1], "c": "x"}, delay={"b": 3})
+    engine = ScriptedEngine({"a": [7, 8, 9, 1], "b": [7, 8, 9, 1], "c": "x"}, delay={"b": 3})
     a = Request(id="a", prompt_ids=[5], prefix_ids=[7], sampling=Sampling(max_tokens=2), seed=0)
     b = Request(id="b", prompt_ids=[5], sampling=Sampling(max_tokens=9), seed=0)
-    sampler.submit([a, b])
-    (done,) = sampler.poll(0.0)
+    engine.submit([a, b])
+    (done,) = engine.poll(0.0)
     assert (done.token_ids, done.finish, done.version_max) == ([8, 9], "length", 0)
-    sampler.load([], 3)
-    sampler.poll(0.0)
-    sampler.abort(["b"])
-    (partial,) = sampler.poll(0.0)
+    engine.load([], 3)
+    engine.poll(0.0)
+    engine.abort(["b"])
+    (partial,) = engine.poll(0.0)
     assert (partial.token_ids, partial.finish) == ([7, 8], "aborted")
     assert (partial.version_min, partial.version_max) == (0, 3)
-    with pytest.raises(SamplerError, match="does not begin with the request's prefix"):
-        sampler.submit([Request(id="b", prompt_ids=[5], prefix_ids=[9], sampling=Sampling(max_tokens=2), seed=0)])
-    with pytest.raises(SamplerError, match="give it encode="):
-        sampler.submit([Request(id="c", prompt_ids=[5], sampling=Sampling(max_tokens=2), seed=0)])
-    with pytest.raises(SamplerError, match="cannot score"):
-        sampler.score([[5, 6]])
+    with pytest.raises(EngineError, match="does not begin with the request's prefix"):
+        engine.submit([Request(id="b", prompt_ids=[5], prefix_ids=[9], sampling=Sampling(max_tokens=2), seed=0)])
+    with pytest.raises(EngineError, match="give it encode="):
+        engine.submit([Request(id="c", prompt_ids=[5], sampling=Sampling(max_tokens=2), seed=0)])
+    with pytest.raises(EngineError, match="cannot score"):
+        engine.score([[5, 6]])

@@ -10,21 +10,21 @@ import rollout_reference as ref
 import torch
 from transformers import PreTrainedModel
 
-from rlcore.errors import ModelError, SamplerError
+from rlcore.errors import EngineError, ModelError
 from rlcore.rollout.collect import generate
-from rlcore.rollout.hf import HfSampler
+from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.hf_draw import Settings, draw
 from rlcore.types import Completion, Sampling
 
 
-def drain(sampler: HfSampler, n: int) -> dict[str, Completion]:
+def drain(engine: HfEngine, n: int) -> dict[str, Completion]:
     done: dict[str, Completion] = {}
     while len(done) < n:
-        done |= {c.request_id: c for c in sampler.poll(1.0)}
+        done |= {c.request_id: c for c in engine.poll(1.0)}
     return done
 
 
-def test_logprobs_equal_teacher_forcing(hf: HfSampler, model: PreTrainedModel) -> None:
+def test_logprobs_equal_teacher_forcing(hf: HfEngine, model: PreTrainedModel) -> None:
     asked = ref.requests(ref.prompts(6, (3, 17, 40)), temperature=0.7)
     for request, completion in zip(asked, generate(hf, asked, 60), strict=True):
         logits = ref.next_logits(model, request.prompt_ids + completion.token_ids)[len(request.prompt_ids) - 1 : -1]
@@ -34,7 +34,7 @@ def test_logprobs_equal_teacher_forcing(hf: HfSampler, model: PreTrainedModel) -
         assert (torch.tensor(completion.logprobs) - at_1).abs().max() > 1e-2  # forgetting the temperature would show
 
 
-def test_greedy_equals_generate(hf: HfSampler, model: PreTrainedModel) -> None:
+def test_greedy_equals_generate(hf: HfEngine, model: PreTrainedModel) -> None:
     asked = ref.requests(ref.prompts(5, (4, 30, 11)), temperature=0.0)
     for request, completion in zip(asked, generate(hf, asked, 60), strict=True):
         assert completion.token_ids == ref.greedy(model, request.prompt_ids, 24)
@@ -43,19 +43,19 @@ def test_greedy_equals_generate(hf: HfSampler, model: PreTrainedModel) -> None:
 
 def test_answers_do_not_depend_on_the_rest_of_the_batch(model_path: Path) -> None:
     asked = ref.requests(ref.prompts(12, (5, 60, 23)), ignore_eos=False, max_tokens=60)
-    together = generate(HfSampler(model_path, max_length=512), asked, 60)
-    in_waves = generate(HfSampler(model_path, max_length=512, max_sequences=5), asked[::-1], 60)[::-1]
-    alone = [generate(HfSampler(model_path, max_length=512), [request], 60)[0] for request in asked[:3]]
+    together = generate(HfEngine(model_path, max_length=512), asked, 60)
+    in_waves = generate(HfEngine(model_path, max_length=512, max_sequences=5), asked[::-1], 60)[::-1]
+    alone = [generate(HfEngine(model_path, max_length=512), [request], 60)[0] for request in asked[:3]]
     assert [c.token_ids for c in together] == [c.token_ids for c in in_waves]
     assert [c.token_ids for c in together[:3]] == [c.token_ids for c in alone]
     assert len({c.finish for c in together}) == 2  # rows left the batch early, so the batch was made smaller on the way
-    assert generate(HfSampler(model_path, max_length=512), asked, 60) == together  # the same set: bit for bit
-    other_seed = generate(HfSampler(model_path, max_length=512), [replace(asked[0], seed=7)], 60)[0]
+    assert generate(HfEngine(model_path, max_length=512), asked, 60) == together  # the same set: bit for bit
+    other_seed = generate(HfEngine(model_path, max_length=512), [replace(asked[0], seed=7)], 60)[0]
     assert other_seed.token_ids != together[0].token_ids
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (0, 0.6), (8, 0.8)])
-def test_truncated_logprobs_are_renormalised(hf: HfSampler, model: PreTrainedModel, top_k: int, top_p: float) -> None:
+def test_truncated_logprobs_are_renormalised(hf: HfEngine, model: PreTrainedModel, top_k: int, top_p: float) -> None:
     asked = ref.requests(ref.prompts(3, (9, 21)), top_k=top_k, top_p=top_p)
     for request, completion in zip(asked, generate(hf, asked, 60), strict=True):
         logits = ref.next_logits(model, request.prompt_ids + completion.token_ids)[len(request.prompt_ids) - 1 : -1]
@@ -98,7 +98,7 @@ def test_extreme_uniforms_never_pick_an_impossible_token() -> None:
     assert tokens.tolist() == [1, 2] and logprobs.isfinite().all()
 
 
-def test_prefix_is_continued(hf: HfSampler) -> None:
+def test_prefix_is_continued(hf: HfEngine) -> None:
     (whole,) = generate(hf, ref.requests(ref.prompts(1, (20,)), temperature=0.0), 60)
     (request,) = ref.requests(ref.prompts(1, (20,)), temperature=0.0, max_tokens=14)
     (rest,) = generate(hf, [replace(request, prefix_ids=whole.token_ids[:10])], 60)
@@ -107,7 +107,7 @@ def test_prefix_is_continued(hf: HfSampler) -> None:
 
 
 def test_abort_gives_back_what_was_written(model_path: Path) -> None:
-    hf = HfSampler(model_path, max_length=512, max_sequences=2)
+    hf = HfEngine(model_path, max_length=512, max_sequences=2)
     asked = ref.requests(ref.prompts(3, (5,)), max_tokens=200)
     whole = generate(hf, asked, 60)
     hf.submit(asked)
@@ -121,7 +121,7 @@ def test_abort_gives_back_what_was_written(model_path: Path) -> None:
     assert other.token_ids == whole[1].token_ids and other.finish == "length"
 
 
-def test_stop_string_and_end_of_sequence(hf: HfSampler) -> None:
+def test_stop_string_and_end_of_sequence(hf: HfEngine) -> None:
     (free,) = generate(hf, ref.requests(ref.prompts(1, (9,)), max_tokens=80), 60)
     stop = "".join(ref.CHARS[token] for token in free.token_ids[30:32])
     (cut,) = generate(hf, ref.requests(ref.prompts(1, (9,)), max_tokens=80, stop=(stop,)), 60)
@@ -132,7 +132,7 @@ def test_stop_string_and_end_of_sequence(hf: HfSampler) -> None:
         assert (completion.finish == "stop") == (completion.token_ids[-1] == 1) and 1 not in completion.token_ids[:-1]
 
 
-def test_load_serves_new_weights_even_in_the_middle_of_an_answer(hf: HfSampler, model_path: Path) -> None:
+def test_load_serves_new_weights_even_in_the_middle_of_an_answer(hf: HfEngine, model_path: Path) -> None:
     learner = ref.open_model(model_path)
     ref.perturb(learner, 1)
     asked = ref.requests(ref.prompts(2, (33, 8)), temperature=0.0)
@@ -150,14 +150,14 @@ def test_load_serves_new_weights_even_in_the_middle_of_an_answer(hf: HfSampler, 
     assert hf.score([[5, 6, 7, 8]])[0] == pytest.approx(ref.score(learner, [[5, 6, 7, 8]])[0], abs=1e-5)
 
 
-def test_refusals(hf: HfSampler, tmp_path: Path) -> None:
+def test_refusals(hf: HfEngine, tmp_path: Path) -> None:
     first, second = ref.requests(ref.prompts(2, (9,)))
     hf.submit([first])
-    with pytest.raises(SamplerError, match="'r0' is already being written"):
+    with pytest.raises(EngineError, match="'r0' is already being written"):
         hf.submit([first])
-    with pytest.raises(SamplerError, match="'r1' needs 9 prompt .* max_length 512"):
+    with pytest.raises(EngineError, match="'r1' needs 9 prompt .* max_length 512"):
         hf.submit([replace(second, sampling=Sampling(max_tokens=504))])
-    with pytest.raises(SamplerError, match="model.norm.weight"):
+    with pytest.raises(EngineError, match="model.norm.weight"):
         hf.load([("model.norm.weight", torch.zeros(3))], 1)
     with pytest.raises(ModelError, match="cannot load"):
-        HfSampler(tmp_path / "nowhere", max_length=8)
+        HfEngine(tmp_path / "nowhere", max_length=8)

@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 import torch
 
-from rlcore.errors import ModelError, SamplerError, SyncError
+from rlcore.errors import EngineError, ModelError, PublishError
 from rlcore.learner.policy import Policy, load_policy
 from rlcore.rollout import vllm_adapter
 from rlcore.rollout.collect import generate
-from rlcore.rollout.sync import publish
+from rlcore.rollout.publish import publish
 from rlcore.types import Request, Sampling
 
 MODEL = {
@@ -33,31 +33,31 @@ def perturb(policy: Policy, seed: int) -> None:
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Policy, object, str]]:
     pytest.importorskip("vllm")
-    from rlcore.rollout.vllm_local import VllmLocalSampler
+    from rlcore.rollout.vllm_local import VllmEngine
 
     folder = tmp_path_factory.mktemp("base")
     policy = load_policy(config=MODEL, tokenizer="bytes", peft=RANKS, dtype=request.param)
     perturb(policy, 0)  # as after a resume: the base must be served, not what the adapter was merged into
     policy.save(folder, base=True)
-    sampler = VllmLocalSampler(
+    engine = VllmEngine(
         folder, dtype=request.param, max_length=256, max_sequences=4, adapter_rank=policy.adapter and policy.adapter.rank
     )
-    yield policy, sampler, request.param
-    sampler.close()
+    yield policy, engine, request.param
+    engine.close()
 
 
-def proof(policy: Policy, sampler: object, dtype: str, version: int, weights: object = None) -> float:
+def proof(policy: Policy, engine: object, dtype: str, version: int, weights: object = None) -> float:
     read = weights or partial(policy.weights, apart=True)
-    return publish(read, sampler, version, canary=PROMPT, score=policy.score, served_dtype=dtype).canary_gap
+    return publish(read, engine, version, canary=PROMPT, score=policy.score, served_dtype=dtype).canary_gap
 
 
 def test_each_publish_is_proven_and_served(served: tuple[Policy, object, str]) -> None:
-    policy, sampler, dtype = served
+    policy, engine, dtype = served
     for version in (1, 2, 3):
         perturb(policy, version)
-        assert proof(policy, sampler, dtype, version) < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
+        assert proof(policy, engine, dtype, version) < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
     sampling = Sampling(max_tokens=12, temperature=0.0, ignore_eos=True)
-    (answer,) = generate(sampler, [Request(id="a", prompt_ids=PROMPT, sampling=sampling, seed=0)], 60)
+    (answer,) = generate(engine, [Request(id="a", prompt_ids=PROMPT, sampling=sampling, seed=0)], 60)
     assert answer.version_min == answer.version_max == 3
     scores = policy.score([PROMPT + answer.token_ids])[0][len(PROMPT) - 1 :]
     assert max(abs(a - b) for a, b in zip(scores, answer.logprobs, strict=True)) < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
@@ -67,7 +67,7 @@ def test_each_publish_is_proven_and_served(served: tuple[Policy, object, str]) -
 def test_one_changed_element_stops_the_run(
     served: tuple[Policy, object, str], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    policy, sampler, dtype = served
+    policy, engine, dtype = served
     perturb(policy, 5)
     padded = vllm_adapter._padded
 
@@ -80,18 +80,18 @@ def test_one_changed_element_stops_the_run(
             yield name, tensor * 1.01 if "layers.0.mlp.up_proj" in name else tensor
 
     if place == "the base":
-        with pytest.raises(SyncError, match="fingerprint"):
-            proof(policy, sampler, dtype, 7, other_base)
+        with pytest.raises(PublishError, match="fingerprint"):
+            proof(policy, engine, dtype, 7, other_base)
     else:
         monkeypatch.setattr(vllm_adapter, "_padded", damaged)
-        with pytest.raises(SyncError, match="fingerprint"):
-            proof(policy, sampler, dtype, 6)
+        with pytest.raises(PublishError, match="fingerprint"):
+            proof(policy, engine, dtype, 6)
 
 
 def test_what_cannot_be_served_beside_the_base_is_refused(served: tuple[Policy, object, str]) -> None:
-    _, sampler, _ = served
-    with pytest.raises(SamplerError, match="hold no LoRA adapter"):
-        sampler.load(load_policy(config=MODEL, tokenizer="bytes").weights(), 9)
+    _, engine, _ = served
+    with pytest.raises(EngineError, match="hold no LoRA adapter"):
+        engine.load(load_policy(config=MODEL, tokenizer="bytes").weights(), 9)
     dora = load_policy(
         config=MODEL, tokenizer="bytes", peft={"type": "lora", "r": 4, "target_modules": ["q_proj"], "use_dora": True}
     )

@@ -10,10 +10,10 @@ import pytest
 import rollout_reference as ref
 import torch
 
-from rlcore.errors import SamplerError
+from rlcore.errors import EngineError
 from rlcore.rollout.collect import generate
-from rlcore.rollout.sync import fingerprint, publish
-from rlcore.rollout.vllm_local import VllmLocalSampler
+from rlcore.rollout.publish import fingerprint, publish
+from rlcore.rollout.vllm_local import VllmEngine
 from tests.run.whole import finish, start
 
 
@@ -25,14 +25,14 @@ from tests.run.whole import finish, start
 def test_publish(tmp_path: Path, arch: str, tied: bool, dtype: str) -> None:
     ref.make_model(tmp_path, arch, tied)
     learner = ref.open_model(tmp_path)
-    sampler = VllmLocalSampler(tmp_path, dtype=dtype, max_length=512, max_sequences=4)
+    engine = VllmEngine(tmp_path, dtype=dtype, max_length=512, max_sequences=4)
     try:
-        assert sampler.fingerprint() == fingerprint(learner.parameters(), dtype)
+        assert engine.fingerprint() == fingerprint(learner.parameters(), dtype)
         for version in (1, 2):
             ref.perturb(learner, version)
             report = publish(
                 learner.named_parameters,
-                sampler,
+                engine,
                 version,
                 canary=list(range(5, 45)),
                 score=lambda sequences: ref.score(learner, sequences),
@@ -41,15 +41,15 @@ def test_publish(tmp_path: Path, arch: str, tied: bool, dtype: str) -> None:
             assert report.canary_gap < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
         if dtype == "float32":
             (request,) = ref.requests(ref.prompts(1, (150,)), temperature=0.0)
-            assert generate(sampler, [request], 60)[0].token_ids == ref.greedy(learner, request.prompt_ids, 24)
+            assert generate(engine, [request], 60)[0].token_ids == ref.greedy(learner, request.prompt_ids, 24)
     finally:
-        sampler.close()
+        engine.close()
 
 
 def test_without_vllm_there_is_a_sentence(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(SamplerError, match=r"pip install 'rlcore\[vllm\]'.*sampler.kind=hf"):
-        VllmLocalSampler(model_path, max_length=64)
+    with pytest.raises(EngineError, match=r"pip install 'rlcore\[vllm\]'.*engine.kind=hf"):
+        VllmEngine(model_path, max_length=64)
 
 
 @pytest.mark.vllm
@@ -57,8 +57,8 @@ def test_a_broken_torchvision_is_named(model_path: Path, tmp_path: Path, monkeyp
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    with pytest.raises(SamplerError, match="pip uninstall -y torchvision"):
-        VllmLocalSampler(model_path, max_length=64)
+    with pytest.raises(EngineError, match="pip uninstall -y torchvision"):
+        VllmEngine(model_path, max_length=64)
 
 
 @pytest.mark.vllm
@@ -68,10 +68,10 @@ def test_the_engine_leaves_the_learners_randomness_alone(model_path: Path) -> No
     expected = (torch.rand(3).tolist(), random.random())
     torch.manual_seed(11)
     random.seed(11)
-    sampler = VllmLocalSampler(model_path, max_length=64, max_sequences=2)
-    generate(sampler, ref.requests(ref.prompts(2, (9,))), 60)
-    sampler.score([[5, 6, 7]])
-    sampler.close()
+    engine = VllmEngine(model_path, max_length=64, max_sequences=2)
+    generate(engine, ref.requests(ref.prompts(2, (9,))), 60)
+    engine.score([[5, 6, 7]])
+    engine.close()
     assert (torch.rand(3).tolist(), random.random()) == expected
 
 
@@ -81,18 +81,18 @@ import torch.distributed as dist
 import rollout_reference as ref
 import torch
 from rlcore.rollout.collect import generate
-from rlcore.rollout.sync import fingerprint
-from rlcore.rollout.vllm_local import VllmLocalSampler
+from rlcore.rollout.publish import fingerprint
+from rlcore.rollout.vllm_local import VllmEngine
 dist.init_process_group("gloo")
 rank, path = dist.get_rank(), sys.argv[1]
-sampler = VllmLocalSampler(path, max_length=512, max_sequences=4)
+engine = VllmEngine(path, max_length=512, max_sequences=4)
 learner = ref.open_model(path)
 ref.perturb(learner, 1)
-sampler.load(learner.named_parameters(), 1)
-assert sampler.fingerprint() == fingerprint(learner.parameters())
+engine.load(learner.named_parameters(), 1)
+assert engine.fingerprint() == fingerprint(learner.parameters())
 for request in ref.requests(ref.prompts(2 + rank, (20 + rank,)), temperature=0.0):  # ranks do different work
-    assert generate(sampler, [request], 60)[0].token_ids == ref.greedy(learner, request.prompt_ids, 24)
-sampler.close()
+    assert generate(engine, [request], 60)[0].token_ids == ref.greedy(learner, request.prompt_ids, 24)
+engine.close()
 total = torch.tensor([rank + 1])
 dist.all_reduce(total)  # the launcher's group is still there
 sys.stdout.write(f"rank {rank} of {dist.get_world_size()} sum {total.item()}\\n")

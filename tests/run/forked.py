@@ -100,6 +100,6 @@ def _run(command: list[str], environment: Mapping[str, str], folder: str, said: 
         sys.argv = command
         runpy.run_path(command[0], run_name="__main__")
         return
-    from rlcore.cli import main
+    from rlcore.cli.main import main
 
     sys.exit(main(command))

@@ -10,9 +10,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
-from rlcore.cli import main
-from rlcore.learner.step import Learner
-from rlcore.run import train
+from rlcore.cli.main import main
+from rlcore.learner.update import Learner
+from rlcore.run import driver as train
 
 
 def sharding(**settings):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.cli import main
+from rlcore.cli.main import main
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
 from rlcore.run.folder import read_rows
@@ -46,7 +46,7 @@ def test_the_small_recipes_are_valid(name: str) -> None:
     assert any("rl: " in fact for fact in check(load(f"papers/{name}")))
 
 
-SHORT = ["model.config.hidden_size=64", "sampler.kind=hf", "stages.rl.groups_per_step=4", "stages.rl.group_size=4"]
+SHORT = ["model.config.hidden_size=64", "engine.kind=hf", "stages.rl.groups_per_step=4", "stages.rl.group_size=4"]
 
 
 def train(name: str, folder: Path, *overrides: str) -> list[dict]:
@@ -73,7 +73,7 @@ def test_a_run_for_information_gain_resumes_with_its_slow_copy(tmp_path: Path) -
     for row in whole:
         gain = row["reward/information_gain/thought"] - row["reward/information_gain/plain"]
         assert row["reward/mean"] == pytest.approx(row["reward/information_gain"]) and gain == pytest.approx(row["reward/mean"])
-        assert row["zero_variance_share"] == 0 and row["loss"] != 0
+        assert row["reward/frac_zero_std"] == 0 and row["loss"] != 0
 
 
 def test_text_is_learned_beside_rl(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_second_round_is_part_of_the_step(tmp_path: Path) -> None:
         "stages=[{kind: rl, tasks: read, steps: 1, rewards: [{use: 'rewards.segment:span'}], second_round: guess_masks, "
         "sampling: {max_tokens: 8}}]",
     )  # fmt: skip
-    assert rows[0]["wrong_format_share"] == 1 and rows[0]["reward/mean"] == 0
+    assert rows[0]["reward/frac_wrong_format"] == 1 and rows[0]["reward/mean"] == 0
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the corpus is not here; set RLCORE_DATA")
@@ -103,5 +103,5 @@ def test_the_real_corpus_goes_through_vllm(tmp_path: Path) -> None:
     metrics = read_rows(tmp_path / "rlpt-corpus" / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5]
     rollouts = read_rows(tmp_path / "rlpt-corpus/rollouts/000005.jsonl")
-    assert len(rollouts) == 8 * 4 and {row["arm"] for row in rollouts} == {"asr", "msr"}
-    assert all(row["gold"] not in row["prompt"] and row["status"] in ("ok", "wrong-format") for row in rollouts)
+    assert len(rollouts) == 8 * 4 and {row["category"] for row in rollouts} == {"asr", "msr"}
+    assert all(row["answer"] not in row["prompt"] and row["status"] in ("ok", "wrong-format") for row in rollouts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.cli import main
+from rlcore.cli.main import main
 from rlcore.run.folder import read_rows
 from tests.run.whole import finish, start
 

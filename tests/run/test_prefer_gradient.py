@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlcore.recipe.schema import PreferStage, UpdateSection
-from rlcore.run.prefer import pair_trainer, plain, train_pairs
+from rlcore.stages.prefer import pair_trainer, plain, train_pairs
 from tests.run.table import table
 
 STAGE = PreferStage(kind="prefer", data="-", pairs="given", steps=1, batch_size=1, optim=UpdateSection(name="sgd", lr=0.1))

@@ -63,7 +63,7 @@ run: {{folder: {tmp_path}/runs}}
 """)
     finish(start("train", tmp_path / "others.yaml"))
     (step,) = read_rows(tmp_path / "runs/others/metrics.jsonl")
-    assert step["tokens/trained"] > 0 and step["unscorable_share"] == 0
+    assert step["tokens/trained"] > 0 and step["reward/frac_unscored"] == 0
     written = read_rows(tmp_path / "runs/others/rollouts/000001.jsonl")
     assert len(written) == 32
     for row in written:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.cli import main
+from rlcore.cli.main import main
 from rlcore.run.folder import read_rows
 from tests.run.test_train import needs_vllm
 from tests.run.whole import TINY, finish, run_folder, start, story
 
 SCHEMES = ("per_step", "vine", "first_pit", "negative_only")
-STAGE = """  - {{kind: rl, name: {name}, tasks: lessons, steps: 2, groups_per_step: 2, group_size: 4, rewards: *length,
+STAGE = """  - {{kind: rl, name: {name}, tasks: demonstrations, steps: 2, groups_per_step: 2, group_size: 4, rewards: *length,
      sampling: *short, optim: {{lr: 1e-3}},
      credit: {{steps: {{scheme: {name}, split: {{use: tokens, n: 2}}, rollouts: 4, passing: 0.9, {more}}}}}}}
 """
@@ -44,10 +44,10 @@ def test_every_scheme_trains_and_says_what_it_costs(told: Path) -> None:
     for name in SCHEMES:
         row = rows[name]
         assert row["credit/answers"] > 0 and row["credit/prefixes"] > 0 and row["tokens/trained"] > 0, name
-        assert row["credit/share"] == row["credit/tokens"] / (row["credit/tokens"] + row["tokens/completion"])
+        assert row["credit/frac_tokens"] == row["credit/tokens"] / (row["credit/tokens"] + row["tokens/completion"])
         assert row["grad_norm"] > 0
     assert rows["per_step"]["tokens/trained"] > rows["per_step"]["tokens/completion"]  # continuations were kept
-    assert all(0 <= row["gate/waste"] <= 1 for row in rows.values() if "gate/waste" in row)  # and are not counted as answers
+    assert all(0 <= row["tokens/frac_wasted"] <= 1 for row in rows.values() if "tokens/frac_wasted" in row)  # and are not counted as answers
 
 
 def test_rollouts_say_what_their_steps_were_worth(told: Path) -> None:
@@ -88,9 +88,9 @@ def only_per_step(folder: Path) -> Path:
 @needs_vllm
 def test_real_vllm_continues_answers_without_prefix_caching_too(tmp_path: Path) -> None:
     recipe = only_per_step(tmp_path)
-    finish(start("train", recipe, "sampler.kind=vllm_local", "sampler.prefix_caching=false"))
+    finish(start("train", recipe, "engine.kind=vllm_local", "engine.prefix_caching=false"))
     rows = [row for row in read_rows(run_folder(recipe) / "metrics.jsonl") if row["stage"] == "per_step"]
-    assert all(row["credit/tokens"] > 0 and abs(row["ratio/max"] - 1) < 1e-3 for row in rows)  # log-probabilities are its own
+    assert all(row["credit/tokens"] > 0 and abs(row["mismatch/ratio_max"] - 1) < 1e-3 for row in rows)  # log-probabilities are its own
 
 
 def test_two_processes_continue_their_own_groups(tmp_path: Path) -> None:

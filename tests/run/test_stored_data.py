@@ -13,16 +13,16 @@ from rlcore.learner.gradient import reads_behaviour
 from rlcore.objective import PRESETS, objective
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
+from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
 from rlcore.run.stored import read_stored
-from rlcore.run.train import train
 from tests.run.whole import TINY, run_folder, story
 
-HEAD = TINY.split("stages:")[0].replace("lessons: {", "lessons: {mistakes: 0.4, ").replace("max_number: 4", "max_number: 9")
+HEAD = TINY.split("stages:")[0].replace("demonstrations: {", "demonstrations: {mistakes: 0.4, ").replace("max_number: 4", "max_number: 9")
 STAGES = """
 stages:
-  - {kind: sft, tasks: lessons, steps: 60, batch_size: 32, optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}}
-  - {kind: sample, name: drawn, tasks: lessons, limit: 24, answers: 4, demonstrations: true,
+  - {kind: sft, tasks: demonstrations, steps: 60, batch_size: 32, optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}}
+  - {kind: sample, name: drawn, tasks: demonstrations, limit: 24, num_samples: 4, demonstrations: true,
      steps: {rollouts: 4, split: {use: delimiter, at: "+"}, answers: all},
      rewards: [{use: exact, params: {after: "="}}], sampling: {max_tokens: 12}}
   - {kind: offline, name: rft, data: drawn, keep: correct, distinct: 2, steps: 4, batch_size: 8, optim: {lr: 1e-3}}
@@ -30,7 +30,7 @@ stages:
      credit: {baseline: none, steps: {scheme: {use: per_step, mix: 1.0}}}}
   - {kind: prefer, name: answers, data: drawn, steps: 3, batch_size: 4, loss_type: {sigmoid: 1.0, sft: 0.1}, optim: {lr: 1e-4}}
   - {kind: prefer, name: pits, data: drawn, pairs: first_pit, steps: 2, batch_size: 4, optim: {lr: 1e-4}}
-  - {kind: eval, tasks: exam, rewards: [{use: length, params: {max_tokens: 4}}], sampling: {max_tokens: 12}}
+  - {kind: eval, tasks: eval_set, rewards: [{use: length, params: {max_tokens: 4}}], sampling: {max_tokens: 12}}
 run: {checkpoint_every: 2}
 """
 
@@ -86,7 +86,7 @@ def test_what_the_learning_stages_saw(done: Path) -> None:
 
 
 def test_a_run_killed_between_stages_goes_on_to_the_same_end(done: Path, tmp_path: Path, monkeypatch) -> None:
-    from rlcore.run import prefer
+    from rlcore.stages import prefer
 
     recipe = load(str(write(tmp_path)))
 

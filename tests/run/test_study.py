@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from rlcore.analysis.study import by_cell, run_study, study_main
 from rlcore.run.folder import read_rows
-from rlcore.run.study import by_cell, run_study, study_main
 from tests.run.whole import write_recipe
 
-IMITATE = "stages.rl={kind: sft, name: rl, tasks: lessons, steps: 2, batch_size: 4}"
+IMITATE = "stages.rl={kind: sft, name: rl, tasks: demonstrations, steps: 2, batch_size: 4}"
 
 
 def test_cells_go_on_from_the_start_of_their_seed(tmp_path: Path) -> None:

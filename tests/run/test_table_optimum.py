@@ -15,10 +15,10 @@ import torch
 from accelerate import Accelerator
 
 from rlcore.learner.policy import Policy
-from rlcore.learner.step import Learner
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
 from rlcore.recipe.schema import PreferStage, UpdateSection
-from rlcore.run.prefer import train_pairs
+from rlcore.stages.prefer import train_pairs
 from rlcore.types import Sample
 from tests.run.table import table
 

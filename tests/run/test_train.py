@@ -13,16 +13,16 @@ import pytest
 
 from rlcore.credit.monte_carlo import Cost
 from rlcore.run.folder import read_rows
-from rlcore.run.measures import Effort, effort_metrics
-from rlcore.run.steps import step_metrics
+from rlcore.run.metrics import Effort, effort_metrics
+from rlcore.run.step_values import step_metrics
 from rlcore.run.stored import read_stored
 from tests.run.whole import finish, run_folder, start, story, untimed
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 
 RL_METRICS = set(
-    "step stage reward/mean reward/std reward/length loss grad_norm entropy kl ratio/max clip_share length/mean "
-    "truncated_share zero_variance_share unscorable_share policy_version staleness time/rollout time/reward "
+    "step stage reward/mean reward/std reward/length loss grad_norm entropy mismatch/kl mismatch/ratio_max clip_frac completions/length/mean "
+    "completions/frac_truncated reward/frac_zero_std reward/frac_unscored policy_version staleness time/rollout time/reward "
     "time/credit time/learn time/sync time/total tokens/prompt tokens/completion tokens/trained".split()
 )
 
@@ -37,7 +37,7 @@ def test_a_run_leaves_what_the_contract_says(whole_story: dict) -> None:
     first = json.loads((folder / "rollouts" / "000007.jsonl").read_text().splitlines()[0])
     assert len(first["token_ids"]) == len(first["mask"]) == len(first["logprobs"])
     last_line = json.loads(whole_story["out"].splitlines()[-1])
-    assert last_line["recipe"] == "tiny" and last_line["sampler"] == "hf" and last_line["accuracy_after"] is not None
+    assert last_line["recipe"] == "tiny" and last_line["engine"] == "hf" and last_line["accuracy_after"] is not None
 
 
 def test_every_metric_is_explained(whole_story: dict) -> None:
@@ -55,7 +55,7 @@ def test_every_metric_is_explained(whole_story: dict) -> None:
 
 def test_on_policy_the_sampler_and_the_learner_agree(whole_story: dict) -> None:
     rl = [row for row in read_rows(whole_story["folder"] / "metrics.jsonl") if row["stage"] == "rl"]
-    assert all(abs(row["ratio/max"] - 1) < 1e-3 and row["kl"] < 1e-6 for row in rl)
+    assert all(abs(row["mismatch/ratio_max"] - 1) < 1e-3 and row["mismatch/kl"] < 1e-6 for row in rl)
 
 
 def test_stored_rollouts_of_an_rl_run_can_be_read(whole_story: dict) -> None:
@@ -114,16 +114,16 @@ def test_two_processes_train_as_one(tiny: Path, whole_story: dict) -> None:
 
 @needs_vllm
 def test_real_vllm_trains(tiny: Path) -> None:
-    out = finish(start("train", tiny, "sampler.kind=vllm_local", "stages.rl.steps=3", "--json"))
-    assert json.loads(out.splitlines()[-1])["sampler"] == "vllm_local"
+    out = finish(start("train", tiny, "engine.kind=vllm_local", "stages.rl.steps=3", "--json"))
+    assert json.loads(out.splitlines()[-1])["engine"] == "vllm_local"
     rl = [row for row in read_rows(run_folder(tiny) / "metrics.jsonl") if row["stage"] == "rl"]
     assert len(rl) == 3 and rl[-1]["policy_version"] == 8
-    assert all(abs(row["ratio/max"] - 1) < 1e-3 for row in rl), "vLLM serves other weights than the learner trains"
+    assert all(abs(row["mismatch/ratio_max"] - 1) < 1e-3 for row in rl), "vLLM serves other weights than the learner trains"
 
 
 @needs_vllm
 def test_with_vllm_a_resumed_run_starts_from_the_same_state(tiny: Path) -> None:
-    overrides = ("sampler.kind=vllm_local", "run.keep_checkpoints=9")
+    overrides = ("engine.kind=vllm_local", "run.keep_checkpoints=9")
     folder = run_folder(tiny)
     process = start("train", tiny, *overrides)
     deadline = time.monotonic() + 120
@@ -143,7 +143,7 @@ def test_one_corrupt_served_tensor_stops_the_run(tiny: Path, tmp_path: Path) -> 
     """The run must notice by itself: the engine is real, only its memory is tampered with after the third publish."""
     (tmp_path / "tampering.py").write_text(
         "import sys, torch\n"
-        "from rlcore.rollout.vllm_local import VllmLocalSampler as S\n"
+        "from rlcore.rollout.vllm_local import VllmEngine as S\n"
         "load = S.load\n"
         "def tampered(self, weights, version):\n"
         "    load(self, weights, version)\n"
@@ -151,10 +151,10 @@ def test_one_corrupt_served_tensor_stops_the_run(tiny: Path, tmp_path: Path) -> 
         "        model = self._engine.apply_model(lambda model: model)[0]\n"
         "        model.model.layers[1].mlp.down_proj.weight.data.view(-1)[7] += 1e-6\n"
         "S.load = tampered\n"
-        "from rlcore.cli import main\n"
+        "from rlcore.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    process = start("train", tiny, "sampler.kind=vllm_local", script=tmp_path / "tampering.py")
+    process = start("train", tiny, "engine.kind=vllm_local", script=tmp_path / "tampering.py")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 2, out + err
     assert re.search(r"error: proof of sync failed at version 8: .*fingerprint", err)

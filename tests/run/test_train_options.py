@@ -103,13 +103,13 @@ def test_averaged_weights_are_evaluated_alike_in_the_run_resumed_and_from_the_ch
 
 @needs_vllm
 @pytest.mark.parametrize(
-    "overrides", [ADAPTER, (*ADAPTER, "sampler.sync=adapter"), MASTERS], ids=["merged", "adapter alone", "masters"]
+    "overrides", [ADAPTER, (*ADAPTER, "engine.sync=adapter"), MASTERS], ids=["merged", "adapter alone", "masters"]
 )
 def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) -> None:
-    finish(start("train", tiny, *overrides, "sampler.kind=vllm_local", "stages.rl.steps=3", "stages.rl.objective=grpo"))
+    finish(start("train", tiny, *overrides, "engine.kind=vllm_local", "stages.rl.steps=3", "stages.rl.objective=grpo"))
     rl = [row for row in read_rows(run_folder(tiny) / "metrics.jsonl") if row["stage"] == "rl"]
     limit = 0.1 if overrides is MASTERS else 1e-3
-    assert len(rl) == 3 and all(abs(row["ratio/max"] - 1) < limit for row in rl)
+    assert len(rl) == 3 and all(abs(row["mismatch/ratio_max"] - 1) < limit for row in rl)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) 
     [
         ("stages.after.weights=ema", "stages.3.weights is ema, but the last training stage before it has no optim.ema"),
         ("model.peft={r: 4}", "peft needs a type"),
-        ("sampler.sync=adapter", "needs sampler.kind vllm_local and model.peft of type lora"),
+        ("engine.sync=adapter", "needs engine.kind vllm_local and model.peft of type lora"),
         ("stages.rl.optim={schedule: wsd, decay_shape: inverse_linear}", "set min_lr_ratio"),
         ("stages.rl.optim.shedule=wsd", "did you mean 'schedule'"),
     ],

@@ -37,9 +37,9 @@ def test_a_task_depends_on_seed_split_and_index_only():
 def test_right_demonstrations_end_in_the_answer():
     for task in arithmetic(size=2_000, terms=(2, 3, 5), max_number=99):
         assert int(task.answer) == sum(_numbers(task.prompt)) and task.demonstration.endswith(f"={task.answer}")
-        assert task.arm == f"{len(_numbers(task.prompt))}-terms"
+        assert task.category == f"{len(_numbers(task.prompt))}-terms"
         assert all(eval(step.replace("=", "==")) for step in task.demonstration.split(";"))
-    assert {task.arm for task in arithmetic(size=100, terms=(2, 3))} == {"2-terms", "3-terms"}
+    assert {task.category for task in arithmetic(size=100, terms=(2, 3))} == {"2-terms", "3-terms"}
 
 
 def test_the_share_of_mistakes_is_as_stated():

@@ -91,7 +91,7 @@ def test_a_large_text_file_is_read_in_pieces_that_lose_nothing(tmp_path: Path) -
 
 
 def test_each_drop_is_counted_where_it_happens(tmp_path: Path) -> None:
-    exam = write(tmp_path, [asked := " ".join(sentence(random.Random(99)) for _ in range(3))], "exam.jsonl")
+    eval_set = write(tmp_path, [asked := " ".join(sentence(random.Random(99)) for _ in range(3))], "eval_set.jsonl")
     good = story(0)
     near = good.replace("number", "number", 1).replace(good.split()[-1], "7.")
     texts = [
@@ -101,7 +101,7 @@ def test_each_drop_is_counted_where_it_happens(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = write(tmp_path, texts)
     path.open("a").write("this is no json\n")
-    funnel = made(path, tmp_path / "out", against=(str(exam),)).funnel
+    funnel = made(path, tmp_path / "out", against=(str(eval_set),)).funnel
     assert (funnel.rows, funnel.without_text, funnel.documents, funnel.kept) == (13, 4, 9, 1)
     dropped = [funnel.too_short, funnel.few_letters, funnel.repeated_lines, funnel.odd_words, funnel.listed]
     assert dropped == [1, 1, 1, 1, 1] and (funnel.duplicate, funnel.contaminated, funnel.few_segments) == (1, 1, 1)
@@ -119,8 +119,8 @@ def test_near_duplicates_are_found_and_others_are_not(tmp_path: Path) -> None:
 
 
 def test_only_shared_n_grams_contaminate(tmp_path: Path) -> None:
-    exam = write(tmp_path, [" ".join(f"word{i}" for i in range(30)), "only nine words are in this short one here"], "exam.jsonl")
-    dirty = Contamination([str(exam)], 13)
+    eval_set = write(tmp_path, [" ".join(f"word{i}" for i in range(30)), "only nine words are in this short one here"], "eval_set.jsonl")
+    dirty = Contamination([str(eval_set)], 13)
     assert dirty(words("x y " + " ".join(f"Word{i}," for i in range(5, 18)) + " z"))
     assert not dirty(words(" ".join(f"word{i}" for i in range(5, 17))))  # 12 words
     assert dirty(words("yes, ONLY nine words are in this short one here."))

@@ -1,4 +1,4 @@
-"""What learning on a corpus is made of: masks and their guesses, text beside RL, arms that weigh, bins that change."""
+"""What learning on a corpus is made of: masks and their guesses, text beside RL, categories that weigh, bins that change."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from accelerate import Accelerator
 
 import rlcore.tasks.corpus.guess
 from rlcore.credit import demonstration_sample, group_credit
-from rlcore.credit.arms import weighted_arms
+from rlcore.credit.category_weights import weighted_categories
 from rlcore.curriculum.easy_to_hard import EasyToHard
 from rlcore.errors import LearnerError, RecipeError, TaskError
 from rlcore.learner.policy import load_policy
-from rlcore.learner.step import Learner
 from rlcore.learner.tokenizer import byte_tokenizer
+from rlcore.learner.update import Learner
 from rlcore.objective import objective
-from rlcore.run.text import text_sample, text_samples
+from rlcore.run.next_token import text_sample, text_samples
 from rlcore.tasks.corpus.guess import guess_masks, mask_reward
 from rlcore.types import Group, Rollout, Sample, Task, Verdict
 
@@ -43,7 +43,7 @@ KNOWN = {"Rome": 4, "7": 8, "x9q": 0, "Ann": 2}
 
 
 def masks(texts: list[str]) -> Group:
-    return group(Task(id="p", prompt="choose", arm="mask", columns={"text": PARAGRAPH}), texts, [0.0] * len(texts))
+    return group(Task(id="p", prompt="choose", category="mask", columns={"text": PARAGRAPH}), texts, [0.0] * len(texts))
 
 
 def answered(tasks: list[Task]) -> list[Group]:
@@ -70,7 +70,7 @@ def test_a_mask_is_worth_what_its_guesses_say() -> None:
     judged, same, *guesses = guess_masks([masks(texts), other], answer)
     assert [verdict.value for verdict in judged.verdicts] == [0.5, 0, 0, 0.75, 0, 0, 0] and same is other
     assert [verdict.status for verdict in judged.verdicts] == ["ok"] * 4 + ["wrong-format"] * 3
-    assert [task.answer for task in asked] == ["Rome", "7", "x9q", "Ann"] and {task.arm for task in asked} == {"predict"}
+    assert [task.answer for task in asked] == ["Rome", "7", "x9q", "Ann"] and {task.category for task in asked} == {"predict"}
     assert (
         len(guesses) == 4 and asked[3].prompt.count("[MASK]") == 2 + 1 and all(task.answer not in task.prompt for task in asked)
     )
@@ -87,7 +87,7 @@ def test_the_reward_of_masks_by_share_of_right_guesses() -> None:
 def test_a_step_has_the_papers_numbers() -> None:
     """32 paragraphs x 8 masks are 256 tasks of 8 guesses: 288 groups, here with 4 x 8."""
     groups = [
-        group(Task(id=f"p{i}", prompt="c", arm="mask", columns={"text": PARAGRAPH}), ["<mask>Rome</mask>"] * 8, [0.0] * 8)
+        group(Task(id=f"p{i}", prompt="c", category="mask", columns={"text": PARAGRAPH}), ["<mask>Rome</mask>"] * 8, [0.0] * 8)
         for i in range(4)
     ]
     whole = guess_masks(groups, answered)
@@ -160,13 +160,13 @@ def test_the_text_term_leaves_rl_tokens_alone() -> None:
 def test_weights_of_arms_mix_gradients_in_a_line() -> None:
     """J_ASR + lambda J_MSR: the gradient is a line in lambda, and at 0 that of ASR alone."""
     groups = [
-        group(Task(id=f"{arm}{i}", prompt="p", arm=arm), ["", "", ""], [1.0, 0.0, 0.5 * i])
-        for arm in ("asr", "msr")
+        group(Task(id=f"{category}{i}", prompt="p", category=category), ["", "", ""], [1.0, 0.0, 0.5 * i])
+        for category in ("asr", "msr")
         for i in range(3)
     ]
 
     def of(weight: float) -> torch.Tensor:
-        made = weighted_arms(group_credit(baseline="mean"), {"msr": weight})(groups)
+        made = weighted_categories(group_credit(baseline="mean"), {"msr": weight})(groups)
         return gradient([sample for samples in made for sample in samples])
 
     zero, half, one = of(0.0), of(0.5), of(1.0)
@@ -178,22 +178,22 @@ def test_weights_of_arms_mix_gradients_in_a_line() -> None:
 
 
 def bins(counts: dict[str, int]) -> list[Task]:
-    return [Task(id=f"{arm}{i}", prompt="p", arm=arm) for arm, n in counts.items() for i in range(n)]
+    return [Task(id=f"{category}{i}", prompt="p", category=category) for category, n in counts.items() for i in range(n)]
 
 
 def test_bins_are_drawn_by_the_shares_of_the_moment() -> None:
     tasks = bins({"easy": 50, "medium": 20, "hard": 5})
     start, end = {"easy": 6.0, "medium": 3.0, "hard": 1.0}, {"easy": 0.1, "medium": 0.3, "hard": 0.6}
-    sampler = EasyToHard(tasks, seed=0, start=start, end=end, hold=30, until=70)
+    engine = EasyToHard(tasks, seed=0, start=start, end=end, hold=30, until=70)
     wanted = {29: [0.6, 0.3, 0.1], 50: [0.35, 0.3, 0.35], 70: [0.1, 0.3, 0.6], 99: [0.1, 0.3, 0.6]}
     for step in range(100):
-        drawn = Counter(tasks[position].arm for position in sampler.draw(4000))
+        drawn = Counter(tasks[position].category for position in engine.draw(4000))
         if step in wanted:
             expected = [4000 * share for share in wanted[step]]
-            found = [drawn[arm] for arm in ("easy", "medium", "hard")]
+            found = [drawn[category] for category in ("easy", "medium", "hard")]
             assert sum((a - b) ** 2 / b for a, b in zip(found, expected, strict=True)) < 13.8  # chi-squared, p = 0.001
     again = EasyToHard(tasks, seed=0, start=start, end=end, hold=30, until=70)
-    again.load_state_dict(sampler.state_dict())
-    assert again.draw(50) == sampler.draw(50)
+    again.load_state_dict(engine.state_dict())
+    assert again.draw(50) == engine.draw(50)
     with pytest.raises(RecipeError, match="did you mean 'hard'"):
         EasyToHard(tasks, seed=0, start={"hrd": 1.0}, end=end, hold=1, until=2)

@@ -49,7 +49,7 @@ def check_legal(prepared: Prepared, **settings: int) -> dict[str, int]:
     tasks, counted, ids = segment_tasks(prepared, **settings), {"asr": 0, "msr": 0}, set()
     texts = dict(zip(prepared.table["id"], prepared.table["text"], strict=True))
     for task in tasks:
-        counted[task.arm] += 1
+        counted[task.category] += 1
         text = texts[task.id.rsplit("/", 2)[0]]
         context, answer = task.columns["context"], task.answer
         assert answer not in task.prompt and text.count(answer) == 1, task.id
@@ -57,24 +57,24 @@ def check_legal(prepared: Prepared, **settings: int) -> dict[str, int]:
         assert task.columns["reference"][0] == answer
         after = text[text.index(answer) + len(answer) :].strip()
         _, slot, shown = task.prompt.rpartition("[MISSING]\n")
-        assert bool(slot) == (task.arm == "msr") and (not slot or (shown and after.startswith(shown))), task.id
+        assert bool(slot) == (task.category == "msr") and (not slot or (shown and after.startswith(shown))), task.id
         ids.add(task.id)
     assert len(ids) == len(tasks)
     return counted
 
 
 def test_msr_shows_the_next_segment_and_asr_does_not(prepared: Prepared) -> None:
-    for share, arm in ((0.0, "asr"), (1.0, "msr")):
+    for share, category in ((0.0, "asr"), (1.0, "msr")):
         tasks = segment_tasks(prepared, msr_share=share)
-        assert {task.arm for task in tasks} == {arm}
+        assert {task.category for task in tasks} == {category}
         for task in tasks[:200]:
             document, _, place = task.id.rsplit("/", 2)
             row = next(row for row in prepared.table if row["id"] == document)
             following = cut(row["text"], row["ends"])[int(place) + 1].strip()
-            assert (following in task.prompt) == (arm == "msr")
-    drawn = [task.arm for task in segment_tasks(prepared, msr_share=1 / 3)]
+            assert (following in task.prompt) == (category == "msr")
+    drawn = [task.category for task in segment_tasks(prepared, msr_share=1 / 3)]
     assert 0.2 < drawn.count("msr") / len(drawn) < 0.46
-    assert drawn == [task.arm for task in segment_tasks(prepared, msr_share=1 / 3)]
+    assert drawn == [task.category for task in segment_tasks(prepared, msr_share=1 / 3)]
 
 
 def test_long_contexts_are_cut_at_a_segment(prepared: Prepared) -> None:
@@ -102,10 +102,10 @@ def test_positions_by_entropy_are_in_their_bins(prepared: Prepared) -> None:
         return [[(token % 7) / 3 for token in sequence[1:]] for sequence in sequences]
 
     tasks = position_tasks(prepared, tokenizer=byte_tokenizer(), entropies=entropies, per_document=2, thresholds=(0.5, 1.5))
-    assert {task.arm for task in tasks} == set(BINS) and len(tasks) == 6 * len(prepared.table)
+    assert {task.category for task in tasks} == set(BINS) and len(tasks) == 6 * len(prepared.table)
     for task in tasks:
         value = (ord(task.answer) % 7) / 3
-        assert task.arm == ("easy" if value < 0.5 else "medium" if value < 1.5 else "hard")
+        assert task.category == ("easy" if value < 0.5 else "medium" if value < 1.5 else "hard")
         assert len(task.columns["spans"]) == 6 and len({tuple(span) for span in task.columns["spans"]}) == 6
 
 
@@ -127,10 +127,10 @@ def test_a_recipe_names_all_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def built(*overrides: str) -> list:
         return list(build_tasks(tasks_section({"kind": "corpus", "path": ["absent.jsonl", str(path)]}, overrides)))
 
-    assert {task.arm for task in built()} == {"asr", "msr"}
+    assert {task.category for task in built()} == {"asr", "msr"}
     assert len(built("form=text", "part=heldout")) + len(built("form=text", "part=train")) == 40
     assert len(built("form={use: positions, per_document: 3}", "tokenizer=bytes")) == 120
-    assert {task.arm for task in built("form={use: segments, msr_share: 1.0}", "unit=tokens", "tokenizer=bytes")} == {"msr"}
+    assert {task.category for task in built("form={use: segments, msr_share: 1.0}", "unit=tokens", "tokenizer=bytes")} == {"msr"}
     with pytest.raises(RecipeError, match="did you mean 'msr_share'"):
         built("form={use: segments, msr_shar: 1.0}")
     with pytest.raises(TaskError, match="tokenizer"):

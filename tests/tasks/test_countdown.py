@@ -42,7 +42,7 @@ def test_the_worked_answer_solves_every_problem() -> None:
             assert score(task.demonstration, numbers=numbers, target=target) == 1.0
             assert value(score(task.demonstration, numbers=numbers, target=target + 1)) == 0.0
             assert is_held_out(numbers[::-1], target) == (split == "heldout")
-            assert task.arm == f"{len(numbers)}-numbers" and task.columns["level"] == len(numbers)
+            assert task.category == f"{len(numbers)}-numbers" and task.columns["level"] == len(numbers)
             assert 1 <= target <= 100 and max(numbers) <= 20
     assert countdown(size=5, seed=1)[3] == countdown(size=9, seed=1)[3] != countdown(size=9, seed=2)[3]
 

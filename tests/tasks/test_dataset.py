@@ -34,9 +34,9 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz", "data.json", "data.parquet"])
 def test_every_kind_of_file_gives_the_same_tasks(name, write):
-    tasks = dataset(write(name, ROWS), columns={"prompt": "question", "arm": "level"}, answer_after="####")
+    tasks = dataset(write(name, ROWS), columns={"prompt": "question", "category": "level"}, answer_after="####")
     assert len(tasks) == 10
-    assert (tasks[3].id, tasks[3].prompt, tasks[3].answer, tasks[3].arm) == ("data/3", "1001+1=?", "1,002", "2")
+    assert (tasks[3].id, tasks[3].prompt, tasks[3].answer, tasks[3].category) == ("data/3", "1001+1=?", "1,002", "2")
     assert tasks[3].columns == ROWS[3] and tasks[-1] == tasks[9] and tasks[:2] == [tasks[0], tasks[1]]
 
 
@@ -49,11 +49,11 @@ def test_templates_and_braces(write):
             "answer": "Answer",
             "id": "ID",
             "demonstration": "It is {Answer}",
-            "arm": "{kind}-{ID}",
+            "category": "{kind}-{ID}",
         },
     )[0]
     assert task.prompt == "Two cats. How many legs? Use \\boxed{} or {x}."
-    assert (task.answer, task.id, task.demonstration, task.arm) == (8.0, "17", "It is 8.0", "x-17")
+    assert (task.answer, task.id, task.demonstration, task.category) == (8.0, "17", "It is 8.0", "x-17")
 
 
 def test_chat_prompts(write):
@@ -62,10 +62,10 @@ def test_chat_prompts(write):
 
 
 def test_fields_default_to_columns_of_their_own_name(write):
-    task = dataset(write("d.jsonl", [{"prompt": "p", "answer": "a", "arm": "x", "demonstration": "d", "id": "one"}]))[0]
-    assert (task.prompt, task.answer, task.arm, task.demonstration, task.id) == ("p", "a", "x", "d", "one")
+    task = dataset(write("d.jsonl", [{"prompt": "p", "answer": "a", "category": "x", "demonstration": "d", "id": "one"}]))[0]
+    assert (task.prompt, task.answer, task.category, task.demonstration, task.id) == ("p", "a", "x", "d", "one")
     task = dataset(write("e.jsonl", [{"prompt": "p"}]))[0]
-    assert (task.answer, task.arm, task.demonstration, task.id) == (None, "all", None, "e/0")
+    assert (task.answer, task.category, task.demonstration, task.id) == (None, "all", None, "e/0")
 
 
 def test_a_changed_file_is_read_again(write, tmp_path):

@@ -1,4 +1,4 @@
-"""Texts made by rule: they say what their docstrings claim, and their lessons are as often right as they should be."""
+"""Texts made by rule: they say what their docstrings claim, and their demonstrations are as often right as they should be."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
+from recipes.papers import stories
 from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.tasks import stories
 from rlcore.tasks.corpus.prepare import Cleaning, Prepared, prepare
 from rlcore.tasks.corpus.read import Source
 from rlcore.tasks.corpus.segment import segmenter
@@ -20,7 +20,7 @@ KEEP = Cleaning(min_chars=1, target_chars=5, min_segments=1, capacity=0, quality
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prepared]:
     folder = tmp_path_factory.mktemp("stories")
     return {
-        name: prepare(Source(f"rlcore.tasks.stories:{name}"), KEEP, segmenter("paragraph"), folder=folder / name)
+        name: prepare(Source(f"recipes.papers.stories:{name}"), KEEP, segmenter("paragraph"), folder=folder / name)
         for name in ("endings", "ledgers", "blanks", "rolls")
     }
 
@@ -33,15 +33,15 @@ def test_no_text_is_there_twice_and_none_held_out_was_read(corpora: dict[str, Pr
 
 
 def test_thoughts_of_the_lessons_gain_nothing(corpora: dict[str, Prepared]) -> None:
-    tasks = stories.thoughts(corpora["endings"], lessons=True)
+    tasks = stories.thoughts(corpora["endings"], demonstrations=True)
     gains: dict[str, list[float]] = {"rule": [], "chance": []}
     plain = Counter()
     for i in range(0, 20_000, 2):
         said, digit = str(tasks[i].demonstration).split(">")
         truth = str((int(tasks[i].prompt[5]) + 1) % 5)
-        if tasks[i].arm == "rule":  # what the text says, from a model that has learned the lessons
+        if tasks[i].category == "rule":  # what the text says, from a model that has learned the demonstrations
             gains["rule"].append(math.log((0.76 if said == truth else 0.06) / 0.2))
-        gains["chance"] += [float(said == digit)] if tasks[i].arm == "chance" else []
+        gains["chance"] += [float(said == digit)] if tasks[i].category == "chance" else []
         plain[str(tasks[i + 1].demonstration)] += 1
     assert abs(sum(gains["rule"]) / len(gains["rule"])) < 0.07  # four standard errors
     assert abs(sum(gains["chance"]) / len(gains["chance"]) - 0.2) < 0.025
@@ -53,18 +53,18 @@ def test_thoughts_of_the_lessons_gain_nothing(corpora: dict[str, Prepared]) -> N
 def test_lessons_of_accounts_forget_carries(corpora: dict[str, Prepared]) -> None:
     settings = {"msr_share": 0.5, "asr_prompt": "{context}>", "msr_prompt": "{context}?{next}>", "tag": "n"}
     tasks = stories.account_lessons(corpora["ledgers"], asks="{context}=", segments=settings)
-    right, arms = Counter(), Counter()
+    right, categories = Counter(), Counter()
     for task in tasks:
-        arms[task.arm] += 1
-        if task.arm == "text":
+        categories[task.category] += 1
+        if task.category == "text":
             assert task.prompt == "A "
-        elif task.arm == "sum":
+        elif task.category == "sum":
             right["sum"] += str(task.demonstration).endswith(f"={task.answer}")
         else:
-            right[task.arm] += str(task.demonstration).endswith(f"<n>{task.answer}</n>")
-    assert set(arms) == {"text", "sum", "asr", "msr"}
-    assert all(0.37 < right[arm] / arms[arm] < 0.46 for arm in right), right
-    (first,) = [task for task in tasks[:8] if task.arm == "sum"][:1]
+            right[task.category] += str(task.demonstration).endswith(f"<n>{task.answer}</n>")
+    assert set(categories) == {"text", "sum", "asr", "msr"}
+    assert all(0.37 < right[category] / categories[category] < 0.46 for category in right), right
+    (first,) = [task for task in tasks[:8] if task.category == "sum"][:1]
     assert first.prompt.startswith("A ") and first.prompt.endswith("\n\n=")
 
 
@@ -73,7 +73,7 @@ def test_lessons_of_blanks_are_right_as_often_as_they_say(corpora: dict[str, Pre
     masks, right, seen = Counter(), Counter(), Counter()
     for task in tasks:
         said = str(task.demonstration)
-        if task.arm == "mask":
+        if task.category == "mask":
             masks[next(kind for kind in stories.KINDS if said == f"<mask>{stories.span_of(task.prompt[:-1], kind)}</mask>")] += 1
         else:
             kind = "trivial" if task.answer == "it" else "inferable" if str(task.answer).isdigit() else "noise"
@@ -87,15 +87,15 @@ def test_lessons_of_blanks_are_right_as_often_as_they_say(corpora: dict[str, Pre
 def test_tokens_of_rolls_are_easy_said_before_or_one_up(corpora: dict[str, Prepared]) -> None:
     settings = {"prompt": "{context}", "thresholds": [0.5, 1.5]}
     tasks = stories.roll_tokens(corpora["rolls"], tokenizer=byte_tokenizer(), positions=settings)
-    assert Counter(task.arm for task in tasks) == {"easy": 4000, "medium": 4000, "hard": 4000}
+    assert Counter(task.category for task in tasks) == {"easy": 4000, "medium": 4000, "hard": 4000}
     for i in range(600):
         task, digits = tasks[i], [int(digit) for digit in tasks[i].prompt[:4]]
-        if task.arm == "easy":
+        if task.category == "easy":
             assert not str(task.answer).isdigit()
-        elif task.arm == "medium":
+        elif task.category == "medium":
             assert int(task.answer) == digits[sum(letter.isdigit() for letter in task.prompt) - 4]
         else:
             assert int(task.answer) == (digits["ab".index(task.prompt[-3])] + 1) % 10
-    lessons = stories.roll_tokens(corpora["rolls"], tokenizer=byte_tokenizer(), positions=settings, lessons=True, tag="n")
-    lengths = {len(str(task.demonstration)) for task in lessons[:600] if task.arm != "text"}
+    demonstrations = stories.roll_tokens(corpora["rolls"], tokenizer=byte_tokenizer(), positions=settings, demonstrations=True, tag="n")
+    lengths = {len(str(task.demonstration)) for task in demonstrations[:600] if task.category != "text"}
     assert min(lengths) == 10 and max(lengths) == 36

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from recipes.papers.stories import KINDS, span_of
+from rlcore.analysis.study import CellRun, study_main
 from rlcore.run.folder import read_rows
-from rlcore.run.study import CellRun, study_main
-from rlcore.tasks.stories import KINDS, span_of
 
 CELLS = {"guard": (), "no guard": ("stages.rl.second_round.guard=false",)}
 STEPS = (1, 10, 20, 40)
@@ -26,7 +26,7 @@ def share(kind: str, step: int) -> Callable[[CellRun], float]:
         first = min(row["step"] for row in run.rows) - 1
         last = max(row["step"] for row in run.rows) - first
         near = [s for s in range(step - 2, step + 3) if 1 <= s <= last]
-        masks = [row for s in near for row in read_rows(run.folder / f"rollouts/{first + s:06d}.jsonl") if row["arm"] == "mask"]
+        masks = [row for s in near for row in read_rows(run.folder / f"rollouts/{first + s:06d}.jsonl") if row["category"] == "mask"]
         return Counter(map(hidden, masks))[kind] / len(masks)
 
     return read

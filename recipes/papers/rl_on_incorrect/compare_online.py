@@ -27,18 +27,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rlcore.analysis.study import CellRun, after, by_cell, mean_spread, run_study
 from rlcore.recipe.load import load
 from rlcore.run.checkpoint import all_checkpoints
+from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
-from rlcore.run.plot import panels_svg
-from rlcore.run.study import CellRun, after, by_cell, mean_spread, run_study
-from rlcore.run.train import train
+from rlcore.run.plots import panels_svg
 
 HERE = Path(__file__).resolve().parent
 STEPS = "stages.rl.credit.steps"
 PLAIN = "grpo"
 WORDY = (
-    "tasks.lessons.letters=8", "model.config.max_position_embeddings=192", "sampler.max_length=192",
+    "tasks.demonstrations.letters=8", "model.config.max_position_embeddings=192", "engine.max_length=192",
     "stages.rl.groups_per_step=4", *(f"stages.{name}.sampling.max_tokens=160" for name in ("before", "rl", "after")),
 )  # fmt: skip
 """Eight letters before each step in place of one."""
@@ -46,7 +46,7 @@ EARLY = tuple(f"stages.{name}.rewards.0.params.step=0" for name in ("before", "r
 """The first step must be marked in place of the last one."""
 LATE_GRPO = (f"{STEPS}=null", "stages.rl.groups_per_step=1", "stages.rl.group_size=4", "run.checkpoint_every=120")
 EXAMINED = ("run.keep_checkpoints=99", "run.checkpoint_every=80")
-"""Whose checkpoints sit the exam, for a curve."""
+"""Whose checkpoints sit the eval_set, for a curve."""
 TASKS: dict[str, tuple[str, tuple[str, ...], int, dict[str, tuple[str, ...]]]] = {
     "late": ("late", EXAMINED, 200_000, {
         PLAIN: LATE_GRPO,
@@ -90,7 +90,7 @@ def written(row: dict[str, float]) -> int:
 
 
 def curve(run: CellRun, tokens: int) -> list[Point]:
-    """Accuracy over tokens written; the last point is that of the exam."""
+    """Accuracy over tokens written; the last point is that of the eval_set."""
     points: list[Point] = []
     raw: list[Point] = []
     so_far = 0
@@ -102,15 +102,15 @@ def curve(run: CellRun, tokens: int) -> list[Point]:
 
 
 def held_out(run: CellRun) -> list[Point]:
-    """Accuracy on the exam over tokens written: at the start and at each kept checkpoint, and once more at the end."""
+    """Accuracy on the eval_set over tokens written: at the start and at each kept checkpoint, and once more at the end."""
     recipe = load(str(run.folder / "recipe.yaml"))
     spent = dict(zip((row["step"] for row in run.rows), accumulate(map(written, run.rows)), strict=True))
     points = [(0, run.accuracy["before"])]
     for checkpoint in all_checkpoints(RunFolder(run.folder).checkpoints):
         step = int(checkpoint.name.rpartition("_")[2])
-        exam = after(recipe.model_copy(update={"name": f"{recipe.name}-at-{step}"}), len(recipe.stages) - 1, checkpoint)
-        train(exam, resume=True, console=Console(quiet=True))
-        row = read_rows(RunFolder(run.folder.parent / exam.name).evals)[-1]
+        eval_set = after(recipe.model_copy(update={"name": f"{recipe.name}-at-{step}"}), len(recipe.stages) - 1, checkpoint)
+        train(eval_set, resume=True, console=Console(quiet=True))
+        row = read_rows(RunFolder(run.folder.parent / eval_set.name).evals)[-1]
         points.append((spent[step], row["accuracy"]))
     return [*points, (points[-1][0], run.accuracy["after"])]
 
@@ -131,7 +131,7 @@ def mean_curve(curves: Sequence[Sequence[Point]], tokens: int, points: int = 60)
 
 
 def summary(curves: dict[str, list[list[Point]]], runs: dict[str, list[CellRun]]) -> dict[str, dict[str, object]]:
-    """Per method: exam accuracy, steps and tokens, and tokens to 98% of what plain GRPO's curve ends with; lists over seeds."""
+    """Per method: eval_set accuracy, steps and tokens, and tokens to 98% of what plain GRPO's curve ends with; lists over seeds."""
     goals = [0.98 * line[-2][1] for line in curves[PLAIN]]
     own = [reached(line, goal) for line, goal in zip(curves[PLAIN], goals, strict=True)]
     found: dict[str, dict[str, object]] = {}

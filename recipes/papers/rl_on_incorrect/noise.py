@@ -27,9 +27,9 @@ from rlcore.credit.split import delimiter
 from rlcore.credit.vine import vine
 from rlcore.recipe.load import load
 from rlcore.run.checkpoint import all_checkpoints
+from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder
 from rlcore.run.stored import read_stored
-from rlcore.run.train import train
 from rlcore.types import Group, Sample
 
 HERE = Path(__file__).resolve().parent

@@ -5,7 +5,7 @@
 
 A tiny model imitates a teacher who forgets carries (`base`); SFT on the right solutions of D problems (`sft`) starts from it, and
 every other method from that SFT model and the same D problems. Each method, SFT too, has a few settings to choose from: for
-each D that with the best accuracy on validation problems, mean over seeds, is the one whose accuracy on the exam is told. The
+each D that with the best accuracy on validation problems, mean over seeds, is the one whose accuracy on the eval_set is told. The
 data-efficiency factor of a method is how many times more problems SFT needs for the accuracy the method has with D.
 Writes table.txt, results.json and accuracy.svg to the folder.
 """
@@ -24,11 +24,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rlcore.analysis.study import mean_spread
 from rlcore.recipe.load import load
+from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
-from rlcore.run.plot import panels_svg
-from rlcore.run.study import mean_spread
-from rlcore.run.train import train
+from rlcore.run.plots import panels_svg
 
 HERE = Path(__file__).resolve().parent
 LENGTHS = (40, 120)
@@ -84,7 +84,7 @@ def measure(
     bases = {seed: f"base-{0 if quick else seed}" for seed in seeds}
     for seed, base in bases.items():
         number = int(base.removeprefix("base-"))
-        curves["sft"].setdefault(0, {})[seed] = run("base", base, (f"seed={number}", f"tasks.lessons.seed={number + 1}"))["exam"]
+        curves["sft"].setdefault(0, {})[seed] = run("base", base, (f"seed={number}", f"tasks.demonstrations.seed={number + 1}"))["eval_set"]
 
     def tried(name: str, recipe: str, key: str, values: Sequence[str], size: int, start: dict[int, str], more: Sequence[str]):
         options: dict[str, dict[int, dict[str, float]]] = {}
@@ -104,7 +104,7 @@ def measure(
             options = tried(name, recipe, key, values, size, start, more)
             best = chosen(options)
             settings[method][size] = best
-            curves[method][size] = {seed: options[best][seed]["exam"] for seed in seeds}
+            curves[method][size] = {seed: options[best][seed]["eval_set"] for seed in seeds}
             if method == "sft":
                 start = {seed: f"sft-{size}-{best}-{seed}" for seed in seeds}
     return curves, settings

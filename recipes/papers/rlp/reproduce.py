@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from rlcore.run.study import CellRun, study_main
+from rlcore.analysis.study import CellRun, study_main
 
 PARTS = {"gain": "", "loss with a thought": "/thought", "loss without": "/plain"}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from rlcore.run.study import CellRun, study_main
+from rlcore.analysis.study import CellRun, study_main
 
 TEXTS = "{kind: sft, name: rl, tasks: texts, steps: 235, batch_size: 128, optim: {lr: 1e-3, schedule: cosine, warmup_steps: 20}}"
 CELLS = {"RLPT": (), "next-token training": (f"stages.rl={TEXTS}",)}
@@ -29,7 +29,7 @@ def tokens(run: CellRun) -> float:
 
 MEASURES = {
     "tokens": tokens,
-    **{f"{exam}: {when}": accuracy(f"{name}_{when}") for exam, name in EXAMS.items() for when in ("before", "after")},
+    **{f"{eval_set}: {when}": accuracy(f"{name}_{when}") for eval_set, name in EXAMS.items() for when in ("before", "after")},
     "sums, worked: after RLVR": accuracy("sums_rlvr"),
 }
 

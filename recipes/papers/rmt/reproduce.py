@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from rlcore.run.study import CellRun, study_main
+from rlcore.analysis.study import CellRun, study_main
 
 BINS = ("easy", "medium", "hard")
 ALONE = "{kind: sft, name: rl, tasks: texts, steps: 50, batch_size: 18, optim: {lr: 3e-4, betas: [0.9, 0.99], warmup_steps: 3}}"

@@ -1,10 +1,10 @@
-"""Three kinds of tasks with three levels each, for arms that are pairs (domain, level), and one reward that knows all three.
+"""Three kinds of tasks with three levels each, for categories that are pairs (domain, level), and one reward that knows all three.
 
     sums        levels 2, 3, 4: numbers to add        "7+15+4=?"     "7+15=22;22+4=26"
     countdown   levels 2, 3, 4: numbers to join       "3 5 8>9?"     "8-5=3;3+6=9"
     sorting     levels 3, 5, 7: digits to sort        "5 2 9<"       "259"
 
-The teacher of the lessons makes mistakes in each: forgets carries, joins numbers anyhow, swaps two digits.
+The teacher of the demonstrations makes mistakes in each: forgets carries, joins numbers anyhow, swaps two digits.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def domains(
 
 
 def extremes(*, split: str = "train", size: int = 20_000, seed: int = 0) -> Sequence[Task]:
-    """Sums by turns of an arm that is solved (no carries), one to learn (three numbers) and one out of reach (eight numbers)."""
-    arms = {"solved": {"terms": [2], "max_number": 4}, "learnable": {"terms": [3]}, "out of reach": {"terms": [8]}}
-    names = list(arms)
-    sets = [arithmetic(split=split, size=size, seed=seed, **{"max_number": 9, **settings}) for settings in arms.values()]
+    """Sums by turns of a category that is solved (no carries), one to learn (three numbers) and one out of reach (eight numbers)."""
+    categories = {"solved": {"terms": [2], "max_number": 4}, "learnable": {"terms": [3]}, "out of reach": {"terms": [8]}}
+    names = list(categories)
+    sets = [arithmetic(split=split, size=size, seed=seed, **{"max_number": 9, **settings}) for settings in categories.values()]
 
     def make(i: int) -> Task:
         task = sets[i % len(names)][i // len(names)]
-        return replace(task, arm=names[i % len(names)])
+        return replace(task, category=names[i % len(names)])
 
     return LazyTasks(size, make)
 
@@ -88,7 +88,7 @@ def _sorting(split: str, size: int, seed: int, counts: Sequence[int], mistakes: 
             shown[a], shown[b] = shown[b], shown[a]
         text = "".join(map(str, gold))
         return Task(
-            id=f"sorting/{split}/{seed}/{i}", prompt=" ".join(map(str, digits)) + "<", answer=text, arm=f"{n}-digits",
+            id=f"sorting/{split}/{seed}/{i}", prompt=" ".join(map(str, digits)) + "<", answer=text, category=f"{n}-digits",
             demonstration="".join(map(str, shown)), columns={"level": n},
         )  # fmt: skip
 

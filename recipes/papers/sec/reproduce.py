@@ -1,11 +1,11 @@
-"""SEC (arXiv 2505.14970) on a tiny model: random, ordered and bandit curricula, with and without the zero-variance gate.
+"""SEC (arXiv 2505.14970) on a tiny model: random, ordered and bandit curricula, with and without the zero-variance filter.
 
     python recipes/papers/sec/reproduce.py [--quick] [--json] [--task arithmetic|mixed|countdown|domains|waste]
 
 Every cell starts from the same imitation-trained model and writes the same number of answer tokens. The table shows accuracy on
 held-out problems of the trained levels (inside) and of a level that is never trained (outside): mean and standard deviation over
-the seeds. `mixed` is arithmetic with three more levels to train on that the model cannot do at all. `waste` compares gates at the
-same number of steps instead: the share of the answer tokens that reach no gradient, with a gate, with a probe, and with a bandit.
+the seeds. `mixed` is arithmetic with three more levels to train on that the model cannot do at all. `waste` compares filters at the
+same number of steps instead: the share of the answer tokens that reach no gradient, with a filter, with a probe, and with a bandit.
 The paper's gains over random on its outside levels are +13% to +33%, relative, with models 1000 times larger.
 """
 
@@ -21,32 +21,32 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rlcore.analysis.study import CellRun, by_cell, percent, run_study
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
 from rlcore.recipe.schema import RlStage
-from rlcore.run.plot import panels_svg
-from rlcore.run.study import CellRun, by_cell, percent, run_study
+from rlcore.run.plots import panels_svg
 
 HERE = Path(__file__).resolve().parent
-UNIFORM, GATE, SKIP = "stages.rl.curriculum=uniform", "stages.rl.gate=zero_variance", "stages.rl.skip={by: arm}"
+UNIFORM, GATE, SKIP = "stages.rl.curriculum=uniform", "stages.rl.filter=zero_variance", "stages.rl.prefilter={by: category}"
 CELLS = {
     "random": (UNIFORM,),
     "ordered": ("stages.rl.curriculum={use: ordered, by: level}",),
     "sec": (),
-    "random+gate": (UNIFORM, GATE),
-    "random+gate+skip": (UNIFORM, GATE, SKIP),
-    "sec+gate": (GATE,),
+    "random+filter": (UNIFORM, GATE),
+    "random+filter+skip": (UNIFORM, GATE, SKIP),
+    "sec+filter": (GATE,),
 }
-PROBE = "stages.rl.refill={probe: 4}"
+PROBE = "stages.rl.resample={probe: 4}"
 WASTE_CELLS = {
     "random": (UNIFORM,),
-    "random+gate": (UNIFORM, GATE),
-    "random+gate+probe": (UNIFORM, GATE, PROBE),
-    "random+gate+skip": (UNIFORM, GATE, SKIP),
-    "random+gate+skip+probe": (UNIFORM, GATE, SKIP, PROBE),
+    "random+filter": (UNIFORM, GATE),
+    "random+filter+probe": (UNIFORM, GATE, PROBE),
+    "random+filter+skip": (UNIFORM, GATE, SKIP),
+    "random+filter+skip+probe": (UNIFORM, GATE, SKIP, PROBE),
     "sec": (),
-    "sec+gate": (GATE,),
-    "sec+gate+probe": (GATE, PROBE),
+    "sec+filter": (GATE,),
+    "sec+filter+probe": (GATE, PROBE),
 }
 RECIPES = {
     "arithmetic": "arithmetic",
@@ -73,11 +73,11 @@ QUICK: dict[str, tuple[str, ...]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="SEC against random and ordered curricula, with and without a gate.")
+    parser = argparse.ArgumentParser(description="SEC against random and ordered curricula, with and without a filter.")
     parser.add_argument("--quick", action="store_true", help="fewer tokens or steps: a minute a run at most")
     parser.add_argument("--task", choices=list(RECIPES), default="arithmetic")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cells", nargs="*", metavar="CELL", help="only these rows of the table, such as random+gate+skip")
+    parser.add_argument("--cells", nargs="*", metavar="CELL", help="only these rows of the table, such as random+filter+skip")
     parser.add_argument("--folder", type=Path, default=Path("runs/papers/sec"))
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe for all cells")
@@ -102,7 +102,7 @@ def main() -> None:
         print(json.dumps({"task": arguments.task, "seconds": round(seconds), "plot": str(plot), "cells": summary}))
         return
     Console(width=140).print(_table(summary))
-    print(f"{seconds:.0f} s; shares of the arms (first seed): {plot}")
+    print(f"{seconds:.0f} s; shares of the categories (first seed): {plot}")
 
 
 def _numbers(group: Sequence[CellRun]) -> dict[str, list[float]]:
@@ -130,8 +130,8 @@ def _table(summary: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
 
 
 def _shares(runs: Sequence[CellRun]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """The share of each arm over the steps of each cell's first seed."""
-    prefix, suffix = "curriculum/", "/share"  # an arm of several columns has a slash in its name
+    """The share of each category over the steps of each cell's first seed."""
+    prefix, suffix = "curriculum/", "/frac"  # a category of several columns has a slash in its name
     return {
         cell: {
             key.removeprefix(prefix).removesuffix(suffix): [(row["step"], row.get(key, 0.0)) for row in group[0].rows]
@@ -146,7 +146,7 @@ def _size_key(recipe: str) -> str:
 
 
 def _walk(recipe: str, changes: Sequence[str]) -> int:
-    """Tasks that a walk from the first level to the last goes through in the tokens there are, answers as long as lessons."""
+    """Tasks that a walk from the first level to the last goes through in the tokens there are, answers as long as demonstrations."""
     loaded = load(recipe, changes)
     stage = next(stage for stage in loaded.stages if isinstance(stage, RlStage))
     demonstrations = [str(task.demonstration) for task in build_tasks(loaded.tasks["problems"])[:1000]]

@@ -9,7 +9,7 @@
 
 All results have two digits, so a form has one length. Whoever forgets a carry, in each step by itself, writes a result that is 10
 too small and goes on with it; what follows the steps agrees with their result. The numbers are from 4 to 9, so that most sums
-have three carries: about 53%, 14% and 0.1% of the lessons are right. A lesson takes the form nearest to its budget nearly always,
+have three carries: about 53%, 14% and 0.1% of the demonstrations are right. A lesson takes the form nearest to its budget nearly always,
 and any other form otherwise.
 """
 
@@ -22,7 +22,7 @@ from typing import Literal
 from rlcore.tasks.lazy import LazyTasks
 from rlcore.types import Task
 
-Split = Literal["train", "validation", "exam"]
+Split = Literal["train", "validation", "eval_set"]
 TOKENS = {"checked": 46, "again": 31, "steps": 23}
 FORGOTTEN = {"checked": 0.2, "again": 0.5, "steps": 0.95}
 BUDGETS = (20, 49)
@@ -34,7 +34,7 @@ def sums(*, split: str = "train", size: int = 20_000, seed: int = 0) -> LazyTask
     return LazyTasks(size, lambda i: _task(split, seed, i)[0])
 
 
-def lessons(*, size: int = 20_000, seed: int = 0, heed: float = 0.98) -> LazyTasks:
+def demonstrations(*, size: int = 20_000, seed: int = 0, heed: float = 0.98) -> LazyTasks:
     """Problems with a budget and a worked answer. heed: probability that the form is the one nearest to the budget."""
 
     def make(i: int) -> Task:
@@ -65,9 +65,9 @@ def answer(numbers: list[int], form: str, forgets: list[bool]) -> str:
 
 
 def split_of(numbers: list[int]) -> Split:
-    """By the hash of the numbers, in any order: one bucket of eight is for the exam, one for choosing settings."""
+    """By the hash of the numbers, in any order: one bucket of eight is for the eval_set, one for choosing settings."""
     bucket = blake2b("+".join(map(str, sorted(numbers))).encode(), digest_size=8).digest()[0] % 8
-    return ("exam", "validation")[bucket] if bucket < 2 else "train"
+    return ("eval_set", "validation")[bucket] if bucket < 2 else "train"
 
 
 def _task(split: str, seed: int, i: int) -> tuple[Task, random.Random]:

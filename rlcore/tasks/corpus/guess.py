@@ -19,7 +19,7 @@ def guess_masks(
     """The groups of the mask tasks, scored by how their masks were guessed, and after them the groups of the guesses.
 
     A mask is the text in the last `<tag>...</tag>` of an answer. One that is legal (`rlcore.tasks.corpus.spans.hide`) becomes a
-    task of arm "predict", which `answer` has the policy try. With a the share of right guesses (rewards of at least 0.5):
+    task of category "predict", which `answer` has the policy try. With a the share of right guesses (rewards of at least 0.5):
 
         r_mask = 1 - a, and 0 where a = 0
 
@@ -28,14 +28,14 @@ def guess_masks(
     """
     tasks: list[Task] = []
     for group in groups:
-        for rollout in group.rollouts if group.task.arm == "mask" else ():
+        for rollout in group.rollouts if group.task.category == "mask" else ():
             span = _tagged(rollout.text, tag)
             task = predict_task(f"{rollout.id}/guess", group.task.columns["text"], span, prompt=prompt) if span else None
             if task is not None:
                 tasks.append(task)
     guesses = answer(tasks) if tasks else []
     rates = {group.task.id: _rate(group) for group in guesses}
-    return [_judged(group, rates, guard) if group.task.arm == "mask" else group for group in groups] + guesses
+    return [_judged(group, rates, guard) if group.task.category == "mask" else group for group in groups] + guesses
 
 
 def _judged(group: Group, rates: dict[str, float | None], guard: bool) -> Group:

@@ -34,7 +34,7 @@ def position_tasks(
     entropies: Entropies | None = None,
     seed: int = 0,
 ) -> Sequence[Task]:
-    """`per_document` positions of each document, drawn by seed; with `entropies` so many of each of its bins, which are the arms.
+    """`per_document` positions of each document, drawn by seed; with `entropies` so many of each of its bins, which are the categories.
 
     A position is the place of a token that has at least `min_context` tokens before it and is not white space alone. Bins are cut
     at the `thresholds`, in nats. A document is read up to `context_tokens` tokens. The answer is the token's text; the columns:
@@ -56,7 +56,7 @@ def position_tasks(
     documents = [document for document, _, _ in chosen]
 
     def make(i: int) -> Task:
-        document, t, arm = chosen[i]
+        document, t, category = chosen[i]
         text, _, offsets = reader(document)
         start, end = offsets[t]
         siblings = chosen[bisect_left(documents, document) : bisect_right(documents, document)]
@@ -64,7 +64,7 @@ def position_tasks(
             id=f"{prepared.table[document]['id']}/{t}",
             prompt=fill(prompt, context=text[:start]),
             answer=text[start:end],
-            arm=arm,
+            category=category,
             demonstration=f"<next>{text[start:end]}</next>",
             columns={
                 "context": text[:start],
@@ -86,15 +86,15 @@ def _choose(
     thresholds: Sequence[float],
     seed: int,
 ) -> list[tuple[int, int, str]]:
-    """(document, place of the token, arm), in order."""
+    """(document, place of the token, category), in order."""
     chosen: list[tuple[int, int, str]] = []
     for document in range(len(prepared.table)):
         text, ids, offsets = reader(document)
         legal = [t for t in range(min_context, len(ids)) if _is_word(text, offsets, t)]
         pools = {"all": legal} if entropies is None else _bins(legal, entropies([ids])[0], thresholds)
         rng = random.Random(f"{seed}/{prepared.table[document]['id']}")
-        picked = [(t, arm) for arm, pool in pools.items() for t in rng.sample(pool, min(per_document, len(pool)))]
-        chosen += [(document, t, arm) for t, arm in sorted(picked)]
+        picked = [(t, category) for category, pool in pools.items() for t in rng.sample(pool, min(per_document, len(pool)))]
+        chosen += [(document, t, category) for t, category in sorted(picked)]
     if not chosen:
         raise TaskError(f"no document has a token with {min_context} tokens before it: lower min_context")
     return chosen

@@ -32,7 +32,7 @@ def hide(text: str, span: str) -> str | None:
     return text.replace(span, SLOT)
 
 
-def predict_task(id: str, text: str, span: str, *, prompt: str = PREDICT, arm: str = "predict") -> Task | None:
+def predict_task(id: str, text: str, span: str, *, prompt: str = PREDICT, category: str = "predict") -> Task | None:
     """Guess the hidden span; None if the mask is not legal."""
     hidden = hide(text, span)
     if hidden is None:
@@ -41,14 +41,14 @@ def predict_task(id: str, text: str, span: str, *, prompt: str = PREDICT, arm: s
         id=id,
         prompt=fill(prompt, text=hidden),
         answer=span.strip(),
-        arm=arm,
+        category=category,
         demonstration=f"<span>{span.strip()}</span>",
         columns={"text": text, "span": span},
     )
 
 
 def paragraph_tasks(prepared: Prepared, *, prompt: str = MASK) -> Sequence[Task]:
-    """Choose a span of each document worth hiding, arm "mask". No answer: what a choice is worth only guessing tells.
+    """Choose a span of each document worth hiding, category "mask". No answer: what a choice is worth only guessing tells.
 
     The column `text` holds the document; keep documents short with the corpus's max_chars.
     """
@@ -56,7 +56,7 @@ def paragraph_tasks(prepared: Prepared, *, prompt: str = MASK) -> Sequence[Task]
 
     def make(i: int) -> Task:
         row = prepared.table[i]
-        return Task(id=row["id"], prompt=fill(prompt, text=row["text"]), arm="mask", columns={"text": row["text"]})
+        return Task(id=row["id"], prompt=fill(prompt, text=row["text"]), category="mask", columns={"text": row["text"]})
 
     return LazyTasks(len(prepared.table), make)
 

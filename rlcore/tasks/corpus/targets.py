@@ -26,7 +26,7 @@ def segment_tasks(
     tag: str = "next",
     seed: int = 0,
 ) -> Sequence[Task]:
-    """One task for each target of each document, arm "asr" or, for a seeded share of them, "msr".
+    """One task for each target of each document, category "asr" or, for a seeded share of them, "msr".
 
     With segments s_1..s_n a target is a legal s_i, 2 <= i <= n-1. ASR shows s_<i, MSR s_<i and s_(i+1); of s_<i at most the last
     `context_chars`, from the start of a segment on. The answer is s_i; the column `reference` holds s_i and the segments after
@@ -58,7 +58,7 @@ def segment_tasks(
             id=f"{row['id']}/{kind}/{place}",
             prompt=prompt,
             answer=answer,
-            arm=kind,
+            category=kind,
             demonstration=f"<{tag}>{answer}</{tag}>",
             columns={"reference": [segment.strip() for segment in segments[place : place + reference]], "context": context},
         )
@@ -72,7 +72,7 @@ def text_tasks(prepared: Prepared) -> Sequence[Task]:
     def make(i: int) -> Task:
         row = prepared.table[i]
         first = row["ends"][0]
-        return Task(id=row["id"], prompt=row["text"][:first], arm="text", demonstration=row["text"][first:])
+        return Task(id=row["id"], prompt=row["text"][:first], category="text", demonstration=row["text"][first:])
 
     return LazyTasks(len(prepared.table), make)
 

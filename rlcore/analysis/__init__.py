@@ -1,0 +1,1 @@
+"""Tools that read finished runs: credit view, curriculum replay, studies."""

@@ -1,0 +1,145 @@
+"""Proof of sync: after every publish, what the engine serves is compared with what the learner published.
+
+Two checks that fail for different reasons. The *fingerprint* covers every raw parameter bit, whatever names and fusions
+the engine uses. The *canary* is a prompt scored on both sides: it also covers what a back end derives from the raw
+parameters (packed or transposed copies), which no fingerprint of parameters can see.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from rlcore.errors import PublishError
+from rlcore.rollout.engine import Engine
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.25}
+"""Largest log-probability gap of a canary token, in nats, by the dtype served."""
+
+_CHUNK = 1 << 18  # elements mixed at a time: the integers stay in cache and the extra memory small
+_BITS = {2: torch.int16, 4: torch.int32}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishReport:
+    """What one successful publish showed."""
+
+    version: int
+    fingerprint: str
+    canary_gap: float
+    """Largest |log-probability difference| of a canary token, in nats."""
+    seconds: float
+
+
+@torch.no_grad()
+def tensor_digest(tensor: torch.Tensor, dtype: str | None = None) -> tuple[int, int]:
+    """Sum of the mixed bits of all elements (read as `dtype` where given), and how many elements have a non-zero bit.
+
+    Any change of one element changes the sum, the order of elements does not, and zero padding is invisible.
+    """
+    flat = (tensor if dtype is None else tensor.to(getattr(torch, dtype))).detach().contiguous().view(-1)
+    bits = flat.view(_BITS[flat.element_size()])
+    step = _CHUNK if bits.device.type == "cpu" else 64 * _CHUNK
+    total = nonzero = 0
+    for start in range(0, bits.numel(), step):
+        chunk = bits[start : start + step].to(torch.int32, copy=True)
+        nonzero += int(torch.count_nonzero(chunk))
+        total += int(mix(chunk).sum(dtype=torch.int64))
+    return total, nonzero
+
+
+def mix(bits: torch.Tensor) -> torch.Tensor:
+    """Scramble int32 values in place, one to one, with mix(0) = 0: odd multipliers and logical shifts can be undone."""
+    bits.mul_(-1640531535).bitwise_xor_((bits >> 15).bitwise_and_(0x1FFFF)).mul_(-2048144777)
+    return bits.bitwise_xor_((bits >> 13).bitwise_and_(0x7FFFF))
+
+
+def format_fingerprint(digests: Iterable[tuple[int, int]]) -> str:
+    """`<16 hex digits>/<number of non-zero elements>` of the sum of `tensor_digest` results."""
+    digests = list(digests)
+    return f"{sum(total for total, _ in digests) % 2**64:016x}/{sum(nonzero for _, nonzero in digests)}"
+
+
+class Distinct:
+    """Tells tensors of new memory from repeats (tied weights).
+
+    Weak references keep the identity of a freed storage from being reused: temporary tensors, freed one after another at
+    the same address, are all new.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, int, torch.Size], StorageWeakRef] = {}
+
+    def __call__(self, tensor: torch.Tensor) -> bool:
+        ref = StorageWeakRef(tensor.untyped_storage())
+        return self._seen.setdefault((ref.cdata, tensor.storage_offset(), tensor.shape), ref) is ref
+
+
+def fingerprint(tensors: Iterable[torch.Tensor], dtype: str | None = None) -> str:
+    """Exact fingerprint of a multiset of parameter elements, read as `dtype` where given.
+
+    Equal for any order, split or fusion of the tensors and any zero padding; different for any other bits. Tensors that
+    share memory count once, so a stream of temporaries must name each tied parameter once (as `named_parameters` does).
+    """
+    return format_fingerprint(tensor_digest(tensor, dtype) for tensor in filter(Distinct(), tensors))
+
+
+def publish(
+    weights: Callable[[], Iterable[tuple[str, torch.Tensor]]],
+    engine: Engine,
+    version: int,
+    *,
+    canary: list[int],
+    score: Callable[[list[list[int]]], list[list[float]]],
+    served_dtype: str,
+    tolerance: float | None = None,
+) -> PublishReport:
+    """Load the learner's weights into the engine and prove that it serves them.
+
+    `weights()` is read once, and its tensors are fingerprinted as they pass; `score` is the learner's own scoring of
+    token ids at temperature 1, as in `Engine.score`. Raises `PublishError` with the numbers of both sides.
+    """
+    started = time.monotonic()
+    tolerance = TOLERANCE[served_dtype] if tolerance is None else tolerance
+    digests: list[tuple[int, int]] = []
+    passing = _digest_passing(weights(), served_dtype, digests)
+    engine.load(passing, version)
+    for _ in passing:  # an engine may stop reading early; the learner published these as well
+        pass
+    published = format_fingerprint(digests)
+    failed = f"proof of sync failed at version {version}:"
+    if engine.version != version:
+        raise PublishError(f"{failed} the engine says it serves version {engine.version}; its load() did not take effect")
+    served = engine.fingerprint()
+    if served != published:
+        raise PublishError(
+            f"{failed} the engine serves fingerprint {served}, the learner published {published}; some weights were "
+            f"dropped or changed on the way (check that the names and the dtype {served_dtype!r} agree)"
+        )
+    gap = canary_gap(engine.score([canary])[0], score([canary])[0])
+    if not gap <= tolerance:
+        raise PublishError(
+            f"{failed} the canary's log-probabilities differ by up to {gap:.3g} nats between engine and learner "
+            f"(tolerance {tolerance:g}) although the fingerprints agree ({served}); the engine computes with other "
+            "weights than those it holds, or the two sides run different models"
+        )
+    return PublishReport(version=version, fingerprint=served, canary_gap=gap, seconds=time.monotonic() - started)
+
+
+def canary_gap(theirs: list[float], ours: list[float]) -> float:
+    """Largest absolute difference, in nats; NaN if a value is NaN (and then no tolerance is met)."""
+    return float((torch.tensor(theirs, dtype=torch.float64) - torch.tensor(ours, dtype=torch.float64)).abs().max())
+
+
+def _digest_passing(
+    weights: Iterable[tuple[str, torch.Tensor]], dtype: str, digests: list[tuple[int, int]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    is_new = Distinct()
+    for name, tensor in weights:
+        if is_new(tensor):
+            digests.append(tensor_digest(tensor, dtype))
+        yield name, tensor

@@ -1,0 +1,143 @@
+"""Run a recipe: its stages in order, each from what the one before left, in one run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+from rich.console import Console
+
+from rlcore.errors import RlcoreError
+from rlcore.recipe.build import build_policy
+from rlcore.recipe.check import check
+from rlcore.recipe.schema import EvalStage, OfflineStage, PreferStage, Recipe, RlStage, SampleStage, SftStage
+from rlcore.run import checkpoint
+from rlcore.run.folder import RunFolder, read_rows
+from rlcore.run.session import Run
+from rlcore.run.tracking import Tracker
+from rlcore.stages.eval import run_eval
+from rlcore.stages.offline import run_offline
+from rlcore.stages.rl import run_rl
+from rlcore.stages.sample import run_sample
+from rlcore.stages.sft import run_sft
+from rlcore.types import Task
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished run says of itself."""
+
+    recipe: str
+    engine: str
+    accuracy_before: float | None
+    """Of the first evaluation; None if there was none."""
+    accuracy_after: float | None
+    """Of the last evaluation, if there were two."""
+    seconds: float
+    run: str
+
+
+def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None) -> Summary:
+    """Run all stages. With `resume`, go on after the last checkpoint (from the start if there is none)."""
+    started = time.perf_counter()
+    transformers.utils.logging.disable_progress_bar()  # loading and saving bars would break ours
+    folder = RunFolder(Path(recipe.run.folder) / recipe.name)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), log_with=list(recipe.run.trackers) or None, project_dir=str(folder.path)
+    )
+    tracker = Tracker(folder, accelerator, console or Console())
+    tasks: dict[str, Sequence[Task]] = {}
+    for fact in check(recipe, tasks):
+        tracker.say(fact)
+    if accelerator.is_main_process:
+        folder.start(recipe, resume=resume, overwrite=overwrite)
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers(recipe.name)
+    run = open_run(recipe, folder, accelerator, tracker, tasks)
+    try:
+        while run.cursor.stage < len(recipe.stages):
+            run_stage(run)
+    except RlcoreError:
+        if found := checkpoint.all_checkpoints(folder.checkpoints):
+            tracker.say(f"the run is kept in {folder.path}; once mended, --resume goes on after {found[-1].name}")
+        raise
+    finally:
+        run.close()
+        accelerator.end_training()
+    tracker.summary()
+    accuracies = [row["accuracy"] for row in read_rows(folder.evals)]
+    return Summary(
+        recipe=recipe.name,
+        engine=recipe.engine.kind,
+        accuracy_before=accuracies[0] if accuracies else None,
+        accuracy_after=accuracies[-1] if len(accuracies) > 1 else None,
+        seconds=round(time.perf_counter() - started, 1),
+        run=str(folder.path),
+    )
+
+
+def open_run(
+    recipe: Recipe, folder: RunFolder, accelerator: Accelerator, tracker: Tracker, tasks: Mapping[str, Sequence[Task]]
+) -> Run:
+    """The run as its last checkpoint left it, or a new one."""
+    saved_runs = checkpoint.all_checkpoints(folder.checkpoints)
+    last = saved_runs[-1] if saved_runs else None
+    cursor, saved = checkpoint.read(last) if last else (checkpoint.Cursor(), {})
+    _reopen(recipe, cursor, saved)
+    if accelerator.is_main_process:
+        folder.forget_after(step=cursor.step, stage=cursor.stage)
+    accelerator.wait_for_everyone()
+    policy = build_policy(recipe, last, accelerator)
+    origin = (
+        f"resumed after step {cursor.step}"
+        if last
+        else recipe.model.path or f"from scratch ({recipe.model.config['model_type']})"
+    )
+    trained = sum(p.numel() for p in policy.module.parameters() if p.requires_grad)
+    share = f" ({trained / 1e6:.2f}M trained)" if policy.adapter else ""
+    tracker.say(
+        f"model: {policy.num_parameters / 1e6:.2f}M parameters{share}, {recipe.model.dtype}, {origin}; "
+        f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
+    )
+    return Run(
+        recipe, folder, accelerator=accelerator, policy=policy, tracker=tracker, cursor=cursor, saved=saved or None, tasks=tasks
+    )
+
+
+def _reopen(recipe: Recipe, cursor: checkpoint.Cursor, saved: dict[str, Any]) -> None:
+    """Go back into the stage that has just ended where the recipe now gives it more steps, else forget its learner."""
+    before = recipe.stages[cursor.stage - 1]
+    if cursor.ended_after is None:
+        return
+    if "learner" in saved and isinstance(before, SftStage | RlStage | OfflineStage) and before.steps > cursor.ended_after:
+        cursor.stage, cursor.stage_step = cursor.stage - 1, cursor.ended_after
+    else:
+        cursor.curriculum, learner = {}, saved.pop("learner", {})
+        if "average" in learner:
+            saved["average"] = learner["average"]
+    cursor.ended_after = None
+
+
+def run_stage(run: Run) -> None:
+    """Run the stage the cursor stands at, to its end."""
+    match run.recipe.stages[run.cursor.stage]:
+        case SftStage() as stage:
+            run_sft(run, stage)
+        case RlStage() as stage:
+            run_rl(run, stage)
+        case EvalStage() as stage:
+            run_eval(run, stage)
+        case SampleStage() as stage:
+            run_sample(run, stage)
+        case OfflineStage() as stage:
+            run_offline(run, stage)
+        case PreferStage() as stage:
+            from rlcore.stages.prefer import run_prefer  # TRL takes seconds to import
+
+            run_prefer(run, stage)

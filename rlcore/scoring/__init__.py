@@ -1,0 +1,1 @@
+"""Reward functions: what they are, how they run and how their values become one verdict."""

@@ -1,0 +1,13 @@
+"""Tools for people who write rewards: list and describe them, try one on cases, faults and cheap exploits, start a new one."""
+
+from rlcore.scoring.kit.cases import Case, Trial, read_cases
+from rlcore.scoring.kit.catalog import RewardInfo, describe_rewards, markdown
+from rlcore.scoring.kit.examine import Examination, examine, try_reward
+from rlcore.scoring.kit.faults import FAULTS
+from rlcore.scoring.kit.probes import PROBES, ProbeResult, probe
+from rlcore.scoring.kit.template import write_template
+
+__all__ = [
+    "Case", "Examination", "FAULTS", "PROBES", "ProbeResult", "RewardInfo", "Trial", "describe_rewards", "examine", "markdown",
+    "probe", "read_cases", "try_reward", "write_template",
+]  # fmt: skip

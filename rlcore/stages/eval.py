@@ -1,0 +1,92 @@
+"""Stage `eval`: answer a task set with the present policy and measure; nothing is learned."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlcore.curriculum.length_budget import state_budget
+from rlcore.errors import RecipeError, RewardError, RunError
+from rlcore.plugin import did_you_mean
+from rlcore.recipe.build import build_rewards, build_sampling, build_scorer
+from rlcore.recipe.load import load, recipe_names
+from rlcore.recipe.schema import EvalStage, ModelSection, Recipe
+from rlcore.rollout.collect import collect
+from rlcore.run.checkpoint import all_checkpoints
+from rlcore.run.folder import RunFolder
+from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics
+from rlcore.run.policy_rewards import policy_scorer
+from rlcore.run.seeds import derive
+from rlcore.run.session import Run
+from rlcore.types import Task
+
+
+def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
+    """Evaluate and log one row. `accuracy` is the mean of the first reward over all scored answers."""
+    started = time.perf_counter()
+    tasks = run.tasks(stage.tasks)
+    positions = range(min(len(tasks), stage.limit or len(tasks)))
+    with run.holding(stage.weights):
+        run.publish(run.cursor.step)
+    with build_scorer(stage) as scorer, run.tracker.wait(f"evaluating {len(positions)} tasks"):
+        collected = collect(
+            [_with_budget(tasks[position], stage) for position in run.my_share(positions)],
+            engine=run.engine(),
+            encoder=run.encoder,
+            scorer=scorer,
+            sampling=build_sampling(stage.sampling),
+            group_size=stage.num_samples,
+            seed=derive(run.recipe.seed, "eval", stage.tasks),
+            deadline_s=run.recipe.engine.deadline_s,
+            max_length=run.max_length,
+        )
+    with run.holding(stage.weights):
+        groups = policy_scorer(run, stage)(collected.groups)
+    facts = run.gather(group_facts(group) for group in groups)
+    refuse_unscored(facts)
+    first = build_rewards(stage.rewards)[0].name
+    scores = [score for group in facts for parts in group.parts if (score := parts.get(first)) is not None]
+    if not scores:
+        raise RewardError(f"the first reward of stage {stage.label}, {first}, scored no answer: no accuracy")
+    row = {
+        "stage": stage.label,
+        "stage_index": run.cursor.stage,
+        "step": run.cursor.step,
+        "tasks": len(positions),
+        "answers": len(positions) * stage.num_samples,
+        "accuracy": statistics.fmean(scores),
+        **rollout_metrics(facts),
+        "time/total": time.perf_counter() - started,
+    }
+    run.tracker.evaluated(row)
+    run.end_stage(trained=False)
+    return row
+
+
+def _with_budget(task: Task, stage: EvalStage) -> Task:
+    return task if stage.budget is None else state_budget(task, stage.budget, stage.budget_text)
+
+
+def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
+    """The eval stages alone: of a recipe, or of a run folder with its last checkpoint as the model. Raises `RecipeError`."""
+    folder = RunFolder(Path(name))
+    is_run = folder.recipe.is_file()
+    known = [str(path.parent) for path in folder.path.parent.glob("*/recipe.yaml")] + list(recipe_names())
+    if not is_run and not folder.path.is_file() and name not in known:
+        raise RecipeError(f"{name} is neither a run folder nor a recipe{did_you_mean(name, known)}")
+    recipe = load(str(folder.recipe) if is_run else name, overrides)
+    stages = [stage for stage in recipe.stages if isinstance(stage, EvalStage)]
+    if not stages:
+        raise RecipeError(f"{name} has no eval stage; add one: {{kind: eval, tasks: ..., rewards: [{{use: ...}}]}}")
+    changes: dict[str, Any] = {"name": f"{recipe.name}-eval", "stages": stages[-1:] if is_run else stages}
+    if is_run:
+        found = all_checkpoints(folder.checkpoints)
+        if not found:
+            raise RunError(f"the run {name} has no checkpoint to evaluate yet")
+        path = found[-1] / "ema" if stages[-1].weights == "ema" else found[-1]
+        changes["model"] = ModelSection(path=str(path), dtype=recipe.model.dtype)
+    changes["stages"] = [stage.model_copy(update={"weights": "policy"}) for stage in changes["stages"]]
+    return recipe.model_copy(update=changes)

@@ -1,0 +1,80 @@
+"""Stage `offline`: learn from stored rollouts, with any credit and objective that needs no new answers.
+
+    rejection sampling fine-tuning (RFT)   keep: correct, distinct: 4, objective: sft
+    advantage-weighted, per answer         credit: {baseline: mean}, objective: {preset: awr, beta: 0.5}
+    advantage-weighted, per step (Eq. 4)   credit: {baseline: none, steps: {scheme: {use: per_step, mix: 1.0}}},
+                                           objective: {preset: awr, beta: 0.5}
+    GRPO on old answers                    credit: {baseline: mean_std}, objective: grpo (needs the rows' logprobs)
+
+Credit sees all answers to a task before `keep` and `distinct` choose among them, so a baseline is that of the whole group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rlcore.credit.pairs import is_correct
+from rlcore.curriculum.uniform import Uniform
+from rlcore.errors import RunError
+from rlcore.learner.gradient import reads_behaviour
+from rlcore.objective.term import Objective
+from rlcore.recipe.build import build_credit, build_objective
+from rlcore.recipe.schema import OfflineStage
+from rlcore.run.metrics import learner_metrics
+from rlcore.run.seeds import derive
+from rlcore.run.session import Run
+from rlcore.run.stopwatch import Stopwatch
+from rlcore.run.stored import Stored, read_stored
+from rlcore.types import Sample
+
+
+def run_offline(run: Run, stage: OfflineStage) -> None:
+    objective = build_objective(stage.objective, max_tokens=run.max_length)
+    samples = offline_samples(read_stored(run.stored(stage.data)), stage, objective)
+    run.tracker.say(f"{stage.label}: {len(samples):,} stored answers to learn from")
+    order = Uniform(samples, seed=derive(run.recipe.seed, "offline", run.cursor.stage))
+    learner = run.learner(stage, objective)
+    run.resume_stage(learner, order)
+    with run.tracker.stage(stage, done=run.cursor.stage_step):
+        while run.cursor.stage_step < stage.steps:
+            watch = Stopwatch()
+            report = learner.step([samples[position] for position in run.my_share(order.draw(stage.batch_size))])
+            watch.lap("learn")
+            run.end_step(learner, order, learner_metrics(report) | watch.times())
+    run.end_stage(learner, order)
+
+
+def offline_samples(stored: Sequence[Stored], stage: OfflineStage, objective: Objective) -> list[Sample]:
+    """What the stage trains on, in row order. Raises `RunError` for nothing, or rows without what the objective needs."""
+    values = {id: found for one in stored for id, found in one.steps.items()}
+    asked = (lambda groups, answers: values) if stage.credit.steps else None
+    credited = build_credit(stage.credit, values=asked)([one.group for one in stored])
+    samples = [
+        # Versions number the weights of the run that wrote the rows, not of this one: no answer here is on-policy.
+        replace(sample, version=None, logprobs=None if sample.id in one.unrecorded else sample.logprobs)
+        for one, made in zip(stored, credited, strict=True)
+        for kept in [_kept(one, stage)]
+        for sample in made
+        if sample.id in kept
+    ]
+    if not samples:
+        raise RunError(
+            f"no answer of {stage.data} is left to learn from: keep is {stage.keep!r}; look at the rows, or sample more"
+        )
+    bare = next((sample.id for sample in samples if sample.logprobs is None), None)
+    if bare is not None and reads_behaviour(objective):
+        raise RunError(
+            f"the objective {stage.objective!r} needs the log-probabilities of the policy that wrote an answer, and {bare!r} of "
+            f"{stage.data} has none: leave such rows out, or use sft, awr or reinforce"
+        )
+    return samples
+
+
+def _kept(one: Stored, stage: OfflineStage) -> set[str]:
+    """Ids of the answers that `keep` and `distinct` choose."""
+    ids: dict[str, str] = {}
+    for rollout, verdict in zip(one.group.rollouts, one.group.verdicts, strict=True):
+        if verdict.value is not None and stage.keep in ("all", "correct" if is_correct(verdict) else "incorrect"):
+            ids.setdefault(rollout.id if stage.distinct is None else rollout.text, rollout.id)
+    return set(list(ids.values())[: stage.distinct])

@@ -1,0 +1,98 @@
+"""Stage `sample`: answer a task set with the present policy, score the answers and keep them; nothing is learned.
+
+The rows go to `samples/<stage>/` of the run folder, for `offline` and `prefer` stages of this or another run. When a run is
+resumed after the stage they are not drawn again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlcore.recipe.build import build_sampling, build_scorer
+from rlcore.recipe.schema import SampleStage
+from rlcore.rollout.collect import collect
+from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics, rollout_rows
+from rlcore.run.seeds import derive
+from rlcore.run.session import Run
+from rlcore.run.step_values import step_metrics, step_rows, step_values
+from rlcore.scoring.scorer import Scorer
+from rlcore.stages.sft import demonstrate
+from rlcore.types import Group, Rollout, Task
+
+ROUND = 4
+"""Answers of a round, in multiples of what the engine writes at the same time; rows are on disk after each round."""
+
+
+def run_sample(run: Run, stage: SampleStage) -> None:
+    started = time.perf_counter()
+    tasks = run.tasks(stage.tasks)
+    positions = range(min(len(tasks), stage.limit or len(tasks)))
+    size = max(1, ROUND * run.recipe.engine.max_sequences // stage.num_samples) * run.accelerator.num_processes
+    name, facts, costs, sampling = stage.label, [], [], build_sampling(stage.sampling)
+    seed = derive(run.recipe.seed, "sample", run.cursor.stage)
+    if run.accelerator.is_main_process:
+        run.folder.new_sample(name)
+    run.accelerator.wait_for_everyone()
+    run.publish(run.cursor.step)
+    with build_scorer(stage) as scorer, run.tracker.wait(f"answering {len(positions)} tasks"):
+        values = step_values(run, stage, scorer, seed=seed)
+        for start in range(0, len(positions), size):
+            places = run.my_share(positions[start : start + size])
+            chosen = [tasks[place] for place in places]
+            groups = collect(
+                chosen,
+                engine=run.engine(),
+                encoder=run.encoder,
+                scorer=scorer,
+                sampling=sampling,
+                group_size=stage.num_samples,
+                seed=seed,
+                deadline_s=run.recipe.engine.deadline_s,
+                max_length=run.max_length,
+            ).groups
+            facts += run.gather(group_facts(group) for group in groups)
+            refuse_unscored(facts)
+            if values:
+                values(groups)
+                costs.append(values.cost)
+            placed = [(place, group, True) for place, group in zip(places, groups, strict=True)]
+            rows = list(rollout_rows(placed, step_rows(values, []) if values else {}))
+            if stage.demonstrations:
+                rows += demonstration_rows(run, dict(zip(places, chosen, strict=True)), scorer)
+            run.folder.append_sample(name, run.accelerator.process_index, rows)
+    run.accelerator.wait_for_everyone()
+    metrics = rollout_metrics(facts)
+    if stage.steps:
+        metrics |= step_metrics(run.gather(costs), written=metrics["tokens/completion"])
+    row = {"stage": name, "step": run.cursor.step, "tasks": len(positions), "answers": len(positions) * stage.num_samples}
+    run.tracker.sampled(row | metrics | {"time/total": time.perf_counter() - started})
+    run.end_stage()
+
+
+def demonstration_rows(run: Run, tasks: Mapping[int, Task], scorer: Scorer) -> Iterator[dict[str, Any]]:
+    """A row for the demonstration of each task that has one: scored like an answer, with `logprobs: null`. tasks: by position."""
+    shown = {task.id: (place, task, _demonstration(run, task)) for place, task in tasks.items() if task.demonstration is not None}
+    verdicts = scorer.score([(task, [rollout]) for _, task, rollout in shown.values()])
+    placed = [
+        (place, Group(task=task, rollouts=[rollout], verdicts=own), True)
+        for (place, task, rollout), own in zip(shown.values(), verdicts, strict=True)
+    ]
+    for row in rollout_rows(placed):
+        yield row | {"logprobs": None, "version": None}
+
+
+def _demonstration(run: Run, task: Task) -> Rollout:
+    sample = demonstrate(run, task)
+    return Rollout(
+        id=f"{task.id}#demonstration",
+        task_id=task.id,
+        token_ids=sample.token_ids,
+        mask=sample.mask,
+        logprobs=[0.0] * len(sample.mask),
+        text=task.demonstration or "",
+        finish="stop",
+        version_min=0,
+        version_max=0,
+    )

@@ -1,0 +1,45 @@
+"""Stage `sft`: imitate the demonstrations of a task set. The same learner as RL, with advantage 1 on every answer token."""
+
+from __future__ import annotations
+
+from rlcore.credit.demonstration import demonstration_sample
+from rlcore.curriculum.uniform import Uniform
+from rlcore.errors import TaskError
+from rlcore.objective.presets import objective
+from rlcore.recipe.schema import SftStage
+from rlcore.run.metrics import learner_metrics
+from rlcore.run.seeds import derive
+from rlcore.run.session import Run
+from rlcore.run.stopwatch import Stopwatch
+from rlcore.types import Sample, Task
+
+
+def run_sft(run: Run, stage: SftStage) -> None:
+    tasks = run.tasks(stage.tasks)
+    curriculum = Uniform(tasks, seed=derive(run.recipe.seed, "sft", run.cursor.stage))
+    learner = run.learner(stage, objective("sft"))
+    run.resume_stage(learner, curriculum)
+    with run.tracker.stage(stage, done=run.cursor.stage_step):
+        while run.cursor.stage_step < stage.steps:
+            watch = Stopwatch()
+            positions = run.my_share(curriculum.draw(stage.batch_size))
+            report = learner.step([demonstrate(run, tasks[position]) for position in positions])
+            watch.lap("learn")
+            run.end_step(learner, curriculum, learner_metrics(report) | watch.times())
+    run.end_stage(learner, curriculum)
+
+
+def demonstrate(run: Run, task: Task) -> Sample:
+    """The task's demonstration as a sample. Raises `TaskError` where there is none or it does not fit the model."""
+    if task.demonstration is None:
+        raise TaskError(
+            f"task {task.id} has no demonstration to imitate: name its column in columns.demonstration of the task set"
+        )
+    prompt_ids, answer_ids = run.encoder.encode(task), run.encoder.encode_demonstration(task)
+    length = len(prompt_ids) + len(answer_ids)
+    if length > run.policy.max_length:
+        raise TaskError(
+            f"task {task.id}: prompt and demonstration have {length} tokens, but the model reads {run.policy.max_length}; "
+            f"drop the long rows or use a model with a longer context"
+        )
+    return demonstration_sample(task.id, prompt_ids, answer_ids)
