@@ -40,7 +40,9 @@ class Rollout:
 
     token_ids: list[int]  # [T]
     mask: list[bool]  # [T], True where the policy wrote the token: only these are trained
-    logprobs: list[float]  # [T], log-probability of each written token when it was drawn; 0 elsewhere
+    logprobs: list[
+        float
+    ]  # [T], log-probability of each written token when it was drawn; 0 elsewhere
 
     @property
     def answer_ids(self) -> list[int]:
@@ -51,10 +53,20 @@ def make_policy(seed: int = 0) -> PreTrainedModel:
     """A transformer of 80 thousand random parameters."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
-        "qwen2", vocab_size=LETTERS + 2, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=16, tie_word_embeddings=False, initializer_range=0.1,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()  # eval: no dropout, here or in sampling
+        "qwen2",
+        vocab_size=LETTERS + 2,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=16,
+        tie_word_embeddings=False,
+        initializer_range=0.1,
+    )
+    return AutoModelForCausalLM.from_config(
+        config, attn_implementation="sdpa"
+    ).eval()  # eval: no dropout, here or in sampling
 
 
 # 1. task -------------------------------------------------------------------------------------------------------------------
@@ -68,7 +80,9 @@ def draw_prompts(rng: random.Random, n: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def sample(policy: PreTrainedModel, prompts: list[list[int]], group_size: int) -> list[list[Rollout]]:
+def sample(
+    policy: PreTrainedModel, prompts: list[list[int]], group_size: int
+) -> list[list[Rollout]]:
     """`group_size` answers to each prompt, a token at a time: [prompts][group_size] rollouts.
 
     The log-probability of every token is written down as it is drawn. Later it is the denominator of the ratio: how likely the
@@ -84,7 +98,9 @@ def sample(policy: PreTrainedModel, prompts: list[list[int]], group_size: int) -
     rollouts = []
     for tokens, logprobs in zip(rows.tolist(), drawn.tolist(), strict=True):
         answer = tokens[start:]
-        length = answer.index(STOP) + 1 if STOP in answer else len(answer)  # what comes after STOP was never said
+        length = (
+            answer.index(STOP) + 1 if STOP in answer else len(answer)
+        )  # what comes after STOP was never said
         mask = [False] * start + [True] * length
         rollouts.append(Rollout(tokens[: start + length], mask, [0.0] * start + logprobs[:length]))
     return [rollouts[i : i + group_size] for i in range(0, len(rollouts), group_size)]
@@ -125,7 +141,11 @@ def logprobs_of(policy: PreTrainedModel, rollouts: list[Rollout]) -> Tensor:
     """
     token_ids = pad([rollout.token_ids for rollout in rollouts])
     seen = pad([[1] * len(rollout.token_ids) for rollout in rollouts])
-    log_p = policy(input_ids=token_ids, attention_mask=seen, use_cache=False).logits[:, :-1].log_softmax(-1)
+    log_p = (
+        policy(input_ids=token_ids, attention_mask=seen, use_cache=False)
+        .logits[:, :-1]
+        .log_softmax(-1)
+    )
     chosen = log_p.gather(2, token_ids[:, 1:, None])[:, :, 0]
     return torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)
 
@@ -151,12 +171,19 @@ def backward(policy: PreTrainedModel, rollouts: list[Rollout], advantages: list[
     dtype = policy.dtype
     mask = pad([rollout.mask for rollout in rollouts], dtype)
     old = pad([rollout.logprobs for rollout in rollouts], dtype)
-    loss = grpo_loss(logprobs_of(policy, rollouts), old, torch.tensor(advantages, dtype=dtype), mask)
+    loss = grpo_loss(
+        logprobs_of(policy, rollouts), old, torch.tensor(advantages, dtype=dtype), mask
+    )
     loss.backward()
     return loss.item()
 
 
-def step(policy: PreTrainedModel, optimizer: torch.optim.Optimizer, rollouts: list[Rollout], advantages: list[float]) -> float:
+def step(
+    policy: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    rollouts: list[Rollout],
+    advantages: list[float],
+) -> float:
     """One update; returns the loss. Its value is near 0, the mean of the advantages, and means little: watch the reward."""
     optimizer.zero_grad()
     loss = backward(policy, rollouts, advantages)
@@ -197,7 +224,8 @@ def main(steps: int = STEPS, seed: int = 0) -> list[float]:
             perfect = sum(score == 1 for score in rewards) / len(rewards)
             example = text(groups[0][0].token_ids)
             print(
-                f"step {number:3d}   reward {history[-1]:.3f}   perfect {perfect:4.0%}   loss {loss:+.1e}   {example}", flush=True
+                f"step {number:3d}   reward {history[-1]:.3f}   perfect {perfect:4.0%}   loss {loss:+.1e}   {example}",
+                flush=True,
             )
     return history
 

@@ -22,7 +22,10 @@ from typing import Any
 from rewards.sandbox import Limits, Sandbox, SandboxError, check_program
 from rlcore import Verdict, find, reward
 
-_BLOCK = re.compile(r"^[ ]{0,3}```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ ]{0,3}```", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+_BLOCK = re.compile(
+    r"^[ ]{0,3}```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ ]{0,3}```",
+    re.DOTALL | re.MULTILINE | re.IGNORECASE,
+)
 _OPEN = re.compile(r"^[ ]{0,3}```[ \t]*(?:python3?|py)?[ \t]*\n", re.MULTILINE | re.IGNORECASE)
 
 
@@ -66,16 +69,26 @@ def code_tests(
         stub, names = _stub(prompt), [entry_point]
         setup, tests = stub, [f"{test}\ncheck({entry_point})\n"]
     else:
-        return Verdict(value=None, status="unscorable", reason="no tests: needs test_list, or test and entry_point")
+        return Verdict(
+            value=None,
+            status="unscorable",
+            reason="no tests: needs test_list, or test and entry_point",
+        )
     program = extract_program(answer, wanted=names or _called(tests), stub=stub)
     if program is None:
-        return Verdict(value=0.0, status="wrong-format", reason="there is no Python program in the answer")
+        return Verdict(
+            value=0.0, status="wrong-format", reason="there is no Python program in the answer"
+        )
     limits = Limits(cpu_s=cpu_s, wall_s=wall_s, memory_mb=memory_mb)
     try:
-        outcome = check_program(program, tests, setup=setup, names=names, limits=limits, sandbox=_named(sandbox))
+        outcome = check_program(
+            program, tests, setup=setup, names=names, limits=limits, sandbox=_named(sandbox)
+        )
     except SandboxError as error:
         return Verdict(value=None, status="unscorable", reason=str(error))
-    return Verdict(value=outcome.share if partial else float(outcome.passed), reason=outcome.feedback)
+    return Verdict(
+        value=outcome.share if partial else float(outcome.passed), reason=outcome.feedback
+    )
 
 
 def _listed(tests: Sequence[str] | str | None) -> list[str]:
@@ -120,7 +133,11 @@ def _indented_start(text: str) -> str:
 
 def _defines(program: str, names: Sequence[str]) -> bool:
     return any(
-        re.search(rf"^(?:async\s+)?(?:def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", program, re.MULTILINE)
+        re.search(
+            rf"^(?:async\s+)?(?:def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=",
+            program,
+            re.MULTILINE,
+        )
         for name in names
     )
 
@@ -135,7 +152,11 @@ def _parses(program: str) -> bool:
 
 def _called(tests: Sequence[str]) -> list[str]:
     """Functions the tests call that Python does not have."""
-    return [name for name in re.findall(r"\b([A-Za-z_]\w*)\s*\(", " ".join(tests)) if not hasattr(builtins, name)]
+    return [
+        name
+        for name in re.findall(r"\b([A-Za-z_]\w*)\s*\(", " ".join(tests))
+        if not hasattr(builtins, name)
+    ]
 
 
 def _stub(prompt: Any) -> str:

@@ -23,7 +23,13 @@ _NODES = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 @reward
 def countdown(
-    answer: str, *, numbers: Sequence[int], target: int, use_all: bool = True, finished: bool = True, **columns: Any
+    answer: str,
+    *,
+    numbers: Sequence[int],
+    target: int,
+    use_all: bool = True,
+    finished: bool = True,
+    **columns: Any,
 ) -> float | Verdict:
     """1 if the answer makes `target` from `numbers`, each used once (`use_all` false: at most once), else 0.
 

@@ -36,7 +36,11 @@ def gym_answer(
     if tagged is None and not finished:
         return 0.0
     text = answer.strip() if tagged is None else tagged
-    return float(_dataset(entry["metadata"]["source_dataset"], json.dumps(params or {})).score_answer(text, dict(entry)))
+    return float(
+        _dataset(entry["metadata"]["source_dataset"], json.dumps(params or {})).score_answer(
+            text, dict(entry)
+        )
+    )
 
 
 @lru_cache(maxsize=64)

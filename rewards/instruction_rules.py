@@ -60,7 +60,9 @@ def keyword_count(text: str, keyword: str, frequency: int, relation: str) -> boo
 
 @_rule("keywords:forbidden_words")
 def no_forbidden_word(text: str, forbidden_words: Sequence[str]) -> bool:
-    return not any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in forbidden_words)
+    return not any(
+        re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in forbidden_words
+    )
 
 
 @_rule("keywords:letter_frequency")
@@ -97,7 +99,9 @@ def paragraph_count(text: str, num_paragraphs: int) -> bool:
 
 
 @_rule("length_constraints:nth_paragraph_first_word")
-def nth_paragraph_starts_with(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+def nth_paragraph_starts_with(
+    text: str, num_paragraphs: int, nth_paragraph: int, first_word: str
+) -> bool:
     """Paragraphs between blank lines."""
     parts = re.split(r"\n\n", text)
     count = sum(bool(part.strip()) for part in parts)
@@ -140,7 +144,9 @@ def highlight_count(text: str, num_highlights: int) -> bool:
 
 @_rule("detectable_format:multiple_sections")
 def section_count(text: str, section_spliter: str, num_sections: int) -> bool:
-    return len(re.findall(rf"\s?{re.escape(section_spliter.strip())}\s?\d+\s?", text)) >= num_sections
+    return (
+        len(re.findall(rf"\s?{re.escape(section_spliter.strip())}\s?\d+\s?", text)) >= num_sections
+    )
 
 
 @_rule("detectable_format:constrained_response")
@@ -198,7 +204,9 @@ def in_quotation_marks(text: str) -> bool:
 
 @_rule("change_case:capital_word_frequency")
 def capital_word_count(text: str, capital_frequency: int, capital_relation: str) -> bool:
-    return _holds(sum(word.isupper() for word in _WORD.findall(text)), capital_relation, capital_frequency)
+    return _holds(
+        sum(word.isupper() for word in _WORD.findall(text)), capital_relation, capital_frequency
+    )
 
 
 @_rule("change_case:english_capital")
@@ -228,7 +236,9 @@ def _sentences_in(block: str) -> int:
     count, start = 0, 0
     for match in _SENTENCE_END.finditer(block):
         following = block[match.end() :].lstrip()
-        if not any(map(str.isalnum, block[start : match.end()])) or (match[0][0] in ".?!" and following[:1].islower()):
+        if not any(map(str.isalnum, block[start : match.end()])) or (
+            match[0][0] in ".?!" and following[:1].islower()
+        ):
             continue
         if match[0] == "." and following and _is_abbreviation(block[start : match.start()]):
             continue
@@ -256,6 +266,8 @@ def _detector() -> tuple[Callable[[str], str], type[Exception]]:
     try:
         from langdetect import DetectorFactory, LangDetectException, detect
     except ImportError:
-        raise ImportError("telling languages needs langdetect: pip install 'rlcore[instructions]'") from None
+        raise ImportError(
+            "telling languages needs langdetect: pip install 'rlcore[instructions]'"
+        ) from None
     DetectorFactory.seed = 0
     return detect, LangDetectException

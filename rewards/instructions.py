@@ -41,7 +41,9 @@ def instructions(
     (0.0, 'not followed: punctuation:no_comma')
     """
     if mode not in ("strict", "loose") or several not in ("all", "average"):
-        raise ValueError(f"mode is strict or loose, several is all or average; got mode={mode!r}, several={several!r}")
+        raise ValueError(
+            f"mode is strict or loose, several is all or average; got mode={mode!r}, several={several!r}"
+        )
     arguments = list(kwargs) if kwargs else [{}] * len(instruction_id_list)
     if not instruction_id_list or len(arguments) != len(instruction_id_list):
         return _unscorable(f"{len(instruction_id_list)} instructions with {len(arguments)} kwargs")
@@ -65,7 +67,11 @@ def instructions(
 
 def follows(name: str, given: Mapping[str, Any] | None, text: str) -> bool:
     """Whether a text follows one instruction; an empty text follows none."""
-    used = {key: _number(value) for key, value in (given or {}).items() if value is not None and key in _needs(name)}
+    used = {
+        key: _number(value)
+        for key, value in (given or {}).items()
+        if value is not None and key in _needs(name)
+    }
     return bool(text.strip()) and RULES[name](text, **used)
 
 

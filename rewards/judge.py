@@ -84,20 +84,32 @@ class Judge:
         temperature: float = 0.0,
         max_tokens: int = 512,
     ) -> None:
-        self.template, self.reader = load_template(template), Reader(verdict, json_key, lowest, highest)
+        self.template, self.reader = (
+            load_template(template),
+            Reader(verdict, json_key, lowest, highest),
+        )
         self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
         self.attempts, self.pause_s = attempts, pause_s
         self.cache = Path(cache) if cache else None
         key = os.environ.get(api_key_env, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.client = httpx.AsyncClient(headers=headers, timeout=timeout_s, limits=httpx.Limits(max_connections=concurrency))
+        self.client = httpx.AsyncClient(
+            headers=headers, timeout=timeout_s, limits=httpx.Limits(max_connections=concurrency)
+        )
         self.room = asyncio.Semaphore(concurrency)
 
-    async def __call__(self, answer: str, gold: Any, prompt: str | list[Message], **columns: Any) -> Verdict:
+    async def __call__(
+        self, answer: str, gold: Any, prompt: str | list[Message], **columns: Any
+    ) -> Verdict:
         if not answer.strip():
             return Verdict(value=0.0, reason="an empty answer is not sent to the judge")
-        body = {**self.settings, "messages": [{"role": "user", "content": fill(self.template, prompt, answer, gold, columns)}]}
+        body = {
+            **self.settings,
+            "messages": [
+                {"role": "user", "content": fill(self.template, prompt, answer, gold, columns)}
+            ],
+        }
         kept = self._kept(body)
         if kept is not None and kept.is_file():
             return self.read(kept.read_text(encoding="utf-8"))
@@ -105,9 +117,17 @@ class Judge:
             async with self.room:
                 reply = await self._ask(body)
         except httpx.TimeoutException as error:
-            return Verdict(value=None, status="timed-out", reason=f"the judge gave no reply ({type(error).__name__})")
+            return Verdict(
+                value=None,
+                status="timed-out",
+                reason=f"the judge gave no reply ({type(error).__name__})",
+            )
         except (httpx.HTTPError, ValueError) as error:
-            return Verdict(value=None, status="unscorable", reason=f"no verdict from the judge: {error or type(error).__name__}")
+            return Verdict(
+                value=None,
+                status="unscorable",
+                reason=f"no verdict from the judge: {error or type(error).__name__}",
+            )
         found = self.read(reply)
         if kept is not None and found.value is not None:
             _write(kept, reply)
@@ -120,15 +140,27 @@ class Judge:
     async def _ask(self, body: Mapping[str, Any]) -> str:
         """The judge's words. Raises httpx.HTTPError, or ValueError for a reply that is no chat completion."""
         for attempt in range(1, self.attempts + 1):
-            pause = min(_LONGEST_PAUSE_S, self.pause_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+            pause = min(_LONGEST_PAUSE_S, self.pause_s * 2 ** (attempt - 1)) * random.uniform(
+                0.5, 1.5
+            )
             try:
                 response = await self.client.post(self.url, json=body)
                 if response.status_code not in _WORTH_RETRYING:
                     return _words(response)
                 wanted = response.headers.get("retry-after", "")
-                pause = min(_LONGEST_PAUSE_S, float(wanted)) if wanted.replace(".", "", 1).isdigit() else pause
+                pause = (
+                    min(_LONGEST_PAUSE_S, float(wanted))
+                    if wanted.replace(".", "", 1).isdigit()
+                    else pause
+                )
                 failure: Exception = ValueError(_status(response))
-            except (httpx.TransportError, json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
+            except (
+                httpx.TransportError,
+                json.JSONDecodeError,
+                KeyError,
+                IndexError,
+                TypeError,
+            ) as error:
                 failure = error
             if attempt < self.attempts:
                 await asyncio.sleep(pause)
@@ -147,40 +179,69 @@ class Reader:
     """Reads verdicts out of replies. Raises ValueError if the expression does not have exactly one group."""
 
     def __init__(self, verdict: str, json_key: str, lowest: float, highest: float) -> None:
-        self.pattern, self.json_key, self.lowest, self.highest = re.compile(verdict, re.IGNORECASE), json_key, lowest, highest
+        self.pattern, self.json_key, self.lowest, self.highest = (
+            re.compile(verdict, re.IGNORECASE),
+            json_key,
+            lowest,
+            highest,
+        )
         if self.pattern.groups != 1:
             raise ValueError(f"the expression {verdict!r} must have one group, which is the score")
         if lowest >= highest:
             raise ValueError(f"lowest ({lowest:g}) must be below highest ({highest:g})")
 
     def __call__(self, reply: str) -> Verdict:
-        said = _last_json(reply).get(self.json_key) if self.json_key else (self.pattern.findall(reply) or [None])[-1]
+        said = (
+            _last_json(reply).get(self.json_key)
+            if self.json_key
+            else (self.pattern.findall(reply) or [None])[-1]
+        )
         word = str(said).strip().lower()
         try:
-            score = self.lowest + (self.highest - self.lowest) * _WORDS[word] if word in _WORDS else float(word)
+            score = (
+                self.lowest + (self.highest - self.lowest) * _WORDS[word]
+                if word in _WORDS
+                else float(word)
+            )
         except ValueError:
-            return Verdict(value=None, status="unscorable", reason=f"the judge's reply has no verdict: {reply[-200:]!r}")
+            return Verdict(
+                value=None,
+                status="unscorable",
+                reason=f"the judge's reply has no verdict: {reply[-200:]!r}",
+            )
         if not self.lowest <= score <= self.highest:
-            reason = f"the judge gave {word}, outside of its scale {self.lowest:g} to {self.highest:g}"
+            reason = (
+                f"the judge gave {word}, outside of its scale {self.lowest:g} to {self.highest:g}"
+            )
             return Verdict(value=None, status="unscorable", reason=reason)
-        return Verdict(value=(score - self.lowest) / (self.highest - self.lowest), reason=reply[-500:])
+        return Verdict(
+            value=(score - self.lowest) / (self.highest - self.lowest), reason=reply[-500:]
+        )
 
 
 def load_template(template: str) -> str:
     """The text of a template, read from its file if it is a path. Raises ValueError if nothing of the answer is in it."""
     text = Path(template).read_text(encoding="utf-8") if template.endswith(".txt") else template
     if "{answer}" not in text:
-        raise ValueError("the judge's template has no {answer}, so every answer would be judged alike")
+        raise ValueError(
+            "the judge's template has no {answer}, so every answer would be judged alike"
+        )
     return text
 
 
-def fill(template: str, prompt: str | list[Message], answer: str, gold: Any, columns: Mapping[str, Any]) -> str:
+def fill(
+    template: str, prompt: str | list[Message], answer: str, gold: Any, columns: Mapping[str, Any]
+) -> str:
     """The template with its fields filled in, in one pass: a field's name inside an answer stays as it is.
 
     >>> fill("{gold} or {answer}? {other}", "p", "{gold}", 4, {})
     '4 or {gold}? {other}'
     """
-    asked = prompt if isinstance(prompt, str) else "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    asked = (
+        prompt
+        if isinstance(prompt, str)
+        else "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    )
     fence = f"answer-{hashlib.sha256(answer.encode('utf-8', 'replace')).hexdigest()[:12]}"
     fields = {**columns, "prompt": asked, "answer": answer, "gold": gold, "fence": fence}
     return re.sub(r"\{(\w+)\}", lambda match: str(fields.get(match[1], match[0])), template)
@@ -196,7 +257,9 @@ def _words(response: httpx.Response) -> str:
 
 
 def _status(response: httpx.Response) -> str:
-    return f"HTTP {response.status_code} from {response.url}: {' '.join(response.text[:200].split())}"
+    return (
+        f"HTTP {response.status_code} from {response.url}: {' '.join(response.text[:200].split())}"
+    )
 
 
 def _last_json(reply: str) -> dict[str, Any]:

@@ -39,7 +39,10 @@ class LocalJudge:
     ) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.template, self.reader = load_template(template), Reader(verdict, json_key, lowest, highest)
+        self.template, self.reader = (
+            load_template(template),
+            Reader(verdict, json_key, lowest, highest),
+        )
         self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -47,15 +50,27 @@ class LocalJudge:
         self.device, self.batch_size, self.max_tokens = device, batch_size, max_tokens
 
     def __call__(
-        self, prompts: Sequence[str | list[Message]], completions: Sequence[Any], answer: Sequence[Any], **columns: Sequence[Any]
+        self,
+        prompts: Sequence[str | list[Message]],
+        completions: Sequence[Any],
+        answer: Sequence[Any],
+        **columns: Sequence[Any],
     ) -> list[Verdict]:
         texts = [said if isinstance(said, str) else said[-1]["content"] for said in completions]
-        verdicts = [Verdict(value=0.0, reason="an empty answer is not shown to the judge")] * len(texts)
+        verdicts = [Verdict(value=0.0, reason="an empty answer is not shown to the judge")] * len(
+            texts
+        )
         asked = [i for i, text in enumerate(texts) if text.strip()]
         for start in range(0, len(asked), self.batch_size):
             batch = asked[start : start + self.batch_size]
-            rows = [{name: values[i] for name, values in columns.items() if isinstance(values, list)} for i in batch]
-            questions = [fill(self.template, prompts[i], texts[i], answer[i], row) for i, row in zip(batch, rows, strict=True)]
+            rows = [
+                {name: values[i] for name, values in columns.items() if isinstance(values, list)}
+                for i in batch
+            ]
+            questions = [
+                fill(self.template, prompts[i], texts[i], answer[i], row)
+                for i, row in zip(batch, rows, strict=True)
+            ]
             for i, reply in zip(batch, self.replies(questions), strict=True):
                 verdicts[i] = self.reader(reply)
         return verdicts
@@ -64,9 +79,14 @@ class LocalJudge:
         """The model's greedy replies, in the tokenizer's chat format where it has one."""
         if self.tokenizer.chat_template:
             chats = [[{"role": "user", "content": question}] for question in questions]
-            questions = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+            questions = self.tokenizer.apply_chat_template(
+                chats, tokenize=False, add_generation_prompt=True
+            )
         batch = self.tokenizer(
-            list(questions), return_tensors="pt", padding=True, add_special_tokens=not self.tokenizer.chat_template
+            list(questions),
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=not self.tokenizer.chat_template,
         ).to(self.device)
         written = self.model.generate(
             input_ids=batch.input_ids,
@@ -75,4 +95,6 @@ class LocalJudge:
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        return self.tokenizer.batch_decode(written[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+        return self.tokenizer.batch_decode(
+            written[:, batch.input_ids.shape[1] :], skip_special_tokens=True
+        )

@@ -39,7 +39,9 @@ def length(
 
 
 @reward
-def overlong(answer: str, *, completion_ids: Sequence[int], max_tokens: int, cache: int, **columns: Any) -> float:
+def overlong(
+    answer: str, *, completion_ids: Sequence[int], max_tokens: int, cache: int, **columns: Any
+) -> float:
     """0 up to `max_tokens - cache` tokens, falling in a line to -1 at `max_tokens`, and -1 beyond.
 
     From -1 to 0. Source: soft overlong punishment of DAPO (arXiv 2503.14476), there 20,480 and 4,096. It shows only where
@@ -49,7 +51,9 @@ def overlong(answer: str, *, completion_ids: Sequence[int], max_tokens: int, cac
     [0.0, -0.5, -1.0, -1.0]
     """
     if not 0 < cache <= max_tokens:
-        raise ValueError(f"cache is {cache}, but must be above 0 and at most max_tokens ({max_tokens})")
+        raise ValueError(
+            f"cache is {cache}, but must be above 0 and at most max_tokens ({max_tokens})"
+        )
     return max(-1.0, min(0.0, (max_tokens - cache - len(completion_ids)) / cache))
 
 

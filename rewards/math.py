@@ -41,7 +41,9 @@ from rewards.math_spelling import plain_number
 from rewards.math_value import TIMEOUT_S, same_value
 from rlcore import Message, Verdict, reward
 
-_OPERATION = re.compile(r"[\w)}\]][-+*/^=]|\\(?:cdot|times|div|d?frac|sqrt|d?binom|sum|int|log|sin|cos|tan)(?![a-z])")
+_OPERATION = re.compile(
+    r"[\w)}\]][-+*/^=]|\\(?:cdot|times|div|d?frac|sqrt|d?binom|sum|int|log|sin|cos|tan)(?![a-z])"
+)
 """What makes a formula of a value."""
 
 
@@ -75,23 +77,43 @@ def math_answer(
         before, closed, _ = answer.rpartition(f"</{within}>")
         _, opened, answer = before.rpartition(f"<{within}>")
         if not (closed and opened):
-            return Verdict(value=0.0, status="wrong-format", reason=f"there is no <{within}>...</{within}> in the answer")
+            return Verdict(
+                value=0.0,
+                status="wrong-format",
+                reason=f"there is no <{within}>...</{within}> in the answer",
+            )
         finished = True
     candidates = final_answers(answer, mode=mode, ended=finished)
     if not candidates:
         return Verdict(value=0.0, status="wrong-format", reason="there is no final answer")
-    asked = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+    asked = (
+        prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+    )
     candidates = [found for found in candidates if not _copied(found, asked, golds)]
     try:
-        return float(any(len(found) <= LONGEST and same_value(right, found) for found in candidates for right in golds))
+        return float(
+            any(
+                len(found) <= LONGEST and same_value(right, found)
+                for found in candidates
+                for right in golds
+            )
+        )
     except TimeoutException:  # derives from BaseException
-        return Verdict(value=None, status="timed-out", reason=f"math-verify took over {TIMEOUT_S} s for {candidates[0][:80]!r}")
+        return Verdict(
+            value=None,
+            status="timed-out",
+            reason=f"math-verify took over {TIMEOUT_S} s for {candidates[0][:80]!r}",
+        )
 
 
 def _copied(found: str, prompt: str, golds: Sequence[str]) -> bool:
     """Whether `found` is a formula of the prompt still to be worked out."""
     dense = _dense(found)
-    if not _OPERATION.search(dense) or plain_number(found) is not None or dense not in _dense(prompt):
+    if (
+        not _OPERATION.search(dense)
+        or plain_number(found) is not None
+        or dense not in _dense(prompt)
+    ):
         return False
     return all(_dense(gold) != dense for gold in golds)
 

@@ -20,7 +20,10 @@ SHORT = 200
 TAIL = 5000
 """Characters at the end of a text in which a last value is looked for."""
 _BOX = re.compile(r"\\f?boxed\s*(?:\{|(?=[^\s{])|\s(?=[^\s{]))")
-_SAYS = re.compile(r"(?:answer|correct (?:option|choice))\**(?:\s+to\b[^.\n]{0,60}?)?\s*(?:is|:|=)\s*:?", re.IGNORECASE)
+_SAYS = re.compile(
+    r"(?:answer|correct (?:option|choice))\**(?:\s+to\b[^.\n]{0,60}?)?\s*(?:is|:|=)\s*:?",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(
     r"(?<![\w.,])[-+]?(?:\\?\$)?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+(?!\d)|\d+)(?:\.\d+|/\d+)?(?:\s?\\?%)?"
     r"|(?<![\w.,])[-+]?\.\d+"
@@ -30,8 +33,13 @@ _MATH = re.compile(
     r"|(?<![\\\d])\$(?!\s)(?P<inline>(?:\\.|[^$\\\n]){1,1000}?)(?<!\s)\$(?!\d)",
     re.DOTALL,
 )
-_SEPARATOR = re.compile(r"[\s$*]*(?:[,;|]|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\\(|\\\)|\\\[|\\\]|[\s$*])*[\s$*]*")
-_HEDGE = re.compile(r"(?:\W+\w+){0,3}?\W+(?:or|maybe|perhaps|possibly|alternatively)\b(?:\W+\w+){0,3}?\W+", re.IGNORECASE)
+_SEPARATOR = re.compile(
+    r"[\s$*]*(?:[,;|]|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\\(|\\\)|\\\[|\\\]|[\s$*])*[\s$*]*"
+)
+_HEDGE = re.compile(
+    r"(?:\W+\w+){0,3}?\W+(?:or|maybe|perhaps|possibly|alternatively)\b(?:\W+\w+){0,3}?\W+",
+    re.IGNORECASE,
+)
 _UNIT = re.compile(
     r"\s?(?:(?:square|cubic|sq)\s)?(?:hundred|thousand|million|billion|trillion|(?:centi|milli|kilo)?met(?:er|re)s?|[cmk]?m|[mk]?g"
     r"|inch(?:es)?|feet|foot|ft|yards?|miles?|euros?|dollars?|cents?|(?:kilo|milli)?grams?|pounds?|lbs?|oz|ounces?|[mk]?[lL]"
@@ -101,7 +109,10 @@ def after_hashes(text: str) -> str:
 
 def after_says(text: str) -> str:
     """What follows the last "answer is" that names a value, to the end of its line; if none does, what follows the last one."""
-    said = [_stated(text[match.end() : match.end() + LONGEST * 2]) for match in list(_SAYS.finditer(text))[-4:]]
+    said = [
+        _stated(text[match.end() : match.end() + LONGEST * 2])
+        for match in list(_SAYS.finditer(text))[-4:]
+    ]
     valued = [value for value in said if re.search(r"\d|\\|^\(?[A-Z]\)?$", value)]
     return (valued or said or [""])[-1]
 
@@ -128,7 +139,10 @@ def last_value(text: str) -> str:
     for before_start, before_end, value in reversed(values[:-1]):
         between = tail[before_end:start]
         said = re.search(r"\b(?:and|or)\b", between)
-        if not (_joined(between) and (said or _HEDGE.fullmatch(between) or not tail[end:].strip(" .!\n*$"))):
+        if not (
+            _joined(between)
+            and (said or _HEDGE.fullmatch(between) or not tail[end:].strip(" .!\n*$"))
+        ):
             break
         found.insert(0, value)
         start = before_start
@@ -141,7 +155,11 @@ def _stated(rest: str) -> str:
     formula = _MATH.match(rest)
     line = rest.partition("\n")[0].strip()
     if not formula and (_CHOICE.match(line) or not _is_prose(line) or not _NUMBER.search(line)):
-        return _as_list(re.split(r"\s*\$\s*", line.strip("$"))) if line.count("$") == 2 else line.rstrip("*").rstrip(". ")
+        return (
+            _as_list(re.split(r"\s*\$\s*", line.strip("$")))
+            if line.count("$") == 2
+            else line.rstrip("*").rstrip(". ")
+        )
     values = _values(line if not formula else rest)
     if not values or _DENIED.search(line[: values[0][0]][-20:]):
         return line.rstrip(".")
@@ -163,7 +181,9 @@ def _values(text: str) -> list[tuple[int, int, str]]:
         start, end, value = _latex_run(text, number.start(), number.end())
         unit = _UNIT.match(text, end) if end == number.end() else None
         found.append((start, unit.end(), value + unit[0]) if unit else (start, end, value))
-    numbers = [value for value in found if re.search(r"\d|\\(?:pi|infty|emptyset|varnothing)", value[2])]
+    numbers = [
+        value for value in found if re.search(r"\d|\\(?:pi|infty|emptyset|varnothing)", value[2])
+    ]
     return sorted(set(numbers or found))
 
 
@@ -172,7 +192,11 @@ def _latex_run(text: str, start: int, end: int) -> tuple[int, int, str]:
     left = max(text.rfind(space, 0, start) for space in " \n\t") + 1
     right = min((p for space in " \n\t" if (p := text.find(space, end)) >= 0), default=len(text))
     run = text[left:right].rstrip(".,;:!?*$)").lstrip("$(*")
-    return (left, right, run) if "\\" in run.replace("\\$", "").replace("\\%", "") else (start, end, text[start:end])
+    return (
+        (left, right, run)
+        if "\\" in run.replace("\\$", "").replace("\\%", "")
+        else (start, end, text[start:end])
+    )
 
 
 def _box_content(text: str, match: re.Match[str]) -> tuple[str, int]:
@@ -206,14 +230,26 @@ def _inside(match: re.Match[str]) -> str:
 
 def _is_prose(line: str) -> bool:
     """Whether there are words, rather than symbols with at most units, names of points and products of letters among them."""
-    plain = re.sub(r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b", " ", line)
+    plain = re.sub(
+        r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b", " ", line
+    )
     operators = bool(re.search(r"[-+*/^=]", plain))
     return any(_is_word(match, plain, operators) for match in re.finditer(r"[A-Za-z]{2,}", plain))
 
 
 def _is_word(match: re.Match[str], text: str, operators: bool) -> bool:
     run = match[0]
-    if (run.isupper() and len(run) <= 4) or run in ("sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp"):
+    if (run.isupper() and len(run) <= 4) or run in (
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "ln",
+        "exp",
+    ):
         return False
     glued = match.start() > 0 and text[match.start() - 1].isdigit()
     product = operators and run not in _SHORT_WORDS and (len(run) == 2 or (len(run) == 3 and glued))

@@ -45,24 +45,41 @@ def same_value(gold: str, found: str) -> bool:
     if words(left) or _QUALIFIER.findall(left.lower()) != _QUALIFIER.findall(right.lower()):
         return words(left) == words(right) != []
     # beside a unit a letter is one: `5 m` where the other is `5 cm`
-    letters = any(split_unit(side)[1] or _MONEY.fullmatch(raw) for side, raw in ((left, gold), (right, found)))
-    (left, left_unit), (right, right_unit) = split_unit(left, letters=letters), split_unit(right, letters=letters)
-    left_unit, right_unit = _money(gold, left_unit, right_unit), _money(found, right_unit, left_unit)
-    if left_unit and right_unit and left_unit != right_unit and {left_unit[0], right_unit[0]} != {"", "%"}:
+    letters = any(
+        split_unit(side)[1] or _MONEY.fullmatch(raw) for side, raw in ((left, gold), (right, found))
+    )
+    (left, left_unit), (right, right_unit) = (
+        split_unit(left, letters=letters),
+        split_unit(right, letters=letters),
+    )
+    left_unit, right_unit = (
+        _money(gold, left_unit, right_unit),
+        _money(found, right_unit, left_unit),
+    )
+    if (
+        left_unit
+        and right_unit
+        and left_unit != right_unit
+        and {left_unit[0], right_unit[0]} != {"", "%"}
+    ):
         return False
     percent = (left_unit == ("%", 1)) - (right_unit == ("%", 1))
     numbers = plain_number(left), plain_number(right)
     if numbers[0] is not None and numbers[1] is not None:
         share = percent == -1 and abs(numbers[0]) < 1
         value = numbers[1] / 100 if share else numbers[1]
-        return numbers[0] == value or (("/" in left + right or "frac" in left + right) and _rounded(numbers[0], value))
+        return numbers[0] == value or (
+            ("/" in left + right or "frac" in left + right) and _rounded(numbers[0], value)
+        )
     if _differ_in_writing(left, right, numbers[0], numbers[1]):
         return False
     listed = _same_elements(left, right)
     return _equal(left, right) if listed is None else listed
 
 
-def _money(raw: str, unit: tuple[str, int] | None, other: tuple[str, int] | None) -> tuple[str, int] | None:
+def _money(
+    raw: str, unit: tuple[str, int] | None, other: tuple[str, int] | None
+) -> tuple[str, int] | None:
     """The unit of an answer: dollars where it has only their sign and the other has a known unit."""
     return ("dollar", 1) if unit is None and other and other[0] and _MONEY.fullmatch(raw) else unit
 
@@ -114,14 +131,18 @@ def _rounded(a: Fraction, b: Fraction) -> bool:
     return abs(a - b) <= min(Fraction(1, 1_000_000), CLOSE * max(abs(a), abs(b)))
 
 
-def _differ_in_writing(gold: str, found: str, left: Fraction | None, right: Fraction | None) -> bool:
+def _differ_in_writing(
+    gold: str, found: str, left: Fraction | None, right: Fraction | None
+) -> bool:
     """What math-verify does not look at: ratios, bases, relations beside a plain value, unequal sides, powers out of reach."""
     if _spelling(gold) != _spelling(found) or (left is not None and not re.search(r"\d|\\", found)):
         return True
     if right is not None and not re.search(r"\d|\\", gold):
         return True
     related = [bool(_RELATION.search(text)) for text in (gold, found)]
-    sets = [bool(re.search(r"[\[\](]|\\[{}]|\\cup|\\mathbb|\\emptyset", text)) for text in (gold, found)]
+    sets = [
+        bool(re.search(r"[\[\](]|\\[{}]|\\cup|\\mathbb|\\emptyset", text)) for text in (gold, found)
+    ]
     if related[0] != related[1] and not sets[related.index(False)]:
         return True
     sides = [value for side in found.split("=") if (value := plain_number(side)) is not None]
@@ -152,9 +173,17 @@ def _spelling(text: str) -> tuple[str, ...]:
 def _equal(gold: str, found: str) -> bool:
     left, right = _parsed(gold), _parsed(found)
     try:
-        if not left or not right or not timeout(timeout_seconds=TIMEOUT_S)(_sizes_agree)(left[0], right[0]):
+        if (
+            not left
+            or not right
+            or not timeout(timeout_seconds=TIMEOUT_S)(_sizes_agree)(left[0], right[0])
+        ):
             return False
-        settings = {"timeout_seconds": TIMEOUT_S, "raise_on_error": True, "allow_set_relation_comp": True}
+        settings = {
+            "timeout_seconds": TIMEOUT_S,
+            "raise_on_error": True,
+            "allow_set_relation_comp": True,
+        }
         return bool(verify(list(left), list(right), **settings))
     except Exception:  # values that sympy cannot compare are not equal
         return False
@@ -163,17 +192,25 @@ def _equal(gold: str, found: str) -> bool:
 @lru_cache(maxsize=65536)
 def _parsed(text: str) -> tuple[Any, ...]:
     try:
-        return tuple(parse(f"\\boxed{{{text}}}", _CONFIGS, parsing_timeout=TIMEOUT_S, raise_on_error=True))
+        return tuple(
+            parse(f"\\boxed{{{text}}}", _CONFIGS, parsing_timeout=TIMEOUT_S, raise_on_error=True)
+        )
     except Exception:
         return ()
 
 
 def _sizes_agree(left: Any, right: Any) -> bool:
     """math-verify rounds to six decimals and to 1e-15: numbers must also agree relative to their own size."""
-    if isinstance(left, FiniteSet | Tuple) and isinstance(right, FiniteSet | Tuple) and len(left.args) == len(right.args):
+    if (
+        isinstance(left, FiniteSet | Tuple)
+        and isinstance(right, FiniteSet | Tuple)
+        and len(left.args) == len(right.args)
+    ):
         pairs = zip(sorted(left.args, key=_place), sorted(right.args, key=_place), strict=True)
         return all(_sizes_agree(a, b) for a, b in pairs)
-    if not all(isinstance(value, Basic) and getattr(value, "is_number", False) for value in (left, right)):
+    if not all(
+        isinstance(value, Basic) and getattr(value, "is_number", False) for value in (left, right)
+    ):
         return True
     a, b = left.evalf(30), right.evalf(30)
     if not (a.is_real and b.is_real) or abs(a - b) <= float(CLOSE) * max(abs(a), abs(b)):

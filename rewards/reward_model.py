@@ -40,9 +40,13 @@ class RewardModel:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.model, facts = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        self.model, facts = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=dtype, output_loading_info=True
+        )
         if facts["missing_keys"]:
-            raise ValueError(f"{path} lacks {sorted(facts['missing_keys'])[0]!r}: it was not trained to classify")
+            raise ValueError(
+                f"{path} lacks {sorted(facts['missing_keys'])[0]!r}: it was not trained to classify"
+            )
         if format not in ("auto", "chat", "plain"):
             raise ValueError(f"format is {format!r}; there are auto, chat and plain")
         if format == "chat" and not self.tokenizer.chat_template:
@@ -51,20 +55,31 @@ class RewardModel:
         self.model.to(device).eval()
         self.pad = self.model.config.get_text_config().pad_token_id
         self.device, self.batch_size, self.sigmoid = device, batch_size, sigmoid
-        self.max_length = min(max_length, getattr(self.model.config, "max_position_embeddings", max_length))
+        self.max_length = min(
+            max_length, getattr(self.model.config, "max_position_embeddings", max_length)
+        )
         self.label = self._label(label)
 
     def __call__(
         self, prompts: Sequence[str | list[Message]], completions: Sequence[Any], **columns: Any
     ) -> list[float | Verdict]:
         answers = [said if isinstance(said, str) else said[-1]["content"] for said in completions]
-        texts = [self._text(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        texts = [
+            self._text(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
+        ]
         rows = self.tokenizer(texts, add_special_tokens=not self.chat).input_ids
         values: list[float | Verdict] = [
-            Verdict(value=None, status="unscorable", reason=f"{len(row)} tokens, more than max_length ({self.max_length})")
+            Verdict(
+                value=None,
+                status="unscorable",
+                reason=f"{len(row)} tokens, more than max_length ({self.max_length})",
+            )
             for row in rows
         ]
-        fitting = sorted((i for i, row in enumerate(rows) if len(row) <= self.max_length), key=lambda i: len(rows[i]))
+        fitting = sorted(
+            (i for i, row in enumerate(rows) if len(row) <= self.max_length),
+            key=lambda i: len(rows[i]),
+        )
         for start in range(0, len(fitting), self.batch_size):
             batch = fitting[start : start + self.batch_size]
             for i, score in zip(batch, self._scores([rows[i] for i in batch]), strict=True):
@@ -79,8 +94,14 @@ class RewardModel:
 
     def _text(self, prompt: str | list[Message], answer: str) -> str:
         if self.chat:
-            return self.tokenizer.apply_chat_template(self.conversation(prompt, answer), tokenize=False)
-        asked = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt) + "\n"
+            return self.tokenizer.apply_chat_template(
+                self.conversation(prompt, answer), tokenize=False
+            )
+        asked = (
+            prompt
+            if isinstance(prompt, str)
+            else "\n".join(message["content"] for message in prompt) + "\n"
+        )
         return asked + answer
 
     def _scores(self, rows: list[list[int]]) -> list[float]:
@@ -89,7 +110,9 @@ class RewardModel:
         pad = self._padding(rows)
         longest = max(map(len, rows))
         ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor(
+            [[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device
+        )
         with torch.inference_mode():
             logits = self.model(input_ids=ids, attention_mask=mask).logits.float()
         if self.label is not None:
@@ -113,5 +136,7 @@ class RewardModel:
             return None
         number = {str(name): int(number) for number, name in names.items()}.get(str(label), label)
         if number not in range(self.model.config.num_labels):
-            raise ValueError(f"say by `label` which of the model's labels is the score: {', '.join(map(str, names.values()))}")
+            raise ValueError(
+                f"say by `label` which of the model's labels is the score: {', '.join(map(str, names.values()))}"
+            )
         return int(number)

@@ -38,7 +38,8 @@ def normalised(text: str) -> str:
     kept = [
         letter
         for before, letter, after in zip(f" {letters}", letters, f"{letters[1:]} ", strict=False)
-        if not unicodedata.category(letter).startswith("P") or (before.isdigit() and after.isdigit())
+        if not unicodedata.category(letter).startswith("P")
+        or (before.isdigit() and after.isdigit())
     ]
     return " ".join("".join(kept).split())
 
@@ -49,7 +50,11 @@ def prediction(answer: str, tag: str) -> str | None:
     >>> prediction("so <next>it rains</next>", "next")
     'it rains'
     """
-    found = re.findall(rf"<{re.escape(tag)}>((?:(?!<{re.escape(tag)}>).)*?)</{re.escape(tag)}>", answer, flags=re.DOTALL)
+    found = re.findall(
+        rf"<{re.escape(tag)}>((?:(?!<{re.escape(tag)}>).)*?)</{re.escape(tag)}>",
+        answer,
+        flags=re.DOTALL,
+    )
     return found[-1].strip() if found and found[-1].strip() else None
 
 
@@ -61,7 +66,11 @@ def segment(answer: str, gold: str, *, tag: str = "next", **columns: Any) -> flo
     1.0
     """
     said = prediction(answer, tag)
-    return _unparsable(tag) if said is None else float(bool(normalised(said)) and normalised(said) == normalised(gold))
+    return (
+        _unparsable(tag)
+        if said is None
+        else float(bool(normalised(said)) and normalised(said) == normalised(gold))
+    )
 
 
 @reward
@@ -109,7 +118,9 @@ def next_token(answer: str, gold: str, *, tag: str = "next", **columns: Any) -> 
 
 
 @reward
-def near_budget(answer: str, *, completion_ids: Sequence[int], budget: int, **columns: Any) -> float:
+def near_budget(
+    answer: str, *, completion_ids: Sequence[int], budget: int, **columns: Any
+) -> float:
     """A triangle over the answer's tokens: 0 at none, 1 at `budget`, 0 from twice that on (arXiv 2509.24375).
 
     `budget` is a parameter or a column of the task.
@@ -121,4 +132,6 @@ def near_budget(answer: str, *, completion_ids: Sequence[int], budget: int, **co
 
 
 def _unparsable(tag: str) -> Verdict:
-    return Verdict(value=0.0, status="wrong-format", reason=f"there is no <{tag}>...</{tag}> with text in it")
+    return Verdict(
+        value=0.0, status="wrong-format", reason=f"there is no <{tag}>...</{tag}> with text in it"
+    )

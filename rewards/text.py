@@ -12,7 +12,9 @@ from rlcore import Verdict, reward
 
 
 @reward
-def exact(answer: str, gold: Any, *, after: str | None = None, finished: bool = True, **columns: Any) -> float | Verdict:
+def exact(
+    answer: str, gold: Any, *, after: str | None = None, finished: bool = True, **columns: Any
+) -> float | Verdict:
     """1 if the answer is the gold text, spaces at the ends aside, else 0; with `after`, the text after the last such marker.
 
     An answer without the marker is `wrong-format` and 0; one that was cut off before its end is 0.
@@ -25,13 +27,21 @@ def exact(answer: str, gold: Any, *, after: str | None = None, finished: bool = 
     if after is not None:
         _, marker, answer = answer.rpartition(after)
         if not marker:
-            return Verdict(value=0.0, status="wrong-format", reason=f"there is no {after!r} in the answer")
+            return Verdict(
+                value=0.0, status="wrong-format", reason=f"there is no {after!r} in the answer"
+            )
     return float(answer.strip() == str(gold).strip())
 
 
 @reward
 def match(
-    answer: str, gold: Any, *, within: str | None = None, contains: bool = False, finished: bool = True, **columns: Any
+    answer: str,
+    gold: Any,
+    *,
+    within: str | None = None,
+    contains: bool = False,
+    finished: bool = True,
+    **columns: Any,
 ) -> float | Verdict | None:
     """1 if the answer has the words of the gold text, else 0: case, punctuation, articles (a, an, the) and spaces do not count.
 
@@ -43,13 +53,21 @@ def match(
     >>> match("The Eiffel Tower.", ["tour eiffel", "eiffel tower"])
     1.0
     """
-    golds = [words for one in (gold if isinstance(gold, list | tuple) else [gold]) if (words := _plain(one))]
+    golds = [
+        words
+        for one in (gold if isinstance(gold, list | tuple) else [gold])
+        if (words := _plain(one))
+    ]
     if not golds:
         return None
     if within is not None:
         found = _last_span(answer, within)
         if found is None:
-            return Verdict(value=0.0, status="wrong-format", reason=f"there is no <{within}>...</{within}> in the answer")
+            return Verdict(
+                value=0.0,
+                status="wrong-format",
+                reason=f"there is no <{within}>...</{within}> in the answer",
+            )
         answer = found
     elif not finished:
         return 0.0
@@ -58,7 +76,13 @@ def match(
 
 
 @reward
-def tags(answer: str, *, names: Sequence[str] = ("think", "answer"), finished: bool = True, **columns: Any) -> float:
+def tags(
+    answer: str,
+    *,
+    names: Sequence[str] = ("think", "answer"),
+    finished: bool = True,
+    **columns: Any,
+) -> float:
     """1 if the answer is exactly `<think>...</think><answer>...</answer>`, else 0: each tag of `names` once, in order, not empty.
 
     Only white space may stand around the blocks. Source: the format reward of DeepSeek-R1 (arXiv 2501.12948).
@@ -66,7 +90,9 @@ def tags(answer: str, *, names: Sequence[str] = ("think", "answer"), finished: b
     >>> tags("<think>2 and 2</think> <answer>4</answer>")
     1.0
     """
-    if not finished or any(answer.count(tag) != 1 for name in names for tag in (f"<{name}>", f"</{name}>")):
+    if not finished or any(
+        answer.count(tag) != 1 for name in names for tag in (f"<{name}>", f"</{name}>")
+    ):
         return 0.0
     shape = r"\s*".join(f"<{name}>(.*?)</{name}>" for name in map(re.escape, names))
     match = re.fullmatch(rf"\s*{shape}\s*", answer, flags=re.DOTALL)
@@ -89,7 +115,9 @@ def spans(answer: str, *, names: Sequence[str] = ("think", "answer"), **columns:
         name: float(
             answer.count(f"<{name}>") == answer.count(f"</{name}>") == 1
             and bool(answer[start + len(name) + 2 : end].strip())
-            and not any(start < edge < end for other in names if other != name for edge in places[other])
+            and not any(
+                start < edge < end for other in names if other != name for edge in places[other]
+            )
         )
         for name, (start, end) in places.items()
     }
@@ -108,7 +136,9 @@ def repetition(answer: str, *, n: int = 3, **columns: Any) -> float:
     """
     if n < 1:
         raise ValueError(f"n is {n}, but must be 1 or more")
-    words = re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+", answer.lower())
+    words = re.findall(
+        r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+", answer.lower()
+    )
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) - 1.0 if grams else 0.0
 
@@ -124,9 +154,13 @@ def script(answer: str, *, names: Sequence[str] = ("latin",), **columns: Any) ->
     >>> script("The answer is \u56db", names=["latin"])
     0.9166666666666666
     """
-    prose = re.sub(r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|`[^`]*`|\\[A-Za-z]+", " ", answer, flags=re.DOTALL)
+    prose = re.sub(
+        r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|`[^`]*`|\\[A-Za-z]+", " ", answer, flags=re.DOTALL
+    )
     wanted = tuple(name.upper() for name in names)
-    letters = [unicodedata.name(letter, "").startswith(wanted) for letter in prose if letter.isalpha()]
+    letters = [
+        unicodedata.name(letter, "").startswith(wanted) for letter in prose if letter.isalpha()
+    ]
     return sum(letters) / len(letters) if letters else None
 
 

@@ -8,10 +8,34 @@
 
 from rlcore.plugin import find
 from rlcore.scoring.forms import RewardSpec, reward
-from rlcore.types import Completion, Group, Message, Outcome, Request, Rollout, Sample, Sampling, StepReport, Task, Verdict
+from rlcore.types import (
+    Completion,
+    Group,
+    Message,
+    Outcome,
+    Request,
+    Rollout,
+    Sample,
+    Sampling,
+    StepReport,
+    Task,
+    Verdict,
+)
 
 __version__ = "0.1.0"
 __all__ = [
-    "Completion", "Group", "Message", "Outcome", "Request", "RewardSpec", "Rollout", "Sample", "Sampling", "StepReport", "Task",
-    "Verdict", "find", "reward",
-]  # fmt: skip
+    "Completion",
+    "Group",
+    "Message",
+    "Outcome",
+    "Request",
+    "RewardSpec",
+    "Rollout",
+    "Sample",
+    "Sampling",
+    "StepReport",
+    "Task",
+    "Verdict",
+    "find",
+    "reward",
+]

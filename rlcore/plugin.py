@@ -32,7 +32,9 @@ Named = str | Mapping[str, Any]
 """How a recipe says a part: its name, or {use: name, parameter: value, ...}."""
 
 
-def find(use: str, known: Mapping[str, str], *, what: str, error: type[RlcoreError] = RecipeError) -> Any:
+def find(
+    use: str, known: Mapping[str, str], *, what: str, error: type[RlcoreError] = RecipeError
+) -> Any:
     """The object that `use` names. known: built-in name -> `package.module:object`. what: the kind of part, for messages.
 
     Raises `error` if there is none, or its module cannot be imported.
@@ -43,7 +45,11 @@ def find(use: str, known: Mapping[str, str], *, what: str, error: type[RlcoreErr
             f"there is no {what} {use!r}{did_you_mean(use, known)}; name your own as 'package.module:name' or 'file.py:name'"
         )
     place, _, path = target.rpartition(":")
-    found: Any = import_file(Path(place), what, error) if place.endswith(".py") else _import_module(place, what, use, error)
+    found: Any = (
+        import_file(Path(place), what, error)
+        if place.endswith(".py")
+        else _import_module(place, what, use, error)
+    )
     for attribute in path.split("."):
         if not hasattr(found, attribute):
             names = [name for name, thing in vars(found).items() if callable(thing)]
@@ -61,24 +67,40 @@ def build(named: Named, known: Mapping[str, str], *given: Any, what: str, **cont
     return build_later(named, known, what=what, given=len(given), **context)(*given)
 
 
-def build_later(named: Named, known: Mapping[str, str], *, what: str, given: int, **context: Any) -> partial[Any]:
+def build_later(
+    named: Named, known: Mapping[str, str], *, what: str, given: int, **context: Any
+) -> partial[Any]:
     """As `build`, to be called with the first `given` arguments when they are there."""
     params = {"use": named} if isinstance(named, str) else dict(named)
     use = params.pop("use", None)
     if not isinstance(use, str):
-        raise RecipeError(f"{what} {params!r} names no part: add `use`, for example {{use: {next(iter(known))}}}")
+        raise RecipeError(
+            f"{what} {params!r} names no part: add `use`, for example {{use: {next(iter(known))}}}"
+        )
     part = find(use, known, what=what)
     if not callable(part):
-        raise RecipeError(f"{what} {use!r} is of type {type(part).__name__}, not a function or class")
+        raise RecipeError(
+            f"{what} {use!r} is of type {type(part).__name__}, not a function or class"
+        )
     parameters = list(signature(part).parameters.values())[given:]
-    asked = {parameter.name: parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    asked = {
+        parameter.name: parameter
+        for parameter in parameters
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
     own = {name: parameter for name, parameter in asked.items() if name not in context}
     check_params(params, own, owner=f"{what} {use!r}")
-    return partial(part, **{name: value for name, value in context.items() if name in asked}, **params)
+    return partial(
+        part, **{name: value for name, value in context.items() if name in asked}, **params
+    )
 
 
 def check_params(
-    params: Mapping[str, Any], known: Mapping[str, inspect.Parameter], *, owner: str, also: Collection[str] = ()
+    params: Mapping[str, Any],
+    known: Mapping[str, inspect.Parameter],
+    *,
+    owner: str,
+    also: Collection[str] = (),
 ) -> None:
     """Raise `RecipeError` for a parameter that is unknown, missing, or not what its annotation says.
 
@@ -86,9 +108,15 @@ def check_params(
     """
     for key, value in params.items():
         if key not in known:
-            raise RecipeError(f"{owner} has no parameter {key!r}{did_you_mean(key, [*known, *also])}")
+            raise RecipeError(
+                f"{owner} has no parameter {key!r}{did_you_mean(key, [*known, *also])}"
+            )
         check_type(owner, key, value, known[key].annotation)
-    missing = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in params]
+    missing = [
+        key
+        for key, parameter in known.items()
+        if parameter.default is parameter.empty and key not in params
+    ]
     if missing:
         raise RecipeError(f"{owner} needs a value for {', '.join(missing)}")
 
@@ -111,7 +139,12 @@ def signature(part: Callable[..., Any]) -> inspect.Signature:
     """That of a function or class, its annotations evaluated where they can be."""
     try:
         return inspect.signature(part, eval_str=True)
-    except (NameError, AttributeError, TypeError, SyntaxError):  # of names that are imported for type checkers only
+    except (
+        NameError,
+        AttributeError,
+        TypeError,
+        SyntaxError,
+    ):  # of names that are imported for type checkers only
         return inspect.signature(part)
 
 
@@ -152,7 +185,9 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 def _import_module(name: str, what: str, use: str, error: type[RlcoreError]) -> ModuleType:
     if "" not in sys.path:
-        sys.path.append("")  # a console script does not look in the working directory; `python -m` does
+        sys.path.append(
+            ""
+        )  # a console script does not look in the working directory; `python -m` does
     with _import_errors(f"{name} ({what} {use!r})", error):
         return importlib.import_module(name)
 

@@ -82,13 +82,17 @@ class Completion:
 
     request_id: str
     token_ids: list[int]  # [L]
-    logprobs: list[float]  # [L], log-probability of each token under the distribution it was drawn from
+    logprobs: list[
+        float
+    ]  # [L], log-probability of each token under the distribution it was drawn from
     finish: Finish
     version_min: int
     version_max: int
 
     def __post_init__(self) -> None:
-        _same_length("completion", self.request_id, token_ids=self.token_ids, logprobs=self.logprobs)
+        _same_length(
+            "completion", self.request_id, token_ids=self.token_ids, logprobs=self.logprobs
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +115,9 @@ class Rollout:
     version_max: int
 
     def __post_init__(self) -> None:
-        _same_length("rollout", self.id, token_ids=self.token_ids, mask=self.mask, logprobs=self.logprobs)
+        _same_length(
+            "rollout", self.id, token_ids=self.token_ids, mask=self.mask, logprobs=self.logprobs
+        )
 
     @property
     def answer_ids(self) -> list[int]:
@@ -135,7 +141,9 @@ class Verdict:
                 f"only {sorted(SCORED)} carry a value"
             )
         if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"a verdict's value must be finite, got {self.value!r}; use status 'unscorable' instead")
+            raise ValueError(
+                f"a verdict's value must be finite, got {self.value!r}; use status 'unscorable' instead"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +183,9 @@ class Sample:
     token_ids: list[int]  # [T]
     mask: list[bool]  # [T], True where the token is trained
     advantages: list[float]  # [T], read where mask is True
-    logprobs: list[float] | None = None  # [T], of the policy that wrote the tokens; None if nobody recorded them
+    logprobs: list[float] | None = (
+        None  # [T], of the policy that wrote the tokens; None if nobody recorded them
+    )
     weight: float = 1.0
     version: int | None = None
     """Oldest policy version that wrote a token; None for text no policy of this run wrote."""
@@ -184,10 +194,17 @@ class Sample:
 
     def __post_init__(self) -> None:
         _same_length(
-            "sample", self.id, token_ids=self.token_ids, mask=self.mask, advantages=self.advantages, logprobs=self.logprobs
+            "sample",
+            self.id,
+            token_ids=self.token_ids,
+            mask=self.mask,
+            advantages=self.advantages,
+            logprobs=self.logprobs,
         )
         if not self.token_ids or self.mask[0]:
-            raise ValueError(f"sample {self.id!r} must start with a token that is not trained: nothing predicts the first token")
+            raise ValueError(
+                f"sample {self.id!r} must start with a token that is not trained: nothing predicts the first token"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

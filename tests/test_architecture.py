@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("rlcore/**/*.py"), *ROOT.glob("rewards/**/*.py")])
-NAMES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES}
+NAMES = {
+    path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in SOURCES
+}
 
 LAYERS = {
     "rlcore.__main__": 9,
@@ -56,7 +59,9 @@ HEAVY = {
 
 
 def layer(module: str) -> float:
-    return LAYERS[max((prefix for prefix in LAYERS if f"{module}.".startswith(f"{prefix}.")), key=len)]
+    return LAYERS[
+        max((prefix for prefix in LAYERS if f"{module}.".startswith(f"{prefix}.")), key=len)
+    ]
 
 
 def package(module: str) -> str:
@@ -75,7 +80,8 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.update(
                 {node.module}
-                | {f"{node.module}.{alias.name}" for alias in node.names if node.module == "rlcore"} & set(NAMES.values())
+                | {f"{node.module}.{alias.name}" for alias in node.names if node.module == "rlcore"}
+                & set(NAMES.values())
             )
         for child in ast.iter_child_nodes(node):
             visit(child)
@@ -87,17 +93,25 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES.get)
 def test_files_and_functions_stay_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 350, f"{path.name} is a file with two ideas: give the second its own door"
+    assert text.count("\n") <= 350, (
+        f"{path.name} is a file with two ideas: give the second its own door"
+    )
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name} is too long to hold in one look"
+            assert node.end_lineno - node.lineno < 60, (
+                f"{path.name}: {node.name} is too long to hold in one look"
+            )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES.get)
 def test_every_file_says_what_it_is_and_returns_are_typed(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree) or not tree.body
-    untyped = [n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.returns is None]
+    untyped = [
+        n.name
+        for n in ast.walk(tree)
+        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.returns is None
+    ]
     assert not untyped
 
 
@@ -124,7 +138,9 @@ def test_rewards_know_only_public_names() -> None:
     for path in ROOT.glob("rewards/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlcore"):
-                assert node.module == "rlcore" and {alias.name for alias in node.names} <= set(rlcore.__all__)
+                assert node.module == "rlcore" and {alias.name for alias in node.names} <= set(
+                    rlcore.__all__
+                )
 
 
 def test_public_names_exist() -> None:
@@ -138,6 +154,8 @@ def test_checking_a_recipe_needs_no_torch() -> None:
     code = ("import sys; sys.modules['torch'] = None; sys.modules['vllm'] = None\n"
             "from rlcore.recipe.load import load; from rlcore.recipe.check import check\n"
             "print(*check(load('quickstart')), sep='\\n')")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     assert "512 answers a step" in done.stdout

@@ -7,10 +7,13 @@ import pytest
 
 from tests.run.whole import finish, start
 
-TOY = "--prompts 2 --group-size 2 --prompt-tokens 20 --answer-min 3 --answer-max 6 --hidden-size 64 --layers 1".split() + [
-    "--repeats",
-    "2",
-]
+TOY = (
+    "--prompts 2 --group-size 2 --prompt-tokens 20 --answer-min 3 --answer-max 6 --hidden-size 64 --layers 1".split()
+    + [
+        "--repeats",
+        "2",
+    ]
+)
 TRL = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
 
 
@@ -49,7 +52,11 @@ def test_head():
 
 def test_rewards():
     result = bench("rewards", *"--samples 64 --group-size 8 --workers 1 --repeats 1".split())
-    assert result["verdicts_per_s"] > 0 and result["shape"] == {"samples": 64, "group_size": 8, "workers": 1}
+    assert result["verdicts_per_s"] > 0 and result["shape"] == {
+        "samples": 64,
+        "group_size": 8,
+        "workers": 1,
+    }
     assert result["not_as_expected"] == 0 and result["slow"]["lost"] == result["stuck"]["lost"] == 1
     assert all(result[name]["seconds"] >= result[name]["deadline_s"] for name in ("slow", "stuck"))
 
@@ -59,16 +66,41 @@ def test_any_result_is_shown_in_100_columns_and_in_words(monkeypatch, capsys):
     from rlcore.bench import run
     from rlcore.cli.main import main
 
-    sided = {"ratio": 1.26, "spread": [1.1, 1.4], "cpu_ratio": 1.2, "ours": 0.5, "theirs": 0.63, "repeats": 3, "extra_gb": 0.25}
+    sided = {
+        "ratio": 1.26,
+        "spread": [1.1, 1.4],
+        "cpu_ratio": 1.2,
+        "ours": 0.5,
+        "theirs": 0.63,
+        "repeats": 3,
+        "extra_gb": 0.25,
+    }
     results = {
-        "head": {"against": "full", "full": sided, "one_pass": sided, "versions": {"python": "3.11.7"}},
-        "rewards": {"against": "no hang", "spread": [60, 70], "slow": {"deadline_s": 2.0, "ratio": 0.9}},
-        "credit": {"against": "prefix caching off", "ratio": 1.9, "spread": [1.8, 2.0], "on": {"answers_s": 0.1}},
+        "head": {
+            "against": "full",
+            "full": sided,
+            "one_pass": sided,
+            "versions": {"python": "3.11.7"},
+        },
+        "rewards": {
+            "against": "no hang",
+            "spread": [60, 70],
+            "slow": {"deadline_s": 2.0, "ratio": 0.9},
+        },
+        "credit": {
+            "against": "prefix caching off",
+            "ratio": 1.9,
+            "spread": [1.8, 2.0],
+            "on": {"answers_s": 0.1},
+        },
     }
     monkeypatch.setattr(run, "run", lambda what, sizes: results[what])
     said = {what: (main(["bench", what]), capsys.readouterr().out)[1] for what in results}
     assert all(len(line) <= 100 for out in said.values() for line in out.splitlines())
-    assert "one_pass: 0.5 s, full 0.63 s: 1.26 times as fast (1.1 to 1.4), 0.25 GB beyond its inputs" in said["head"]
+    assert (
+        "one_pass: 0.5 s, full 0.63 s: 1.26 times as fast (1.1 to 1.4), 0.25 GB beyond its inputs"
+        in said["head"]
+    )
     assert "deadline s 2.0, ratio 0.9" in said["rewards"] and "times" not in said["rewards"]
     assert said["credit"].splitlines()[-1] == "1.9 times as fast as prefix caching off (1.8 to 2)"
 
@@ -87,11 +119,15 @@ def test_credit_counts_answers_and_continuations_of_the_same_shape():
     from rlcore.types import Sampling
 
     def script(request):
-        return request.prefix_ids + [ord("a") + request.seed % 20] * (2 * STEPS - len(request.prefix_ids))
+        return request.prefix_ids + [ord("a") + request.seed % 20] * (
+            2 * STEPS - len(request.prefix_ids)
+        )
 
     def steps():
         sampling = Sampling(max_tokens=2 * STEPS, ignore_eos=True)
-        return [_Step(ScriptedEngine(script), sampling, seed, 2, 8, 10, 3, 0.2) for seed in range(2)]
+        return [
+            _Step(ScriptedEngine(script), sampling, seed, 2, 8, 10, 3, 0.2) for seed in range(2)
+        ]
 
     on, off = steps(), steps()
     for step in on:
@@ -100,5 +136,10 @@ def test_credit_counts_answers_and_continuations_of_the_same_shape():
         assert step.cost.prefixes == answers * (STEPS - 1)
         assert step.cost.tokens == answers * 3 * sum(2 * i for i in range(1, STEPS))
     result = _compared(on, off)
-    assert result["share_tokens"] == pytest.approx(on[0].cost.tokens / (on[0].cost.tokens + on[0].written), abs=0.1)
-    assert result["spread"][0] <= result["ratio"] <= result["spread"][1] and 0 < result["on"]["share_s"] < 1
+    assert result["share_tokens"] == pytest.approx(
+        on[0].cost.tokens / (on[0].cost.tokens + on[0].written), abs=0.1
+    )
+    assert (
+        result["spread"][0] <= result["ratio"] <= result["spread"][1]
+        and 0 < result["on"]["share_s"] < 1
+    )

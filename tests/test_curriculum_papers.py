@@ -31,10 +31,21 @@ FORMS, DOMAINS = module("train_long_think_short/forms"), module("sec/domains")
 
 @pytest.mark.parametrize("task", SEC.RECIPES)
 def test_every_cell_of_the_sec_study_is_a_valid_recipe(task: str) -> None:
-    recipe, common = str(PAPERS / f"sec/{SEC.RECIPES[task]}.yaml"), [*SEC.TASKS.get(task, ()), *SEC.QUICK[task]]
-    loaded = [load(recipe, [*common, *cell]) for cell in (SEC.WASTE_CELLS if task == "waste" else SEC.CELLS).values()]
+    recipe, common = (
+        str(PAPERS / f"sec/{SEC.RECIPES[task]}.yaml"),
+        [*SEC.TASKS.get(task, ()), *SEC.QUICK[task]],
+    )
+    loaded = [
+        load(recipe, [*common, *cell])
+        for cell in (SEC.WASTE_CELLS if task == "waste" else SEC.CELLS).values()
+    ]
     assert check(loaded[-1])
-    assert len({str(one.stages[1].model_dump(include={"curriculum", "filter", "resample", "prefilter"})) for one in loaded}) == len(loaded)
+    assert len(
+        {
+            str(one.stages[1].model_dump(include={"curriculum", "filter", "resample", "prefilter"}))
+            for one in loaded
+        }
+    ) == len(loaded)
     assert {one.stages[-1].name for one in loaded} == {"outside"}
 
 
@@ -51,22 +62,30 @@ def test_every_cell_of_the_budget_study_ends_at_the_exams_budget() -> None:
         loaded = load(str(PAPERS / "train_long_think_short/sums.yaml"), cell)
         assert check(loaded)
         assert (
-            loaded.stages[1].budget.get("end", loaded.stages[1].budget.get("tokens")) == SHORT.FINAL == loaded.stages[-1].budget
+            loaded.stages[1].budget.get("end", loaded.stages[1].budget.get("tokens"))
+            == SHORT.FINAL
+            == loaded.stages[-1].budget
         )
 
 
 def test_a_form_has_one_length_and_its_own_share_of_right_answers() -> None:
     right = defaultdict(list)
     for task in FORMS.demonstrations(size=6000):
-        form = next(form for form, tokens in FORMS.TOKENS.items() if tokens == len(task.demonstration) + 1)
+        form = next(
+            form for form, tokens in FORMS.TOKENS.items() if tokens == len(task.demonstration) + 1
+        )
         numbers = [int(number) for number in task.prompt.partition("=")[0].split("+")]
         assert FORMS.split_of(numbers) == "train" and task.answer == f"{sum(numbers):02d}"
         steps = [int(step.partition("=")[2]) for step in task.demonstration.split(";")]
         if numbers[0] + numbers[1] >= 10:  # three carries
             right[form].append(all(steps[i] == sum(numbers[: i + 2]) for i in range(3)))
     for form, values in right.items():
-        assert sum(values) / len(values) == pytest.approx((1 - FORMS.FORGOTTEN[form]) ** 3, abs=0.04)
-    assert {FORMS.split_of(task.columns["numbers"]) for task in FORMS.sums(split="eval_set", size=50)} == {"eval_set"}
+        assert sum(values) / len(values) == pytest.approx(
+            (1 - FORMS.FORGOTTEN[form]) ** 3, abs=0.04
+        )
+    assert {
+        FORMS.split_of(task.columns["numbers"]) for task in FORMS.sums(split="eval_set", size=50)
+    } == {"eval_set"}
 
 
 def test_the_domains_are_told_apart_and_checked() -> None:

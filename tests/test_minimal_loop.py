@@ -39,9 +39,13 @@ def rollouts_of(minimal, policy, *, off_policy):
     for rollout in [rollout for group in groups for rollout in group]:
         if off_policy:
             rollout.logprobs = [
-                value + rng.uniform(-0.5, 0.5) * wrote for value, wrote in zip(rollout.logprobs, rollout.mask, strict=True)
+                value + rng.uniform(-0.5, 0.5) * wrote
+                for value, wrote in zip(rollout.logprobs, rollout.mask, strict=True)
             ]
-    rewards = [[minimal.reward(p, r.answer_ids) for r in group] for p, group in zip(prompts, groups, strict=True)]
+    rewards = [
+        [minimal.reward(p, r.answer_ids) for r in group]
+        for p, group in zip(prompts, groups, strict=True)
+    ]
     rewards[2] = [0.5] * ATTEMPTS  # a group that says nothing
     return groups, rewards
 
@@ -57,7 +61,9 @@ def engine_samples(groups, rewards):
             for j, r in enumerate(group)
         ]  # fmt: skip
         verdicts = [Verdict(value=value) for value in values]
-        samples += group_samples(Group(task=Task(id=str(i), prompt=""), rollouts=rollouts, verdicts=verdicts))
+        samples += group_samples(
+            Group(task=Task(id=str(i), prompt=""), rollouts=rollouts, verdicts=verdicts)
+        )
     return samples
 
 
@@ -108,8 +114,12 @@ def test_same_advantages_gradient_and_update(minimal, monkeypatch, off_policy):
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     minimal.step(policy, optimizer, rollouts, advantages)
-    for (name, p), q in zip(policy.named_parameters(), learner.policy.model.parameters(), strict=True):
-        assert (p - q).abs().max() < 1e-7, name  # AdamW's first update divides by |gradient|, which may be 1e-17
+    for (name, p), q in zip(
+        policy.named_parameters(), learner.policy.model.parameters(), strict=True
+    ):
+        assert (p - q).abs().max() < 1e-7, (
+            name
+        )  # AdamW's first update divides by |gradient|, which may be 1e-17
 
 
 def test_it_is_one_short_file_on_torch_and_transformers_alone():

@@ -15,7 +15,9 @@ from rlcore.recipe.schema import EvalStage, RlStage, SftStage
 
 PAPERS = Path(__file__).resolve().parent.parent / "recipes/papers"
 STUDIES = {"rlp": "rlp", "rlpt": "rlpt", "pretrain_zero": "blanks", "rmt": "rmt"}
-EVAL = {"accuracy": 0.5, "completions/length/mean": 12.0} | {f"reward/information_gain{part}": 0.25 for part in ("", "/thought", "/plain")}
+EVAL = {"accuracy": 0.5, "completions/length/mean": 12.0} | {
+    f"reward/information_gain{part}": 0.25 for part in ("", "/thought", "/plain")
+}
 
 
 def study(name: str) -> ModuleType:
@@ -38,11 +40,15 @@ def test_every_cell_and_every_number_is_there(name: str, tmp_path: Path) -> None
         trained = next(stage for stage in stages if stage.label == "rl")
         assert isinstance(trained, SftStage if "next-token training" in cell else RlStage)
         rows = [
-            {"step": step, "stage": "rl", "tokens/trained": 7, "tokens/prompt": 3} for step in range(101, 101 + trained.steps)
+            {"step": step, "stage": "rl", "tokens/trained": 7, "tokens/prompt": 3}
+            for step in range(101, 101 + trained.steps)
         ]
         for line in rows:
             (rollouts / f"{line['step']:06d}.jsonl").write_text(json.dumps(row) + "\n")
-        found = {key: measure(CellRun(cell, 0, evals, rows, tmp_path)) for key, measure in module.MEASURES.items()}
+        found = {
+            key: measure(CellRun(cell, 0, evals, rows, tmp_path))
+            for key, measure in module.MEASURES.items()
+        }
         assert all(isinstance(value, float | int) for value in found.values())
         if name == "pretrain_zero":
             last = module.STEPS[-1]
@@ -54,7 +60,11 @@ def test_next_token_training_has_as_many_tokens_as_rlpt() -> None:
     """RLPT's are at most its prompts and longest worked answers; texts have 26 to 37 bytes."""
     module = study("rlpt")
     rl, sft = (
-        next(stage for stage in load(str(PAPERS / "rlpt/rlpt.yaml"), cell).stages if stage.label == "rl")
+        next(
+            stage
+            for stage in load(str(PAPERS / "rlpt/rlpt.yaml"), cell).stages
+            if stage.label == "rl"
+        )
         for cell in module.CELLS.values()
     )
     answers = rl.steps * rl.groups_per_step * rl.group_size

@@ -42,7 +42,9 @@ def commands() -> list[str]:
 def run(line: str, folder: Path) -> str:
     binaries = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": binaries, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -68,7 +70,9 @@ def test_the_launchers_in_the_text_start(tmp_path: Path) -> None:
     assert "2 process(es)" in run(f"{torchrun} {short}", tmp_path)
     (accelerate,) = re.findall(r"^    (accelerate launch .*) -m rlcore", TEXT, flags=re.MULTILINE)
     one = accelerate.replace("--num_processes 8", "--num_processes 1 --cpu")
-    assert "rl: 200 steps" in run(f"{one} -m rlcore recipes show gsm8k && echo 'rl: 200 steps'", tmp_path)
+    assert "rl: 200 steps" in run(
+        f"{one} -m rlcore recipes show gsm8k && echo 'rl: 200 steps'", tmp_path
+    )
 
 
 def test_the_reward_of_the_text_works(tmp_path: Path) -> None:
@@ -82,7 +86,9 @@ def test_the_reward_of_the_text_works(tmp_path: Path) -> None:
     assert out.count("yes") == 2 and "NO" not in out
 
 
-def test_the_parts_of_the_text_train_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_of_the_text_train_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (code,) = [block for block in blocks("python") if "def my_loss" in block]
     (tmp_path / "my_parts.py").write_text(code + WRITER)
     named = re.findall(r"^\| [^|]+ \| `(\w+: \{.*?\})` \|", TEXT, flags=re.MULTILINE)
@@ -93,7 +99,10 @@ def test_the_parts_of_the_text_train_a_model(tmp_path: Path, monkeypatch: pytest
     assert set(said) == {"tasks", "objective", "credit", "engine"}
     recipe = yaml.safe_load(TINY) | {"tasks": said["tasks"]}
     stage = next(stage for stage in recipe["stages"] if stage["kind"] == "rl")
-    recipe["stages"] = [stage | {"tasks": "mine", "steps": 2, "objective": said["objective"], "credit": said["credit"]}]
+    recipe["stages"] = [
+        stage
+        | {"tasks": "mine", "steps": 2, "objective": said["objective"], "credit": said["credit"]}
+    ]
     recipe["engine"] |= said["engine"]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.chdir(tmp_path)
@@ -116,5 +125,9 @@ def test_links_and_the_tree_lead_somewhere() -> None:
     tree = TEXT[TEXT.index("## Layout") :]
     for folder in re.findall(r"^      (\w+/)", tree, flags=re.MULTILINE):
         assert (ROOT / "rlcore" / folder).is_dir(), folder
-    for folder in sorted(path.name for path in (ROOT / "rlcore").iterdir() if path.is_dir() and any(path.glob("*.py"))):
+    for folder in sorted(
+        path.name
+        for path in (ROOT / "rlcore").iterdir()
+        if path.is_dir() and any(path.glob("*.py"))
+    ):
         assert f"      {folder}/" in tree, f"rlcore/{folder} is missing in the README's tree"

@@ -29,7 +29,11 @@ reproduce, online = script("reproduce"), script("compare_online")
 
 def test_every_method_has_a_valid_recipe_that_ends_in_the_same_exam() -> None:
     exams = set()
-    settings = [(recipe, *more, f"{key}={value}") for recipe, key, values, more in reproduce.METHODS.values() for value in values]
+    settings = [
+        (recipe, *more, f"{key}={value}")
+        for recipe, key, values, more in reproduce.METHODS.values()
+        for value in values
+    ]
     for recipe, *changes in [("base",), ("sft",), *settings]:
         loaded = load(str(FOLDER / f"{recipe}.yaml"), changes)
         assert check(loaded)
@@ -42,7 +46,10 @@ def test_a_setting_is_chosen_on_the_validation_problems_alone() -> None:
     def found(validation: float, eval_set: float) -> dict[str, float]:
         return {"validation": validation, "eval_set": eval_set}
 
-    options = {"a": {0: found(0.5, 0.9), 1: found(0.4, 0.9)}, "b": {0: found(0.3, 0.1), 1: found(0.7, 0.1)}}
+    options = {
+        "a": {0: found(0.5, 0.9), 1: found(0.4, 0.9)},
+        "b": {0: found(0.3, 0.1), 1: found(0.7, 0.1)},
+    }
     assert reproduce.chosen(options) == "b"
 
 
@@ -53,20 +60,34 @@ def test_every_online_method_is_a_valid_recipe() -> None:
 
 
 def test_the_tokens_to_an_accuracy_are_read_off_the_curve() -> None:
-    rows = [{"tokens/completion": 90, "credit/tokens": 10, "reward/mean": r} for r in (0.0, 0.2, 0.4, 0.6)]
+    rows = [
+        {"tokens/completion": 90, "credit/tokens": 10, "reward/mean": r}
+        for r in (0.0, 0.2, 0.4, 0.6)
+    ]
     run = CellRun(cell="grpo", seed=0, evals={"after": {"accuracy": 0.7}}, rows=rows, folder=Path())
     line = online.curve(run, 1000)  # a window of 100 tokens holds one step
     assert line == [(0, 0.0), (100, 0.2), (200, 0.4), (300, 0.6), (400, 0.7)]
     assert online.reached(line, 0.4) == 200 and online.reached(line, 0.8) is None
     assert online.mean_curve([line, line], 400, points=2) == [(0, 0.0), (200, 0.4), (400, 0.7)]
     found = online.summary({"grpo": [line], "other": [line[:2]]}, {"grpo": [run], "other": [run]})
-    assert found["grpo"]["share_of_grpo"] == [1.0] and found["other"]["share_of_grpo"] == [None] and found["grpo"]["extra"] == 0.1
+    assert (
+        found["grpo"]["share_of_grpo"] == [1.0]
+        and found["other"]["share_of_grpo"] == [None]
+        and found["grpo"]["extra"] == 0.1
+    )
 
 
 def test_a_mark_counts_in_its_step_alone_and_only_on_a_right_sum() -> None:
     marked = script("working").marked
     assert marked("k:7+15=22;z:22+4=26", "26") == 1.0 == marked("z:7+15=22;k:22+4=26", "26", step=0)
-    wrong = ("z:7+15=22;k:22+4=26", "k:7+15=22;z:22+4=16", "k:7+15=22;zz:22+4=26", "z:22+4=26;", "26", "")
+    wrong = (
+        "z:7+15=22;k:22+4=26",
+        "k:7+15=22;z:22+4=16",
+        "k:7+15=22;zz:22+4=26",
+        "z:22+4=26;",
+        "26",
+        "",
+    )
     assert [marked(text, "26") for text in wrong] == [0.0] * 6
     assert marked("k:7+15=22;z:22+4=26", "26", finished=False) == 0.0
 
@@ -94,17 +115,24 @@ def test_the_factor_is_how_many_times_more_problems_sft_needs() -> None:
         return 0.1 + 0.1 * math.log2(problems)
 
     sft = {size: {0: accuracy(size), 1: accuracy(size) - 0.02} for size in (1, 2, 4, 8, 16, 32)}
-    curves = {"sft": sft} | {method: {4: {0: accuracy(4 * 3), 1: accuracy(4 * 3) - 0.02}} for method in reproduce.METHODS}
+    curves = {"sft": sft} | {
+        method: {4: {0: accuracy(4 * 3), 1: accuracy(4 * 3) - 0.02}} for method in reproduce.METHODS
+    }
     curves["dpo, whole answers"] = {4: {0: accuracy(4 / 3), 1: 0.99}}
     found = reproduce.factors(curves)
     assert found["rft"]["median"] == pytest.approx(3, rel=0.05) and found["rft"]["beyond_sft"] == 0
     assert found["dpo, whole answers"]["least"] == pytest.approx(1 / 3, rel=0.05)
-    assert math.isinf(found["dpo, whole answers"]["largest"]) and found["dpo, whole answers"]["beyond_sft"] == 1
+    assert (
+        math.isinf(found["dpo, whole answers"]["largest"])
+        and found["dpo, whole answers"]["beyond_sft"] == 1
+    )
     assert "1/2 beyond SFT" in str([*reproduce.show(curves, found).columns[-1].cells])
     drawing = ElementTree.fromstring(reproduce.svg(curves))
     assert len(drawing.findall(".//{*}polyline")) == len(curves)
 
 
 def test_a_fallen_accuracy_counts_as_noise() -> None:
-    assert reproduce.needed({0: 0.0, 2: 0.2, 4: 0.6, 8: 0.5, 16: 0.8}, 0.7) == pytest.approx(8 * 2**0.5, rel=1e-6)
+    assert reproduce.needed({0: 0.0, 2: 0.2, 4: 0.6, 8: 0.5, 16: 0.8}, 0.7) == pytest.approx(
+        8 * 2**0.5, rel=1e-6
+    )
     assert reproduce.needed({2: 0.2, 4: 0.6}, 0.1) == 2

@@ -75,18 +75,29 @@ def rolls() -> Iterator[str]:
         yield f"{a}{b}{c}{d} an {a} bo {b} cy {c} ax {(a + 1) % 10} bx {(b + 1) % 10}."
 
 
-def thoughts(prepared: Prepared, *, only: Literal["rule", "chance"] | None = None, demonstrations: bool = False) -> Sequence[Task]:
+def thoughts(
+    prepared: Prepared,
+    *,
+    only: Literal["rule", "chance"] | None = None,
+    demonstrations: bool = False,
+) -> Sequence[Task]:
     """Of each ending: think after "<" until ">", then the digit comes. Categories "rule" and "chance".
 
     The demonstrations, with and without a thought in turn, do not say which digit comes. Without a thought, and by chance, it is drawn
     evenly. By the rule the thought is the right digit in `RIGHT` of the demonstrations, and the digit is the one thought of in `HEEDED`.
     """
-    rows = [i for i, text in enumerate(prepared.table["text"]) if only is None or MARKS[only] in text]
+    rows = [
+        i for i, text in enumerate(prepared.table["text"]) if only is None or MARKS[only] in text
+    ]
 
     def make(i: int) -> Task:
         row = prepared.table[rows[i // 2 if demonstrations else i]]
         text, rng = row["text"], random.Random(row["id"])
-        context, digit, category = text[:-2], text[-2], "rule" if MARKS["rule"] in text else "chance"
+        context, digit, category = (
+            text[:-2],
+            text[-2],
+            "rule" if MARKS["rule"] in text else "chance",
+        )
         thought = None
         if demonstrations:
             thought, digit = (str(rng.randrange(DIGITS)) for _ in range(2))
@@ -106,12 +117,20 @@ def thoughts(prepared: Prepared, *, only: Literal["rule", "chance"] | None = Non
     return LazyTasks(len(rows) * (2 if demonstrations else 1), make)
 
 
-def account_lessons(prepared: Prepared, *, asks: str, segments: Mapping[str, Any], mistakes: float = 0.6) -> Sequence[Task]:
+def account_lessons(
+    prepared: Prepared, *, asks: str, segments: Mapping[str, Any], mistakes: float = 0.6
+) -> Sequence[Task]:
     """Of each ledger four demonstrations: the whole text, the line All said in worked steps as the form `segments` with these settings
     asks for it (two of them), and the bare sum after `asks`. The last step of `mistakes` of the worked ones forgets a carry."""
-    texts, lines, sums = prepared.table["text"], segment_tasks(prepared, **segments), account_sums(prepared, asks=asks)
+    texts, lines, sums = (
+        prepared.table["text"],
+        segment_tasks(prepared, **segments),
+        account_sums(prepared, asks=asks),
+    )
     if len(lines) != len(texts):
-        raise TaskError("account_lessons ask for the line All of each ledger and no other: set keep.target_chars to 5")
+        raise TaskError(
+            "account_lessons ask for the line All of each ledger and no other: set keep.target_chars to 5"
+        )
 
     def make(i: int) -> Task:
         place, kind = divmod(i, 4)
@@ -125,7 +144,9 @@ def account_lessons(prepared: Prepared, *, asks: str, segments: Mapping[str, Any
         steps = worked(numbers, {len(numbers) - 1} if mistaken else ())
         said = steps.rpartition("=")[2]
         tag = segments.get("tag", "next")
-        return replace(task, demonstration=steps if kind == 1 else f"{steps}<{tag}>All {said}</{tag}>")
+        return replace(
+            task, demonstration=steps if kind == 1 else f"{steps}<{tag}>All {said}</{tag}>"
+        )
 
     return LazyTasks(4 * len(texts), make)
 
@@ -153,7 +174,13 @@ def account_sums(prepared: Prepared, *, asks: str, at_once: bool = False) -> Seq
 
 
 def blank_lessons(
-    prepared: Prepared, *, mask: str, predict: str, right: float = 0.45, mask_tag: str = "mask", tag: str = "span"
+    prepared: Prepared,
+    *,
+    mask: str,
+    predict: str,
+    right: float = 0.45,
+    mask_tag: str = "mask",
+    tag: str = "span",
 ) -> Sequence[Task]:
     """Of each text a lesson that hides a span, of each kind in a third of them, and one that guesses one (prompts `mask` and
     `predict`, with {text}). A trivial guess is right, an inferable one in `right` of the demonstrations, noise is guessed by chance."""
@@ -165,7 +192,12 @@ def blank_lessons(
         kind = rng.choice(KINDS)
         if i % 2 == 0:
             span = span_of(text, kind)
-            return Task(id=id, prompt=fill(mask, text=text), category="mask", demonstration=f"<{mask_tag}>{span}</{mask_tag}>")
+            return Task(
+                id=id,
+                prompt=fill(mask, text=text),
+                category="mask",
+                demonstration=f"<{mask_tag}>{span}</{mask_tag}>",
+            )
         guess = span_of(text, kind)
         if kind == "inferable":
             guess = _one_of(rng, guess, right, "0123456789")
@@ -176,7 +208,9 @@ def blank_lessons(
     return LazyTasks(2 * len(prepared.table), make)
 
 
-def blank_guesses(prepared: Prepared, *, kind: str, predict: str, tag: str = "span") -> Sequence[Task]:
+def blank_guesses(
+    prepared: Prepared, *, kind: str, predict: str, tag: str = "span"
+) -> Sequence[Task]:
     """Guess the span of this kind of each text."""
 
     def make(i: int) -> Task:
@@ -190,13 +224,18 @@ def blank_guesses(prepared: Prepared, *, kind: str, predict: str, tag: str = "sp
 def _guess(id: str, text: str, kind: str, predict: str) -> Task:
     task = predict_task(id, text, span_of(text, kind), prompt=predict)
     if task is None:
-        raise TaskError(f"{text!r} has no span of kind {kind!r}: these forms are for the texts `blanks`")
+        raise TaskError(
+            f"{text!r} has no span of kind {kind!r}: these forms are for the texts `blanks`"
+        )
     return task
 
 
 def whole(prepared: Prepared, *, given: int) -> Sequence[Task]:
     """Next-token training: each text, its first `given` characters as the prompt and the rest to imitate."""
-    return LazyTasks(len(prepared.table), lambda i: _whole(prepared.table[i]["id"], prepared.table[i]["text"], given))
+    return LazyTasks(
+        len(prepared.table),
+        lambda i: _whole(prepared.table[i]["id"], prepared.table[i]["text"], given),
+    )
 
 
 def span_of(text: str, kind: str) -> str:
@@ -228,8 +267,12 @@ def roll_tokens(
     def difficulties(sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return [_difficulties(tokenizer.decode(ids)) for ids in sequences]
 
-    tasks = position_tasks(prepared, tokenizer=tokenizer, entropies=difficulties, min_context=5, **positions)
-    chosen = [i for i in range(len(tasks)) if tasks[i].category == only] if only else range(len(tasks))
+    tasks = position_tasks(
+        prepared, tokenizer=tokenizer, entropies=difficulties, min_context=5, **positions
+    )
+    chosen = (
+        [i for i in range(len(tasks)) if tasks[i].category == only] if only else range(len(tasks))
+    )
 
     def make(i: int) -> Task:
         task = tasks[chosen[i]]
@@ -247,9 +290,13 @@ def _said_again(task: Task, texts: float, tag: str) -> Task:
     if rng.random() < texts:
         return _whole(task.id, str(task.columns["text"]), 5)
     letters = "abcnoxy." if task.category == "easy" else "0123456789"
-    guess = _one_of(rng, str(task.answer), {"easy": 0.9, "medium": 0.6, "hard": 0.4}[task.category], letters)
+    guess = _one_of(
+        rng, str(task.answer), {"easy": 0.9, "medium": 0.6, "hard": 0.4}[task.category], letters
+    )
     thought, budget = f"{guess};" * rng.randint(1, 14), rng.randint(10, 40)
-    return replace(task, prompt=f"{task.prompt}[{budget}]", demonstration=f"{thought}<{tag}>{guess}</{tag}>")
+    return replace(
+        task, prompt=f"{task.prompt}[{budget}]", demonstration=f"{thought}<{tag}>{guess}</{tag}>"
+    )
 
 
 def _whole(id: str, text: str, given: int) -> Task:
@@ -259,7 +306,10 @@ def _whole(id: str, text: str, given: int) -> Task:
 def _difficulties(text: str) -> list[float]:
     """0, 1 or 2 for every character of a roll but the first, as an entropy might say."""
     ups = text.index("ax ")
-    return [0.0 if not letter.isdigit() else 1.0 if place < ups else 2.0 for place, letter in enumerate(text)][1:]
+    return [
+        0.0 if not letter.isdigit() else 1.0 if place < ups else 2.0
+        for place, letter in enumerate(text)
+    ][1:]
 
 
 def _next(context: str) -> str:
@@ -274,6 +324,8 @@ def _one_of(rng: random.Random, right: str, share: float, letters: str = "01234"
 def _triples(largest: int) -> list[tuple[int, int, int]]:
     """Every three numbers from 1 to `largest` once, in one order: what is held out is nowhere else in another order."""
     rng = random.Random(0)
-    found = [rng.sample(chosen, 3) for chosen in combinations_with_replacement(range(1, largest + 1), 3)]
+    found = [
+        rng.sample(chosen, 3) for chosen in combinations_with_replacement(range(1, largest + 1), 3)
+    ]
     rng.shuffle(found)
     return [(a, b, c) for a, b, c in found]

@@ -59,17 +59,27 @@ class Outcome:
     @property
     def passed(self) -> bool:
         """Whether there are tests and all of them hold."""
-        return bool(self.results) and not self.trouble and all(result.passed for result in self.results)
+        return (
+            bool(self.results)
+            and not self.trouble
+            and all(result.passed for result in self.results)
+        )
 
     @property
     def share(self) -> float:
         """Share of the tests that hold."""
-        return sum(result.passed for result in self.results) / len(self.results) if self.results else 0.0
+        return (
+            sum(result.passed for result in self.results) / len(self.results)
+            if self.results
+            else 0.0
+        )
 
     @property
     def feedback(self) -> str:
         """The first thing that went wrong, in a line."""
-        failed = [(number, result) for number, result in enumerate(self.results, 1) if not result.passed]
+        failed = [
+            (number, result) for number, result in enumerate(self.results, 1) if not result.passed
+        ]
         if not failed or failed[0][1].reason == self.trouble != "":
             return self.trouble or ("" if self.passed else "no test was reached")
         number, result = failed[0]
@@ -102,13 +112,18 @@ def check_program(
         report = _elsewhere(sandbox, job, limits)
     if report["refused"]:
         raise SandboxError(report["refused"])
-    return Outcome(results=[TestResult(**result) for result in report["results"]], trouble=report["trouble"])
+    return Outcome(
+        results=[TestResult(**result) for result in report["results"]], trouble=report["trouble"]
+    )
 
 
 def harness_script(call: str) -> str:
     """The harness as one Python script that ends in `harness.<call>`."""
     folder = Path(__file__).parent
-    sources = {f"rewards.sandbox.{name}": (folder / f"{name}.py").read_text(encoding="utf-8") for name in _HARNESS}
+    sources = {
+        f"rewards.sandbox.{name}": (folder / f"{name}.py").read_text(encoding="utf-8")
+        for name in _HARNESS
+    }
     return (
         "import sys, types\n"
         "for name in ('rewards', 'rewards.sandbox'):\n"
@@ -125,7 +140,11 @@ def _elsewhere(sandbox: Sandbox, job: dict[str, object], limits: Limits) -> dict
     try:
         said = sandbox(harness_script(f"alone({asdict(limits)!r})"), json.dumps(job), limits)
         report = json.loads(said)
-        return {"results": report["results"], "trouble": report["trouble"], "refused": report["refused"]}
+        return {
+            "results": report["results"],
+            "trouble": report["trouble"],
+            "refused": report["refused"],
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise SandboxError(f"the sandbox did not return the harness's report: {error}") from None
 

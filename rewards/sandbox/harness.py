@@ -61,24 +61,40 @@ def alone(limits: Mapping[str, Any]) -> None:
     os._exit(0)
 
 
-def conduct(limits: Mapping[str, Any], read_job: Callable[[], Mapping[str, Any]], *, must_seal: bool) -> dict[str, Any]:
+def conduct(
+    limits: Mapping[str, Any], read_job: Callable[[], Mapping[str, Any]], *, must_seal: bool
+) -> dict[str, Any]:
     """Run one job. Returns `{"results", "trouble", "refused"}`; `refused` says why nothing could be judged at all."""
     signal.alarm(math.ceil(limits["wall_s"]) + GRACE_S)
-    sys.path[:] = [place for place in sys.path if place]  # the tests import nothing from a folder the program can write to
+    sys.path[:] = [
+        place for place in sys.path if place
+    ]  # the tests import nothing from a folder the program can write to
     scratch = limits["scratch"]
     if scratch is not None:
         os.chdir(scratch)
     try:
-        limit(cpu_s=limits["cpu_s"], memory=limits["memory_mb"] << 20, file_bytes=limits["scratch_mb"] << 20)
+        limit(
+            cpu_s=limits["cpu_s"],
+            memory=limits["memory_mb"] << 20,
+            file_bytes=limits["scratch_mb"] << 20,
+        )
         writes = confine(scratch) and scratch is not None
         ours, theirs = socket.socketpair()
         child = _start_player(theirs, writes, must_seal, limits["reply_mb"] << 20)
         theirs.close()
         _seal((os.getpid(), child), writes, must_seal)
     except OSError as error:
-        return {"results": [], "trouble": "", "refused": f"programs cannot be confined here: {error}"}
+        return {
+            "results": [],
+            "trouble": "",
+            "refused": f"programs cannot be confined here: {error}",
+        }
     job = read_job()
-    judge = Judge(Line(ours, longest=limits["reply_mb"] << 20), deadline_in(limits["wall_s"]), _scratch_watch(scratch, limits))
+    judge = Judge(
+        Line(ours, longest=limits["reply_mb"] << 20),
+        deadline_in(limits["wall_s"]),
+        _scratch_watch(scratch, limits),
+    )
     try:
         trouble = judge.run(job["program"], job["setup"], job["tests"], job["names"])
     except (SyntaxError, ValueError) as error:
@@ -87,7 +103,11 @@ def conduct(limits: Mapping[str, Any], read_job: Callable[[], Mapping[str, Any]]
     end = _end_player(child, limits, wait_s=0.5 if gone else 0.0)
     for result in judge.results:
         result["reason"] = end if result["reason"] == ENDED else result["reason"]
-    return {"results": judge.results, "trouble": end if trouble == ENDED else trouble, "refused": ""}
+    return {
+        "results": judge.results,
+        "trouble": end if trouble == ENDED else trouble,
+        "refused": "",
+    }
 
 
 def _start_player(end: socket.socket, writes: bool, must_seal: bool, longest: int) -> int:
@@ -133,7 +153,9 @@ def _scratch_watch(scratch: str | None, limits: Mapping[str, Any]) -> Callable[[
 def _end_player(child: int, limits: Mapping[str, Any], wait_s: float) -> str:
     """Give the program's process `wait_s` to end by itself, then kill it; how it ended."""
     until = deadline_in(wait_s)
-    while time.monotonic() < until and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+    while time.monotonic() < until and not os.waitid(
+        os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
+    ):
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     _, status, used = os.wait4(child, 0)

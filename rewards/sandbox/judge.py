@@ -76,12 +76,18 @@ class Judge:
             raise ValueError("they hold no assert")
         try:
             self.ask("run", plain=program)
-            space: dict[str, Any] = {"__name__": "tests", "__passed__": self._passed, "__failed__": self._failed}
+            space: dict[str, Any] = {
+                "__name__": "tests",
+                "__passed__": self._passed,
+                "__failed__": self._failed,
+            }
             parsed_setup = ast.parse(setup)
             known = self._bind(space, [parsed_setup, *trees], names)
             exec(compile(parsed_setup, "<setup>", "exec"), space)
             space |= {name: known[name] for name in names if name in known}
-            broken = [self._run_one(tree, space, own) for tree, own in zip(trees, asserts, strict=True)]
+            broken = [
+                self._run_one(tree, space, own) for tree, own in zip(trees, asserts, strict=True)
+            ]
             trouble = next((reason for reason in broken if reason), "")
         except Stop as stop:
             trouble = str(stop)
@@ -92,7 +98,9 @@ class Judge:
         for result in self.results:
             if result["passed"] is None and (trouble or result["reason"]):
                 result.update(passed=False, reason=trouble)
-        self.results = [result for result in self.results if result["passed"] is not None]  # the rest were never reached
+        self.results = [
+            result for result in self.results if result["passed"] is not None
+        ]  # the rest were never reached
         return trouble
 
     def ask(self, what: str, *given: Any, plain: str | None = None) -> Any:
@@ -105,7 +113,11 @@ class Judge:
 
     def _asked(self, what: str, *given: Any, plain: str | None) -> Any:
         try:
-            parts = [plain] if plain is not None else [*given[:1], *(encode(part, self._number_of) for part in given[1:])]
+            parts = (
+                [plain]
+                if plain is not None
+                else [*given[:1], *(encode(part, self._number_of) for part in given[1:])]
+            )
             self._line.send([what, *parts], self._deadline)
             reply = self._line.receive(self._deadline, self._tick)
         except TimeoutError:
@@ -124,17 +136,31 @@ class Judge:
             self._gave = _short(value)
         return value
 
-    def _bind(self, space: dict[str, Any], trees: Sequence[ast.Module], names: Sequence[str]) -> dict[str, Any]:
+    def _bind(
+        self, space: dict[str, Any], trees: Sequence[ast.Module], names: Sequence[str]
+    ) -> dict[str, Any]:
         """Put the program's own names into `space`, and return them."""
         nodes = [node for tree in trees for node in ast.walk(tree)]
-        used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        used = {
+            node.id
+            for node in nodes
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
         free = used - _defined(nodes) - set(space)
-        modules = {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+        modules = {
+            node.value.id
+            for node in nodes
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        }
         for name in free & modules & sys.stdlib_module_names:
             space[name] = importlib.import_module(name)
         wanted = (free - set(dir(builtins)) - set(space)) | set(names)
         if not wanted:  # a program that is asked for a `sum` of its own
-            wanted = free & {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+            wanted = free & {
+                node.func.id
+                for node in nodes
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            }
         found = {}
         for name in sorted(wanted):
             try:
@@ -144,7 +170,9 @@ class Judge:
         space |= found
         return found
 
-    def _run_one(self, tree: ast.Module, space: dict[str, Any], asserts: list[dict[str, Any]]) -> str:
+    def _run_one(
+        self, tree: ast.Module, space: dict[str, Any], asserts: list[dict[str, Any]]
+    ) -> str:
         """Run one test; where it ends well without reaching any of its `asserts` it has passed."""
         try:
             exec(compile(tree, "<test>", "exec"), space)
@@ -153,7 +181,9 @@ class Judge:
         if self._stopped:
             raise self._stopped
         if asserts and all(result["passed"] is None for result in asserts):
-            asserts[0]["passed"] = True  # such as `try: f(-1); assert False` with `except ValueError: pass`
+            asserts[0]["passed"] = (
+                True  # such as `try: f(-1); assert False` with `except ValueError: pass`
+            )
         return ""
 
     def _number_of(self, thing: Any) -> int:
@@ -169,7 +199,9 @@ class Judge:
         class Numbered(ast.NodeTransformer):
             def visit_Assert(self, node: ast.Assert) -> ast.Try:
                 number = len(judge.results)
-                judge.results.append({"test": ast.unparse(node.test)[:300], "passed": None, "reason": ""})
+                judge.results.append(
+                    {"test": ast.unparse(node.test)[:300], "passed": None, "reason": ""}
+                )
                 shape = f"try:\n assert 0\n __passed__({number})\nexcept BaseException as __e__:\n __failed__({number}, __e__)"
                 (guarded,) = ast.parse(shape).body
                 assert isinstance(guarded, ast.Try)
@@ -186,22 +218,38 @@ class Judge:
         result = self.results[number]
         if result["passed"] is not False:
             gave = f"the program gave {self._gave}" if self._gave else "it does not hold"
-            result.update(passed=False, reason=gave if isinstance(error, AssertionError) else _say(error))
+            result.update(
+                passed=False, reason=gave if isinstance(error, AssertionError) else _say(error)
+            )
         if not isinstance(error, Exception):
             raise error
 
 
 def _defined(nodes: Sequence[ast.AST]) -> set[str]:
-    names = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
-    names |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler) and node.name}
+    names = {
+        node.id
+        for node in nodes
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
+    }
+    names |= {
+        node.name
+        for node in nodes
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler) and node.name
+    }
     names |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    return names | {(node.asname or node.name).partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    return names | {
+        (node.asname or node.name).partition(".")[0]
+        for node in nodes
+        if isinstance(node, ast.alias)
+    }
 
 
 def _as_exception(error: Any) -> Exception:
     """The program's exception by its type's name, where that is a built-in one."""
     name, message, where = (
-        [str(part)[:400] for part in error][:3] if isinstance(error, list) and len(error) == 3 else ("", "", "")
+        [str(part)[:400] for part in error][:3]
+        if isinstance(error, list) and len(error) == 3
+        else ("", "", "")
     )
     kind = getattr(builtins, name, None)
     text = f"{message} ({where})" if where else message

@@ -50,8 +50,11 @@ class Local:
             # No site-packages, no environment: what is there could be read. In our process group, so that it dies with it.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", script(call)],
-                env={"LC_ALL": "C.UTF-8"}, stdin=subprocess.DEVNULL, stdout=2, pass_fds=(theirs.fileno(),),
-            )  # fmt: skip
+                env={"LC_ALL": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                pass_fds=(theirs.fileno(),),
+            )
         self._control = ours
         atexit.register(self.close)
 
@@ -80,7 +83,9 @@ class Local:
             line.send(dict(job), deadline)
             return line.receive(deadline)
         except (Gone, OSError) as error:
-            if self.alive() and isinstance(error, Gone) and time.monotonic() < deadline:  # one job's judge ended, not the harness
+            if (
+                self.alive() and isinstance(error, Gone) and time.monotonic() < deadline
+            ):  # one job's judge ended, not the harness
                 return _ended()
             self.close()
             raise SandboxError(f"the sandbox gave no report: {error}") from None

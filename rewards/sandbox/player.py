@@ -31,7 +31,10 @@ def play(line: Line) -> None:
             return exec(compile(given[0], FILE, "exec"), module.__dict__)
         if what == "name":
             return _own(module, given[0])
-        thing, arguments = objects[given[0]], [decode(argument, objects.__getitem__) for argument in given[1:]]
+        thing, arguments = (
+            objects[given[0]],
+            [decode(argument, objects.__getitem__) for argument in given[1:]],
+        )
         if what == "call":
             return thing(*arguments[0], **arguments[1])
         return getattr(thing, arguments[0]) if what == "get" else setattr(thing, *arguments)
@@ -60,7 +63,9 @@ def _describe(error: BaseException) -> list[str]:
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == FILE:
             function = trace.tb_frame.f_code.co_name
-            where = f"line {trace.tb_lineno}" + (f" in {function}" if function != "<module>" else "")
+            where = f"line {trace.tb_lineno}" + (
+                f" in {function}" if function != "<module>" else ""
+            )
         trace = trace.tb_next
     if isinstance(error, SyntaxError) and error.lineno:
         where = f"line {error.lineno}"

@@ -114,7 +114,11 @@ _CONTAINERS: tuple[tuple[str, type, Callable[[Any], Iterator[Any]]], ...] = (
     ("set", set, set.__iter__),
     ("frozenset", frozenset, frozenset.__iter__),
     ("counter", collections.Counter, _pairs),
-    ("ordered", collections.OrderedDict, lambda value: itertools.chain.from_iterable(collections.OrderedDict.items(value))),
+    (
+        "ordered",
+        collections.OrderedDict,
+        lambda value: itertools.chain.from_iterable(collections.OrderedDict.items(value)),
+    ),
     ("dict", dict, _pairs),
     ("deque", collections.deque, collections.deque.__iter__),
     ("keys", _KEYS, iter),
@@ -167,12 +171,18 @@ class Line:
         except (ValueError, RecursionError) as error:
             raise Gone(f"a reply that cannot be read ({type(error).__name__})") from None
 
-    def _exactly(self, length: int, deadline: float | None, tick: Callable[[], None] | None) -> bytes:
+    def _exactly(
+        self, length: int, deadline: float | None, tick: Callable[[], None] | None
+    ) -> bytes:
         parts: list[bytes] = []
         while length:
             step = None if tick is None else time.monotonic() + 0.1
             try:
-                part = self._timed(min(filter(None, (deadline, step)), default=None), self.end.recv, min(length, 1 << 20))
+                part = self._timed(
+                    min(filter(None, (deadline, step)), default=None),
+                    self.end.recv,
+                    min(length, 1 << 20),
+                )
             except TimeoutError:
                 if tick is None or (deadline is not None and time.monotonic() >= deadline):
                     raise Gone("no reply in time") from None

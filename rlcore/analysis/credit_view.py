@@ -20,14 +20,18 @@ UP, DOWN = (33, 102, 172), (178, 24, 43)
 """Blue is pushed up, red down: two colours that most people tell apart."""
 
 
-def find_row(folder: RunFolder, *, step: int | None = None, rollout: str | None = None) -> dict[str, Any]:
+def find_row(
+    folder: RunFolder, *, step: int | None = None, rollout: str | None = None
+) -> dict[str, Any]:
     """The row of a rollout with step values: the one named, or of a step (default: last) that whose values differ most
 
     Raises `RunError` if there is none.
     """
     if not folder.rollouts.is_dir():
         raise RunError(f"{folder.path} is no run: it has no rollouts/")
-    files = sorted(folder.rollouts.glob("*.jsonl" if step is None else f"{step:06d}.*jsonl"), reverse=True)
+    files = sorted(
+        folder.rollouts.glob("*.jsonl" if step is None else f"{step:06d}.*jsonl"), reverse=True
+    )
     if step is not None and not files:
         raise RunError(f"{folder.path} has no rollouts of step {step}")
     for path in files:
@@ -35,7 +39,11 @@ def find_row(folder: RunFolder, *, step: int | None = None, rollout: str | None 
         if rows:
             widest = max(rows, key=lambda row: _width(row["steps"]["values"]))
             return widest | {"optimiser_step": int(path.name.split(".")[0])}
-    wanted = f"rollout {rollout!r} with step values" if rollout else "rollouts with step values: set credit.steps in the recipe"
+    wanted = (
+        f"rollout {rollout!r} with step values"
+        if rollout
+        else "rollouts with step values: set credit.steps in the recipe"
+    )
     raise RunError(f"{folder.path} has no {wanted}" + ("" if step is None else f" in step {step}"))
 
 
@@ -45,17 +53,24 @@ def pieces(row: dict[str, Any], folder: RunFolder) -> list[str]:
 
     found = all_checkpoints(folder.checkpoints)
     if not found:
-        raise RunError(f"{folder.path} has no checkpoint, whose tokenizer would say what the tokens are")
+        raise RunError(
+            f"{folder.path} has no checkpoint, whose tokenizer would say what the tokens are"
+        )
     tokenizer = AutoTokenizer.from_pretrained(found[-1])
     ids = [token for token, wrote in zip(row["token_ids"], row["mask"], strict=True) if wrote]
 
     def decode(tokens: list[int]) -> str:
-        return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
     text, ends = decode(ids), text_ends(ids, decode)
     cut = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     special = set(tokenizer.all_special_ids)
-    return [tokenizer.convert_ids_to_tokens(id) if id in special else piece for id, piece in zip(ids, cut, strict=True)]
+    return [
+        tokenizer.convert_ids_to_tokens(id) if id in special else piece
+        for id, piece in zip(ids, cut, strict=True)
+    ]
 
 
 def terminal(row: dict[str, Any], texts: Sequence[str]) -> Lines:
@@ -82,7 +97,9 @@ def page(row: dict[str, Any], texts: Sequence[str]) -> str:
     for number, (span, value, worth) in enumerate(_steps(row)):
         if span is None:
             prompt = html.escape(_prompt(row))
-            blocks.append(f'<div class="step"><small>Q<sub>0</sub> = {value}</small><code>{prompt}</code></div>')
+            blocks.append(
+                f'<div class="step"><small>Q<sub>0</sub> = {value}</small><code>{prompt}</code></div>'
+            )
             continue
         tokens = "".join(
             f'<span style="{_html_style(advantage, scale)}" title="{_number(advantage)}">{_visible(text)}</span>'
@@ -92,7 +109,9 @@ def page(row: dict[str, Any], texts: Sequence[str]) -> str:
             f'<div class="step"><small>Q<sub>{number}</sub> = {value} &nbsp; A<sub>{number}</sub> = {worth}</small>'
             f"<code>{tokens}</code></div>"
         )
-    return _PAGE.format(title=html.escape(_heading(row)), blocks="\n".join(blocks), scale=f"{scale:.3g}")
+    return _PAGE.format(
+        title=html.escape(_heading(row)), blocks="\n".join(blocks), scale=f"{scale:.3g}"
+    )
 
 
 _PAGE = """<!doctype html>
@@ -119,14 +138,21 @@ def _heading(row: dict[str, Any]) -> str:
 
 def _prompt(row: dict[str, Any]) -> str:
     prompt = row["prompt"]
-    return prompt if isinstance(prompt, str) else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    )
 
 
 def _steps(row: dict[str, Any]) -> list[tuple[list[int] | None, str, str]]:
     """(span, value after it, advantage) of the prompt (no span) and of each step; values that were filled in are marked ~."""
     spans, values = row["steps"]["spans"], row["steps"]["values"]
     steps = StepValues(rollout_id=row["id"], spans=spans, values=values)
-    shown = [f"{'~' if value is None else ''}{filled:.2f}" for value, filled in zip(values, steps.filled, strict=True)]
+    shown = [
+        f"{'~' if value is None else ''}{filled:.2f}"
+        for value, filled in zip(values, steps.filled, strict=True)
+    ]
     worth = ["", *(f"{advantage:+.2f}" for advantage in steps.advantages)]
     return list(zip([None, *spans], shown, worth, strict=True))
 
@@ -134,7 +160,9 @@ def _steps(row: dict[str, Any]) -> list[tuple[list[int] | None, str, str]]:
 def _advantages(row: dict[str, Any]) -> tuple[list[float | None], float]:
     """Of each answer token, [L], and the largest size among them."""
     advantages = row["steps"].get("advantages") or [None] * sum(row["mask"])
-    return advantages, max((abs(advantage) for advantage in advantages if advantage is not None), default=0.0)
+    return advantages, max(
+        (abs(advantage) for advantage in advantages if advantage is not None), default=0.0
+    )
 
 
 def _terminal_style(advantage: float | None, scale: float) -> str:
@@ -171,7 +199,9 @@ def _width(values: Sequence[float | None]) -> float:
     return max(known) - min(known)
 
 
-def show(run: Path, *, step: int | None = None, rollout: str | None = None, page_to: Path | None = None) -> Lines:
+def show(
+    run: Path, *, step: int | None = None, rollout: str | None = None, page_to: Path | None = None
+) -> Lines:
     """The picture of a run's rollout for a terminal; with `page_to` the page is written there too. Raises `RunError`."""
     folder = RunFolder(run)
     row = find_row(folder, step=step, rollout=rollout)

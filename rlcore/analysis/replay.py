@@ -86,10 +86,19 @@ class Record:
         if own:
             found = min(own, key=lambda group: abs(group.step - step))
         else:
-            of_category = self._by_category.get(task.category) or [g for groups in self._by_category.values() for g in groups]
+            of_category = self._by_category.get(task.category) or [
+                g for groups in self._by_category.values() for g in groups
+            ]
             nearest = min(abs(group.step - step) for group in of_category)
-            found = rng.choice([group for group in of_category if abs(group.step - step) <= max(WINDOW, nearest)])
-        return Outcome(index=index, category=task.category, rewards=found.rewards, abs_advantage=mean_advantage(found.rewards))
+            found = rng.choice(
+                [group for group in of_category if abs(group.step - step) <= max(WINDOW, nearest)]
+            )
+        return Outcome(
+            index=index,
+            category=task.category,
+            rewards=found.rewards,
+            abs_advantage=mean_advantage(found.rewards),
+        )
 
 
 def replay(record: Record, sampler: Named, *, seed: int = 0, passes: int = 1) -> Replayed:
@@ -110,7 +119,12 @@ def replay(record: Record, sampler: Named, *, seed: int = 0, passes: int = 1) ->
         signal=statistics.fmean(outcome.abs_advantage for outcome in every),
         mixed=statistics.fmean(len(set(outcome.rewards)) > 1 for outcome in every),
         tasks=len({outcome.index for outcome in every}),
-        over_time={category: [sum(o.category == category for o in group) / len(group) for group in outcomes] for category in categories},
+        over_time={
+            category: [
+                sum(o.category == category for o in group) / len(group) for group in outcomes
+            ]
+            for category in categories
+        },
     )
 
 
@@ -124,7 +138,12 @@ def mean_advantage(rewards: Sequence[float]) -> float:
 
 def replay_svg(found: Sequence[Replayed]) -> str:
     """Shares over time, a panel a sampler."""
-    panels = {one.sampler: {category: list(enumerate(_smooth(line))) for category, line in one.over_time.items()} for one in found}
+    panels = {
+        one.sampler: {
+            category: list(enumerate(_smooth(line))) for category, line in one.over_time.items()
+        }
+        for one in found
+    }
     return panels_svg(panels, x="step", y="share of the tasks", high=1.0)
 
 
@@ -134,18 +153,26 @@ def _groups(rollouts: Path, step: int, number: int) -> Iterator[tuple[str, Recor
         for _, rows in groupby(read_rows(path), key=_group_key):
             answers = list(rows)
             rewards = tuple(row["value"] for row in answers if row["value"] is not None)
-            if rewards and answers[0]["index"] is not None:  # a second round's tasks are not the sampler's to draw
+            if (
+                rewards and answers[0]["index"] is not None
+            ):  # a second round's tasks are not the sampler's to draw
                 yield answers[0]["category"], Recorded(number, answers[0]["index"], rewards)
 
 
 def _group_key(row: dict[str, Any]) -> int | None:
     if "index" not in row:
-        raise RunError("the rollouts of this run do not say which task they are of (`index`): it was made by an older version")
+        raise RunError(
+            "the rollouts of this run do not say which task they are of (`index`): it was made by an older version"
+        )
     return row["index"]
 
 
 def _label(named: Named) -> str:
-    return named if isinstance(named, str) else " ".join(str(v) if k == "use" else f"{k}={v}" for k, v in named.items())
+    return (
+        named
+        if isinstance(named, str)
+        else " ".join(str(v) if k == "use" else f"{k}={v}" for k, v in named.items())
+    )
 
 
 def _smooth(line: Sequence[float], width: int = 5) -> list[float]:

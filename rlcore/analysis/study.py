@@ -60,7 +60,11 @@ class CellRun:
     @property
     def waste(self) -> float:
         """Share of the answer tokens that reached no gradient."""
-        return sum(row["tokens/frac_wasted"] * row["tokens/completion"] for row in self.rows if "tokens/frac_wasted" in row) / max(1, self.tokens)
+        return sum(
+            row["tokens/frac_wasted"] * row["tokens/completion"]
+            for row in self.rows
+            if "tokens/frac_wasted" in row
+        ) / max(1, self.tokens)
 
 
 def run_study(
@@ -80,13 +84,26 @@ def run_study(
     found = []
     for seed in seeds:
         own = [*common, f"run.folder={folder}"]
-        start = load(recipe, [*own, f"name=start-{seed}", f"seed={seed}"] if start_per_seed else [*own, "name=start"])
-        train(start.model_copy(update={"stages": start.stages[:cut]}), resume=True, console=Console(quiet=True))
+        start = load(
+            recipe,
+            [*own, f"name=start-{seed}", f"seed={seed}"]
+            if start_per_seed
+            else [*own, "name=start"],
+        )
+        train(
+            start.model_copy(update={"stages": start.stages[:cut]}),
+            resume=True,
+            console=Console(quiet=True),
+        )
         begun = RunFolder(folder / start.name)
         for cell, overrides in cells.items():
             name = f"{cell}-{seed}".replace(" ", "").replace("+", "_").replace(",", "")
             whole = load(recipe, [*own, *overrides, f"seed={seed}", f"name={name}"])
-            train(after(whole, cut, all_checkpoints(begun.checkpoints)[-1]), resume=True, console=Console(quiet=True))
+            train(
+                after(whole, cut, all_checkpoints(begun.checkpoints)[-1]),
+                resume=True,
+                console=Console(quiet=True),
+            )
             found.append(_read(cell, seed, begun, RunFolder(folder / name)))
     return found
 
@@ -128,26 +145,42 @@ def study_main(
     """The command of a study, `[--quick] [--seeds N] [--folder F] [--json]`: run it with a start for each seed, and print a
     table of the measures: mean and standard deviation over the seeds. --quick is one seed with the overrides `quick`."""
     parser = argparse.ArgumentParser(description=text.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, shorter where the study says so")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, shorter where the study says so"
+    )
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--folder", type=Path, default=Path("runs/papers") / recipe.parent.name)
-    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
+    parser.add_argument(
+        "--json", action="store_true", help="print one line of JSON instead of a table"
+    )
     arguments = parser.parse_args()
     started = time.perf_counter()
-    folder, common = (arguments.folder / "quick", quick) if arguments.quick else (arguments.folder / "whole", ())
+    folder, common = (
+        (arguments.folder / "quick", quick) if arguments.quick else (arguments.folder / "whole", ())
+    )
     runs = run_study(
-        str(recipe), cells, seeds=range(1 if arguments.quick else arguments.seeds), folder=folder, common=common,
+        str(recipe),
+        cells,
+        seeds=range(1 if arguments.quick else arguments.seeds),
+        folder=folder,
+        common=common,
         start_per_seed=True,
-    )  # fmt: skip
+    )
     seconds = round(time.perf_counter() - started)
     cells_runs = by_cell(runs).items()
-    found = {cell: {name: [measure(run) for run in own] for name, measure in measures.items()} for cell, own in cells_runs}
+    found = {
+        cell: {name: [measure(run) for run in own] for name, measure in measures.items()}
+        for cell, own in cells_runs
+    }
     if arguments.json:
         print(json.dumps({"seconds": seconds, "cells": found}))
         return
     table = Table("", *found)
     for name in measures:
-        table.add_row(name, *("{:.3f} ± {:.3f}".format(*mean_spread(values[name])) for values in found.values()))
+        table.add_row(
+            name,
+            *("{:.3f} ± {:.3f}".format(*mean_spread(values[name])) for values in found.values()),
+        )
     Console(width=130).print(table)
     print(f"{seconds} s; runs are in {folder}")
 
@@ -161,4 +194,6 @@ def _first_rl(recipe: Recipe) -> int:
 
 def _read(cell: str, seed: int, start: RunFolder, folder: RunFolder) -> CellRun:
     evals = {row["stage"]: row for row in [*read_rows(start.evals), *read_rows(folder.evals)]}
-    return CellRun(cell=cell, seed=seed, evals=evals, rows=read_rows(folder.metrics), folder=folder.path)
+    return CellRun(
+        cell=cell, seed=seed, evals=evals, rows=read_rows(folder.metrics), folder=folder.path
+    )

@@ -26,7 +26,14 @@ def bench_corpus(*, megabytes: int = 100, unit: str = "paragraph", seed: int = 0
         path = Path(folder) / "synthetic.jsonl"
         _write(path, megabytes, random.Random(seed))
         before = _peak_mb()
-        made = prepare(Source(str(path)), Cleaning(), segmenter(unit), label=unit, folder=Path(folder) / "out", progress=note)
+        made = prepare(
+            Source(str(path)),
+            Cleaning(),
+            segmenter(unit),
+            label=unit,
+            folder=Path(folder) / "out",
+            progress=note,
+        )
     early = next(peak for read, peak in peaks if read >= made.funnel.characters_read / 10)
     return {
         "megabytes": round(made.funnel.characters_read / 1e6),
@@ -47,7 +54,10 @@ def _write(path: Path, megabytes: int, rng: random.Random) -> None:
     with open(path, "w", encoding="utf-8") as file:
         while written < megabytes * 1_000_000:
             if not text or rng.random() > 0.1:
-                text = "\n\n".join(". ".join(" ".join(rng.choices(words, k=12)) for _ in range(10)) + "." for _ in range(8))
+                text = "\n\n".join(
+                    ". ".join(" ".join(rng.choices(words, k=12)) for _ in range(10)) + "."
+                    for _ in range(8)
+                )
             written += file.write(json.dumps({"text": text}) + "\n")
 
 

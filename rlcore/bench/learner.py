@@ -64,7 +64,9 @@ def bench_learner(
         "bench": "learner",
         "against": "trl",
         **compared,
-        **_rates(compared, model_flops(policy.model.config.get_text_config(), shape), samples, dtype),
+        **_rates(
+            compared, model_flops(policy.model.config.get_text_config(), shape), samples, dtype
+        ),
         "peak_gb": memory,
         "gradient_difference": float(f"{difference / size:.2g}"),
         "shape": asdict(shape),
@@ -80,7 +82,9 @@ def bench_learner(
     }
 
 
-def _rates(compared: dict[str, Any], flops: float, samples: Sequence[Sample], dtype: str) -> dict[str, Any]:
+def _rates(
+    compared: dict[str, Any], flops: float, samples: Sequence[Sample], dtype: str
+) -> dict[str, Any]:
     """Tokens a second of each side, and `flops_share`: `model_flops` a second over those of a large matrix product here.
 
     That is model-FLOP utilisation; prompts stored once can lift it.
@@ -88,6 +92,8 @@ def _rates(compared: dict[str, Any], flops: float, samples: Sequence[Sample], dt
     tokens, ceiling = sum(len(sample.token_ids) for sample in samples), matmul_flops(dtype)
     return {
         "tokens_per_second": {side: round(tokens / compared[side]) for side in ("ours", "theirs")},
-        "flops_share": {side: round(flops / compared[side] / ceiling, 3) for side in ("ours", "theirs")},
+        "flops_share": {
+            side: round(flops / compared[side] / ceiling, 3) for side in ("ours", "theirs")
+        },
         "matmul_tflops": round(ceiling / 1e12, 3),
     }

@@ -54,7 +54,9 @@ def compare(ours: Sequence[Seconds], theirs: Sequence[Seconds]) -> dict[str, Any
     return {
         "ratio": round(statistics.median(ratios), 3),
         "spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "cpu_ratio": round(statistics.median(b.cpu / a.cpu for a, b in zip(ours, theirs, strict=True)), 3),
+        "cpu_ratio": round(
+            statistics.median(b.cpu / a.cpu for a, b in zip(ours, theirs, strict=True)), 3
+        ),
         "ours": round(statistics.median(call.wall for call in ours), 5),
         "theirs": round(statistics.median(call.wall for call in theirs), 5),
         "repeats": len(ratios),

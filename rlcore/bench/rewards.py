@@ -43,7 +43,12 @@ def _math() -> Callable[..., float | None | Verdict]:
 
 
 def bench_rewards(
-    *, samples: int = 2000, group_size: int = 8, workers: int = 2, repeats: int = 3, deadline_s: float = 5.0
+    *,
+    samples: int = 2000,
+    group_size: int = 8,
+    workers: int = 2,
+    repeats: int = 3,
+    deadline_s: float = 5.0,
 ) -> dict[str, Any]:
     """Verdicts a second on a mixed batch of answers of some 150 words, and the same batch with one sample that hangs.
 
@@ -66,7 +71,9 @@ def bench_rewards(
         "verdicts_per_s": round(samples / statistics.median(plain)),
         "spread": [round(samples / max(plain)), round(samples / min(plain))],
         "seconds": round(statistics.median(plain), 3),
-        "not_as_expected": sum(v.value != float(n % 2 == 0) for group in verdicts["plain"] for n, v in enumerate(group)),
+        "not_as_expected": sum(
+            v.value != float(n % 2 == 0) for group in verdicts["plain"] for n, v in enumerate(group)
+        ),
     }
     for name, deadline in {"slow": SLOW_S, "stuck": deadline_s}.items():
         ratios = [(b - deadline) / a for a, b in zip(plain, seconds[name], strict=True)]
@@ -83,7 +90,9 @@ def bench_rewards(
     }
 
 
-def _with_first(batch: Sequence[tuple[Task, list[Rollout]]], text: str) -> list[tuple[Task, list[Rollout]]]:
+def _with_first(
+    batch: Sequence[tuple[Task, list[Rollout]]], text: str
+) -> list[tuple[Task, list[Rollout]]]:
     """The batch with `text` in the place of its first answer, where it holds up most."""
     (task, rollouts), *others = batch
     return [(replace(task, answer="x+1"), [written("0", text), *rollouts[1:]]), *others]
@@ -95,7 +104,10 @@ def mixed_answers(groups: int, group_size: int, seed: int = 0) -> list[tuple[Tas
     for number in range(groups):
         right, wrong = _kinds(rng)[number % 8]
         task = Task(id=str(number), prompt="?", answer=right[0])
-        texts = [_text(rng, (right if n % 2 == 0 else wrong)[n // 2 % 2], _WAYS[n % 4]) for n in range(group_size)]
+        texts = [
+            _text(rng, (right if n % 2 == 0 else wrong)[n // 2 % 2], _WAYS[n % 4])
+            for n in range(group_size)
+        ]
         items.append((task, [written(str(n), text) for n, text in enumerate(texts)]))
     return items
 
@@ -105,8 +117,14 @@ def _kinds(rng: random.Random) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     a, b, c = rng.randint(2, 60), rng.randint(61, 99), rng.randint(1001, 99_999)
     return [
         ((f"{c}", f"{c:,}"), (f"{c + 1}", f"{c - 1:,}")),
-        ((f"\\frac{{{a}}}{{{b}}}", f"{a}/{b}"), (f"\\frac{{{b}}}{{{a}}}", f"\\frac{{{a + 1}}}{{{b}}}")),
-        ((f"{a}\\sqrt{{{b}}}", f"\\sqrt{{{b}}}\\cdot {a}"), (f"{b}\\sqrt{{{a}}}", f"{a + 1}\\sqrt{{{b}}}")),
+        (
+            (f"\\frac{{{a}}}{{{b}}}", f"{a}/{b}"),
+            (f"\\frac{{{b}}}{{{a}}}", f"\\frac{{{a + 1}}}{{{b}}}"),
+        ),
+        (
+            (f"{a}\\sqrt{{{b}}}", f"\\sqrt{{{b}}}\\cdot {a}"),
+            (f"{b}\\sqrt{{{a}}}", f"{a + 1}\\sqrt{{{b}}}"),
+        ),
         ((f"x^2+{a}x+{b}", f"{b}+{a}x+x^2"), (f"x^2-{a}x+{b}", f"x^2+{a}x-{b}")),
         ((f"({a}, {b})", f"\\left({a},{b}\\right)"), (f"({b}, {a})", f"({a}, {b + 1})")),
         ((f"[{a},{b})", f"x \\in [{a},{b})"), (f"[{a},{b}]", f"({a},{b})")),
@@ -123,7 +141,9 @@ def _text(rng: random.Random, answer: str, way: str) -> str:
     return "".join(steps) + way.format(answer)
 
 
-def _timed(items: Sequence[tuple[Task, list[Rollout]]], workers: int, deadline_s: float) -> tuple[float, list[list[Verdict]]]:
+def _timed(
+    items: Sequence[tuple[Task, list[Rollout]]], workers: int, deadline_s: float
+) -> tuple[float, list[list[Verdict]]]:
     spec = RewardSpec("rlcore.bench.rewards:math_or_hang")
     warm = mixed_answers(2 * workers, 2, seed=1)
     with Scorer([spec], workers=workers, deadline_s=deadline_s) as scorer:

@@ -33,7 +33,9 @@ def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
     given = {item.name: sizes[item.name] for item in fields(Shape) if item.name in sizes}
     shape = SHAPES[sizes["shape"]].changed(**given)
     if importlib.util.find_spec("trl") is None:
-        raise RecipeError(f"bench {what} measures against TRL, which is not installed here; pip install trl")
+        raise RecipeError(
+            f"bench {what} measures against TRL, which is not installed here; pip install trl"
+        )
     from rlcore.bench.learner import bench_learner
     from rlcore.bench.train import bench_train
 
@@ -55,7 +57,9 @@ def shown(value: Any) -> str:
 
 def in_words(result: Mapping[str, Any]) -> list[str]:
     """The comparisons of a result as sentences, one each."""
-    compared = {"": result} | {f"{key}: ": value for key, value in result.items() if isinstance(value, dict)}
+    compared = {"": result} | {
+        f"{key}: ": value for key, value in result.items() if isinstance(value, dict)
+    }
     against = result.get("against", "the other side")
     lines = []
     for name, found in compared.items():

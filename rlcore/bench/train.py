@@ -35,13 +35,20 @@ class _Appointed(HfEngine):
 
     def submit(self, requests: Sequence[Request]) -> None:
         first, self.lengths = self.lengths[: len(requests)], self.lengths[len(requests) :]
-        super().submit([replace(r, sampling=replace(r.sampling, max_tokens=n)) for r, n in zip(requests, first, strict=True)])
+        super().submit(
+            [
+                replace(r, sampling=replace(r.sampling, max_tokens=n))
+                for r, n in zip(requests, first, strict=True)
+            ]
+        )
 
 
 class Ours:
     """Our step, from a model's folder."""
 
-    def __init__(self, model_folder: str, shape: Shape, prompts: Sequence[str], micro_batch_tokens: int) -> None:
+    def __init__(
+        self, model_folder: str, shape: Shape, prompts: Sequence[str], micro_batch_tokens: int
+    ) -> None:
         self._shape = shape
         self._tasks = [Task(id=str(i), prompt=prompt) for i, prompt in enumerate(prompts)]
         self._policy = load_policy(path=model_folder)
@@ -67,15 +74,25 @@ class Ours:
         self._engine.lengths = self._shape.answer_lengths(number)
         tasks = [self._tasks[(number * n + i) % len(self._tasks)] for i in range(n)]
         groups = collect(
-            tasks, engine=self._engine, encoder=self._encoder, scorer=self._scorer, group_size=self._shape.group_size,
-            sampling=Sampling(max_tokens=self._shape.answer_max, ignore_eos=True), seed=number, deadline_s=3600,
+            tasks,
+            engine=self._engine,
+            encoder=self._encoder,
+            scorer=self._scorer,
+            group_size=self._shape.group_size,
+            sampling=Sampling(max_tokens=self._shape.answer_max, ignore_eos=True),
+            seed=number,
+            deadline_s=3600,
             max_length=self._longest,
-        ).groups  # fmt: skip
+        ).groups
         self._learner.step([sample for group in self._credit(groups) for sample in group])
         publish(
-            self._policy.weights, self._engine, self._learner.version, canary=list(range(24)), score=self._policy.score,
+            self._policy.weights,
+            self._engine,
+            self._learner.version,
+            canary=list(range(24)),
+            score=self._policy.score,
             served_dtype="float32",
-        )  # fmt: skip
+        )
         return watch.read()
 
     def close(self) -> None:
@@ -96,16 +113,24 @@ def bench_train(
     """Seconds of a step on each side, step beside step, with answers of the same lengths; the first step is not counted."""
     rng = random.Random(0)
     steps = repeats + 1
-    prompts = ["".join(rng.choice("0123456789+-*/") for _ in range(shape.prompt_tokens)) for _ in range(steps * shape.prompts)]
+    prompts = [
+        "".join(rng.choice("0123456789+-*/") for _ in range(shape.prompt_tokens))
+        for _ in range(steps * shape.prompts)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = make_model(Path(folder) / "model", hidden_size=hidden_size, layers=layers)
         ours = Ours(path, shape, prompts, micro_batch_tokens)
         seconds: list[Seconds] = []
         try:
             theirs = train(
-                path, shape, Path(folder) / "trl", prompts, steps=steps, micro_batch=trl_micro_batch,
+                path,
+                shape,
+                Path(folder) / "trl",
+                prompts,
+                steps=steps,
+                micro_batch=trl_micro_batch,
                 beside=lambda number: seconds.append(ours.step(number)),
-            )  # fmt: skip
+            )
         finally:
             ours.close()
     return {

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TrainerCallback,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from rlcore.bench.measure import Seconds, Stopwatch
@@ -21,7 +27,14 @@ CLIP_LOW, CLIP_HIGH = 0.2, 0.28
 
 
 def make_trainer(
-    model_folder: str, shape: Shape, output: Path, prompts: Sequence[str], *, steps: int, micro_batch: int, dtype: str = "float32"
+    model_folder: str,
+    shape: Shape,
+    output: Path,
+    prompts: Sequence[str],
+    *,
+    steps: int,
+    micro_batch: int,
+    dtype: str = "float32",
 ) -> GRPOTrainer:
     """A trainer of the model with DAPO's loss and no reference; `micro_batch` sequences in one forward, 0 for all."""
     sequences = shape.prompts * shape.group_size
@@ -48,7 +61,9 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(
+        model_folder, dtype=torch.float32, attn_implementation="sdpa"
+    )
     return GRPOTrainer(
         model=model,
         reward_funcs=_reward,
@@ -66,12 +81,24 @@ class TrlLearner:
     """Forward and backward of its loss on samples, padded as its own collation pads them."""
 
     def __init__(
-        self, model_folder: str, shape: Shape, samples: Sequence[Sample], output: Path, micro_batch: int, dtype: str
+        self,
+        model_folder: str,
+        shape: Shape,
+        samples: Sequence[Sample],
+        output: Path,
+        micro_batch: int,
+        dtype: str,
     ) -> None:
-        self._trainer = make_trainer(model_folder, shape, output, ["0"], steps=1, micro_batch=micro_batch, dtype=dtype)
+        self._trainer = make_trainer(
+            model_folder, shape, output, ["0"], steps=1, micro_batch=micro_batch, dtype=dtype
+        )
         self.model = self._trainer.model.to(self._trainer.args.device).train()
-        self._batches = _padded(samples, self._trainer.processing_class.pad_token_id, micro_batch or len(samples))
-        self._trainer.current_gradient_accumulation_steps = len(self._batches)  # what its training loop sets
+        self._batches = _padded(
+            samples, self._trainer.processing_class.pad_token_id, micro_batch or len(samples)
+        )
+        self._trainer.current_gradient_accumulation_steps = len(
+            self._batches
+        )  # what its training loop sets
 
     def gradient(self) -> None:
         """Puts the gradient into the model's parameters."""
@@ -84,8 +111,13 @@ class TrlLearner:
 
 
 def _padded(samples: Sequence[Sample], pad_id: int, micro_batch: int) -> list[dict[str, Any]]:
-    prompts = [torch.tensor([t for t, on in zip(s.token_ids, s.mask, strict=True) if not on]) for s in samples]
-    answers = [torch.tensor([t for t, on in zip(s.token_ids, s.mask, strict=True) if on]) for s in samples]
+    prompts = [
+        torch.tensor([t for t, on in zip(s.token_ids, s.mask, strict=True) if not on])
+        for s in samples
+    ]
+    answers = [
+        torch.tensor([t for t, on in zip(s.token_ids, s.mask, strict=True) if on]) for s in samples
+    ]
 
     def padded(rows: list[torch.Tensor], value: int, side: str) -> torch.Tensor:
         return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
@@ -99,7 +131,10 @@ def _padded(samples: Sequence[Sample], pad_id: int, micro_batch: int) -> list[di
     }
     tokens = torch.tensor(sum(map(len, answers)))
     parts = range(0, len(samples), micro_batch)
-    return [{k: v[at : at + micro_batch] for k, v in whole.items()} | {"num_items_in_batch": tokens} for at in parts]
+    return [
+        {k: v[at : at + micro_batch] for k, v in whole.items()} | {"num_items_in_batch": tokens}
+        for at in parts
+    ]
 
 
 def train(
@@ -113,10 +148,14 @@ def train(
     beside: Callable[[int], None],
 ) -> list[Seconds]:
     """What each whole step took, with transformers generation; `beside(step)` runs after each and is not counted."""
-    trainer = make_trainer(model_folder, shape, output, prompts, steps=steps, micro_batch=micro_batch)
+    trainer = make_trainer(
+        model_folder, shape, output, prompts, steps=steps, micro_batch=micro_batch
+    )
     lengths = _Lengths(trainer.processing_class.eos_token_id)
     generate = trainer.model.generate
-    trainer.model.generate = lambda *a, **k: generate(*a, **k, logits_processor=LogitsProcessorList([lengths]))
+    trainer.model.generate = lambda *a, **k: generate(
+        *a, **k, logits_processor=LogitsProcessorList([lengths])
+    )
     seconds: list[Seconds] = []
 
     class Clock(TrainerCallback):

@@ -24,14 +24,24 @@ class Shape:
     def changed(self, **values: int | None) -> Shape:
         """With the values that are given. Raises `RecipeError` if no batch is so."""
         shape = replace(self, **{key: value for key, value in values.items() if value is not None})
-        if shape.prompts < 1 or shape.group_size < 2 or shape.prompt_tokens < 1 or not 0 < shape.answer_min <= shape.answer_max:
-            raise RecipeError(f"there is no batch like {shape}: give positive numbers, two answers or more, and min <= max")
+        if (
+            shape.prompts < 1
+            or shape.group_size < 2
+            or shape.prompt_tokens < 1
+            or not 0 < shape.answer_min <= shape.answer_max
+        ):
+            raise RecipeError(
+                f"there is no batch like {shape}: give positive numbers, two answers or more, and min <= max"
+            )
         return shape
 
     def answer_lengths(self, seed: int = 0) -> list[int]:
         """Tokens of each answer, prompt after prompt."""
         rng = random.Random(seed)
-        return [rng.randint(self.answer_min, self.answer_max) for _ in range(self.prompts * self.group_size)]
+        return [
+            rng.randint(self.answer_min, self.answer_max)
+            for _ in range(self.prompts * self.group_size)
+        ]
 
 
 SHAPES = {
@@ -40,24 +50,44 @@ SHAPES = {
 }
 
 _TINY = {
-    "model_type": "qwen2", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 2048, "tie_word_embeddings": True,
-}  # fmt: skip
+    "model_type": "qwen2",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
 MODELS = {
     "tiny": _TINY,
-    "qwen3-0.6b": _TINY | {
-        "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
-        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936,
+    "qwen3-0.6b": _TINY
+    | {
+        "model_type": "qwen3",
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151_936,
     },
-    "qwen2.5-1.5b": _TINY | {
-        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-        "num_key_value_heads": 2, "vocab_size": 151_936,
+    "qwen2.5-1.5b": _TINY
+    | {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151_936,
     },
-}  # fmt: skip
+}
 """Shapes of models; their weights are random."""
 
 
-def make_model(folder: Path, model: str = "tiny", *, hidden_size: int | None = None, layers: int | None = None) -> str:
+def make_model(
+    folder: Path, model: str = "tiny", *, hidden_size: int | None = None, layers: int | None = None
+) -> str:
     """Write the model with random weights and the byte tokenizer to `folder`; returns the path. The sizes change "tiny"."""
     from rlcore.learner.policy import load_policy
 
@@ -66,7 +96,11 @@ def make_model(folder: Path, model: str = "tiny", *, hidden_size: int | None = N
         config["num_hidden_layers"] = layers
     if hidden_size:
         heads = max(2, hidden_size // 64)
-        config |= {"hidden_size": hidden_size, "intermediate_size": 2 * hidden_size, "num_attention_heads": heads}
+        config |= {
+            "hidden_size": hidden_size,
+            "intermediate_size": 2 * hidden_size,
+            "num_attention_heads": heads,
+        }
         config["num_key_value_heads"] = max(1, heads // 2)
     load_policy(config=config, tokenizer="bytes").save(folder)
     return str(folder)
@@ -84,9 +118,9 @@ def model_flops(config: Any, shape: Shape) -> float:
     answers = shape.answer_lengths()
     lengths = [shape.prompt_tokens + answer for answer in answers]
     attention = sum(6 * n * n * heads * width for n in lengths)
-    return config.num_hidden_layers * (6 * layer * sum(lengths) + attention) + 6 * config.hidden_size * config.vocab_size * sum(
-        answers
-    )
+    return config.num_hidden_layers * (
+        6 * layer * sum(lengths) + attention
+    ) + 6 * config.hidden_size * config.vocab_size * sum(answers)
 
 
 def make_samples(shape: Shape, seed: int = 0) -> list[Sample]:
@@ -101,5 +135,7 @@ def make_samples(shape: Shape, seed: int = 0) -> list[Sample]:
             mask = [False] * len(prompt) + [True] * len(answer)
             advantages = [rng.gauss(0, 1)] * len(mask)
             id = f"{prompt_number}.{answer_number}"
-            samples.append(Sample(id=id, token_ids=prompt + answer, mask=mask, advantages=advantages))
+            samples.append(
+                Sample(id=id, token_ids=prompt + answer, mask=mask, advantages=advantages)
+            )
     return samples

@@ -16,20 +16,45 @@ from rlcore.errors import RunError
 from rlcore.recipe.load import parse_yaml
 
 
-def add_commands(verbs: argparse._SubParsersAction, command: Callable[..., argparse.ArgumentParser]) -> None:
+def add_commands(
+    verbs: argparse._SubParsersAction, command: Callable[..., argparse.ArgumentParser]
+) -> None:
     """Declare the verbs."""
-    sub = command("replay", curriculum_replay, "let task samplers draw again from a run's record; nothing is generated", verbs)
+    sub = command(
+        "replay",
+        curriculum_replay,
+        "let task samplers draw again from a run's record; nothing is generated",
+        verbs,
+    )
     sub.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     sub.add_argument(
-        "--sampler", action="append", metavar="NAME", help="as in a recipe: sec, or '{use: sec, alpha: 0.3}'; several times"
+        "--sampler",
+        action="append",
+        metavar="NAME",
+        help="as in a recipe: sec, or '{use: sec, alpha: 0.3}'; several times",
     )
-    sub.add_argument("--passes", type=int, default=1, metavar="N", help="draw so many steps for each recorded one (default 1)")
+    sub.add_argument(
+        "--passes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="draw so many steps for each recorded one (default 1)",
+    )
     sub.add_argument("--seed", type=int, default=0, help="of the samplers")
-    sub.add_argument("--plot", type=Path, metavar="FILE", help="where the SVG goes (default RUN/replay.svg)")
+    sub.add_argument(
+        "--plot", type=Path, metavar="FILE", help="where the SVG goes (default RUN/replay.svg)"
+    )
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
-    sub = command("plot", curriculum_plot, "share, pass rate and value of each category over a run, as SVG", verbs)
+    sub = command(
+        "plot",
+        curriculum_plot,
+        "share, pass rate and value of each category over a run, as SVG",
+        verbs,
+    )
     sub.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    sub.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default RUN/curriculum.svg)")
+    sub.add_argument(
+        "--out", type=Path, metavar="FILE", help="where it goes (default RUN/curriculum.svg)"
+    )
 
 
 def curriculum_replay(arguments: argparse.Namespace) -> None:
@@ -44,7 +69,13 @@ def curriculum_replay(arguments: argparse.Namespace) -> None:
         print(json.dumps({"plot": str(place), "samplers": [asdict(one) for one in found]}))
         return
     categories = sorted({category for one in found for category in one.shares})
-    table = Table("sampler", "mean |advantage|", "mixed groups", "tasks", *[f"share of {category}" for category in categories])
+    table = Table(
+        "sampler",
+        "mean |advantage|",
+        "mixed groups",
+        "tasks",
+        *[f"share of {category}" for category in categories],
+    )
     for one in found:
         shares = [f"{one.shares.get(category, 0.0):.1%}" for category in categories]
         table.add_row(one.sampler, f"{one.signal:.3f}", f"{one.mixed:.1%}", str(one.tasks), *shares)

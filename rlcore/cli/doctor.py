@@ -121,8 +121,15 @@ def _try(part: str, look: Callable[[], str], use: str) -> Finding:
 def _probe(part: str, code: str, use: str, remedy: str) -> Finding:
     """Run code in a process of its own; its last line of output is what was found."""
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PROBE_DEADLINE_S)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PROBE_DEADLINE_S
+        )
     except subprocess.TimeoutExpired:
         return Finding(part, False, f"no answer in {PROBE_DEADLINE_S:.0f} s; {remedy}", use)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or [""]
-    return Finding(part, done.returncode == 0, lines[-1] if done.returncode == 0 else f"{lines[-1][:100]}; {remedy}", use)
+    return Finding(
+        part,
+        done.returncode == 0,
+        lines[-1] if done.returncode == 0 else f"{lines[-1][:100]}; {remedy}",
+        use,
+    )

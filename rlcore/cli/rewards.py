@@ -44,23 +44,38 @@ def rewards_new(arguments: argparse.Namespace) -> int:
 def rewards_test(arguments: argparse.Namespace) -> int:
     from rlcore.scoring.kit import examine
 
-    found = examine(arguments.reward, _cases(arguments), _params(arguments), deadline_s=arguments.deadline)
+    found = examine(
+        arguments.reward, _cases(arguments), _params(arguments), deadline_s=arguments.deadline
+    )
     if arguments.json:
         print(json.dumps(found.as_dict()))
         return int(bool(found.problems))
     table = Table("answer", "status", "value", "expected", "ms", "reason")
-    shown = found.cases if len(found.cases) <= 20 else [trial for trial in found.cases if trial.right is False]
+    shown = (
+        found.cases
+        if len(found.cases) <= 20
+        else [trial for trial in found.cases if trial.right is False]
+    )
     for trial in [*shown, *found.faults]:
-        expected = "" if trial.right is None else f"{trial.case.expected:g}: {'yes' if trial.right else 'NO'}"
+        expected = (
+            ""
+            if trial.right is None
+            else f"{trial.case.expected:g}: {'yes' if trial.right else 'NO'}"
+        )
         name = trial.name if trial in shown else f"fault: {trial.name}"
         _add(table, name, trial.verdict, expected, trial.seconds)
     for trial in found.process:
-        pool = "contained" if trial.contained else f"NOT CONTAINED: {trial.workers} workers came back"
+        pool = (
+            "contained" if trial.contained else f"NOT CONTAINED: {trial.workers} workers came back"
+        )
         _add(table, f"process: {trial.name}", trial.verdict, pool, trial.seconds)
     console.print(table)
     if found.accuracy is not None:
         print(f"accuracy {found.accuracy:.4g} on {len(found.cases)} cases")
-    print("milliseconds an answer: " + ", ".join(f"{name} {value:.3g}" for name, value in found.milliseconds.items()))
+    print(
+        "milliseconds an answer: "
+        + ", ".join(f"{name} {value:.3g}" for name, value in found.milliseconds.items())
+    )
     for problem in found.problems:
         print(f"problem: {problem}")
     return int(bool(found.problems))
@@ -69,15 +84,26 @@ def rewards_test(arguments: argparse.Namespace) -> int:
 def rewards_probe(arguments: argparse.Namespace) -> int:
     from rlcore.scoring.kit import probe
 
-    results = probe(arguments.reward, _cases(arguments), _params(arguments), deadline_s=arguments.deadline)
+    results = probe(
+        arguments.reward, _cases(arguments), _params(arguments), deadline_s=arguments.deadline
+    )
     earned = [result.name for result in results if result.earned]
     if arguments.json:
-        print(json.dumps({"reward": arguments.reward, "earned": earned, "probes": [asdict(result) for result in results]}))
+        print(
+            json.dumps(
+                {
+                    "reward": arguments.reward,
+                    "earned": earned,
+                    "probes": [asdict(result) for result in results],
+                }
+            )
+        )
         return int(bool(earned))
     table = Table("exploit", "earned credit", "values", "answer")
     for result in results:
         values = ", ".join(
-            status if value is None else f"{value:g}" for value, status in zip(result.values, result.statuses, strict=True)
+            status if value is None else f"{value:g}"
+            for value, status in zip(result.values, result.statuses, strict=True)
         )
         credit = f"YES, on {result.earned} of {result.tasks} tasks" if result.earned else "no"
         table.add_row(result.name, credit, values, escape(repr(result.answer[:70])))
@@ -86,17 +112,29 @@ def rewards_probe(arguments: argparse.Namespace) -> int:
         print(
             "a right answer earns no more than a wrong one here: no exploit counts; with --cases, what is right is yours to say"
         )
-    print(f"{len(earned)} of {len(results)} exploits earned credit{': ' if earned else ''}{', '.join(earned)}")
+    print(
+        f"{len(earned)} of {len(results)} exploits earned credit{': ' if earned else ''}{', '.join(earned)}"
+    )
     return int(bool(earned))
 
 
-def add_commands(group: argparse._SubParsersAction, command: Callable[..., argparse.ArgumentParser]) -> None:
+def add_commands(
+    group: argparse._SubParsersAction, command: Callable[..., argparse.ArgumentParser]
+) -> None:
     """Declare the verbs of `rlcore rewards`. command: (name, function, about, group) -> its parser."""
     sub = command("list", rewards_list, "all rewards that can be named", group)
-    sub.add_argument("--markdown", action="store_true", help="one page with their docstrings, parameters and examples")
+    sub.add_argument(
+        "--markdown",
+        action="store_true",
+        help="one page with their docstrings, parameters and examples",
+    )
 
-    sub = command("new", rewards_new, "write a first reward file, with doc, cases and a test", group)
-    sub.add_argument("file", type=Path, metavar="FILE.py", help="where to; the function gets the file's name")
+    sub = command(
+        "new", rewards_new, "write a first reward file, with doc, cases and a test", group
+    )
+    sub.add_argument(
+        "file", type=Path, metavar="FILE.py", help="where to; the function gets the file's name"
+    )
 
     about = "run a reward on cases, hostile answers and a dying process, without a model; exit status 1 if it does not pass"
     _takes_reward(command("test", rewards_test, about, group))
@@ -105,10 +143,21 @@ def add_commands(group: argparse._SubParsersAction, command: Callable[..., argpa
 
 
 def _takes_reward(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("reward", metavar="REWARD", help="name, package.module:function, file.py:function or file.py")
+    sub.add_argument(
+        "reward",
+        metavar="REWARD",
+        help="name, package.module:function, file.py:function or file.py",
+    )
     sub.add_argument("params", nargs="*", metavar="key=value", help="parameters of the reward")
-    sub.add_argument("--cases", type=Path, metavar="FILE.jsonl", help="rows of {gold, pred, expected}; other keys are columns")
-    sub.add_argument("--deadline", type=float, default=10.0, metavar="SECONDS", help="for one call (default 10)")
+    sub.add_argument(
+        "--cases",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="rows of {gold, pred, expected}; other keys are columns",
+    )
+    sub.add_argument(
+        "--deadline", type=float, default=10.0, metavar="SECONDS", help="for one call (default 10)"
+    )
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -130,4 +179,6 @@ def _params(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _add(table: Table, name: str, verdict: Any, expected: str, seconds: float) -> None:
     value = "" if verdict.value is None else f"{verdict.value:g}"
-    table.add_row(name, verdict.status, value, expected, f"{seconds * 1000:.1f}", escape(verdict.reason[:80]))
+    table.add_row(
+        name, verdict.status, value, expected, f"{seconds * 1000:.1f}", escape(verdict.reason[:80])
+    )

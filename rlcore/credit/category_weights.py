@@ -15,7 +15,10 @@ def weighted_categories(credit: Credit, weights: Mapping[str, float]) -> Credit:
 
     def whole(groups: Sequence[Group]) -> list[list[Sample]]:
         return [
-            [replace(sample, weight=sample.weight * weights.get(group.task.category, 1.0)) for sample in samples]
+            [
+                replace(sample, weight=sample.weight * weights.get(group.task.category, 1.0))
+                for sample in samples
+            ]
             for group, samples in zip(groups, credit(groups), strict=True)
         ]
 

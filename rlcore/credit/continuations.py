@@ -13,7 +13,10 @@ Keep = Literal["correct", "all"]
 
 
 def with_continuations(
-    credit: Credit, group_baseline: Credit, written: Callable[[], list[tuple[Prefix, Group]]], keep: Keep
+    credit: Credit,
+    group_baseline: Credit,
+    written: Callable[[], list[tuple[Prefix, Group]]],
+    keep: Keep,
 ) -> Credit:
     """Adds samples of the continuations that `credit` had written for its values.
 
@@ -24,12 +27,20 @@ def with_continuations(
 
     def whole(groups: Sequence[Group]) -> list[list[Sample]]:
         made = [list(samples) for samples in credit(groups)]
-        place = {rollout.id: position for position, group in enumerate(groups) for rollout in group.rollouts}
+        place = {
+            rollout.id: position
+            for position, group in enumerate(groups)
+            for rollout in group.rollouts
+        }
         grown = written()
-        for (prefix, _), samples in zip(grown, group_baseline([group for _, group in grown]), strict=True):
+        for (prefix, _), samples in zip(
+            grown, group_baseline([group for _, group in grown]), strict=True
+        ):
             after = prefix.rollout.mask.index(True) + prefix.length
             made[place[prefix.rollout.id]] += [
-                _from(after, sample) for sample in samples if keep == "all" or sample.advantages[-1] > 0
+                _from(after, sample)
+                for sample in samples
+                if keep == "all" or sample.advantages[-1] > 0
             ]
         return made
 

@@ -8,7 +8,11 @@ from rlcore.types import Sample
 
 
 def demonstration_sample(
-    id: str, prompt_ids: Sequence[int], answer_ids: Sequence[int], weight: float = 1.0, stream: str = "policy"
+    id: str,
+    prompt_ids: Sequence[int],
+    answer_ids: Sequence[int],
+    weight: float = 1.0,
+    stream: str = "policy",
 ) -> Sample:
     """A sample whose answer tokens all have advantage 1 and no recorded log-probabilities.
 

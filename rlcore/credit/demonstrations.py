@@ -15,7 +15,9 @@ from rlcore.types import Group, Rollout, Sample, Task, Verdict
 STREAM = "demonstration"
 
 
-def gated(credit: Credit, demonstrate: Callable[[Task], Sample], *, threshold: float = 0.0) -> Credit:
+def gated(
+    credit: Credit, demonstrate: Callable[[Task], Sample], *, threshold: float = 0.0
+) -> Credit:
     """HPT (arXiv 2509.04419): a group whose mean reward is at most `threshold` gives its task's demonstration instead of its answers.
 
     With rewards of 0 and 1 the mean is the share solved; the paper's threshold is 0 for Qwen models and 0.25 for Llama. At the threshold
@@ -24,7 +26,9 @@ def gated(credit: Credit, demonstrate: Callable[[Task], Sample], *, threshold: f
 
     def whole(groups: Sequence[Group]) -> list[list[Sample]]:
         return [
-            [replace(demonstrate(group.task), stream=STREAM)] if _unsolved(group, threshold) else samples
+            [replace(demonstrate(group.task), stream=STREAM)]
+            if _unsolved(group, threshold)
+            else samples
             for group, samples in zip(groups, credit(groups), strict=True)
         ]
 
@@ -40,9 +44,15 @@ def mixed(credit: Credit, demonstrate: Callable[[Task], Sample], *, reward: floa
 
     def whole(groups: Sequence[Group]) -> list[list[Sample]]:
         shown = [demonstrate(group.task) if _scores(group) else None for group in groups]
-        joined = [group if demo is None else _joined(group, demo, reward) for group, demo in zip(groups, shown, strict=True)]
+        joined = [
+            group if demo is None else _joined(group, demo, reward)
+            for group, demo in zip(groups, shown, strict=True)
+        ]
         return [
-            [_apart(sample, demo) if demo is not None and sample.id == demo.id else sample for sample in samples]
+            [
+                _apart(sample, demo) if demo is not None and sample.id == demo.id else sample
+                for sample in samples
+            ]
             for demo, samples in zip(shown, credit(joined), strict=True)
         ]
 
@@ -70,7 +80,11 @@ def _joined(group: Group, demo: Sample, reward: float) -> Group:
         version_min=0,
         version_max=0,
     )
-    return Group(task=group.task, rollouts=[*group.rollouts, rollout], verdicts=[*group.verdicts, Verdict(value=reward)])
+    return Group(
+        task=group.task,
+        rollouts=[*group.rollouts, rollout],
+        verdicts=[*group.verdicts, Verdict(value=reward)],
+    )
 
 
 def _apart(sample: Sample, demo: Sample) -> Sample:

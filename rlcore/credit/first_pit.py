@@ -9,7 +9,9 @@ from rlcore.credit.step_values import StepValues, Values, by_step, group_advanta
 from rlcore.types import Group, Sample
 
 
-def first_pit(credit: Credit, values: Values, *, protect: bool = True, least_spread: float = 0.05) -> Credit:
+def first_pit(
+    credit: Credit, values: Values, *, protect: bool = True, least_spread: float = 0.05
+) -> Credit:
     """The first pit is the first step with the lowest value (arXiv 2406.14532, Algorithm 1): the answer is lost from there on.
 
     Its tokens get the group's advantage or A_i of the step, whichever is lower. Steps after it are not trained: whatever they
@@ -24,10 +26,14 @@ def first_pit(credit: Credit, values: Values, *, protect: bool = True, least_spr
         shared = group_advantage(sample)
         lowered = min(shared, steps.advantages[pit])
         after = len(steps.spans) - pit - 1
-        return by_step(sample, steps, [0.0 if protect else shared] * pit + [lowered] + [None] * after)
+        return by_step(
+            sample, steps, [0.0 if protect else shared] * pit + [lowered] + [None] * after
+        )
 
     def whole(groups: Sequence[Group]) -> list[list[Sample]]:
         found = values(groups, answers="negatives")
-        return [[cut(sample, found.get(sample.id)) for sample in samples] for samples in credit(groups)]
+        return [
+            [cut(sample, found.get(sample.id)) for sample in samples] for samples in credit(groups)
+        ]
 
     return whole

@@ -41,18 +41,32 @@ def none(rewards: Sequence[float]) -> list[float]:
     return list(rewards)
 
 
-BASELINES = {name: f"rlcore.credit.group:{name}" for name in ("mean", "mean_std", "leave_one_out", "none")}
+BASELINES = {
+    name: f"rlcore.credit.group:{name}" for name in ("mean", "mean_std", "leave_one_out", "none")
+}
 """Name in a recipe -> where it is."""
 
 
-def group_credit(*, baseline: Named | Baseline = "mean_std", zero_variance: ZeroVariance = "drop") -> Credit:
+def group_credit(
+    *, baseline: Named | Baseline = "mean_std", zero_variance: ZeroVariance = "drop"
+) -> Credit:
     """`group_samples` with fixed settings, as a `Credit`. Raises `RecipeError` for a baseline that does not exist."""
-    rule = baseline if callable(baseline) else build_later(baseline, BASELINES, what="baseline", given=1)
-    group_samples(_EXAMPLE, baseline=rule)  # so that one that cannot work is known before a model is loaded
-    return lambda groups: [group_samples(group, baseline=rule, zero_variance=zero_variance) for group in groups]
+    rule = (
+        baseline
+        if callable(baseline)
+        else build_later(baseline, BASELINES, what="baseline", given=1)
+    )
+    group_samples(
+        _EXAMPLE, baseline=rule
+    )  # so that one that cannot work is known before a model is loaded
+    return lambda groups: [
+        group_samples(group, baseline=rule, zero_variance=zero_variance) for group in groups
+    ]
 
 
-def group_samples(group: Group, *, baseline: Baseline = mean_std, zero_variance: ZeroVariance = "drop") -> list[Sample]:
+def group_samples(
+    group: Group, *, baseline: Baseline = mean_std, zero_variance: ZeroVariance = "drop"
+) -> list[Sample]:
     """One sample for each scored rollout; the advantage is the same for all its trained tokens.
 
     Rollouts without a score leave the statistics and the samples. Equal rewards give advantages that are exactly zero under
@@ -66,8 +80,14 @@ def group_samples(group: Group, *, baseline: Baseline = mean_std, zero_variance:
     ]
     advantages = baseline([value for _, value in scored])
     if not isinstance(advantages, Sequence) or (advantages and len(advantages) != len(scored)):
-        found = f"{len(advantages)} advantages" if isinstance(advantages, Sequence) else f"a {type(advantages).__name__}"
-        raise RecipeError(f"the baseline must give one advantage for each of the {len(scored)} rewards of a group, not {found}")
+        found = (
+            f"{len(advantages)} advantages"
+            if isinstance(advantages, Sequence)
+            else f"a {type(advantages).__name__}"
+        )
+        raise RecipeError(
+            f"the baseline must give one advantage for each of the {len(scored)} rewards of a group, not {found}"
+        )
     if zero_variance == "drop" and not any(advantages):
         return []
     return [
@@ -87,17 +107,26 @@ _EXAMPLE = Group(
     task=Task(id="example", prompt=""),
     rollouts=[
         Rollout(
-            id=f"example#{i}", task_id="example", token_ids=[0, 0], mask=[False, True], logprobs=[0.0, 0.0], text="",
-            finish="stop", version_min=0, version_max=0,
+            id=f"example#{i}",
+            task_id="example",
+            token_ids=[0, 0],
+            mask=[False, True],
+            logprobs=[0.0, 0.0],
+            text="",
+            finish="stop",
+            version_min=0,
+            version_max=0,
         )
         for i in range(4)
     ],
     verdicts=[Verdict(value=value) for value in (1.0, 0.0, 0.5, 0.0)],
-)  # fmt: skip
+)
 
 
 def _centred(rewards: Sequence[float]) -> list[float]:
-    if not rewards or min(rewards) == max(rewards):  # their mean is off by round-off, which a small std would blow up
+    if not rewards or min(rewards) == max(
+        rewards
+    ):  # their mean is off by round-off, which a small std would blow up
         return [0.0] * len(rewards)
     average = sum(rewards) / len(rewards)
     return [reward - average for reward in rewards]
@@ -115,6 +144,13 @@ def outcome(index: int, group: Group, samples: Sequence[Sample]) -> Outcome:
     for sample in samples:
         if sample.stream != "policy" or sample.id not in own:
             continue
-        trained = [abs(value) for value, on in zip(sample.advantages, sample.mask, strict=True) if on]
+        trained = [
+            abs(value) for value, on in zip(sample.advantages, sample.mask, strict=True) if on
+        ]
         total += sum(trained) / len(trained) if trained else 0.0
-    return Outcome(index=index, category=group.task.category, rewards=rewards, abs_advantage=total / len(rewards) if rewards else 0.0)
+    return Outcome(
+        index=index,
+        category=group.task.category,
+        rewards=rewards,
+        abs_advantage=total / len(rewards) if rewards else 0.0,
+    )

@@ -76,7 +76,9 @@ class StepEstimator:
     def asked_for(self, answers: Answers, reward: float) -> bool:
         """Whether an answer of this reward is one of `answers`. Raises `RecipeError` for a word that is none of them."""
         if answers not in ("negatives", "positives", "all"):
-            raise RecipeError(f"step values are of 'negatives', 'positives' or 'all' answers, not {answers!r}")
+            raise RecipeError(
+                f"step values are of 'negatives', 'positives' or 'all' answers, not {answers!r}"
+            )
         return answers == "all" or (reward < self.passing) == (answers == "negatives")
 
     def found(self, values: Mapping[str, StepValues]) -> Mapping[str, StepValues]:
@@ -119,16 +121,24 @@ class MonteCarlo(StepEstimator):
     total_tokens: int | None = None
     deadline_s: float = 600.0
 
-    def __call__(self, groups: Sequence[Group], *, answers: Answers = "negatives") -> Mapping[str, StepValues]:
+    def __call__(
+        self, groups: Sequence[Group], *, answers: Answers = "negatives"
+    ) -> Mapping[str, StepValues]:
         """Step values by rollout id. `answers`: the default of the scheme that asks; the recipe's, where set, wins."""
         self.cost, self.continued = Cost(), []
-        tracks = [track for group in groups for track in self._tracks(group, self.answers or answers)]
+        tracks = [
+            track for group in groups for track in self._tracks(group, self.answers or answers)
+        ]
         self._estimate(tracks)
         found = {track.rollout.id: self._values(track) for track in tracks}
         return self.found({id: values for id, values in found.items() if values is not None})
 
     def _tracks(self, group: Group, answers: Answers) -> list[_Track]:
-        scored = [(r, v.value) for r, v in zip(group.rollouts, group.verdicts, strict=True) if v.value is not None]
+        scored = [
+            (r, v.value)
+            for r, v in zip(group.rollouts, group.verdicts, strict=True)
+            if v.value is not None
+        ]
         chosen = [
             (rollout, value)
             for rollout, value in scored
@@ -152,8 +162,12 @@ class MonteCarlo(StepEstimator):
             left = until - time.monotonic()
             if new and left > 0:
                 prefixes = list(new.values())
-                for key, prefix, group in zip(new, prefixes, self.continue_(prefixes, left), strict=True):
-                    known[key] = self._value([v.value for v in group.verdicts if v.value is not None])
+                for key, prefix, group in zip(
+                    new, prefixes, self.continue_(prefixes, left), strict=True
+                ):
+                    known[key] = self._value(
+                        [v.value for v in group.verdicts if v.value is not None]
+                    )
                     self.continued.append((prefix, group))
                     self._count(prefix, group)
             for track, step, key, _ in wanted:
@@ -175,7 +189,10 @@ class MonteCarlo(StepEstimator):
                 key = (track.task.id, *track.rollout.answer_ids[: prefix.length])
                 asked.append((track, step, key, prefix))
                 needs += 0 if key in seen else prefix.n * prefix.max_tokens
-            if self.total_tokens is not None and self.cost.tokens + reserved + needs > self.total_tokens:
+            if (
+                self.total_tokens is not None
+                and self.cost.tokens + reserved + needs > self.total_tokens
+            ):
                 track.over = True
                 self.cost.left_out += len(steps)
                 continue
@@ -189,20 +206,30 @@ class MonteCarlo(StepEstimator):
         named = [step for step in SEARCHES[self.search](track.values, self.dead) if step]
         if self.prefixes is None:
             return named
-        left = min(len(named), self.prefixes - sum(value is not None for value in track.values[1:-1]))
+        left = min(
+            len(named), self.prefixes - sum(value is not None for value in track.values[1:-1])
+        )
         return [named[(2 * i + 1) * len(named) // (2 * left)] for i in range(left)]
 
     def _prefix(self, track: _Track, step: int) -> Prefix:
         length = track.kept(step)
         longest = min(self.max_tokens - length, self.max_new_tokens or self.max_tokens)
-        return Prefix(task=track.task, rollout=track.rollout, length=length, n=self.rollouts, max_tokens=longest)
+        return Prefix(
+            task=track.task,
+            rollout=track.rollout,
+            length=length,
+            n=self.rollouts,
+            max_tokens=longest,
+        )
 
     def _value(self, rewards: Sequence[float]) -> float | None:
         if not rewards or (self.best_of and len(rewards) < self.best_of):
             return None
         if not self.best_of:
             return sum(rewards) / len(rewards)
-        return best_of(len(rewards), sum(reward >= self.passing for reward in rewards), self.best_of)
+        return best_of(
+            len(rewards), sum(reward >= self.passing for reward in rewards), self.best_of
+        )
 
     def _values(self, track: _Track) -> StepValues | None:
         """None where nothing was learned of the steps, or not what the prompt was worth."""

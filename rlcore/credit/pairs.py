@@ -47,7 +47,9 @@ def answer_pairs(group: Group) -> Iterator[Pair]:
         yield _pair(group, chosen, _answer(chosen), _answer(rejected))
 
 
-def first_pit_pairs(group: Group, steps: Mapping[str, StepValues], *, min_gap: float = 0.1) -> Iterator[Pair]:
+def first_pit_pairs(
+    group: Group, steps: Mapping[str, StepValues], *, min_gap: float = 0.1
+) -> Iterator[Pair]:
     """Each distinct wrong answer, cut after its first pit, with one of the correct answers, which take turns.
 
     steps: the step values of the group's answers by their id. An answer without, or whose values span less than `min_gap`, has no
@@ -64,7 +66,11 @@ def first_pit_pairs(group: Group, steps: Mapping[str, StepValues], *, min_gap: f
 
 
 def shared_prefix_pairs(
-    group: Group, steps: Mapping[str, StepValues], *, min_gap: float = 0.1, draw: random.Random | None = None
+    group: Group,
+    steps: Mapping[str, StepValues],
+    *,
+    min_gap: float = 0.1,
+    draw: random.Random | None = None,
 ) -> Iterator[Pair]:
     """Every two answers that agree up to some step and then differ: the prefix with the step of higher value against the other.
 
@@ -91,12 +97,17 @@ def _fork(a: Rollout, of_a: StepValues, b: Rollout, of_b: StepValues) -> int | N
     """Position of the first step in which two answers differ, None if one ends before or they are equal."""
     one, other = _answer(a), _answer(b)
     steps = zip(of_a.spans, of_b.spans, strict=False)
-    return next((at for at, (mine, its) in enumerate(steps) if one[slice(*mine)] != other[slice(*its)]), None)
+    return next(
+        (at for at, (mine, its) in enumerate(steps) if one[slice(*mine)] != other[slice(*its)]),
+        None,
+    )
 
 
 def _sides(group: Group) -> tuple[list[Rollout], list[Rollout]]:
     """Correct and wrong answers, each text once; answers without a value are neither."""
-    scored = [(r, v) for r, v in zip(group.rollouts, group.verdicts, strict=True) if v.value is not None]
+    scored = [
+        (r, v) for r, v in zip(group.rollouts, group.verdicts, strict=True) if v.value is not None
+    ]
     right = {rollout.text: rollout for rollout, verdict in scored if is_correct(verdict)}
     wrong = {rollout.text: rollout for rollout, verdict in scored if not is_correct(verdict)}
     return list(right.values()), list(wrong.values())
@@ -106,7 +117,9 @@ def _start(rollout: Rollout) -> int:
     """Where the answer begins. Raises `LearnerError` if others wrote into it."""
     start = rollout.mask.index(True)
     if not all(rollout.mask[start:]):
-        raise LearnerError(f"answer {rollout.id!r} has tokens in it that the policy did not write: no pairs can be made of it")
+        raise LearnerError(
+            f"answer {rollout.id!r} has tokens in it that the policy did not write: no pairs can be made of it"
+        )
     return start
 
 
@@ -115,4 +128,9 @@ def _answer(rollout: Rollout) -> list[int]:
 
 
 def _pair(group: Group, source: Rollout, chosen: list[int], rejected: list[int]) -> Pair:
-    return Pair(task_id=group.task.id, prompt_ids=source.token_ids[: _start(source)], chosen_ids=chosen, rejected_ids=rejected)
+    return Pair(
+        task_id=group.task.id,
+        prompt_ids=source.token_ids[: _start(source)],
+        chosen_ids=chosen,
+        rejected_ids=rejected,
+    )

@@ -24,6 +24,9 @@ def per_step(credit: Credit, values: Values, *, mix: float = 0.5, scale: float =
 
     def whole(groups: Sequence[Group]) -> list[list[Sample]]:
         found = values(groups, answers="negatives")
-        return [[mixed(sample, found.get(sample.id)) for sample in samples] for samples in credit(groups)]
+        return [
+            [mixed(sample, found.get(sample.id)) for sample in samples]
+            for samples in credit(groups)
+        ]
 
     return whole

@@ -33,10 +33,14 @@ def bisect(values: Sequence[float | None], dead: float) -> list[int]:
 
     It closes in on one place where a living prefix is followed by a dead one. An answer with a reward above `dead` has none.
     """
-    dead_at = next((i for i in range(1, len(values)) if _is(values[i], lambda value: value <= dead)), None)
+    dead_at = next(
+        (i for i in range(1, len(values)) if _is(values[i], lambda value: value <= dead)), None
+    )
     if dead_at is None:
         return []
-    alive_at = max((i for i in range(1, dead_at) if _is(values[i], lambda value: value > dead)), default=0)
+    alive_at = max(
+        (i for i in range(1, dead_at) if _is(values[i], lambda value: value > dead)), default=0
+    )
     return [(alive_at + dead_at) // 2] if dead_at - alive_at > 1 else []
 
 
@@ -55,7 +59,12 @@ def backwards(values: Sequence[float | None], dead: float) -> list[int]:
     return []
 
 
-SEARCHES: dict[str, Search] = {"all": every_step, "until_dead": until_dead, "bisect": bisect, "backwards": backwards}
+SEARCHES: dict[str, Search] = {
+    "all": every_step,
+    "until_dead": until_dead,
+    "bisect": bisect,
+    "backwards": backwards,
+}
 
 
 def _is(value: float | None, test: Callable[[float], bool]) -> bool:

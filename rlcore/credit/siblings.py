@@ -40,9 +40,13 @@ class Siblings(StepEstimator):
         try:
             self._pattern = None if self.state is None else re.compile(self.state)
         except re.error as error:
-            raise RecipeError(f"steps.state {self.state!r} is not a regular expression: {error}") from None
+            raise RecipeError(
+                f"steps.state {self.state!r} is not a regular expression: {error}"
+            ) from None
 
-    def __call__(self, groups: Sequence[Group], *, answers: Answers = "negatives") -> Mapping[str, StepValues]:
+    def __call__(
+        self, groups: Sequence[Group], *, answers: Answers = "negatives"
+    ) -> Mapping[str, StepValues]:
         """`answers`: the default of the scheme that asks; the recipe's, where set, wins."""
         wanted = self.answers or answers
         found = [values for group in groups for values in self._group(group)]
@@ -61,7 +65,11 @@ class Siblings(StepEstimator):
             for state in states:
                 rewards.setdefault(state, []).append(reward)
         return [
-            StepValues(rollout_id=rollout.id, spans=spans, values=[*(_mean(rewards[state]) for state in states), reward])
+            StepValues(
+                rollout_id=rollout.id,
+                spans=spans,
+                values=[*(_mean(rewards[state]) for state in states), reward],
+            )
             for (rollout, reward, spans), states in zip(scored, passed, strict=True)
             if rollout.finish != "aborted"
         ]
@@ -70,7 +78,11 @@ class Siblings(StepEstimator):
         """The states after 0 to L - 1 of L steps, each told by the number of steps too."""
         answer, states = rollout.answer_ids, [(0,)]
         for i, span in enumerate(spans[:-1], start=1):
-            matches = list(self._pattern.finditer(self.decode(answer[slice(*span)]))) if self._pattern else []
+            matches = (
+                list(self._pattern.finditer(self.decode(answer[slice(*span)])))
+                if self._pattern
+                else []
+            )
             states.append((i, matches[-1].group() if matches else tuple(answer[: span.end])))
         return states
 

@@ -41,9 +41,13 @@ Cuts = Callable[[str], Iterable[int]]
 SPLITTERS = {
     name: f"rlcore.credit.split:{function}"
     for name, function in {
-        "newline": "newline", "sentence": "sentence", "delimiter": "delimiter", "regex": "regex", "tokens": "fixed",
+        "newline": "newline",
+        "sentence": "sentence",
+        "delimiter": "delimiter",
+        "regex": "regex",
+        "tokens": "fixed",
     }.items()
-}  # fmt: skip
+}
 """Name in a recipe -> where it is."""
 
 
@@ -95,7 +99,9 @@ def fixed(*, n: int) -> Splitter:
         raise RecipeError(f"split tokens needs n of at least 1, not {n}")
 
     def split(token_ids: Sequence[int], decode: Decode) -> list[Span]:
-        return [Span(start, min(start + n, len(token_ids))) for start in range(0, len(token_ids), n)]
+        return [
+            Span(start, min(start + n, len(token_ids))) for start in range(0, len(token_ids), n)
+        ]
 
     return split
 
@@ -123,7 +129,12 @@ def text_ends(token_ids: Sequence[int], decode: Decode) -> list[int]:
     decoded together with the piece before them, and a piece ends where no unfinished character, shown as U+FFFD, is left.
     """
     ids, ends = list(token_ids), []
-    context, start, done, known = 0, 0, 0, ""  # ids[:start] have `done` characters; `known` is the text of ids[context:start]
+    context, start, done, known = (
+        0,
+        0,
+        0,
+        "",
+    )  # ids[:start] have `done` characters; `known` is the text of ids[context:start]
     for position in range(len(ids)):
         fresh = decode(ids[context : position + 1])[len(known) :]
         whole = fresh.rstrip("\ufffd")

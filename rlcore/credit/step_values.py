@@ -36,7 +36,9 @@ class StepValues:
                 f"not {len(self.values)}"
             )
         if self.values[0] is None or self.values[-1] is None:
-            raise ValueError(f"step values of {self.rollout_id!r} must know the first (prompt) and the last (reward)")
+            raise ValueError(
+                f"step values of {self.rollout_id!r} must know the first (prompt) and the last (reward)"
+            )
 
     @property
     def filled(self) -> list[float]:
@@ -81,29 +83,47 @@ what group baselines make of the answers, groups without variance kept."""
 def by_step(sample: Sample, values: StepValues, advantages: Sequence[float | None]) -> Sample:
     """The sample with `advantages` [L] of its steps on their tokens; tokens of a step with None are not trained."""
     if len(advantages) != len(values.spans):
-        raise ValueError(f"the {len(values.spans)} steps of {sample.id!r} need an advantage each, not {len(advantages)}")
+        raise ValueError(
+            f"the {len(values.spans)} steps of {sample.id!r} need an advantage each, not {len(advantages)}"
+        )
     each = [a for span, a in zip(values.spans, advantages, strict=True) for _ in range(*span)]
     if len(each) != sum(sample.mask):
-        raise ValueError(f"the steps of {sample.id!r} have {len(each)} tokens, but {sum(sample.mask)} of its tokens are trained")
+        raise ValueError(
+            f"the steps of {sample.id!r} have {len(each)} tokens, but {sum(sample.mask)} of its tokens are trained"
+        )
     answer = iter(each)
     token_wise = [next(answer) if on else None for on in sample.mask]
-    return replace(sample, mask=[a is not None for a in token_wise], advantages=[a or 0.0 for a in token_wise])
+    return replace(
+        sample, mask=[a is not None for a in token_wise], advantages=[a or 0.0 for a in token_wise]
+    )
 
 
 def checked_scheme(owner: str, scheme: Credit) -> Credit:
     """Somebody's own scheme, what it gives looked at. Raises `RecipeError` for anything but a list of samples a group."""
     if not callable(scheme):
-        raise RecipeError(f"{owner} must give a function from groups to samples, not a {type(scheme).__name__}")
+        raise RecipeError(
+            f"{owner} must give a function from groups to samples, not a {type(scheme).__name__}"
+        )
 
     def whole(groups: Sequence[Group]) -> list[list[Sample]]:
         made = call(owner, scheme, groups)
-        if not isinstance(made, list) or len(made) != len(groups) or not all(isinstance(samples, list) for samples in made):
-            found = f"a list of {len(made)}" if isinstance(made, list) else f"a {type(made).__name__}"
-            raise RecipeError(f"{owner} must give a list of samples for each of {len(groups)} groups, not {found}")
+        if (
+            not isinstance(made, list)
+            or len(made) != len(groups)
+            or not all(isinstance(samples, list) for samples in made)
+        ):
+            found = (
+                f"a list of {len(made)}" if isinstance(made, list) else f"a {type(made).__name__}"
+            )
+            raise RecipeError(
+                f"{owner} must give a list of samples for each of {len(groups)} groups, not {found}"
+            )
         for group, samples in zip(groups, made, strict=True):
             ids = [sample.id if isinstance(sample, Sample) else None for sample in samples]
             if None in ids or len(set(ids)) < len(ids):
-                raise RecipeError(f"{owner} must give each answer to task {group.task.id!r} once, as a Sample, not {ids}")
+                raise RecipeError(
+                    f"{owner} must give each answer to task {group.task.id!r} once, as a Sample, not {ids}"
+                )
         return made
 
     return whole
@@ -129,4 +149,6 @@ def without_zeros(credit: Credit) -> Credit:
     def teaches(sample: Sample) -> bool:
         return any(a and on for a, on in zip(sample.advantages, sample.mask, strict=True))
 
-    return lambda groups: [[sample for sample in samples if teaches(sample)] for samples in credit(groups)]
+    return lambda groups: [
+        [sample for sample in samples if teaches(sample)] for samples in credit(groups)
+    ]

@@ -33,13 +33,17 @@ def whitened(credit: Credit, gather: Gather = list) -> Credit:
         n = max(1, sum(count for count, _, _ in shares))
         mean = sum(count * own for count, own, _ in shares) / n
         variance = sum(squares + count * (own - mean) ** 2 for count, own, squares in shares) / n
-        scale = 1 / math.sqrt(variance) if variance > 1e-24 * (1 + mean**2) else 0.0  # below that it is round-off
+        scale = (
+            1 / math.sqrt(variance) if variance > 1e-24 * (1 + mean**2) else 0.0
+        )  # below that it is round-off
         return _mapped(made, lambda value: (value - mean) * scale)
 
     return whole
 
 
-def exponential_weights(credit: Credit, gather: Gather = list, *, beta: float = 1.0, cap: float = 20.0) -> Credit:
+def exponential_weights(
+    credit: Credit, gather: Gather = list, *, beta: float = 1.0, cap: float = 20.0
+) -> Credit:
     """Advantages A become min(exp(A / beta), cap) divided by the mean of that over the sequences of the step.
 
     Advantage-weighted regression (arXiv 1910.00177) with weights of mean 1; use objective "reinforce" or "rloo". The mean is over
@@ -51,7 +55,12 @@ def exponential_weights(credit: Credit, gather: Gather = list, *, beta: float = 
 
     def whole(groups: Sequence[Group]) -> list[list[Sample]]:
         made = _mapped(credit(groups), weight)
-        means = [sum(values) / len(values) for samples in made for sample in samples if (values := _trained(sample))]
+        means = [
+            sum(values) / len(values)
+            for samples in made
+            for sample in samples
+            if (values := _trained(sample))
+        ]
         shares = gather([(len(means), sum(means))])
         mean = sum(total for _, total in shares) / max(1, sum(count for count, _ in shares))
         return _mapped(made, lambda value: value / mean)
@@ -63,11 +72,19 @@ def _trained(sample: Sample) -> list[float]:
     return [value for value, on in zip(sample.advantages, sample.mask, strict=True) if on]
 
 
-def _mapped(made: Sequence[Sequence[Sample]], function: Callable[[float], float]) -> list[list[Sample]]:
+def _mapped(
+    made: Sequence[Sequence[Sample]], function: Callable[[float], float]
+) -> list[list[Sample]]:
     """The samples with `function` of every trained token's advantage."""
     return [
         [
-            replace(sample, advantages=[function(a) if on else 0.0 for a, on in zip(sample.advantages, sample.mask, strict=True)])
+            replace(
+                sample,
+                advantages=[
+                    function(a) if on else 0.0
+                    for a, on in zip(sample.advantages, sample.mask, strict=True)
+                ],
+            )
             for sample in samples
         ]
         for samples in made

@@ -39,7 +39,12 @@ class Aioli(CategorySampler):
     ) -> None:
         super().__init__(tasks, by=by, seed=seed)
         k = len(self.categories)
-        if eta < 0 or not 0 <= smoothing < 1 or min(sweeps, probe_steps) < 1 or every <= sweeps * probe_steps * k:
+        if (
+            eta < 0
+            or not 0 <= smoothing < 1
+            or min(sweeps, probe_steps) < 1
+            or every <= sweeps * probe_steps * k
+        ):
             raise RecipeError(
                 f"curriculum aioli needs eta >= 0, 0 <= smoothing < 1 and every > sweeps x probe_steps x categories "
                 f"({sweeps} x {probe_steps} x {k}), got eta={eta}, smoothing={smoothing}, every={every}"
@@ -54,7 +59,11 @@ class Aioli(CategorySampler):
     @property
     def probed(self) -> int | None:
         """The category that is probed in the step to come; None outside the probes."""
-        return self._probe(self._steps) if self._steps % self._every < self._sweeps * self._probe_steps * len(self.categories) else None
+        return (
+            self._probe(self._steps)
+            if self._steps % self._every < self._sweeps * self._probe_steps * len(self.categories)
+            else None
+        )
 
     def _probe(self, steps: int) -> int:
         round_, step = divmod(steps, self._every)
@@ -76,7 +85,9 @@ class Aioli(CategorySampler):
             if step:
                 category = self._probe(self._steps - 1)
                 falls = [before - now for before, now in zip(self._before, self._loss, strict=True)]
-                self._falls[category] = [a + b / self._sweeps for a, b in zip(self._falls[category], falls, strict=True)]
+                self._falls[category] = [
+                    a + b / self._sweeps for a, b in zip(self._falls[category], falls, strict=True)
+                ]
             self._before = list(self._loss)
             if step == probes * self._probe_steps:
                 effect = effects(np.array(self._falls), self._mixtures)
@@ -89,7 +100,13 @@ class Aioli(CategorySampler):
         return self._p
 
     def learnt(self) -> dict[str, Any]:
-        return {"p": self._p, "falls": self._falls, "loss": list(self._loss), "before": self._before, "steps": self._steps}
+        return {
+            "p": self._p,
+            "falls": self._falls,
+            "loss": list(self._loss),
+            "before": self._before,
+            "steps": self._steps,
+        }
 
     def relearn(self, state: dict[str, Any]) -> None:
         self._p, self._falls, self._steps = state["p"], state["falls"], state["steps"]

@@ -47,8 +47,12 @@ class Sec(CategorySampler):
         seed: int,
     ) -> None:
         super().__init__(tasks, by=by, seed=seed)
-        check_choice("sec", unsampled=(unsampled, ("decay", "keep")), policy=(policy, ("boltzmann", "proportional")),
-                     signal=(signal, ("advantage", "centred", "progress")))  # fmt: skip
+        check_choice(
+            "sec",
+            unsampled=(unsampled, ("decay", "keep")),
+            policy=(policy, ("boltzmann", "proportional")),
+            signal=(signal, ("advantage", "centred", "progress")),
+        )
         if not (0 < alpha <= 1 and temperature > 0 and 0 <= epsilon <= 1):
             raise RecipeError(
                 f"curriculum sec needs 0 < alpha <= 1, temperature > 0 and 0 <= epsilon <= 1, "

@@ -64,15 +64,23 @@ class Bands(Epochs):
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Put every task into the band of its new solve rate, and forget what is too old."""
-        self._log.observe([replace(outcome, category=self.band(outcome.index)) for outcome in outcomes])
+        self._log.observe(
+            [replace(outcome, category=self.band(outcome.index)) for outcome in outcomes]
+        )
         self._steps += 1
         for outcome in outcomes:
             if outcome.rewards:
                 self._leave(outcome.index)
                 self._known.pop(outcome.index, None)
-                self._known[outcome.index] = (sum(r >= PASS for r in outcome.rewards) / len(outcome.rewards), self._steps)
+                self._known[outcome.index] = (
+                    sum(r >= PASS for r in outcome.rewards) / len(outcome.rewards),
+                    self._steps,
+                )
                 self._queues[self.band(outcome.index)][outcome.index] = None
-        while self._known and self._steps - (oldest := next(iter(self._known.items())))[1][1] > self._age:
+        while (
+            self._known
+            and self._steps - (oldest := next(iter(self._known.items())))[1][1] > self._age
+        ):
             self._leave(oldest[0])
             del self._known[oldest[0]]
             self._queues["unseen"][oldest[0]] = None
@@ -96,7 +104,9 @@ class Bands(Epochs):
         fresh = len(self._known) + len(self._queues["unseen"]) < self._size
         open_bands = [band for band in BANDS if self._queues[band] or (band == "unseen" and fresh)]
         weights = [self._share[band] for band in open_bands]
-        band = rng.choices(open_bands, normalised(weights) if any(weights) else [1.0] * len(weights))[0]
+        band = rng.choices(
+            open_bands, normalised(weights) if any(weights) else [1.0] * len(weights)
+        )[0]
         if band == "unseen" and not self._queues["unseen"]:
             return self._fresh()
         position = next(iter(self._queues[band]))

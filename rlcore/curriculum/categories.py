@@ -41,7 +41,9 @@ class Categories:
     Memory: 12 bytes a task. Made once; `take` costs the same for any number of tasks, but for one shuffle a category and epoch.
     """
 
-    def __init__(self, tasks: Sequence[Task], *, by: str | Sequence[str] = "category", seed: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], *, by: str | Sequence[str] = "category", seed: int
+    ) -> None:
         if not len(tasks):
             raise TaskError("the task set is empty: a task sampler needs at least one task")
         self._seed = seed
@@ -82,23 +84,36 @@ class Categories:
     def number(self, name: str, owner: str) -> int:
         """The category called `name`. Raises `RecipeError`."""
         if name not in self.names:
-            raise RecipeError(f"{owner} names the category {name!r}{did_you_mean(name, self.names)}")
+            raise RecipeError(
+                f"{owner} names the category {name!r}{did_you_mean(name, self.names)}"
+            )
         return self.names.index(name)
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, and epoch and position of each category: the orders follow from them."""
-        return {"size": len(self.of), "seed": self._seed, "epoch": list(self._epoch), "position": list(self._position)}
+        return {
+            "size": len(self.of),
+            "seed": self._seed,
+            "epoch": list(self._epoch),
+            "position": list(self._position),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken. Raises `RunError` if the task set has another size or other categories now."""
         check_size(state["size"], len(self.of))
         if len(state["epoch"]) != len(self):
             check_size(len(state["epoch"]), len(self))
-        self._seed, self._epoch, self._position = state["seed"], list(state["epoch"]), list(state["position"])
+        self._seed, self._epoch, self._position = (
+            state["seed"],
+            list(state["epoch"]),
+            list(state["position"]),
+        )
         self._walks = {}
 
 
 def _order(key: Any) -> tuple[Any, ...]:
     """Sorts numbers before text, and tuples by their parts."""
     parts = key if isinstance(key, tuple) else (key,)
-    return tuple((0, part, "") if isinstance(part, int | float) else (1, 0, str(part)) for part in parts)
+    return tuple(
+        (0, part, "") if isinstance(part, int | float) else (1, 0, str(part)) for part in parts
+    )

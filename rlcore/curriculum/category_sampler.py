@@ -35,10 +35,16 @@ class CategorySampler(ABC):
 
     def given(self, shares: Mapping[str, float], owner: str) -> list[float]:
         """Shares by category on any scale, 0 for the categories not named, as probabilities, [categories]. Raises `RecipeError`."""
-        by_number = {self.categories.number(str(name), owner): share for name, share in shares.items()}
+        by_number = {
+            self.categories.number(str(name), owner): share for name, share in shares.items()
+        }
         if min(by_number.values(), default=-1) < 0 or not any(by_number.values()):
-            raise RecipeError(f"{owner} needs shares of 0 or more, one of them above 0, got {dict(shares)}")
-        return normalised([by_number.get(category, 0.0) for category in range(len(self.categories))])
+            raise RecipeError(
+                f"{owner} needs shares of 0 or more, one of them above 0, got {dict(shares)}"
+            )
+        return normalised(
+            [by_number.get(category, 0.0) for category in range(len(self.categories))]
+        )
 
     def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:  # noqa: B027 (a sampler that learns nothing is a sampler)
         """Change the shares, given one step's outcomes by category."""
@@ -50,9 +56,15 @@ class CategorySampler(ABC):
     def choose(self, rng: random.Random, n: int) -> list[int]:
         """Categories of the next n tasks, drawn independently."""
         shares = self.shares()
-        if len(shares) != len(self.categories) or not all(0 <= share < math.inf for share in shares) or not any(shares):
+        if (
+            len(shares) != len(self.categories)
+            or not all(0 <= share < math.inf for share in shares)
+            or not any(shares)
+        ):
             wanted = f"shares() must give a number of 0 or more for each of {len(self.categories)} categories, one of them above 0"
-            raise RecipeError(f"curriculum {type(self).__name__}: {wanted}, not {repr(shares)[:80]}")
+            raise RecipeError(
+                f"curriculum {type(self).__name__}: {wanted}, not {repr(shares)[:80]}"
+            )
         return rng.choices(range(len(self.categories)), weights=shares, k=n)
 
     def draw(self, n: int) -> list[int]:
@@ -63,7 +75,12 @@ class CategorySampler(ABC):
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Learn from one step's finished groups, of all ranks. A group without a scored rollout teaches nothing."""
-        self._log.observe([replace(outcome, category=self.categories.names[self.categories.of[outcome.index]]) for outcome in outcomes])
+        self._log.observe(
+            [
+                replace(outcome, category=self.categories.names[self.categories.of[outcome.index]])
+                for outcome in outcomes
+            ]
+        )
         seen: dict[int, list[Outcome]] = {}
         for outcome in outcomes:
             if outcome.rewards:
@@ -72,7 +89,12 @@ class CategorySampler(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Where each category's walk stands and what was learnt."""
-        return {"seed": self._seed, "draws": self._draws, "categories": self.categories.state_dict(), "learnt": self.learnt()}
+        return {
+            "seed": self._seed,
+            "draws": self._draws,
+            "categories": self.categories.state_dict(),
+            "learnt": self.learnt(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken. Raises `RunError` if the task set is another one now."""
@@ -103,7 +125,9 @@ def mean_signal(outcomes: Sequence[Outcome], signal: Signal, before: float) -> f
     if signal == "advantage":
         return sum(outcome.abs_advantage * len(outcome.rewards) for outcome in outcomes) / n
     if signal == "centred":
-        return sum(abs(r - sum(o.rewards) / len(o.rewards)) for o in outcomes for r in o.rewards) / n
+        return (
+            sum(abs(r - sum(o.rewards) / len(o.rewards)) for o in outcomes for r in o.rewards) / n
+        )
     return mean_reward(outcomes) - before
 
 
@@ -140,4 +164,6 @@ def check_choice(owner: str, **choices: tuple[str, Sequence[str]]) -> None:
     """Raise `RecipeError` for a word that is not among those a parameter takes."""
     for name, (value, known) in choices.items():
         if value not in known:
-            raise RecipeError(f"curriculum {owner}: {name} is {value!r}; choose {' or '.join(known)}")
+            raise RecipeError(
+                f"curriculum {owner}: {name} is {value!r}; choose {' or '.join(known)}"
+            )

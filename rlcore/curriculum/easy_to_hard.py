@@ -29,11 +29,18 @@ class EasyToHard(CategorySampler):
     ) -> None:
         super().__init__(tasks, by=by, seed=seed)
         if not 0 <= hold < until:
-            raise RecipeError(f"curriculum easy_to_hard needs 0 <= hold < until, got {hold} and {until}")
-        self._start, self._end = (self.given(shares, "curriculum easy_to_hard") for shares in (start, end))
+            raise RecipeError(
+                f"curriculum easy_to_hard needs 0 <= hold < until, got {hold} and {until}"
+            )
+        self._start, self._end = (
+            self.given(shares, "curriculum easy_to_hard") for shares in (start, end)
+        )
         self._hold, self._until = hold, until
 
     def shares(self) -> list[float]:
         """Those of the next draw."""
         weight = min(1.0, max(0.0, (self._draws - self._hold) / (self._until - self._hold)))
-        return [(1 - weight) * first + weight * last for first, last in zip(self._start, self._end, strict=True)]
+        return [
+            (1 - weight) * first + weight * last
+            for first, last in zip(self._start, self._end, strict=True)
+        ]

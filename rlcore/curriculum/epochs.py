@@ -51,7 +51,12 @@ class Epochs:
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, epoch and position: the order itself follows from them."""
-        return {"size": self._size, "seed": self._seed, "epoch": self._epoch, "position": self._position}
+        return {
+            "size": self._size,
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "position": self._position,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken. Raises `RunError` if the task set has another size now."""
@@ -67,7 +72,9 @@ class Epochs:
 def check_size(before: int, now: int) -> None:
     """Raise `RunError` if a checkpoint was made with another number of tasks."""
     if before != now:
-        raise RunError(f"the checkpoint was drawing from {before} tasks and there are {now} now: resume with the same task data")
+        raise RunError(
+            f"the checkpoint was drawing from {before} tasks and there are {now} now: resume with the same task data"
+        )
 
 
 class CategoryLog:

@@ -29,20 +29,26 @@ class Exp3(CategorySampler):
     ) -> None:
         super().__init__(tasks, by=by, seed=seed)
         if eta <= 0 or not 0 < gamma <= 1 or not 0 <= forget < 1:
-            raise RecipeError(f"curriculum exp3 needs eta > 0, 0 < gamma <= 1, 0 <= forget < 1, got {eta}, {gamma}, {forget}")
+            raise RecipeError(
+                f"curriculum exp3 needs eta > 0, 0 < gamma <= 1, 0 <= forget < 1, got {eta}, {gamma}, {forget}"
+            )
         self._eta, self._gamma, self._forget = eta, gamma, forget
         self._w = [0.0] * len(self.categories)
 
     def shares(self) -> list[float]:
         """Probability of each category now."""
-        return [self._gamma / len(self._w) + (1 - self._gamma) * share for share in softmax(self._w)]
+        return [
+            self._gamma / len(self._w) + (1 - self._gamma) * share for share in softmax(self._w)
+        ]
 
     def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
         """Add what each category gained over the share with which it was drawn."""
         shares, n = self.shares(), sum(map(len, seen.values()))
         self._w = [w * (1 - self._forget) for w in self._w]
         for category, outcomes in seen.items():
-            gain = sum(min(1.0, max(0.0, mean_signal([outcome], "advantage", 0.0))) for outcome in outcomes)
+            gain = sum(
+                min(1.0, max(0.0, mean_signal([outcome], "advantage", 0.0))) for outcome in outcomes
+            )
             self._w[category] += self._eta * gain / (shares[category] * n)
 
     def values(self) -> Sequence[float]:

@@ -49,27 +49,37 @@ def pass_rate(*, low: float = 0.0, high: float = 1.0, part: str | None = None) -
 
 def staleness(*, at_most: int = 0) -> Filter:
     """Admits groups whose oldest token was written at most so many policy versions ago."""
-    return lambda group, version: version - min(rollout.version_min for rollout in group.rollouts) <= at_most
+    return lambda group, version: (
+        version - min(rollout.version_min for rollout in group.rollouts) <= at_most
+    )
 
 
 def unscorable(*, at_least: int = 2) -> Filter:
     """Admits groups with at least so many scored answers: what timed out, crashed or was cut has no score."""
-    return lambda group, version: sum(verdict.value is not None for verdict in group.verdicts) >= at_least
+    return lambda group, version: (
+        sum(verdict.value is not None for verdict in group.verdicts) >= at_least
+    )
 
 
 def checked_filter(owner: str, filter: Filter) -> Filter:
     """A filter, what it gives looked at. Raises `RecipeError` for anything but True and False."""
     if not callable(filter):
-        raise RecipeError(f"{owner} must give a function (group, version) -> bool, not a {type(filter).__name__}")
+        raise RecipeError(
+            f"{owner} must give a function (group, version) -> bool, not a {type(filter).__name__}"
+        )
     try:
         signature(filter).bind(None, 0)
     except TypeError as error:
-        raise RecipeError(f"{owner} must give a function (group, version) -> bool; what it gave: {error}") from None
+        raise RecipeError(
+            f"{owner} must give a function (group, version) -> bool; what it gave: {error}"
+        ) from None
 
     def accepts(group: Group, version: int) -> bool:
         verdict = call(owner, filter, group, version)
         if not isinstance(verdict, bool | np.bool_):
-            raise RecipeError(f"{owner} must give a function (group, version) -> bool; what it gave returned {verdict!r}")
+            raise RecipeError(
+                f"{owner} must give a function (group, version) -> bool; what it gave returned {verdict!r}"
+            )
         return bool(verdict)
 
     return accepts
@@ -85,7 +95,9 @@ def scores(group: Group, part: str | None) -> list[float]:
     for verdict in scored:
         name = part if part is not None else next(iter(verdict.parts), None)
         if name is not None and name not in verdict.parts:
-            raise RewardError(f"the filter looks at the reward {name!r}, but there are: {', '.join(verdict.parts) or '(none)'}")
+            raise RewardError(
+                f"the filter looks at the reward {name!r}, but there are: {', '.join(verdict.parts) or '(none)'}"
+            )
         value = verdict.value if name is None else verdict.parts[name]
         if value is not None:
             values.append(value)

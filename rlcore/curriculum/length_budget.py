@@ -46,13 +46,17 @@ def exponential(*, start: int, factor: float = 0.7, every: int) -> Schedule:
 def drops(*, start: int, end: int, drops: int = 3, steps: int) -> Schedule:
     """From `start` to `end` in equal ratios: `drops` of them, `steps / (drops + 1)` apart."""
     _check("drops", start=start, end=end, drops=drops)
-    return lambda step: max(1, int(start * (end / start) ** (_phase(step, drops, steps) / drops) + _ROUND_OFF))
+    return lambda step: max(
+        1, int(start * (end / start) ** (_phase(step, drops, steps) / drops) + _ROUND_OFF)
+    )
 
 
 def linear(*, start: int, end: int, drops: int = 3, steps: int) -> Schedule:
     """From `start` to `end` in equal differences: `drops` of them, `steps / (drops + 1)` apart."""
     _check("linear", start=start, end=end, drops=drops)
-    return lambda step: max(1, int(start + (end - start) * _phase(step, drops, steps) / drops + _ROUND_OFF))
+    return lambda step: max(
+        1, int(start + (end - start) * _phase(step, drops, steps) / drops + _ROUND_OFF)
+    )
 
 
 def smooth(*, start: int, factor: float, least: int = 1, steps: int) -> Schedule:
@@ -64,14 +68,20 @@ def smooth(*, start: int, factor: float, least: int = 1, steps: int) -> Schedule
 def checked_schedule(owner: str, schedule: Schedule, *, most: int) -> Schedule:
     """A schedule, what it gives looked at. Raises `RecipeError` for anything but whole numbers from 1 to `most`."""
     if not callable(schedule):
-        raise RecipeError(f"{owner} must give a function from a step to tokens, not a {type(schedule).__name__}")
+        raise RecipeError(
+            f"{owner} must give a function from a step to tokens, not a {type(schedule).__name__}"
+        )
 
     def tokens(step: int) -> int:
         found = call(owner, schedule, step)
         if not isinstance(found, Integral) or found < 1:
-            raise RecipeError(f"{owner} must be a whole number of tokens, 1 or more; at step {step} it is {found!r}")
+            raise RecipeError(
+                f"{owner} must be a whole number of tokens, 1 or more; at step {step} it is {found!r}"
+            )
         if found > most:
-            raise RecipeError(f"{owner} is {found} at step {step}, but sampling.max_tokens cuts answers at {most}")
+            raise RecipeError(
+                f"{owner} is {found} at step {step}, but sampling.max_tokens cuts answers at {most}"
+            )
         return int(found)
 
     return tokens
@@ -88,7 +98,9 @@ def state_budget(task: Task, tokens: int, text: str) -> Task:
     else:
         last = task.prompt[-1]
         prompt = [*task.prompt[:-1], {**last, "content": _fill(text, last["content"], tokens)}]
-    return replace(task, prompt=prompt, columns={**task.columns, "budget": tokens, "max_tokens": tokens})
+    return replace(
+        task, prompt=prompt, columns={**task.columns, "budget": tokens, "max_tokens": tokens}
+    )
 
 
 def _fill(text: str, prompt: str, tokens: int) -> str:

@@ -15,9 +15,20 @@ class Mixture(CategorySampler):
     their numbers of tasks.
     """
 
-    def __init__(self, tasks: Sequence[Task], *, weights: Mapping[str, float] | None = None, by: By = "category", seed: int) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        *,
+        weights: Mapping[str, float] | None = None,
+        by: By = "category",
+        seed: int,
+    ) -> None:
         super().__init__(tasks, by=by, seed=seed)
-        self._shares = even(len(self.categories)) if weights is None else self.given(weights, "curriculum mixture")
+        self._shares = (
+            even(len(self.categories))
+            if weights is None
+            else self.given(weights, "curriculum mixture")
+        )
 
     def shares(self) -> list[float]:
         """The weights over their sum."""

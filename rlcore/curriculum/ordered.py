@@ -16,7 +16,9 @@ class Ordered(Epochs):
     by: "category", or a column that holds a number or text for each task. reverse: largest first.
     """
 
-    def __init__(self, tasks: Sequence[Task], *, by: str = "category", reverse: bool = False, seed: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], *, by: str = "category", reverse: bool = False, seed: int
+    ) -> None:
         self._keys, self._reverse = column(tasks, by), reverse
         super().__init__(tasks, seed=seed)
 

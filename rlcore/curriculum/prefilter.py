@@ -33,13 +33,17 @@ class Prefilter:
         seed: int,
     ) -> None:
         if not (0 < rate <= 1 and 0 < least <= 1):
-            raise RecipeError(f"prefilter needs 0 < rate <= 1 and 0 < least <= 1, got {rate} and {least}")
+            raise RecipeError(
+                f"prefilter needs 0 < rate <= 1 and 0 < least <= 1, got {rate} and {least}"
+            )
         self._sampler, self._tasks = sampler, len(tasks)
         self._rate, self._least, self._seed = rate, least, seed
         self._kinds = None if by == "task" else Categories(tasks, by=by, seed=seed)
         self._chances: dict[str, float] = {}
         self._looked = 0
-        self._passed_over = self._skipped = 0  # since the last `observe`, and between the two before
+        self._passed_over = self._skipped = (
+            0  # since the last `observe`, and between the two before
+        )
 
     def chance(self, position: int) -> float:
         """That a task is taken when the sampler draws it."""
@@ -51,7 +55,9 @@ class Prefilter:
         while len(taken) < n:
             for position in drawn(self._sampler, n - len(taken), self._tasks):
                 self._looked += 1
-                if random.Random(f"{self._seed}/skip/{self._looked}").random() < self.chance(position):
+                if random.Random(f"{self._seed}/skip/{self._looked}").random() < self.chance(
+                    position
+                ):
                     taken.append(position)
                 else:
                     self._passed_over += 1
@@ -74,7 +80,11 @@ class Prefilter:
 
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state, how many draws were looked at, and the chances."""
-        return {"sampler": self._sampler.state_dict(), "looked": self._looked, "chances": dict(self._chances)}
+        return {
+            "sampler": self._sampler.state_dict(),
+            "looked": self._looked,
+            "chances": dict(self._chances),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""

@@ -30,7 +30,9 @@ class Prioritised(Epochs):
         seed: int,
     ) -> None:
         if not (0 < floor <= cap <= 1 and 0 < rate <= 1):
-            raise RecipeError(f"curriculum prioritised needs 0 < floor <= cap <= 1 and 0 < rate <= 1, got {floor}, {cap}, {rate}")
+            raise RecipeError(
+                f"curriculum prioritised needs 0 < floor <= cap <= 1 and 0 < rate <= 1, got {floor}, {cap}, {rate}"
+            )
         self._cap, self._tries, self._floor, self._rate = cap, tries, floor, rate
         self._success: dict[int, float] = {}
         self._failed: dict[int, int] = {}
@@ -64,15 +66,22 @@ class Prioritised(Epochs):
             passed = sum(reward >= PASS for reward in outcome.rewards)
             rate = passed / len(outcome.rewards)
             before = self._success.get(outcome.index)
-            self._success[outcome.index] = rate if before is None else before + self._rate * (rate - before)
+            self._success[outcome.index] = (
+                rate if before is None else before + self._rate * (rate - before)
+            )
             if self._success[outcome.index] == 0:
-                self._failed[outcome.index] = self._failed.get(outcome.index, 0) + len(outcome.rewards)
+                self._failed[outcome.index] = self._failed.get(outcome.index, 0) + len(
+                    outcome.rewards
+                )
             else:
                 self._failed.pop(outcome.index, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the walk stands, and what is known of each task."""
-        known = [[position, rate, self._failed.get(position, 0)] for position, rate in self._success.items()]
+        known = [
+            [position, rate, self._failed.get(position, 0)]
+            for position, rate in self._success.items()
+        ]
         return super().state_dict() | {"looked": self._looked, "known": known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

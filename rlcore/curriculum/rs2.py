@@ -18,9 +18,13 @@ class Rs2(Epochs):
     draws each epoch's subset afresh.
     """
 
-    def __init__(self, tasks: Sequence[Task], *, share: float = 0.1, replace: bool = False, seed: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], *, share: float = 0.1, replace: bool = False, seed: int
+    ) -> None:
         if not 0 < share <= 1:
-            raise RecipeError(f"curriculum rs2: share is {share}, but must be above 0 and at most 1")
+            raise RecipeError(
+                f"curriculum rs2: share is {share}, but must be above 0 and at most 1"
+            )
         self._share, self._replace = share, replace
         super().__init__(tasks, seed=seed)
 

@@ -33,22 +33,38 @@ class SkillIt(CategorySampler):
     ) -> None:
         super().__init__(tasks, by=by, seed=seed)
         if eta < 0 or every < 1 or window < 1:
-            raise RecipeError(f"curriculum skill_it needs eta >= 0, every >= 1, window >= 1, got {eta}, {every}, {window}")
+            raise RecipeError(
+                f"curriculum skill_it needs eta >= 0, every >= 1, window >= 1, got {eta}, {every}, {window}"
+            )
         self._eta, self._every, self._window = eta, every, window
         k = len(self.categories)
         self._a = [[float(i == j) for j in range(k)] for i in range(k)]
         for skill, helped in (graph or {}).items():
             for other, weight in helped.items():
-                i, j = (self.categories.number(str(name), "curriculum skill_it") for name in (skill, other))
+                i, j = (
+                    self.categories.number(str(name), "curriculum skill_it")
+                    for name in (skill, other)
+                )
                 self._a[i][j] = float(weight)
         self._losses: list[list[float]] = []  # [updates, at most window][categories]
-        self._counts = [[0.0, 0.0] for _ in range(k)]  # passed and scored rollouts since the last update
+        self._counts = [
+            [0.0, 0.0] for _ in range(k)
+        ]  # passed and scored rollouts since the last update
         self._steps = 0
 
     def shares(self) -> list[float]:
         """Probability of each skill now."""
-        total = [sum(losses) for losses in zip(*self._losses, strict=True)] if self._losses else [1.0] * len(self.categories)
-        return softmax([self._eta * sum(a * loss for a, loss in zip(row, total, strict=True)) for row in self._a])
+        total = (
+            [sum(losses) for losses in zip(*self._losses, strict=True)]
+            if self._losses
+            else [1.0] * len(self.categories)
+        )
+        return softmax(
+            [
+                self._eta * sum(a * loss for a, loss in zip(row, total, strict=True))
+                for row in self._a
+            ]
+        )
 
     def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
         """Count, and at every `every`-th step update."""
@@ -59,7 +75,10 @@ class SkillIt(CategorySampler):
         self._steps += 1
         if self._steps % self._every == 0:
             before = self._losses[-1] if self._losses else [1.0] * len(self.categories)
-            now = [1 - passed / n if n else old for (passed, n), old in zip(self._counts, before, strict=True)]
+            now = [
+                1 - passed / n if n else old
+                for (passed, n), old in zip(self._counts, before, strict=True)
+            ]
             self._losses = [*self._losses, now][-self._window :]
             self._counts = [[0.0, 0.0] for _ in self._counts]
 
@@ -68,7 +87,11 @@ class SkillIt(CategorySampler):
         return self._losses[-1] if self._losses else [1.0] * len(self.categories)
 
     def learnt(self) -> dict[str, Any]:
-        return {"losses": list(self._losses), "counts": [list(pair) for pair in self._counts], "steps": self._steps}
+        return {
+            "losses": list(self._losses),
+            "counts": [list(pair) for pair in self._counts],
+            "steps": self._steps,
+        }
 
     def relearn(self, state: dict[str, Any]) -> None:
         self._losses, self._counts, self._steps = state["losses"], state["counts"], state["steps"]

@@ -54,7 +54,11 @@ def drawn(sampler: TaskSampler, n: int, tasks: int) -> list[int]:
     """The next n positions among so many tasks. Raises `RecipeError` if the sampler gives anything else."""
     positions = sampler.draw(n)
     fine = isinstance(positions, list) and len(positions) == n
-    if not fine or not all(isinstance(position, Integral) and 0 <= position < tasks for position in positions):
+    if not fine or not all(
+        isinstance(position, Integral) and 0 <= position < tasks for position in positions
+    ):
         wanted = f"draw({n}) must give a list of {n} positions from 0 to {tasks - 1}"
-        raise RecipeError(f"curriculum {type(sampler).__name__}: {wanted}, not {repr(positions)[:80]}")
+        raise RecipeError(
+            f"curriculum {type(sampler).__name__}: {wanted}, not {repr(positions)[:80]}"
+        )
     return [int(position) for position in positions]

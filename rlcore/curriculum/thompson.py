@@ -18,17 +18,23 @@ class Thompson(CategorySampler):
     each step, so that the belief follows a policy that changes; 1 never forgets. Prior Beta(1, 1).
     """
 
-    def __init__(self, tasks: Sequence[Task], *, by: By = "category", discount: float = 0.9, seed: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], *, by: By = "category", discount: float = 0.9, seed: int
+    ) -> None:
         super().__init__(tasks, by=by, seed=seed)
         if not 0 < discount <= 1:
-            raise RecipeError(f"curriculum thompson: discount is {discount}, but must be above 0 and at most 1")
+            raise RecipeError(
+                f"curriculum thompson: discount is {discount}, but must be above 0 and at most 1"
+            )
         self._discount = discount
         self._mixed, self._equal = [0.0] * len(self.categories), [0.0] * len(self.categories)
 
     def choose(self, rng: random.Random, n: int) -> list[int]:
         """The best category of a new draw from all posteriors, n times."""
         counts = list(zip(self._mixed, self._equal, strict=True))
-        drawn = ([rng.betavariate(1 + mixed, 1 + equal) for mixed, equal in counts] for _ in range(n))
+        drawn = (
+            [rng.betavariate(1 + mixed, 1 + equal) for mixed, equal in counts] for _ in range(n)
+        )
         return [max(range(len(chances)), key=chances.__getitem__) for chances in drawn]
 
     def shares(self) -> list[float]:
@@ -47,7 +53,10 @@ class Thompson(CategorySampler):
 
     def values(self) -> Sequence[float]:
         """Mean of each posterior."""
-        return [(1 + mixed) / (2 + mixed + equal) for mixed, equal in zip(self._mixed, self._equal, strict=True)]
+        return [
+            (1 + mixed) / (2 + mixed + equal)
+            for mixed, equal in zip(self._mixed, self._equal, strict=True)
+        ]
 
     def learnt(self) -> dict[str, Any]:
         return {"mixed": list(self._mixed), "equal": list(self._equal)}

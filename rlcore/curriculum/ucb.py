@@ -7,7 +7,13 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlcore.curriculum.category_sampler import By, CategorySampler, Signal, check_choice, mean_signal
+from rlcore.curriculum.category_sampler import (
+    By,
+    CategorySampler,
+    Signal,
+    check_choice,
+    mean_signal,
+)
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
@@ -33,7 +39,9 @@ class Ucb(CategorySampler):
         super().__init__(tasks, by=by, seed=seed)
         check_choice("ucb", signal=(signal, ("advantage", "centred")))
         if width < 0 or not 0 < discount <= 1:
-            raise RecipeError(f"curriculum ucb needs width >= 0 and 0 < discount <= 1, got {width} and {discount}")
+            raise RecipeError(
+                f"curriculum ucb needs width >= 0 and 0 < discount <= 1, got {width} and {discount}"
+            )
         self._width, self._discount, self._signal = width, discount, signal
         self._n, self._sum = [0.0] * len(self.categories), [0.0] * len(self.categories)
 

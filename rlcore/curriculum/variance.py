@@ -33,4 +33,6 @@ def _variance(scores: float | Sequence[float], by: str) -> float:
         return scores * (1 - scores)
     if isinstance(scores, Sequence) and not isinstance(scores, str) and scores:
         return statistics.pvariance(scores)
-    raise RecipeError(f"curriculum variance: the column {by!r} must hold scores or a pass rate from 0 to 1, not {scores!r}")
+    raise RecipeError(
+        f"curriculum variance: the column {by!r} must hold scores or a pass rate from 0 to 1, not {scores!r}"
+    )

@@ -78,7 +78,9 @@ def _plan(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[_Run]:
     inner = set(parents)
     runs: list[_Run] = []
     run_of: dict[int, int] = {}
-    alike = groupby(range(len(lengths)), key=lambda s: (lengths[s], parents[s], s if s in inner else -1))
+    alike = groupby(
+        range(len(lengths)), key=lambda s: (lengths[s], parents[s], s if s in inner else -1)
+    )
     for (length, parent, _), members in alike:
         segments = list(members)
         above = () if parent < 0 else (*runs[run_of[parent]].above, run_of[parent])
@@ -87,7 +89,9 @@ def _plan(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[_Run]:
     return runs
 
 
-def _by_segment(query: Tensor, key: Tensor, value: Tensor, plan: list[_Run], rules: Rules) -> Tensor:
+def _by_segment(
+    query: Tensor, key: Tensor, value: Tensor, plan: list[_Run], rules: Rules
+) -> Tensor:
     """One call for each run, so that there is no T x T mask. Split and cat rather than slices, whose backward would write a
     full-length zero tensor for every call."""
     sizes = [run.length * run.count for run in plan]
@@ -95,12 +99,19 @@ def _by_segment(query: Tensor, key: Tensor, value: Tensor, plan: list[_Run], rul
     outputs = []
     above: tuple[int, ...] = ()
     for run, q, k, v in zip(plan, query.split(sizes, 2), keys, values, strict=True):
-        q, k, v = (piece[0].unflatten(1, (-1, run.length)).transpose(0, 1) for piece in (q, k, v))  # [count, heads, length, D]
+        q, k, v = (
+            piece[0].unflatten(1, (-1, run.length)).transpose(0, 1) for piece in (q, k, v)
+        )  # [count, heads, length, D]
         if run.above:
             if run.above != above:
                 above = run.above
-                before = tuple(torch.cat([pieces[i] for i in above], 2) for pieces in (keys, values))
-            k, v = (torch.cat([old.expand(run.count, -1, -1, -1), new], 2) for old, new in zip(before, (k, v), strict=True))
+                before = tuple(
+                    torch.cat([pieces[i] for i in above], 2) for pieces in (keys, values)
+                )
+            k, v = (
+                torch.cat([old.expand(run.count, -1, -1, -1), new], 2)
+                for old, new in zip(before, (k, v), strict=True)
+            )
         outputs.append(_causal(q, k, v, rules).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
 
@@ -132,9 +143,15 @@ def _capped(query: Tensor, key: Tensor, value: Tensor, near: Tensor, rules: Rule
     """Attention with scores softcap * tanh(score / softcap), as Gemma 2; no fused kernel of torch does this on CPU."""
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling)
+    scores = (
+        query
+        @ key.transpose(2, 3)
+        * (query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling)
+    )
     scores = (rules.softcap * (scores / rules.softcap).tanh()).masked_fill(~near, float("-inf"))
-    shares = scores.softmax(-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(value.dtype)
+    shares = scores.softmax(-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(
+        value.dtype
+    )
     return torch.dropout(shares, rules.dropout, train=True) @ value
 
 

@@ -20,7 +20,12 @@ _refused: set[str] = set()
 
 
 def cuda_attention(
-    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], parents: tuple[int, ...], rules: Rules
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    parents: tuple[int, ...],
+    rules: Rules,
 ) -> Tensor | None:
     """query [1, Hq, T, D], key and value [1, Hkv, T, D] -> [1, T, Hq, D]; None where no kernel can do it on this machine.
 
@@ -39,11 +44,16 @@ def cuda_attention(
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             _refused.add(way.__name__)
-            warnings.warn(f"{way.__name__} attention does not work here and is left out: {first_line(error)}", stacklevel=2)
+            warnings.warn(
+                f"{way.__name__} attention does not work here and is left out: {first_line(error)}",
+                stacklevel=2,
+            )
     return None
 
 
-def flash(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], _: Any, rules: Rules) -> Tensor:
+def flash(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], _: Any, rules: Rules
+) -> Tensor:
     """Sequences end to end through FlashAttention's varlen kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -51,10 +61,19 @@ def flash(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], _
     q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # [T, H, D]
     window = (-1 if rules.window is None else rules.window - 1, 0)
     gqa = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
-    return varlen_attn(q, k, v, borders, borders, longest, longest, scale=rules.scaling, window_size=window, **gqa)[None]
+    return varlen_attn(
+        q, k, v, borders, borders, longest, longest, scale=rules.scaling, window_size=window, **gqa
+    )[None]
 
 
-def flex(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], parents: tuple[int, ...], rules: Rules) -> Tensor:
+def flex(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    parents: tuple[int, ...],
+    rules: Rules,
+) -> Tensor:
     """Any forest through FlexAttention, compiled."""
     cap, score = rules.softcap, None
     if cap is not None:
@@ -74,7 +93,9 @@ def flex(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], pa
     return out.transpose(1, 2)
 
 
-def reads(lengths: tuple[int, ...], parents: tuple[int, ...], window: int | None, device: torch.device) -> Callable[..., Tensor]:
+def reads(
+    lengths: tuple[int, ...], parents: tuple[int, ...], window: int | None, device: torch.device
+) -> Callable[..., Tensor]:
     """The rule of who reads whom, as FlexAttention takes it: (batch, head, query place, key place) -> bool."""
     sizes = torch.tensor(lengths, device=device)
     until = torch.tensor(ends(lengths, parents), device=device).repeat_interleave(sizes)
@@ -98,11 +119,15 @@ def _depths(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _block_mask(lengths: tuple[int, ...], parents: tuple[int, ...], window: int | None, device: torch.device) -> Any:
+def _block_mask(
+    lengths: tuple[int, ...], parents: tuple[int, ...], window: int | None, device: torch.device
+) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     total = sum(lengths)
-    return create_block_mask(reads(lengths, parents, window, device), None, None, total, total, device=device)
+    return create_block_mask(
+        reads(lengths, parents, window, device), None, None, total, total, device=device
+    )
 
 
 @lru_cache(maxsize=8)

@@ -82,7 +82,9 @@ def grow(lengths: Sequence[int], shared: Sequence[int], least: int) -> Forest:
     paths: list[tuple[int, ...]] = [()] * len(lengths)
     todo: list[tuple[int, int, int, tuple[int, ...]]] = [(0, len(lengths), 0, ())]
     while todo:
-        start, stop, placed, path = todo.pop()  # sequences start..stop, alike that far, whose first `placed` tokens are on `path`
+        start, stop, placed, path = (
+            todo.pop()
+        )  # sequences start..stop, alike that far, whose first `placed` tokens are on `path`
         alike = lengths[start] if stop - start == 1 else min(shared[start + 1 : stop])
         if stop - start == 1 or alike - placed >= least:
             made.append(alike - placed)

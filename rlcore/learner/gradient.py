@@ -17,12 +17,25 @@ class BatchLoss:
     """The loss of a micro-batch, called with all its tokens at once or with one piece after another."""
 
     def __init__(
-        self, objective: Objective, batch: MicroBatch, counts: dict[str, Counts], reference: Tensor | None, *, pieces: bool
+        self,
+        objective: Objective,
+        batch: MicroBatch,
+        counts: dict[str, Counts],
+        reference: Tensor | None,
+        *,
+        pieces: bool,
     ) -> None:
         """`counts` are those of each stream over the whole step, `reference` [N] the frozen model's log-probabilities."""
-        self._objective, self._batch, self._counts, self._reference = objective, batch, counts, reference
+        self._objective, self._batch, self._counts, self._reference = (
+            objective,
+            batch,
+            counts,
+            reference,
+        )
         self._chosen = {stream: batch.of_stream(stream) for stream in objective.streams}
-        self._lengths = batch.row.bincount(minlength=1)[batch.row].to(batch.weight.dtype) if pieces else None
+        self._lengths = (
+            batch.row.bincount(minlength=1)[batch.row].to(batch.weight.dtype) if pieces else None
+        )
         self.losses = batch.weight.new_zeros(len(objective.terms))
         self.reduced = torch.zeros_like(batch.has_behaviour)
 
@@ -34,7 +47,9 @@ class BatchLoss:
                 losses.append(logp.new_zeros(()))
                 continue
             index = self._places(term.stream, part)
-            loss, mask = term.evaluate(tokens if index is None else _select(tokens, index), self._counts[term.stream])
+            loss, mask = term.evaluate(
+                tokens if index is None else _select(tokens, index), self._counts[term.stream]
+            )
             losses.append(loss)
             reduced = self.reduced[part]
             reduced[... if index is None else index] |= mask < 1
@@ -48,7 +63,13 @@ class BatchLoss:
         batch = self._batch
         drift = (logp.detach() - batch.behaviour)[batch.has_behaviour]
         largest = drift.max().exp() if len(drift) else logp.new_zeros(())
-        sums = [entropy.detach().sum(), (drift.exp() - 1 - drift).sum(), batch.has_behaviour.sum(), self.reduced.sum(), largest]
+        sums = [
+            entropy.detach().sum(),
+            (drift.exp() - 1 - drift).sum(),
+            batch.has_behaviour.sum(),
+            self.reduced.sum(),
+            largest,
+        ]
         return torch.cat([self.losses.double(), torch.stack([value.double() for value in sums])])
 
     def _tokens(self, logp: Tensor, entropy: Tensor, part: slice) -> Tokens:
@@ -92,10 +113,19 @@ def sums_over_tokens(objective: Objective) -> bool:
                     "see rlcore.objective.parts for what each part takes and gives"
                 ) from error
             try:
-                pieces = [_pull(term, _select(tokens._replace(lengths=lengths), torch.tensor([at])), counts) for at in range(n)]
-            except Exception:  # whatever a part raises on a piece, it cannot be taken piece by piece
+                pieces = [
+                    _pull(
+                        term, _select(tokens._replace(lengths=lengths), torch.tensor([at])), counts
+                    )
+                    for at in range(n)
+                ]
+            except (
+                Exception
+            ):  # whatever a part raises on a piece, it cannot be taken piece by piece
                 return False
-            if not torch.allclose(whole, torch.cat(pieces, 1), rtol=1e-9, atol=1e-12, equal_nan=True):
+            if not torch.allclose(
+                whole, torch.cat(pieces, 1), rtol=1e-9, atol=1e-12, equal_nan=True
+            ):
                 return False
     return True
 
@@ -103,7 +133,10 @@ def sums_over_tokens(objective: Objective) -> bool:
 def reads_behaviour(objective: Objective) -> bool:
     """Whether the gradient depends on the log-probabilities that the policy which wrote the tokens had; found by trying, too."""
     for tokens, counts in _trials():
-        shifted = tokens._replace(old=tokens.old + 0.3 * tokens.advantage, behaviour=tokens.behaviour - 0.3 * tokens.advantage)
+        shifted = tokens._replace(
+            old=tokens.old + 0.3 * tokens.advantage,
+            behaviour=tokens.behaviour - 0.3 * tokens.advantage,
+        )
         for term in objective.terms:
             if not torch.equal(_pull(term, tokens, counts), _pull(term, shifted, counts)):
                 return True
@@ -118,9 +151,13 @@ def _trials() -> Iterator[tuple[Tokens, Counts]]:
     for spread in (0.0, 0.01, 0.5, 3.0):
         logp = -4 * torch.rand(n, generator=generator, dtype=torch.float64)
         old, behaviour, reference, advantage = (
-            logp + spread * torch.randn(n, generator=generator, dtype=torch.float64) for _ in range(4)
+            logp + spread * torch.randn(n, generator=generator, dtype=torch.float64)
+            for _ in range(4)
         )
-        yield Tokens(logp, old, behaviour, reference, -logp, advantage + 2, logp.exp(), row, rows), Counts(n, rows)
+        yield (
+            Tokens(logp, old, behaviour, reference, -logp, advantage + 2, logp.exp(), row, rows),
+            Counts(n, rows),
+        )
 
 
 def _pull(term: Term, tokens: Tokens, counts: Counts) -> Tensor:
@@ -128,9 +165,13 @@ def _pull(term: Term, tokens: Tokens, counts: Counts) -> Tensor:
     leaves = [value.clone().requires_grad_() for value in (tokens.logp, tokens.entropy)]
     loss, mask = term.evaluate(tokens._replace(logp=leaves[0], entropy=leaves[1]), counts)
     grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-    return torch.stack([*(torch.zeros_like(mask) if grad is None else grad for grad in grads), mask])
+    return torch.stack(
+        [*(torch.zeros_like(mask) if grad is None else grad for grad in grads), mask]
+    )
 
 
 def _select(tokens: Tokens, index: Tensor) -> Tokens:
     """The tokens at `index`; rows keep their numbers."""
-    return Tokens(*[value.index_select(0, index) if isinstance(value, Tensor) else value for value in tokens])
+    return Tokens(
+        *[value.index_select(0, index) if isinstance(value, Tensor) else value for value in tokens]
+    )

@@ -86,7 +86,9 @@ class InformationGain:
     def _target_ids(self, task: Task) -> list[int]:
         text = self._column(task, self._target)
         if self._horizon is not None:
-            text = text[: 64 * (self._horizon + 1)]  # more than so many tokens hold, less than a long document
+            text = text[
+                : 64 * (self._horizon + 1)
+            ]  # more than so many tokens hold, less than a long document
         ids = self._ids(text)[: self._horizon]
         if not ids:
             raise LearnerError(
@@ -103,7 +105,11 @@ class InformationGain:
         low, high = 0, len(ids)  # the fewest tokens whose text holds the mark
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._close in self._policy.tokenizer.decode(ids[:middle]) else (middle + 1, high)
+            low, high = (
+                (low, middle)
+                if self._close in self._policy.tokenizer.decode(ids[:middle])
+                else (middle + 1, high)
+            )
         return ids[:low]
 
     def _column(self, task: Task, name: str) -> str:
@@ -116,9 +122,13 @@ class InformationGain:
     def _ids(self, text: str, *, opening: bool = False) -> list[int]:
         ids = self._policy.tokenizer(text, add_special_tokens=opening).input_ids
         if opening and not ids:
-            raise LearnerError("information_gain: a task's context is empty: nothing predicts the first token of a text")
+            raise LearnerError(
+                "information_gain: a task's context is empty: nothing predicts the first token of a text"
+            )
         return ids
 
 
 def _prompt_ids(rollout: Rollout) -> list[int]:
-    return rollout.token_ids[: rollout.mask.index(True) if True in rollout.mask else len(rollout.mask)]
+    return rollout.token_ids[
+        : rollout.mask.index(True) if True in rollout.mask else len(rollout.mask)
+    ]

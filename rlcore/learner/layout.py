@@ -20,7 +20,12 @@ def tolerance(dtype: torch.dtype, mixed_precision: str) -> float:
 
 
 def layout_difference(
-    module: nn.Module, policy: Policy, samples: Sequence[Sample], batches: Sequence[MicroBatch], *, max_tokens: int
+    module: nn.Module,
+    policy: Policy,
+    samples: Sequence[Sample],
+    batches: Sequence[MicroBatch],
+    *,
+    max_tokens: int,
 ) -> float:
     """Root mean square difference between the two layouts' log-probabilities, on samples of the first micro-batch that shares.
 
@@ -29,7 +34,10 @@ def layout_difference(
     """
     chosen: list[Sample] = []
     for index in next((batch.order for batch in batches if batch.shares), ()):
-        if len(chosen) > 1 and sum(len(sample.token_ids) for sample in (*chosen, samples[index])) > max_tokens:
+        if (
+            len(chosen) > 1
+            and sum(len(sample.token_ids) for sample in (*chosen, samples[index])) > max_tokens
+        ):
             break
         chosen.append(samples[index])
     everything = sum(len(sample.token_ids) for sample in chosen)
@@ -44,6 +52,13 @@ def layout_difference(
 def _logp(module: nn.Module, policy: Policy, batch: MicroBatch) -> Tensor:
     """Log-probabilities [N], in the order of the samples."""
     batch = batch.to(policy.model.device, policy.dtype)
-    logp, _ = module(batch.token_ids, batch.positions, batch.lengths, batch.source, batch.target, parents=batch.parents)
+    logp, _ = module(
+        batch.token_ids,
+        batch.positions,
+        batch.lengths,
+        batch.source,
+        batch.target,
+        parents=batch.parents,
+    )
     place = torch.tensor(batch.order, device=logp.device)[batch.row]
     return logp[place.argsort(stable=True)].double()

@@ -46,7 +46,9 @@ def chunked_logprobs(
     """
     head = _Head(*_cast(hidden, weight, bias), temperature, softcap)
     rows = min(TILE_TOKENS, max(1, len(hidden)))
-    return _Recompute.apply(head.hidden, head.weight, head.bias, target, head, tile or (rows, TILE_LOGITS // rows))
+    return _Recompute.apply(
+        head.hidden, head.weight, head.bias, target, head, tile or (rows, TILE_LOGITS // rows)
+    )
 
 
 def one_pass(
@@ -69,7 +71,9 @@ def one_pass(
     return _OnePass.apply(head.hidden, head.weight, head.bias, target, head, loss, rows)
 
 
-def _cast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _cast(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     if torch.is_autocast_enabled(hidden.device.type):
         weight = weight.to(torch.get_autocast_dtype(hidden.device.type))
     return hidden.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype)
@@ -78,7 +82,14 @@ def _cast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, 
 class _Head:
     """Makes tiles of logits z [n, v] in one buffer, and turns them in place into the gradient of a loss by them."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, softcap: float | None) -> None:
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        temperature: float,
+        softcap: float | None,
+    ) -> None:
         self.hidden, self.weight, self.bias = hidden, weight, bias
         self.temperature, self.softcap = temperature, softcap
         self.wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
@@ -104,7 +115,9 @@ class _Head:
                 x.div_(self.temperature)
         return z
 
-    def pull(self, z: Tensor, target: Tensor, grad_logp: Tensor, grad_entropy: Tensor | None, soft: _Rows) -> Tensor:
+    def pull(
+        self, z: Tensor, target: Tensor, grad_logp: Tensor, grad_entropy: Tensor | None, soft: _Rows
+    ) -> Tensor:
         """z becomes d loss / d logits: a log-probability gives onehot - p, an entropy -p (log p + entropy).
 
         target [n] counts from the tile's first word; where it is none of the tile's, the onehot is 0.
@@ -112,13 +125,19 @@ class _Head:
         here = (target >= 0) & (target < z.shape[1])
         place, hit = target.clamp(0, z.shape[1] - 1), torch.where(here, grad_logp, 0)
         for rows, x in _cached(z):
-            slope = None if self.softcap is None else 1 - (x * (self.temperature / self.softcap)).square()
+            slope = (
+                None
+                if self.softcap is None
+                else 1 - (x * (self.temperature / self.softcap)).square()
+            )
             x.sub_(soft.log_total[rows, None])
             if grad_entropy is None:
                 x.exp_().mul_(-grad_logp[rows, None])
             else:
                 p = x.exp()
-                x.add_(soft.entropy[rows, None]).mul_(grad_entropy[rows, None]).add_(grad_logp[rows, None]).mul_(p).neg_()
+                x.add_(soft.entropy[rows, None]).mul_(grad_entropy[rows, None]).add_(
+                    grad_logp[rows, None]
+                ).mul_(p).neg_()
             x.scatter_add_(1, place[rows, None], hit[rows, None])
             if slope is not None:
                 x.mul_(slope)
@@ -148,7 +167,9 @@ class _Softmax:
 
     def add(self, z: Tensor, target: Tensor, at: slice = slice(None)) -> None:
         """Logits [n, v] of the rows `at`; target [n] counts from the tile's first word."""
-        top, total, weighted, picked = (x[at] for x in (self._top, self._total, self._weighted, self._picked))
+        top, total, weighted, picked = (
+            x[at] for x in (self._top, self._total, self._weighted, self._picked)
+        )
         here = (target >= 0) & (target < z.shape[1])
         picked += torch.where(here, z.gather(1, target.clamp(0, z.shape[1] - 1)[:, None])[:, 0], 0)
         for rows, x in _cached(z):
@@ -162,7 +183,9 @@ class _Softmax:
 
     def result(self) -> _Rows:
         log = self._total.log()
-        return _Rows(self._picked - self._top - log, log - self._weighted / self._total, self._top + log)
+        return _Rows(
+            self._picked - self._top - log, log - self._weighted / self._total, self._top + log
+        )
 
 
 class _Gradients:
@@ -171,7 +194,10 @@ class _Gradients:
     def __init__(self, head: _Head, needed: tuple[bool, ...]) -> None:
         self._head = head
         given = zip((head.hidden, head.weight, head.bias), needed, strict=False)
-        self._sums = [torch.zeros(x.shape, dtype=head.wide, device=x.device) if need else None for x, need in given]
+        self._sums = [
+            torch.zeros(x.shape, dtype=head.wide, device=x.device) if need else None
+            for x, need in given
+        ]
 
     def add(self, rows: slice, columns: slice, dz: Tensor) -> None:
         hidden, weight, bias = self._sums
@@ -185,7 +211,10 @@ class _Gradients:
 
     def take(self) -> tuple[Tensor | None, ...]:
         given = (self._head.hidden, self._head.weight, self._head.bias)
-        return tuple(None if total is None else total.to(x.dtype) for total, x in zip(self._sums, given, strict=True))
+        return tuple(
+            None if total is None else total.to(x.dtype)
+            for total, x in zip(self._sums, given, strict=True)
+        )
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -210,26 +239,38 @@ def _cached(z: Tensor) -> Iterator[tuple[slice, Tensor]]:
 class _Recompute(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, head: _Head, tile: tuple[int, int]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        head: _Head,
+        tile: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         soft = _Softmax(len(hidden), hidden, head.wide)
         for rows, columns, z in head.tiles(*tile):
             soft.add(z, target[rows] - columns.start, rows)
-        ctx.save_for_backward(hidden, weight, bias, target)  # so that autograd notices if one is changed in place
+        ctx.save_for_backward(
+            hidden, weight, bias, target
+        )  # so that autograd notices if one is changed in place
         ctx.head, ctx.tile, ctx.soft = head, tile, soft.result()
         ctx.set_materialize_grads(False)
         return ctx.soft.logp, ctx.soft.entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         *_, target = ctx.saved_tensors
         gradients = _Gradients(ctx.head, ctx.needs_input_grad)
         if grad_logp is None:
             grad_logp = torch.zeros_like(ctx.soft.log_total)
         for rows, columns, z in ctx.head.tiles(*ctx.tile):
             pull = None if grad_entropy is None else grad_entropy[rows]
-            dz = ctx.head.pull(z, target[rows] - columns.start, grad_logp[rows], pull, ctx.soft.at(rows))
+            dz = ctx.head.pull(
+                z, target[rows] - columns.start, grad_logp[rows], pull, ctx.soft.at(rows)
+            )
             gradients.add(rows, columns, dz)
         return *gradients.take(), None, None, None
 
@@ -237,9 +278,18 @@ class _Recompute(torch.autograd.Function):
 class _OnePass(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, head: _Head, loss: Loss, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        head: _Head,
+        loss: Loss,
+        chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        logp, entropy = (torch.empty(len(hidden), dtype=head.wide, device=hidden.device) for _ in range(2))
+        logp, entropy = (
+            torch.empty(len(hidden), dtype=head.wide, device=hidden.device) for _ in range(2)
+        )
         total = logp.new_zeros(())
         gradients = _Gradients(head, ctx.needs_input_grad)
         for rows, columns, z in head.tiles(chunk, len(weight)):
@@ -263,4 +313,10 @@ class _OnePass(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, _logp: None, _entropy: None, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads, ctx.grads = ctx.grads, None
-        return *(value if value is None else value.mul_(grad.to(value.dtype)) for value in grads), None, None, None, None
+        return (
+            *(value if value is None else value.mul_(grad.to(value.dtype)) for value in grads),
+            None,
+            None,
+            None,
+            None,
+        )

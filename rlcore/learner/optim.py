@@ -47,7 +47,11 @@ class Schedule:
             return (step + 1) / self.warmup
         if self.name == "constant":
             return 1.0
-        begin = max(self.warmup, self.total - round(self.decay_share * self.total)) if self.name == "wsd" else self.warmup
+        begin = (
+            max(self.warmup, self.total - round(self.decay_share * self.total))
+            if self.name == "wsd"
+            else self.warmup
+        )
         left = min(1.0, max(0.0, (self.total - step) / max(1, self.total - begin)))
         curve = self.decay_shape if self.name == "wsd" else self.name
         if curve == "inverse_linear":
@@ -63,12 +67,16 @@ class Schedule:
         return left if curve == "linear" else 1 - math.sqrt(1 - left)
 
 
-def adamw(module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> Optimizer:
+def adamw(
+    module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float
+) -> Optimizer:
     """AdamW over the trainable parameters; vectors (norms, biases) do not decay."""
     return torch.optim.AdamW(_groups(_trainable(module), weight_decay), lr=lr, betas=betas)
 
 
-def adamw_8bit(module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> Optimizer:
+def adamw_8bit(
+    module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float
+) -> Optimizer:
     """AdamW with its two moments in 8 bits by blocks (arXiv 2110.02861), from bitsandbytes. Raises `LearnerError` without it."""
     try:
         from bitsandbytes.optim import AdamW8bit
@@ -79,33 +87,52 @@ def adamw_8bit(module: nn.Module, *, lr: float, betas: tuple[float, float], weig
     return AdamW8bit(_groups(_trainable(module), weight_decay), lr=lr, betas=betas)
 
 
-def muon(module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> Optimizer:
+def muon(
+    module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float
+) -> Optimizer:
     """Muon for the matrices inside the model, AdamW for embeddings, output head and everything that is not a matrix.
 
     Muon's step is scaled to the size of AdamW's (0.2 sqrt(larger side), arXiv 2502.16982), so one learning rate serves both;
     its momentum is torch's 0.95. Raises `LearnerError` where torch has no Muon.
     """
     if not hasattr(torch.optim, "Muon"):
-        raise LearnerError(f"optim.name=muon needs torch 2.9 or newer, this is {torch.__version__}; use optim.name=adamw")
+        raise LearnerError(
+            f"optim.name=muon needs torch 2.9 or newer, this is {torch.__version__}; use optim.name=adamw"
+        )
     outer = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    outer |= {id(head.weight) for m in module.children() if (head := getattr(m, "get_output_embeddings", lambda: None)())}
+    outer |= {
+        id(head.weight)
+        for m in module.children()
+        if (head := getattr(m, "get_output_embeddings", lambda: None)())
+    }
     parameters = _trainable(module)
     inner = [p for p in parameters if p.ndim == 2 and id(p) not in outer]
     rest = [p for p in parameters if p.ndim != 2 or id(p) in outer]
     parts: list[Optimizer] = []
     if inner:
-        parts.append(torch.optim.Muon(inner, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        parts.append(
+            torch.optim.Muon(
+                inner, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
     if rest:
         parts.append(torch.optim.AdamW(_groups(rest, weight_decay), lr=lr, betas=betas))
     return Several(parts)
 
 
-def sgd(module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> Optimizer:
+def sgd(
+    module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float
+) -> Optimizer:
     """Stochastic gradient descent with momentum betas[0]."""
     return torch.optim.SGD(_groups(_trainable(module), weight_decay), lr=lr, momentum=betas[0])
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamw": adamw, "adamw8bit": adamw_8bit, "muon": muon, "sgd": sgd}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adamw": adamw,
+    "adamw8bit": adamw_8bit,
+    "muon": muon,
+    "sgd": sgd,
+}
 
 
 class Several(Optimizer):
@@ -125,7 +152,9 @@ class Several(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]  # loading made new ones
+        self.param_groups = [
+            group for part in self.parts for group in part.param_groups
+        ]  # loading made new ones
 
 
 class Average:

@@ -58,7 +58,9 @@ class MicroBatch:
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Tensor):
-                moved[item.name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
+                moved[item.name] = value.to(
+                    device, dtype if value.is_floating_point() else value.dtype
+                )
         return replace(self, **moved)
 
     def of_stream(self, stream: str) -> Tensor | None:
@@ -78,7 +80,9 @@ class _Unit(NamedTuple):
     cost: float
 
 
-def pack(samples: Sequence[Sample], *, max_tokens: int, version: int = 0, layout: Layout = "packed") -> list[MicroBatch]:
+def pack(
+    samples: Sequence[Sample], *, max_tokens: int, version: int = 0, layout: Layout = "packed"
+) -> list[MicroBatch]:
     """Micro-batches of at most `max_tokens` tokens; a longer sequence gets one of its own.
 
     Samples without a trained token drop out. The layout says what is stored once: `packed` nothing, `shared` all that sequences
@@ -86,7 +90,11 @@ def pack(samples: Sequence[Sample], *, max_tokens: int, version: int = 0, layout
     fit finds (at most about 11/9 of the fewest possible), then balanced by cost; deterministic. `version` is the learner's:
     samples it wrote itself are on-policy, so their old_policy is the log-probability about to be computed.
     """
-    tokens = {i: sample.token_ids[: _read_length(sample)] for i, sample in enumerate(samples) if any(sample.mask)}
+    tokens = {
+        i: sample.token_ids[: _read_length(sample)]
+        for i, sample in enumerate(samples)
+        if any(sample.mask)
+    }
     if not tokens:
         return []
     units = _alone(tokens) if layout == "packed" else _trees(tokens, LEAST[layout], max_tokens)
@@ -103,7 +111,9 @@ def _read_length(sample: Sample) -> int:
     return max((index for index, trained in enumerate(sample.mask) if trained), default=1)
 
 
-def _unit(members: Sequence[int], lengths: Sequence[int], shared: Sequence[int], least: int) -> _Unit:
+def _unit(
+    members: Sequence[int], lengths: Sequence[int], shared: Sequence[int], least: int
+) -> _Unit:
     forest = grow(lengths, shared, least)
     return _Unit(tuple(members), forest, forest.tokens, forest.cost)
 
@@ -161,7 +171,9 @@ def _bins(units: list[_Unit], max_tokens: int) -> list[list[_Unit]]:
 
 
 def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) -> MicroBatch:
-    units = sorted(units, key=lambda unit: (len(unit.members) == 1, -unit.tokens))  # equal lengths side by side
+    units = sorted(
+        units, key=lambda unit: (len(unit.members) == 1, -unit.tokens)
+    )  # equal lengths side by side
     forest = join([unit.forest for unit in units])
     order = [index for unit in units for index in unit.members]
     starts = [0, *accumulate(forest.lengths)]
@@ -169,7 +181,9 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
     source, target, row, vectors = [], [], [], []
     for number, (index, path) in enumerate(zip(order, forest.paths, strict=True)):
         sample = samples[index]
-        places = np.concatenate([np.arange(starts[segment], starts[segment + 1]) for segment in path])
+        places = np.concatenate(
+            [np.arange(starts[segment], starts[segment + 1]) for segment in path]
+        )
         ids = np.array(sample.token_ids, np.int64)
         token_ids[places], positions[places] = ids[: len(places)], np.arange(len(places))
         trained = np.flatnonzero(sample.mask)
@@ -178,9 +192,18 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         row.append(np.full(len(trained), number))
         known = sample.logprobs is not None
         on_policy = not known or sample.version == version
-        columns = (sample.advantages, sample.logprobs or [0.0] * len(ids), [known] * len(ids), [on_policy] * len(ids))
-        vectors.append([np.array(column)[trained] for column in (*columns, [sample.weight] * len(ids))])
-    advantage, behaviour, has_behaviour, on_policy, weight = (np.concatenate(parts) for parts in zip(*vectors, strict=True))
+        columns = (
+            sample.advantages,
+            sample.logprobs or [0.0] * len(ids),
+            [known] * len(ids),
+            [on_policy] * len(ids),
+        )
+        vectors.append(
+            [np.array(column)[trained] for column in (*columns, [sample.weight] * len(ids))]
+        )
+    advantage, behaviour, has_behaviour, on_policy, weight = (
+        np.concatenate(parts) for parts in zip(*vectors, strict=True)
+    )
     return MicroBatch(
         token_ids=torch.from_numpy(token_ids),
         positions=torch.from_numpy(positions),

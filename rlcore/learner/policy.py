@@ -12,7 +12,13 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.core_model_loading import revert_weight_conversion
 
 from rlcore.errors import ModelError, first_line
@@ -71,15 +77,22 @@ class Policy:
             yield from ((name, whole(tensor)) for name, tensor in self.adapter.apart())
             return
         own = self._own_weights()
-        if revert_weight_conversion(self.model, none := {}) is not none:  # fused or renamed in memory: needs them all at once
+        if (
+            revert_weight_conversion(self.model, none := {}) is not none
+        ):  # fused or renamed in memory: needs them all at once
             own = iter(revert_weight_conversion(self.model, dict(own)).items())
         yield from own
 
     def _own_weights(self) -> Iterator[tuple[str, Tensor]]:
         if self.adapter is None:
-            yield from ((name, whole(tensor.detach())) for name, tensor in self.model.named_parameters())
+            yield from (
+                (name, whole(tensor.detach())) for name, tensor in self.model.named_parameters()
+            )
             return
-        names = [{name for name, _ in self.model.named_parameters(remove_duplicate=once)} for once in (False, True)]
+        names = [
+            {name for name, _ in self.model.named_parameters(remove_duplicate=once)}
+            for once in (False, True)
+        ]
         again = names[0] - names[1]  # further names of tied weights
         for name, tensor in self.adapter.state():
             if isinstance(tensor, torch.nn.Parameter) and name not in again:
@@ -115,7 +128,12 @@ class Policy:
         """
         firsts = starts or [1] * len(sequences)
         samples = [
-            Sample(id=str(i), token_ids=list(s), mask=[place >= first for place in range(len(s))], advantages=[0.0] * len(s))
+            Sample(
+                id=str(i),
+                token_ids=list(s),
+                mask=[place >= first for place in range(len(s))],
+                advantages=[0.0] * len(s),
+            )
             for i, (s, first) in enumerate(zip(sequences, firsts, strict=True))
         ]
         found: list[tuple[list[float], list[float]]] = [([], []) for _ in samples]
@@ -124,7 +142,9 @@ class Policy:
             inputs = (batch.token_ids, batch.positions, batch.lengths, batch.source, batch.target)
             logp, entropy = self.module(*inputs, parents=batch.parents)
             sizes = batch.row.bincount(minlength=len(batch.order)).tolist()
-            for index, *values in zip(batch.order, logp.cpu().split(sizes), entropy.cpu().split(sizes), strict=True):
+            for index, *values in zip(
+                batch.order, logp.cpu().split(sizes), entropy.cpu().split(sizes), strict=True
+            ):
                 found[index] = (values[0].tolist(), values[1].tolist())
         reshard(self.module)
         return found
@@ -136,7 +156,13 @@ class Policy:
         the base cannot be had back from the sum exactly. Weights are written as they are trained: float32 under `MixedModule`.
         With `base` the model below the adapter is written alone.
         """
-        state = self.model.state_dict() if self.adapter is None else self.adapter.base() if base else dict(self.adapter.state())
+        state = (
+            self.model.state_dict()
+            if self.adapter is None
+            else self.adapter.base()
+            if base
+            else dict(self.adapter.state())
+        )
         state = gathered({name: tensor.detach() for name, tensor in state.items()})
         if not dist.is_initialized() or dist.get_rank() == 0:
             self.model.save_pretrained(folder, state_dict=state)
@@ -168,15 +194,23 @@ def load_policy(
     model's own on two short sequences. Raises `ModelError`.
     """
     if (path is None) == (config is None):
-        raise ModelError("a model is given either by path or by config: give exactly one of the two")
+        raise ModelError(
+            "a model is given either by path or by config: give exactly one of the two"
+        )
     if path is None and tokenizer is None:
-        raise ModelError('a model built from config needs a tokenizer: a hub name, a folder or "bytes"')
+        raise ModelError(
+            'a model built from config needs a tokenizer: a hub name, a folder or "bytes"'
+        )
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ModelError(f"there is no dtype {dtype!r}; use float32, bfloat16 or float16")
     loaded_tokenizer = load_tokenizer(tokenizer or str(path))
     mixed = dtype == "bfloat16" and peft is None
     held = "float32" if mixed else dtype
-    model = _from_path(path, held) if path is not None else _from_config(dict(config or {}), loaded_tokenizer, held, seed)
+    model = (
+        _from_path(path, held)
+        if path is not None
+        else _from_config(dict(config or {}), loaded_tokenizer, held, seed)
+    )
     for settings in (model.config, model.generation_config):
         if settings is not None and settings.eos_token_id is None:
             settings.eos_token_id = loaded_tokenizer.eos_token_id
@@ -187,8 +221,13 @@ def load_policy(
     check_packed(model)
     if compile:
         compile_layers(model)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or loaded_tokenizer.model_max_length
-    policy = Policy((MixedModule if mixed else PackedModule)(model), loaded_tokenizer, limit, adapter)
+    limit = (
+        getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        or loaded_tokenizer.model_max_length
+    )
+    policy = Policy(
+        (MixedModule if mixed else PackedModule)(model), loaded_tokenizer, limit, adapter
+    )
     if adapter is not None and saved is not None:
         adapter.load(saved / ADAPTER)
         _check_same_base(policy, saved)
@@ -225,16 +264,32 @@ def check_packed(model: PreTrainedModel) -> None:
     """Switch `model` to packed attention, and raise `ModelError` unless it then gives the log-probabilities it gave before."""
     head = model.get_output_embeddings()
     if head is None:
-        raise ModelError(f"{type(model).__name__} has no output embeddings: it is not a language model rlcore can train")
+        raise ModelError(
+            f"{type(model).__name__} has no output embeddings: it is not a language model rlcore can train"
+        )
     generator = torch.Generator().manual_seed(0)
-    sequences = [torch.randint(len(head.weight), (n,), generator=generator).to(model.device) for n in (7, 12)]
+    sequences = [
+        torch.randint(len(head.weight), (n,), generator=generator).to(model.device) for n in (7, 12)
+    ]
     with torch.no_grad():
-        model.set_attn_implementation("eager")  # the one implementation that honours everything an architecture asks for
+        model.set_attn_implementation(
+            "eager"
+        )  # the one implementation that honours everything an architecture asks for
         try:
-            logits = [model(input_ids=ids[None], use_cache=False).logits[0, :-1].double() for ids in sequences]
+            logits = [
+                model(input_ids=ids[None], use_cache=False).logits[0, :-1].double()
+                for ids in sequences
+            ]
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{type(model).__name__} cannot run; do its sizes fit together? {first_line(error)}") from error
-        wanted = torch.cat([z.log_softmax(-1).gather(1, ids[1:, None])[:, 0] for z, ids in zip(logits, sequences, strict=True)])
+            raise ModelError(
+                f"{type(model).__name__} cannot run; do its sizes fit together? {first_line(error)}"
+            ) from error
+        wanted = torch.cat(
+            [
+                z.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+                for z, ids in zip(logits, sequences, strict=True)
+            ]
+        )
         model.set_attn_implementation(PACKED)
         got, _ = PackedModule(model)(*_packed(sequences))
     difference = (got.double() - wanted).abs().mean().item()
@@ -250,30 +305,52 @@ def _packed(sequences: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, ...], T
     tokens = torch.cat([ids[:-1] for ids in sequences])
     lengths = tuple(len(ids) - 1 for ids in sequences)
     everything = torch.arange(len(tokens), device=tokens.device)
-    return tokens, torch.cat(positions), lengths, everything, torch.cat([ids[1:] for ids in sequences])
+    return (
+        tokens,
+        torch.cat(positions),
+        lengths,
+        everything,
+        torch.cat([ids[1:] for ids in sequences]),
+    )
 
 
 def _from_path(path: str, dtype: str) -> PreTrainedModel:
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="eager")
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation="eager"
+        )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a model from {path!r}: {first_line(error)}") from None
 
 
-def _from_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, dtype: str, seed: int) -> PreTrainedModel:
+def _from_config(
+    values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, dtype: str, seed: int
+) -> PreTrainedModel:
     model_type = values.pop("model_type", None)
     try:
         known = AutoConfig.for_model(model_type)
     except ValueError:
-        raise ModelError(f"transformers knows no architecture of model_type {model_type!r}; try qwen2 or llama") from None
+        raise ModelError(
+            f"transformers knows no architecture of model_type {model_type!r}; try qwen2 or llama"
+        ) from None
     for key in values:
         if not hasattr(known, key):
-            raise ModelError(f"a {model_type} config has no {key!r}{did_you_mean(key, known.to_dict())}")
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+            raise ModelError(
+                f"a {model_type} config has no {key!r}{did_you_mean(key, known.to_dict())}"
+            )
+    special = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
     try:
-        config = AutoConfig.for_model(model_type, **({"vocab_size": len(tokenizer)} | special | values))
+        config = AutoConfig.for_model(
+            model_type, **({"vocab_size": len(tokenizer)} | special | values)
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager")
+            return AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, dtype), attn_implementation="eager"
+            )
     except Exception as error:  # whatever an architecture makes of sizes that do not fit
-        raise ModelError(f"no {model_type} can be made from this config: {first_line(error)}") from error
+        raise ModelError(
+            f"no {model_type} can be made from this config: {first_line(error)}"
+        ) from error

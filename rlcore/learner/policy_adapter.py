@@ -24,9 +24,25 @@ from rlcore.plugin import did_you_mean
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
-_OURS = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
+_OURS = {
+    "task_type",
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+}
 """Fields of every peft config that are not the recipe's to set."""
-_NOT_FITTING = (TypeError, ValueError, ImportError, NotImplementedError, RuntimeError, AttributeError, KeyError)
+_NOT_FITTING = (
+    TypeError,
+    ValueError,
+    ImportError,
+    NotImplementedError,
+    RuntimeError,
+    AttributeError,
+    KeyError,
+)
 """What peft raises for settings or models that an adapter type cannot take."""
 
 
@@ -52,7 +68,12 @@ class Adapter:
         from peft.tuners.lora import LoraLayer
 
         config = self.wrapper.peft_config[self.wrapper.active_adapter]
-        if config.peft_type.value != "LORA" or config.use_dora or config.bias != "none" or config.modules_to_save:
+        if (
+            config.peft_type.value != "LORA"
+            or config.use_dora
+            or config.bias != "none"
+            or config.modules_to_save
+        ):
             raise ModelError(
                 "an engine can be given plain LoRA adapters only, without bias, DoRA or saved modules; set engine.sync to merged"
             )
@@ -71,14 +92,21 @@ class Adapter:
     def base(self) -> dict[str, Tensor]:
         """State of the model below the adapter, under the names it has without one."""
         state = self.wrapper.get_base_model().state_dict()
-        return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if "lora_" not in name}
+        return {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in state.items()
+            if "lora_" not in name
+        }
 
     @property
     def rank(self) -> int:
         """Largest rank of an adapted layer."""
         from peft.tuners.lora import LoraLayer
 
-        return max((max(m.r.values()) for m in self.wrapper.modules() if isinstance(m, LoraLayer)), default=0)
+        return max(
+            (max(m.r.values()) for m in self.wrapper.modules() if isinstance(m, LoraLayer)),
+            default=0,
+        )
 
     def disabled(self) -> Any:
         """Context in which the model is its base."""
@@ -95,11 +123,17 @@ class Adapter:
         from peft import load_peft_weights, set_peft_model_state_dict
 
         try:
-            found = set_peft_model_state_dict(self.wrapper, load_peft_weights(str(folder), device="cpu"))
+            found = set_peft_model_state_dict(
+                self.wrapper, load_peft_weights(str(folder), device="cpu")
+            )
         except (*_NOT_FITTING, OSError) as error:
-            raise ModelError(f"the adapter in {folder} cannot be read: {first_line(error)}") from None
+            raise ModelError(
+                f"the adapter in {folder} cannot be read: {first_line(error)}"
+            ) from None
         if found.unexpected_keys:
-            raise ModelError(f"the adapter in {folder} has weights this model has no place for, first {found.unexpected_keys[0]}")
+            raise ModelError(
+                f"the adapter in {folder} has weights this model has no place for, first {found.unexpected_keys[0]}"
+            )
 
 
 def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) -> Adapter:
@@ -114,13 +148,17 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
 
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")  # refused below where it matters
+            warnings.filterwarnings(
+                "ignore", message=".*tie_word_embeddings.*"
+            )  # refused below where it matters
             torch.manual_seed(seed)
             adapter = Adapter(get_peft_model(model, config))
             adapter.wrapper.eval()
             _refuse_unfit(model, kind)
     except _NOT_FITTING as error:
-        raise ModelError(f"a {kind} adapter cannot be used with {type(model).__name__}: {first_line(error)}") from None
+        raise ModelError(
+            f"a {kind} adapter cannot be used with {type(model).__name__}: {first_line(error)}"
+        ) from None
     return adapter
 
 
@@ -128,24 +166,36 @@ def _config(settings: Mapping[str, Any]) -> PeftConfig:
     try:
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     except ImportError:
-        raise ModelError("model.peft needs the package peft, which is not installed; run `pip install 'rlcore[peft]'`") from None
+        raise ModelError(
+            "model.peft needs the package peft, which is not installed; run `pip install 'rlcore[peft]'`"
+        ) from None
     kinds = {kind.value.lower(): made for kind, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     kind = str(settings.get("type"))
     if kind not in kinds:
         raise ModelError(f"peft has no adapter of type {kind!r}{did_you_mean(kind, kinds)}")
-    known = [field.name for field in dataclasses.fields(kinds[kind]) if field.init and field.name not in _OURS]
+    known = [
+        field.name
+        for field in dataclasses.fields(kinds[kind])
+        if field.init and field.name not in _OURS
+    ]
     values = {key: value for key, value in settings.items() if key != "type"}
     for key, value in values.items():
         if key not in known:
             raise ModelError(f"a {kind} adapter has no setting {key!r}{did_you_mean(key, known)}")
         if "dropout" in key and value:
-            raise ModelError(f"model.peft.{key} must be 0: rlcore trains without dropout, since engine and learner must agree")
+            raise ModelError(
+                f"model.peft.{key} must be 0: rlcore trains without dropout, since engine and learner must agree"
+            )
     try:
         config = kinds[kind](task_type="CAUSAL_LM", **values)
     except _NOT_FITTING as error:
-        raise ModelError(f"the settings of model.peft do not make a {kind} adapter: {first_line(error)}") from None
+        raise ModelError(
+            f"the settings of model.peft do not make a {kind} adapter: {first_line(error)}"
+        ) from None
     if config.is_prompt_learning:
-        raise ModelError(f"a {kind} adapter adds tokens, not weights, so it cannot be published to an engine; use lora")
+        raise ModelError(
+            f"a {kind} adapter adds tokens, not weights, so it cannot be published to an engine; use lora"
+        )
     return config
 
 
@@ -154,10 +204,18 @@ def _refuse_unfit(model: PreTrainedModel, kind: str) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     head, tied = model.get_output_embeddings(), model.config.get_text_config().tie_word_embeddings
-    adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+    adapted = {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)
+    }
     if not adapted:
-        raise ModelError(f"a {kind} adapter changes no layer of {type(model).__name__} that could be merged")
-    if isinstance(head, BaseTunerLayer) or (tied and _wrapped(model.get_input_embeddings())) or (tied and _wrapped(head)):
+        raise ModelError(
+            f"a {kind} adapter changes no layer of {type(model).__name__} that could be merged"
+        )
+    if (
+        isinstance(head, BaseTunerLayer)
+        or (tied and _wrapped(model.get_input_embeddings()))
+        or (tied and _wrapped(head))
+    ):
         raise ModelError(
             "the adapter reaches the output head or embeddings tied to it, which rlcore computes from the base's weight: leave "
             "them out of model.peft.target_modules and modules_to_save"

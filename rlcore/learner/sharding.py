@@ -41,13 +41,23 @@ def in_parts(value: Any, like: Tensor) -> Any:
     """A whole tensor, which every rank has, in parts as `like` is; anything else, and where `like` is whole, as it is."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return distribute_tensor(
+        value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
+    )
 
 
 def optimizer_in_parts(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """An optimiser's gathered `state_dict`, in parts as its parameters are."""
     if "parts" in state:  # of `optim.Several`
-        return {"parts": [optimizer_in_parts(own, part) for own, part in zip(state["parts"], optimizer.parts, strict=True)]}
+        return {
+            "parts": [
+                optimizer_in_parts(own, part)
+                for own, part in zip(state["parts"], optimizer.parts, strict=True)
+            ]
+        }
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    states = {i: {name: in_parts(x, parameters[i]) for name, x in own.items()} for i, own in state["state"].items()}
+    states = {
+        i: {name: in_parts(x, parameters[i]) for name, x in own.items()}
+        for i, own in state["state"].items()
+    }
     return {**state, "state": states}

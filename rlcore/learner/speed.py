@@ -35,9 +35,13 @@ def compile_layers(model: PreTrainedModel) -> None:
 
 
 def _layers(model: PreTrainedModel, option: str) -> list[nn.Module]:
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = [
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
     if not layers:
-        raise ModelError(f"{type(model).__name__} does not say what its layers are: set model.{option}=false")
+        raise ModelError(
+            f"{type(model).__name__} does not say what its layers are: set model.{option}=false"
+        )
     return layers
 
 
@@ -48,10 +52,17 @@ class _Covered:
         self.value = value
 
 
-def _cover(decoder: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return inputs, {name: _Covered(value) if name.startswith("packed_") else value for name, value in keywords.items()}
+def _cover(
+    decoder: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return inputs, {
+        name: _Covered(value) if name.startswith("packed_") else value
+        for name, value in keywords.items()
+    }
 
 
 @torch.compiler.disable
 def _attention(*inputs: Any, **keywords: Any) -> Any:
-    return packed_attention(*inputs, **{k: v.value if isinstance(v, _Covered) else v for k, v in keywords.items()})
+    return packed_attention(
+        *inputs, **{k: v.value if isinstance(v, _Covered) else v for k, v in keywords.items()}
+    )

@@ -62,19 +62,38 @@ class Learner:
         """`temperature` is the one the samples were drawn at, `optimizer` one of `OPTIMIZERS`, `schedule` a name of `Schedule`;
         `ema` is the decay of the `Average` to keep, if any. `reference` is only used if the objective reads one; by default it is
         the policy as it is now, so a resumed run must give the one it began with, or under an adapter the base model."""
-        self.policy, self.objective, self.accelerator, self.version = policy, objective, accelerator, version
-        self.lr, self.clip_norm, self.temperature, self.micro_batch_tokens = lr, clip_norm, temperature, micro_batch_tokens
+        self.policy, self.objective, self.accelerator, self.version = (
+            policy,
+            objective,
+            accelerator,
+            version,
+        )
+        self.lr, self.clip_norm, self.temperature, self.micro_batch_tokens = (
+            lr,
+            clip_norm,
+            temperature,
+            micro_batch_tokens,
+        )
         self._schedule = Schedule(
-            name=schedule, total=total_steps, warmup=warmup_steps, floor=min_lr_ratio, rex_d=rex_d, decay_shape=decay_shape,
+            name=schedule,
+            total=total_steps,
+            warmup=warmup_steps,
+            floor=min_lr_ratio,
+            rex_d=rex_d,
+            decay_shape=decay_shape,
             decay_share=decay_share,
-        )  # fmt: skip
+        )
         self.layout, self._proven = layout, layout == "packed"
         self._one_pass = sums_over_tokens(objective)
         self._updates = 0
         self._reference = None
         if objective.needs_reference:
             device = accelerator.device
-            self._reference = reference.module.to(device).requires_grad_(False) if reference else policy.frozen(device)
+            self._reference = (
+                reference.module.to(device).requires_grad_(False)
+                if reference
+                else policy.frozen(device)
+            )
         made = OPTIMIZERS[optimizer](policy.module, lr=lr, betas=betas, weight_decay=weight_decay)
         self._module, self._optimizer = accelerator.prepare(policy.module, made)
         self.average = None if ema is None else Average(policy.module, ema)
@@ -90,10 +109,20 @@ class Learner:
         lr = self.lr * self._schedule(self._updates)
         if totals is None:
             return StepReport(
-                loss=None, losses={}, grad_norm=None, lr=lr, entropy=None, kl=None, ratio_max=None, clip_frac=None, tokens=0,
+                loss=None,
+                losses={},
+                grad_norm=None,
+                lr=lr,
+                entropy=None,
+                kl=None,
+                ratio_max=None,
+                clip_frac=None,
+                tokens=0,
                 sequences=sum(count.sequences for count in counts.values()),
-            )  # fmt: skip
-        grad_norm = float(self.accelerator.clip_grad_norm_(self._module.parameters(), self.clip_norm))
+            )
+        grad_norm = float(
+            self.accelerator.clip_grad_norm_(self._module.parameters(), self.clip_norm)
+        )
         self._refuse_non_finite(totals, grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
@@ -133,7 +162,11 @@ class Learner:
         """Optimiser, schedule position, version and averaged weights; the weights themselves are the policy's to save.
 
         Collective; what is sharded is whole on the first rank, and missing on the others."""
-        state = {"optimizer": gathered(self._optimizer.state_dict()), "updates": self._updates, "version": self.version}
+        state = {
+            "optimizer": gathered(self._optimizer.state_dict()),
+            "updates": self._updates,
+            "version": self.version,
+        }
         return state if self.average is None else state | {"average": self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -149,20 +182,32 @@ class Learner:
         mine = [float(len(batches))]
         for stream in self.objective.streams:
             chosen = [(batch, batch.of_stream(stream)) for batch in batches]
-            mine.append(sum(len(batch.row) if index is None else len(index) for batch, index in chosen))
+            mine.append(
+                sum(len(batch.row) if index is None else len(index) for batch, index in chosen)
+            )
             mine.append(sum(batch.streams.count(stream) for batch in batches))
         ranks = self._gather(torch.tensor(mine, dtype=torch.float64))
         sums = [int(value) for value in ranks[:, 1:].sum(0)]
-        counts = {stream: Counts(sums[2 * i], sums[2 * i + 1]) for i, stream in enumerate(self.objective.streams)}
+        counts = {
+            stream: Counts(sums[2 * i], sums[2 * i + 1])
+            for i, stream in enumerate(self.objective.streams)
+        }
         return counts, int(ranks[:, 0].max())
 
     def _pack(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         """Micro-batches in the layout, which is given up if the first ones that share tokens differ from packed ones."""
-        batches = pack(samples, max_tokens=self.micro_batch_tokens, version=self.version, layout=self.layout)
-        if self._proven or not self._gather(torch.tensor([any(batch.shares for batch in batches)])).any():
+        batches = pack(
+            samples, max_tokens=self.micro_batch_tokens, version=self.version, layout=self.layout
+        )
+        if (
+            self._proven
+            or not self._gather(torch.tensor([any(batch.shares for batch in batches)])).any()
+        ):
             return batches
         self._proven = True
-        mine = layout_difference(self._module, self.policy, samples, batches, max_tokens=self.micro_batch_tokens)
+        mine = layout_difference(
+            self._module, self.policy, samples, batches, max_tokens=self.micro_batch_tokens
+        )
         difference = self._gather(torch.tensor([mine], dtype=torch.float64)).max().item()
         if difference <= tolerance(self.policy.arithmetic, self.accelerator.mixed_precision):
             return batches
@@ -174,7 +219,15 @@ class Learner:
     def _backward(self, batch: MicroBatch, counts: dict[str, Counts]) -> Tensor:
         """Add a micro-batch's gradient. Returns its tally, see `BatchLoss.tally`."""
         batch = batch.to(self.accelerator.device, self.policy.dtype)
-        inputs = (batch.token_ids, batch.positions, batch.lengths, batch.source, batch.target, self.temperature, batch.parents)
+        inputs = (
+            batch.token_ids,
+            batch.positions,
+            batch.lengths,
+            batch.source,
+            batch.target,
+            self.temperature,
+            batch.parents,
+        )
         reference = None
         if self._reference is not None:
             with torch.no_grad():
@@ -208,7 +261,9 @@ class Learner:
                 "look for infinite rewards or advantages, or lower the learning rate"
             )
 
-    def _report(self, totals: list[float], grad_norm: float, lr: float, counts: dict[str, Counts]) -> StepReport:
+    def _report(
+        self, totals: list[float], grad_norm: float, lr: float, counts: dict[str, Counts]
+    ) -> StepReport:
         terms = self.objective.terms
         entropy, kl, has_behaviour, reduced, ratio_max = totals[len(terms) :]
         tokens = sum(count.tokens for count in counts.values())
@@ -220,7 +275,9 @@ class Learner:
             entropy=entropy / tokens,
             kl=kl / has_behaviour if has_behaviour else None,
             ratio_max=ratio_max if has_behaviour else None,
-            clip_frac=reduced / tokens if any(term.mask is not everywhere for term in terms) else None,
+            clip_frac=reduced / tokens
+            if any(term.mask is not everywhere for term in terms)
+            else None,
             tokens=tokens,
             sequences=sum(count.sequences for count in counts.values()),
         )

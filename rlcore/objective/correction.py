@@ -97,7 +97,9 @@ def correct(base: Objective, kind: str, high: float, low: float | None = None) -
     if low is not None and kind not in BANDED:
         raise RecipeError(f"the correction {kind!r} has no lower bound: give high alone")
     if kind != "negative_mask" and not (low or 0) <= 1 <= high:
-        raise RecipeError(f"the bounds of the correction {kind!r} must enclose 1, the ratio of a perfect engine, got {bounds}")
+        raise RecipeError(
+            f"the bounds of the correction {kind!r} must enclose 1, the ratio of a perfect engine, got {bounds}"
+        )
     weight = KINDS[kind](**bounds)
     return Objective(tuple(_corrected(term, weight) for term in base.terms))
 

@@ -57,8 +57,12 @@ def weighted(estimator: Likelihood) -> Likelihood:
 
 
 ESTIMATORS: dict[str, Callable[[Tokens], Tensor]] = {
-    "k1": k1, "k2": k2, "k3": k3, "ratio_k1": weighted(k1), "ratio_k3": weighted(k3),
-}  # fmt: skip
+    "k1": k1,
+    "k2": k2,
+    "k3": k3,
+    "ratio_k1": weighted(k1),
+    "ratio_k3": weighted(k3),
+}
 
 
 def less_kl_to_go(beta: float, advantage: Advantage) -> Advantage:
@@ -67,7 +71,9 @@ def less_kl_to_go(beta: float, advantage: Advantage) -> Advantage:
     def part(tokens: Tokens) -> Tensor:
         d = k1(tokens).double()
         order = tokens.row.argsort(stable=True)
-        before = d.new_zeros(d.shape).index_copy(0, order, d[order].cumsum(0) - d[order])  # in this and all earlier rows
+        before = d.new_zeros(d.shape).index_copy(
+            0, order, d[order].cumsum(0) - d[order]
+        )  # in this and all earlier rows
         through = d.new_zeros(tokens.rows).index_add(0, tokens.row, d).cumsum(0)
         return advantage(tokens) - beta * (through[tokens.row] - before).to(tokens.logp.dtype)
 
@@ -87,8 +93,18 @@ def with_kl(base: Objective, beta: float, kind: str) -> Objective:
     """
     first = base.terms[0]
     if kind == "reward":
-        return Objective((replace(first, advantage=less_kl_to_go(beta, first.advantage)), *base.terms[1:]))
+        return Objective(
+            (replace(first, advantage=less_kl_to_go(beta, first.advantage)), *base.terms[1:])
+        )
     if kind not in ESTIMATORS:
-        raise RecipeError(f"there is no kl_kind {kind!r}; use one of {', '.join(ESTIMATORS)} or reward")
-    pull = Term(advantage=constant(-beta), likelihood=ESTIMATORS[kind], average=first.average, stream=first.stream, name="kl")
+        raise RecipeError(
+            f"there is no kl_kind {kind!r}; use one of {', '.join(ESTIMATORS)} or reward"
+        )
+    pull = Term(
+        advantage=constant(-beta),
+        likelihood=ESTIMATORS[kind],
+        average=first.average,
+        stream=first.stream,
+        name="kl",
+    )
     return base + Objective((pull,))

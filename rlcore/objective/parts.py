@@ -72,7 +72,9 @@ if TYPE_CHECKING:
 def row_sum(values: Tensor, tokens: Tokens) -> Tensor:
     """Sum of `values` [N] over each sequence, given back to every token of it, [N]."""
     if tokens.lengths is not None:
-        raise ValueError("a piece of a micro-batch has no sums over its sequences")  # the learner then gives whole ones
+        raise ValueError(
+            "a piece of a micro-batch has no sums over its sequences"
+        )  # the learner then gives whole ones
     return values.new_zeros(tokens.rows).index_add(0, tokens.row, values)[tokens.row]
 
 
@@ -114,7 +116,9 @@ def clip(low: float, high: float) -> Mask:
 
 def both(first: Mask, second: Mask) -> Mask:
     """The product of two masks."""
-    return lambda tokens, ratio, advantage: first(tokens, ratio, advantage) * second(tokens, ratio, advantage)
+    return lambda tokens, ratio, advantage: (
+        first(tokens, ratio, advantage) * second(tokens, ratio, advantage)
+    )
 
 
 def dual(bound: float) -> Mask:

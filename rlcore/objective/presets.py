@@ -45,7 +45,9 @@ def grpo(clip_low: float = 0.2, clip_high: float = 0.2) -> Objective:
 
     The paper adds kl = 0.04 of kind "k3", differentiated as a loss; TRL 1.16's default weighs it by r (kind "ratio_k3").
     """
-    return Objective((Term(mask=clip(clip_low, clip_high), denominator=old_policy, average=sequence_mean),))
+    return Objective(
+        (Term(mask=clip(clip_low, clip_high), denominator=old_policy, average=sequence_mean),)
+    )
 
 
 def dapo(clip_low: float = 0.2, clip_high: float = 0.28) -> Objective:
@@ -62,7 +64,15 @@ def dr_grpo(max_tokens: int, clip_low: float = 0.2, clip_high: float = 0.2) -> O
 
     Division by N as TRL does; verl leaves the N out, which is a factor N in the learning rate. Use with baseline "mean".
     """
-    return Objective((Term(mask=clip(clip_low, clip_high), denominator=old_policy, average=fixed_length(max_tokens)),))
+    return Objective(
+        (
+            Term(
+                mask=clip(clip_low, clip_high),
+                denominator=old_policy,
+                average=fixed_length(max_tokens),
+            ),
+        )
+    )
 
 
 def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
@@ -70,7 +80,11 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
 
     A_i is the mean of the sequence's advantages. TRL: importance_sampling_level "sequence" with loss_type "grpo".
     """
-    shape = {"denominator": sequence_old_policy, "advantage": sequence_credit, "average": sequence_mean}
+    shape = {
+        "denominator": sequence_old_policy,
+        "advantage": sequence_credit,
+        "average": sequence_mean,
+    }
     return Objective((Term(mask=clip(clip_low, clip_high), **shape),))
 
 
@@ -79,12 +93,24 @@ def gspo_token(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
 
     The same as `gspo` where credit is one number a sequence.
     """
-    return Objective((Term(mask=clip(clip_low, clip_high), denominator=sequence_old_policy, average=sequence_mean),))
+    return Objective(
+        (
+            Term(
+                mask=clip(clip_low, clip_high),
+                denominator=sequence_old_policy,
+                average=sequence_mean,
+            ),
+        )
+    )
 
 
 def luspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
     """LUSPO (arXiv 2602.05261): -1/N sum_i n_i min(s_i A_i, clip(s_i) A_i): GSPO times the length, so that length has no bias."""
-    shape = {"denominator": sequence_old_policy, "advantage": sequence_credit, "average": sequence_sum}
+    shape = {
+        "denominator": sequence_old_policy,
+        "advantage": sequence_credit,
+        "average": sequence_sum,
+    }
     return Objective((Term(mask=clip(clip_low, clip_high), **shape),))
 
 
@@ -98,10 +124,14 @@ def cispo(cap: float = 5.0) -> Objective:
 
 def sapo(positive: float = 1.0, negative: float = 1.05) -> Objective:
     """SAPO (arXiv 2511.20347): -1/N sum_i 1/n_i sum_t 4/tau sigmoid(tau (r - 1)) A, tau = `positive` if A > 0 else `negative`."""
-    return Objective((Term(mask=soft(positive, negative), denominator=old_policy, average=sequence_mean),))
+    return Objective(
+        (Term(mask=soft(positive, negative), denominator=old_policy, average=sequence_mean),)
+    )
 
 
-def vespo(k_pos: float = 2.0, lambda_pos: float = 3.0, k_neg: float = 3.0, lambda_neg: float = 2.0) -> Objective:
+def vespo(
+    k_pos: float = 2.0, lambda_pos: float = 3.0, k_neg: float = 3.0, lambda_neg: float = 2.0
+) -> Objective:
     """VESPO (arXiv 2602.10693): token mean of -phi(w) A log pi, phi(w) = w^k e^(lambda (1 - w)), w the ratio of the sequence.
 
     phi is a constant; k_pos and lambda_pos hold where A >= 0. A `correction` multiplies phi; TRL lets it into w.
@@ -170,7 +200,9 @@ def luffy(gamma: float = 0.1, clip_low: float = 0.2, clip_high: float = 0.2) -> 
     Use with credit's demonstrations "mixed", whose group statistics count the demonstration too. Each of the two is averaged over
     its own tokens; the paper divides both by the tokens of both.
     """
-    guided = Term(mask=shaped(gamma), denominator=unit, stream="demonstration", name="demonstration")
+    guided = Term(
+        mask=shaped(gamma), denominator=unit, stream="demonstration", name="demonstration"
+    )
     return ppo(clip_low, clip_high) + Objective((guided,))
 
 
@@ -180,22 +212,45 @@ def hpt(sft_weight: float = 1.0, clip_low: float = 0.2, clip_high: float = 0.2) 
     Use with credit's demonstrations "gated", which decides task by task. As in the paper; the paper's script has no clip and
     divides by neither standard deviation nor length (`dr_grpo` without its clip).
     """
-    imitate = Term(advantage=constant(1.0), weight=sft_weight, stream="demonstration", name="demonstration")
+    imitate = Term(
+        advantage=constant(1.0), weight=sft_weight, stream="demonstration", name="demonstration"
+    )
     return grpo(clip_low, clip_high) + Objective((imitate,))
 
 
 PRESETS: dict[str, Callable[..., Objective]] = {
     preset.__name__: preset
     for preset in (
-        grpo, dapo, dr_grpo, gspo, gspo_token, luspo, cispo, sapo, vespo, ppo, reinforce_pp, rloo, reinforce,
-        kimi, awr, sft, dft, luffy, hpt,
+        grpo,
+        dapo,
+        dr_grpo,
+        gspo,
+        gspo_token,
+        luspo,
+        cispo,
+        sapo,
+        vespo,
+        ppo,
+        reinforce_pp,
+        rloo,
+        reinforce,
+        kimi,
+        awr,
+        sft,
+        dft,
+        luffy,
+        hpt,
     )
-}  # fmt: skip
+}
 
 
 def find_preset(name: str) -> Callable[..., Objective]:
     """The preset called `name`, or the function at `package.module:function` or `file.py:function`. Raises `RecipeError`."""
-    return PRESETS[name] if name in PRESETS else find(name, dict.fromkeys(PRESETS, ""), what="objective")
+    return (
+        PRESETS[name]
+        if name in PRESETS
+        else find(name, dict.fromkeys(PRESETS, ""), what="objective")
+    )
 
 
 def objective(
@@ -219,17 +274,33 @@ def objective(
 
     Raises `RecipeError` for an unknown name, parameter or kind, or a parameter that is missing.
     """
-    for key, value in {"kl": kl, "entropy": entropy, "next_token": next_token, "dual_clip": dual_clip}.items():
+    for key, value in {
+        "kl": kl,
+        "entropy": entropy,
+        "next_token": next_token,
+        "dual_clip": dual_clip,
+    }.items():
         check_type(f"objective {name!r}", key, value, float | None)
         if value is not None and value < 0:
             raise RecipeError(f"objective {name!r}: {key} is {value}, but must not be below 0")
-    made = _call(find_preset(name), params, f"objective {name!r}", others=signature(objective).parameters)
+    made = _call(
+        find_preset(name), params, f"objective {name!r}", others=signature(objective).parameters
+    )
     if dual_clip is not None:
-        made = Objective(tuple(replace(term, mask=both(term.mask, dual(dual_clip))) for term in made.terms))
+        made = Objective(
+            tuple(replace(term, mask=both(term.mask, dual(dual_clip))) for term in made.terms)
+        )
     if correction is not None:
-        made = _call(correct, {"kind": correction} if isinstance(correction, str) else correction, "the correction", base=made)
+        made = _call(
+            correct,
+            {"kind": correction} if isinstance(correction, str) else correction,
+            "the correction",
+            base=made,
+        )
     if not kl and kl_kind is not None:
-        raise RecipeError(f"objective {name!r}: kl_kind is {kl_kind!r}, but kl is 0: say how much, for example kl: 0.001")
+        raise RecipeError(
+            f"objective {name!r}: kl_kind is {kl_kind!r}, but kl is 0: say how much, for example kl: 0.001"
+        )
     if kl:
         made = with_kl(made, kl, kl_kind or "k3")
     if entropy:
@@ -240,13 +311,23 @@ def objective(
 
 
 def _entropy_bonus(weight: float, stream: str) -> Objective:
-    return Objective((Term(advantage=constant(weight), likelihood=entropy, stream=stream, name="entropy"),))
+    return Objective(
+        (Term(advantage=constant(weight), likelihood=entropy, stream=stream, name="entropy"),)
+    )
 
 
-def _call(part: Callable[..., Objective], params: Mapping[str, Any], owner: str, others: Any = (), **given: Any) -> Objective:
+def _call(
+    part: Callable[..., Objective],
+    params: Mapping[str, Any],
+    owner: str,
+    others: Any = (),
+    **given: Any,
+) -> Objective:
     """`part` with `params` from a recipe, whose keys are checked first."""
     known = {key: value for key, value in signature(part).parameters.items() if key not in given}
-    check_params(params, known, owner=owner, also=[key for key in others if key not in ("name", "params")])
+    check_params(
+        params, known, owner=owner, also=[key for key in others if key not in ("name", "params")]
+    )
     made = part(**params, **given)
     if not isinstance(made, Objective):
         raise RecipeError(f"{owner} must give an Objective, not a {type(made).__name__}")

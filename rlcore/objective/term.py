@@ -48,10 +48,14 @@ class Term:
     def evaluate(self, tokens: Tokens, counts: Counts) -> Evaluated:
         """Loss and mask; `counts` are those of the term's stream over the whole step."""
         frozen = tokens._replace(logp=tokens.logp.detach(), entropy=tokens.entropy.detach())
-        ratio = (frozen.logp - self.denominator(frozen)).clamp(max=80).exp()  # finite, so that a mask of 0 gives 0
+        ratio = (
+            (frozen.logp - self.denominator(frozen)).clamp(max=80).exp()
+        )  # finite, so that a mask of 0 gives 0
         advantage = self.advantage(frozen)
         mask = self.mask(frozen, ratio, advantage)
-        coefficient = self.weight * frozen.weight * mask * ratio * advantage * self.average(frozen, counts)
+        coefficient = (
+            self.weight * frozen.weight * mask * ratio * advantage * self.average(frozen, counts)
+        )
         return Evaluated(-(coefficient * self.likelihood(tokens)).sum(), mask)
 
     @property
@@ -68,11 +72,17 @@ class Objective:
     terms: tuple[Term, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.terms, tuple) or not all(isinstance(term, Term) for term in self.terms):
-            raise RecipeError(f"an objective is a tuple of terms, as in Objective((Term(...),)), not {type(self.terms).__name__}")
+        if not isinstance(self.terms, tuple) or not all(
+            isinstance(term, Term) for term in self.terms
+        ):
+            raise RecipeError(
+                f"an objective is a tuple of terms, as in Objective((Term(...),)), not {type(self.terms).__name__}"
+            )
         names = [term.name for term in self.terms]
         if not names or len(set(names)) < len(names):
-            raise RecipeError(f"an objective needs at least one term and a different name for each, got {names}")
+            raise RecipeError(
+                f"an objective needs at least one term and a different name for each, got {names}"
+            )
 
     def __add__(self, other: Objective) -> Objective:
         return Objective(self.terms + other.terms)

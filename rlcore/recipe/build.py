@@ -89,7 +89,9 @@ def _own_tasks(section: task_sections.FunctionTasks) -> Sequence[Task]:
         found = f"a {type(made).__name__}"
         if isinstance(made, Sequence):
             found += f" of {type(made[0]).__name__}" if len(made) else " without any"
-        raise RecipeError(f"task set {section.use!r} must give a sequence of rlcore.Task, not {found}")
+        raise RecipeError(
+            f"task set {section.use!r} must give a sequence of rlcore.Task, not {found}"
+        )
     return made
 
 
@@ -117,37 +119,66 @@ def worker_rewards(sections: Sequence[schema.RewardSection]) -> list[RewardSpec]
     return [spec for spec in build_rewards(sections) if spec.use not in POLICY_REWARDS]
 
 
-def build_policy_reward(spec: RewardSpec, policy: Policy | None, **context: Any) -> Callable[[Sequence[Group]], list[list[Gain]]]:
-    return build({"use": spec.use, **spec.params}, POLICY_REWARDS, policy, what="policy reward", **context)
+def build_policy_reward(
+    spec: RewardSpec, policy: Policy | None, **context: Any
+) -> Callable[[Sequence[Group]], list[list[Gain]]]:
+    return build(
+        {"use": spec.use, **spec.params}, POLICY_REWARDS, policy, what="policy reward", **context
+    )
 
 
 def build_rule(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> Mix:
     """How the rewards of workers become one value."""
     rewards = worker_rewards(stage.rewards)
-    return build_mix(stage.mix, rewards) if isinstance(stage, schema.RlStage) and rewards else weighted_sum
+    return (
+        build_mix(stage.mix, rewards)
+        if isinstance(stage, schema.RlStage) and rewards
+        else weighted_sum
+    )
 
 
-def build_scorer(stage: schema.RlStage | schema.EvalStage | schema.SampleStage, rule: Mix | None = None) -> Scorer | Unscored:
+def build_scorer(
+    stage: schema.RlStage | schema.EvalStage | schema.SampleStage, rule: Mix | None = None
+) -> Scorer | Unscored:
     """`rule`: in place of the stage's own."""
     rewards = worker_rewards(stage.rewards)
     if not rewards:
         return Unscored()
-    return Scorer(rewards, workers=stage.reward_workers, deadline_s=stage.reward_deadline_s, rule=rule or build_rule(stage))
+    return Scorer(
+        rewards,
+        workers=stage.reward_workers,
+        deadline_s=stage.reward_deadline_s,
+        rule=rule or build_rule(stage),
+    )
 
 
 def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskSampler:
     made = build(named, CURRICULA, tasks, what="curriculum", seed=seed)
-    absent = [name for name in ("draw", "observe", "state_dict", "load_state_dict", "metrics") if not hasattr(made, name)]
+    absent = [
+        name
+        for name in ("draw", "observe", "state_dict", "load_state_dict", "metrics")
+        if not hasattr(made, name)
+    ]
     if absent:
-        raise RecipeError(f"curriculum {named!r} lacks {', '.join(absent)}: see rlcore.curriculum.task_sampler.TaskSampler")
+        raise RecipeError(
+            f"curriculum {named!r} lacks {', '.join(absent)}: see rlcore.curriculum.task_sampler.TaskSampler"
+        )
     if not _is_json(made.state_dict()):
-        raise RecipeError(f"curriculum {named!r}: state_dict must hold plain JSON values (lists, no tuples; text as keys)")
+        raise RecipeError(
+            f"curriculum {named!r}: state_dict must hold plain JSON values (lists, no tuples; text as keys)"
+        )
     return made
 
 
-def build_prefilter(stage: schema.RlStage, sampler: TaskSampler, tasks: Sequence[Task], *, seed: int) -> TaskSampler:
+def build_prefilter(
+    stage: schema.RlStage, sampler: TaskSampler, tasks: Sequence[Task], *, seed: int
+) -> TaskSampler:
     """The sampler, behind what passes over tasks like those the stage's filter rejected, where it has a memory."""
-    return sampler if stage.prefilter is None else Prefilter(sampler, tasks, **stage.prefilter.model_dump(), seed=seed)
+    return (
+        sampler
+        if stage.prefilter is None
+        else Prefilter(sampler, tasks, **stage.prefilter.model_dump(), seed=seed)
+    )
 
 
 def _is_json(state: Any) -> bool:
@@ -162,14 +193,21 @@ def build_filter(stage: schema.RlStage) -> Filter | None:
     if stage.filter is None:
         return None
     if policy_rewards(stage.rewards):
-        raise RecipeError("a filter judges groups before information_gain, the learner's reward, is known: leave out one of them")
+        raise RecipeError(
+            "a filter judges groups before information_gain, the learner's reward, is known: leave out one of them"
+        )
     listed = stage.filter if isinstance(stage.filter, list) else [stage.filter]
     names = [spec.name for spec in build_rewards(stage.rewards)]
     for named in listed:
         part = named.get("part") if isinstance(named, dict) else None
         if part is not None and str(part).split("/")[0] not in names:
-            raise RecipeError(f"the filter looks at the reward {part!r}, but the stage's rewards are: {', '.join(names)}")
-    filters = [checked_filter(f"filter {named!r}", build(named, FILTERS, what="filter")) for named in listed]
+            raise RecipeError(
+                f"the filter looks at the reward {part!r}, but the stage's rewards are: {', '.join(names)}"
+            )
+    filters = [
+        checked_filter(f"filter {named!r}", build(named, FILTERS, what="filter"))
+        for named in listed
+    ]
     return lambda group, version: all(accepts(group, version) for accepts in filters)
 
 
@@ -177,7 +215,9 @@ def build_budget(stage: schema.RlStage) -> Schedule | None:
     """The stage's schedule, whose first and last step are tried. Raises `RecipeError` if a step has no whole number of tokens."""
     if stage.budget is None:
         return None
-    named = {"use": "fixed", "tokens": stage.budget} if isinstance(stage.budget, int) else stage.budget
+    named = (
+        {"use": "fixed", "tokens": stage.budget} if isinstance(stage.budget, int) else stage.budget
+    )
     schedule = build(named, BUDGETS, what="budget", steps=stage.steps)
     tokens = checked_schedule(f"budget {named!r}", schedule, most=stage.sampling.max_tokens)
     for step in (0, stage.steps - 1):
@@ -187,7 +227,9 @@ def build_budget(stage: schema.RlStage) -> Schedule | None:
 
 def build_second_round(named: Named | None) -> Callable[..., list[Group]] | None:
     """A function from a step's groups, and from one that answers further tasks, to all groups of the step."""
-    return None if named is None else build_later(named, SECOND_ROUNDS, what="second round", given=2)
+    return (
+        None if named is None else build_later(named, SECOND_ROUNDS, what="second round", given=2)
+    )
 
 
 def credit_weights(stage: schema.RlStage) -> dict[str, float] | None:
@@ -195,7 +237,9 @@ def credit_weights(stage: schema.RlStage) -> dict[str, float] | None:
     if not stage.credit.normalise_parts:
         return None
     if stage.credit.demonstrations == "mixed":
-        raise RecipeError("credit.normalise_parts needs every part of an answer's reward, which a mixed-in demonstration lacks")
+        raise RecipeError(
+            "credit.normalise_parts needs every part of an answer's reward, which a mixed-in demonstration lacks"
+        )
     return part_weights(stage.mix, build_rewards(stage.rewards))
 
 
@@ -222,8 +266,12 @@ def build_credit(
     if section.steps and values:
         credit = _build_scheme(section.steps.scheme, credit, values)
         if section.steps.keep != "none":
-            credit = with_continuations(credit, compared, lambda: values.continued, section.steps.keep)
-        if section.zero_variance == "drop" and not whitening and not section.exponential:  # to these two, zero says something
+            credit = with_continuations(
+                credit, compared, lambda: values.continued, section.steps.keep
+            )
+        if (
+            section.zero_variance == "drop" and not whitening and not section.exponential
+        ):  # to these two, zero says something
             credit = without_zeros(credit)
     if whitening:
         credit = whitened(credit, gather)
@@ -241,21 +289,39 @@ def _build_scheme(named: Named, credit: Credit, values: Values) -> Credit:
 
 
 def build_step_values(
-    stage: schema.RlStage | schema.SampleStage, continue_: Continue, decode: Decode, *, processes: int = 1
+    stage: schema.RlStage | schema.SampleStage,
+    continue_: Continue,
+    decode: Decode,
+    *,
+    processes: int = 1,
 ) -> StepEstimator | None:
     """What estimates the values of steps, where the stage asks for them; of `total_tokens` each process has an equal part."""
     section = stage.steps if isinstance(stage, schema.SampleStage) else stage.credit.steps
     if section is None:
         return None
     if policy_rewards(stage.rewards):
-        raise RecipeError("step values are made of rewards that workers compute: leave out those of the learner, or the steps")
+        raise RecipeError(
+            "step values are made of rewards that workers compute: leave out those of the learner, or the steps"
+        )
     splitter = build(section.split, SPLITTERS, what="split")
     if section.values == "siblings":
-        return Siblings(split=splitter, decode=decode, state=section.state, answers=section.answers, passing=section.passing)
+        return Siblings(
+            split=splitter,
+            decode=decode,
+            state=section.state,
+            answers=section.answers,
+            passing=section.passing,
+        )
     settings = section.model_dump(exclude={"scheme", "split", "keep", "values", "state"})
     if settings["total_tokens"] is not None:
         settings["total_tokens"] //= processes
-    return MonteCarlo(continue_=continue_, split=splitter, decode=decode, max_tokens=stage.sampling.max_tokens, **settings)
+    return MonteCarlo(
+        continue_=continue_,
+        split=splitter,
+        decode=decode,
+        max_tokens=stage.sampling.max_tokens,
+        **settings,
+    )
 
 
 def build_objective(value: str | dict[str, Any], *, max_tokens: int) -> Objective:
@@ -272,7 +338,9 @@ def build_objective(value: str | dict[str, Any], *, max_tokens: int) -> Objectiv
     return objective(value["preset"], **params)
 
 
-def build_policy(recipe: schema.Recipe, checkpoint: Path | None, accelerator: Accelerator) -> Policy:
+def build_policy(
+    recipe: schema.Recipe, checkpoint: Path | None, accelerator: Accelerator
+) -> Policy:
     """The model of the recipe or of a checkpoint of its run; under an adapter the recipe's, with the checkpoint's adapter."""
     from rlcore.learner.policy import load_policy
 
@@ -299,16 +367,34 @@ def build_learner(
     settings = stage.optim.model_dump()
     settings["optimizer"] = settings.pop("name")
     return Learner(
-        policy, aim, accelerator=accelerator, total_steps=stage.steps, version=version, temperature=temperature,
-        reference=reference, **settings,
-    )  # fmt: skip
+        policy,
+        aim,
+        accelerator=accelerator,
+        total_steps=stage.steps,
+        version=version,
+        temperature=temperature,
+        reference=reference,
+        **settings,
+    )
 
 
 def build_engine(
-    section: schema.EngineSection, model_folder: Path, *, dtype: str, device: str, adapter_rank: int | None = None
+    section: schema.EngineSection,
+    model_folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    adapter_rank: int | None = None,
 ) -> Engine:
     """The back end the recipe names, serving the model in `model_folder` until weights are published to it."""
     settings = section.model_dump(exclude={"kind", "deadline_s", "sync", "sync_tolerance"})
     return build(
-        section.kind, ENGINES, model_folder, what="engine", dtype=dtype, device=device, adapter_rank=adapter_rank, **settings
+        section.kind,
+        ENGINES,
+        model_folder,
+        what="engine",
+        dtype=dtype,
+        device=device,
+        adapter_rank=adapter_rank,
+        **settings,
     )

@@ -52,7 +52,9 @@ def check(recipe: schema.Recipe, tasks: dict[str, Sequence[Task]] | None = None)
     for name, section in recipe.tasks.items():
         with _at(f"tasks.{name}"):
             tasks[name] = build_tasks(section)
-        facts.append(f"tasks {name}: {len(tasks[name]):,} ({section.kind}), first: {str(tasks[name][0].prompt)[:60]!r}")
+        facts.append(
+            f"tasks {name}: {len(tasks[name]):,} ({section.kind}), first: {str(tasks[name][0].prompt)[:60]!r}"
+        )
     labels = [stage.label for stage in recipe.stages]
     for i, (stage, label) in enumerate(zip(recipe.stages, labels, strict=True)):
         place = f"stages.{label if labels.count(label) == 1 else i}"
@@ -61,8 +63,12 @@ def check(recipe: schema.Recipe, tasks: dict[str, Sequence[Task]] | None = None)
         if isinstance(stage, schema.RlStage | schema.EvalStage | schema.SampleStage):
             _check_rewards(stage, place, loaded)
         if isinstance(stage, schema.SftStage | schema.OfflineStage | schema.PreferStage):
-            what = {"sft": "demonstrations", "offline": "stored answers", "prefer": "pairs"}[stage.kind]
-            facts.append(f"{label}: {stage.steps} steps x {stage.batch_size} {what} = {stage.steps * stage.batch_size:,}")
+            what = {"sft": "demonstrations", "offline": "stored answers", "prefer": "pairs"}[
+                stage.kind
+            ]
+            facts.append(
+                f"{label}: {stage.steps} steps x {stage.batch_size} {what} = {stage.steps * stage.batch_size:,}"
+            )
         if isinstance(stage, schema.RlStage):
             _check_rl(stage, tasks[stage.tasks], place)
             facts.append(f"{label}: {_size(stage)}")
@@ -79,7 +85,9 @@ def _at(place: str) -> Iterator[None]:
 
 
 def _check_rewards(
-    stage: schema.RlStage | schema.EvalStage | schema.SampleStage, place: str, loaded: list[list[schema.RewardSection]]
+    stage: schema.RlStage | schema.EvalStage | schema.SampleStage,
+    place: str,
+    loaded: list[list[schema.RewardSection]],
 ) -> None:
     """`loaded`: rewards that a worker was made of already, a second each where they import much; grows."""
     with _at(f"{place}.rewards"):
@@ -122,11 +130,17 @@ def _size(stage: schema.RlStage) -> str:
     return (
         f"{stage.steps} steps x {stage.groups_per_step} tasks x {stage.group_size} answers = {answers:,} answers a step, "
         f"at most {answers * stage.sampling.max_tokens:,} answer tokens"
-        + (f", and up to {stage.resample.rounds} times as many with the filter" if stage.filter else "")
+        + (
+            f", and up to {stage.resample.rounds} times as many with the filter"
+            if stage.filter
+            else ""
+        )
     )
 
 
-def check_answers(recipe: schema.Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int) -> list[str]:
+def check_answers(
+    recipe: schema.Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
+) -> list[str]:
     """Score gold and corrupted gold answers of every task set with its rewards: a sentence a pair, one an exception.
 
     tasks: those that `check` made.
@@ -155,16 +169,28 @@ def check_answers(recipe: schema.Recipe, tasks: Mapping[str, Sequence[Task]], *,
             if count:
                 lines.append(f"  {count} {what}")
         for e in report.exceptions[:SHOWN_EXCEPTIONS]:
-            why = f"{e.verdict.status}: {e.verdict.reason}" if e.verdict.reason else e.verdict.status
-            lines.append(f"  {e.kind} answer of {e.id} (gold {e.gold!r}) got {e.verdict.value} ({why}): {e.scored[-60:]!r}")
+            why = (
+                f"{e.verdict.status}: {e.verdict.reason}" if e.verdict.reason else e.verdict.status
+            )
+            lines.append(
+                f"  {e.kind} answer of {e.id} (gold {e.gold!r}) got {e.verdict.value} ({why}): {e.scored[-60:]!r}"
+            )
         if len(report.exceptions) > SHOWN_EXCEPTIONS:
             lines.append(f"  and {len(report.exceptions) - SHOWN_EXCEPTIONS} more")
-        if report.exceptions and all(e.verdict.value is None for e in report.exceptions) and report.gold_rate == 0:
-            raise RewardError(f"no gold answer of {stage.tasks} could be scored: {report.exceptions[0].verdict.reason}")
+        if (
+            report.exceptions
+            and all(e.verdict.value is None for e in report.exceptions)
+            and report.gold_rate == 0
+        ):
+            raise RewardError(
+                f"no gold answer of {stage.tasks} could be scored: {report.exceptions[0].verdict.reason}"
+            )
     return lines
 
 
-def _check_data(recipe: schema.Recipe, i: int, stage: schema.OfflineStage | schema.PreferStage, place: str) -> None:
+def _check_data(
+    recipe: schema.Recipe, i: int, stage: schema.OfflineStage | schema.PreferStage, place: str
+) -> None:
     before = [other.label for other in recipe.stages[:i] if isinstance(other, schema.SampleStage)]
     if stage.data not in before and not Path(stage.data).exists():
         known = ", ".join(before) or "(none)"
@@ -175,9 +201,13 @@ def _check_data(recipe: schema.Recipe, i: int, stage: schema.OfflineStage | sche
         with _at(f"{place}.objective"):
             build_objective(stage.objective, max_tokens=recipe.engine.max_length)
         with _at(f"{place}.credit"):
-            build_credit(stage.credit, values=(lambda groups, answers: {}) if stage.credit.steps else None)
+            build_credit(
+                stage.credit, values=(lambda groups, answers: {}) if stage.credit.steps else None
+            )
     elif importlib.util.find_spec("trl") is None:
-        raise RecipeError(f"{place} needs the package trl, which is not installed: pip install 'rlcore[prefer]'")
+        raise RecipeError(
+            f"{place} needs the package trl, which is not installed: pip install 'rlcore[prefer]'"
+        )
 
 
 def _no_engine(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
@@ -186,6 +216,10 @@ def _no_engine(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
 
 def _check_streams(demonstrations: str, aim: Objective) -> None:
     if demonstrations != "none" and STREAM not in aim.streams:
-        raise RecipeError(f"it is {demonstrations!r}, but the stage's objective does not learn from them: use hpt")
+        raise RecipeError(
+            f"it is {demonstrations!r}, but the stage's objective does not learn from them: use hpt"
+        )
     if demonstrations == "none" and STREAM in aim.streams:
-        raise RecipeError("the stage's objective learns from demonstrations: set credit.demonstrations to gated or mixed")
+        raise RecipeError(
+            "the stage's objective learns from demonstrations: set credit.demonstrations to gated or mixed"
+        )

@@ -36,7 +36,9 @@ def corpus_tasks(section: task_sections.CorpusTasks, path: str) -> Sequence[Task
     tokenizer = _tokenizer(section.tokenizer)
     prepared = prepare_corpus(section, path, tokenizer).part(section.part)
     entropies = _entropies(section.entropy_model) if section.entropy_model else None
-    return build(section.form, FORMS, prepared, what="corpus form", tokenizer=tokenizer, entropies=entropies)
+    return build(
+        section.form, FORMS, prepared, what="corpus form", tokenizer=tokenizer, entropies=entropies
+    )
 
 
 def prepare_corpus(
@@ -49,7 +51,11 @@ def prepare_corpus(
     source = Source(path, section.column, section.split, section.subset)
     keep = section.keep.model_dump()
     cleaning = Cleaning(**(keep | {"against": tuple(keep["against"])}))
-    label = f"{section.unit}/{section.unit_tokens}/{section.tokenizer}" if section.unit == "tokens" else section.unit
+    label = (
+        f"{section.unit}/{section.unit_tokens}/{section.tokenizer}"
+        if section.unit == "tokens"
+        else section.unit
+    )
     segment = segmenter(section.unit, tokenizer=tokenizer, tokens=section.unit_tokens)
     return prepare(source, cleaning, segment, label=label, progress=progress)
 
@@ -61,7 +67,9 @@ def survey(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     """
     section = tasks_section({"kind": "corpus", "path": path}, overrides)
     prepared = prepare_corpus(section, path, _tokenizer(section.tokenizer))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1024 if sys.platform != "darwin" else 1
+    )
     return {
         **asdict(prepared.funnel),
         "seconds": round(prepared.seconds, 2),

@@ -39,10 +39,14 @@ def find_keys(word: str) -> list[Key]:
     keys = all_keys()
     wanted = _plain(word)
     found = [key for key in keys if f".{wanted}." in f".{_plain(key.key)}."]
-    found = found or [key for key in keys if wanted in _plain(key.key) or word.lower() in key.meaning.lower()]
+    found = found or [
+        key for key in keys if wanted in _plain(key.key) or word.lower() in key.meaning.lower()
+    ]
     if not found:
         names = {part for key in keys for part in _plain(key.key).split(".")}
-        raise RecipeError(f"no key of a recipe has {word!r} in its name or meaning{did_you_mean(wanted.split('.')[-1], names)}")
+        raise RecipeError(
+            f"no key of a recipe has {word!r} in its name or meaning{did_you_mean(wanted.split('.')[-1], names)}"
+        )
     return found
 
 
@@ -50,7 +54,11 @@ def section_at(path: Sequence[int | str], tags: Mapping[int, str]) -> type[Secti
     """The section that describes the mapping at `path`; `tags[depth]` is the kind chosen there, where there is a choice."""
     place: Any = Recipe
     for depth, part in enumerate(path, start=1):
-        place = place.model_fields[part].annotation if _is_section(place) else typing.get_args(place)[-1]
+        place = (
+            place.model_fields[part].annotation
+            if _is_section(place)
+            else typing.get_args(place)[-1]
+        )
         choices = [option for option in _options(place) if _is_section(option)]
         if len(choices) > 1:
             choices = [option for option in choices if _kind(option) == tags.get(depth)]
@@ -74,10 +82,17 @@ def _table(section: type[Section], prefix: str, made: Section | None = None) -> 
         if name == "kind" and prefix.endswith("]."):
             continue  # it stands in the brackets
         value = _default(field) if made is None else getattr(made, name)
-        yield Key(prefix + name, "" if inner else _type(field.annotation), _shown(value), field.description or "")
+        yield Key(
+            prefix + name,
+            "" if inner else _type(field.annotation),
+            _shown(value),
+            field.description or "",
+        )
         for option in inner:
             label = f"[{_kind(option)}]" if len(inner) > 1 else ""
-            yield from _table(option, f"{prefix}{name}{label}.", value if isinstance(value, option) else None)
+            yield from _table(
+                option, f"{prefix}{name}{label}.", value if isinstance(value, option) else None
+            )
 
 
 def _plain(key: str) -> str:

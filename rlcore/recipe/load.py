@@ -36,12 +36,16 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def parse_yaml(text: str) -> Any:
@@ -84,11 +88,15 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
-            raise RecipeError(f"the override {item!r} has no '='; write key=value, for example seed=1")
+            raise RecipeError(
+                f"the override {item!r} has no '='; write key=value, for example seed=1"
+            )
         try:
             value = parse_yaml(text)
         except yaml.YAMLError as error:
-            raise RecipeError(f"the value of the override {item!r} is not valid YAML: {_yaml_problem(error)}") from None
+            raise RecipeError(
+                f"the value of the override {item!r} is not valid YAML: {_yaml_problem(error)}"
+            ) from None
         _assign(raw, key, value, where="the command line")
 
 
@@ -104,7 +112,9 @@ def validate(raw: dict[str, Any], *, where: str) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML: loading it again gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=130)
+    return yaml.safe_dump(
+        recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=130
+    )
 
 
 def find(name: str) -> Path:
@@ -126,7 +136,9 @@ def find(name: str) -> Path:
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The file's mapping laid over that of the recipe it extends."""
     if path.resolve() in seen:
-        raise RecipeError(f"recipe {path} extends itself through {' -> '.join(p.name for p in seen)}")
+        raise RecipeError(
+            f"recipe {path} extends itself through {' -> '.join(p.name for p in seen)}"
+        )
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -134,7 +146,9 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from None
     if not isinstance(raw, dict):
-        raise RecipeError(f"recipe {path} must be a mapping of keys such as name, model and stages, not {type(raw).__name__}")
+        raise RecipeError(
+            f"recipe {path} must be a mapping of keys such as name, model and stages, not {type(raw).__name__}"
+        )
     parent = raw.pop("extends", None)
     if parent is None:
         base: dict[str, Any] = {}
@@ -159,7 +173,9 @@ def _placed(value: Any, folder: Path) -> Any:
     if not isinstance(value, str):
         return value
     file, colon, name = value.rpartition(":") if ".py:" in value else (value, "", "")
-    if not Path(file).suffix or os.path.exists(file) or not os.path.isfile(folder / file):  # unlike Path's, these never raise
+    if (
+        not Path(file).suffix or os.path.exists(file) or not os.path.isfile(folder / file)
+    ):  # unlike Path's, these never raise
         return value
     return f"{folder / file}{colon}{name}"
 
@@ -191,11 +207,16 @@ def _item(items: list[Any], part: str, dotted: str, where: str) -> int:
     """Position of a list item named by number, or of a stage named by its name or kind."""
     if part.isdecimal() and int(part) < len(items):
         return int(part)
-    named = [i for i, item in enumerate(items) if isinstance(item, dict) and (item.get("name") or item.get("kind")) == part]
+    named = [
+        i
+        for i, item in enumerate(items)
+        if isinstance(item, dict) and (item.get("name") or item.get("kind")) == part
+    ]
     if len(named) == 1:
         return named[0]
     known = ", ".join(
-        f"{i} ({item.get('name') or item.get('kind')})" if isinstance(item, dict) else str(i) for i, item in enumerate(items)
+        f"{i} ({item.get('name') or item.get('kind')})" if isinstance(item, dict) else str(i)
+        for i, item in enumerate(items)
     )
     problem = "names no item" if not named else "names several items"
     raise RecipeError(f"{where}: {part!r} in {dotted!r} {problem} of the list; use one of {known}")
@@ -220,7 +241,11 @@ def _sentence(detail: Any, raw: Any) -> str:
     if detail["type"] == "missing":
         return f"the key {where!r} is required"
     message = detail["msg"].removeprefix("Value error, ")
-    got = "" if detail["type"] == "value_error" or isinstance(detail["input"], dict) else f" (got {detail['input']!r})"
+    got = (
+        ""
+        if detail["type"] == "value_error" or isinstance(detail["input"], dict)
+        else f" (got {detail['input']!r})"
+    )
     return f"{where}: {message}{got}"
 
 
@@ -234,13 +259,22 @@ def _path_and_tags(loc: Sequence[int | str], raw: Any) -> tuple[list[int | str],
             tags[len(path)] = str(part)
             continue
         path.append(part)
-        node = node[part] if isinstance(node, dict) and part in node or isinstance(node, list) and isinstance(part, int) else None
+        node = (
+            node[part]
+            if isinstance(node, dict)
+            and part in node
+            or isinstance(node, list)
+            and isinstance(part, int)
+            else None
+        )
     return path, tags
 
 
 def _did_you_mean(key: str, known: dict[str, str]) -> str:
     exact = [dotted for dotted, leaf in known.items() if leaf == key]
-    near = exact or difflib.get_close_matches(key, [k for k in known if "." not in k], n=1, cutoff=0.6)
+    near = exact or difflib.get_close_matches(
+        key, [k for k in known if "." not in k], n=1, cutoff=0.6
+    )
     if not near:
         leaves = difflib.get_close_matches(key, known.values(), n=1, cutoff=0.7)
         near = [dotted for dotted, leaf in known.items() if leaf in leaves]

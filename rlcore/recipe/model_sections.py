@@ -10,17 +10,30 @@ from rlcore.recipe.task_sections import Section
 
 
 class ModelSection(Section):
-    path: str | None = Field(None, description="model to start from: hub name, folder, or run folder (its last checkpoint)")
-    config: dict[str, Any] | None = Field(None, description="transformers config of a model made from scratch; needs model_type")
-    tokenizer: str | None = Field(None, description="hub name, folder, or 'bytes' (built in); default: the model's own")
+    path: str | None = Field(
+        None,
+        description="model to start from: hub name, folder, or run folder (its last checkpoint)",
+    )
+    config: dict[str, Any] | None = Field(
+        None, description="transformers config of a model made from scratch; needs model_type"
+    )
+    tokenizer: str | None = Field(
+        None, description="hub name, folder, or 'bytes' (built in); default: the model's own"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision of arithmetic and served weights; with bfloat16 float32 master weights are trained"
+        "float32",
+        description="precision of arithmetic and served weights; with bfloat16 float32 master weights are trained",
     )
     peft: dict[str, Any] | None = Field(
-        None, description="train an adapter on the frozen model: {type: lora, r: 16, ...}, with any setting of peft's config"
+        None,
+        description="train an adapter on the frozen model: {type: lora, r: 16, ...}, with any setting of peft's config",
     )
-    gradient_checkpointing: bool = Field(False, description="less memory for one more forward pass; changes no gradient")
-    compile: bool = Field(False, description="torch.compile the layers: a minute at the start, and on CPU no gain")
+    gradient_checkpointing: bool = Field(
+        False, description="less memory for one more forward pass; changes no gradient"
+    )
+    compile: bool = Field(
+        False, description="torch.compile the layers: a minute at the start, and on CPU no gain"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
@@ -33,23 +46,32 @@ class ModelSection(Section):
         if self.config is not None and self.tokenizer is None:
             raise ValueError("a model from scratch needs a tokenizer; 'bytes' is built in")
         if self.peft is not None and "type" not in self.peft:
-            raise ValueError("peft needs a type, for example {type: lora, r: 16, target_modules: all-linear}")
+            raise ValueError(
+                "peft needs a type, for example {type: lora, r: 16, target_modules: all-linear}"
+            )
         return self
 
 
 class EngineSection(Section):
     kind: str = Field(
-        "vllm_local", description="who writes the answers: vllm_local (vLLM in this process), hf (transformers), or file.py:Class"
+        "vllm_local",
+        description="who writes the answers: vllm_local (vLLM in this process), hf (transformers), or file.py:Class",
     )
     max_length: PositiveInt = Field(2048, description="longest prompt + answer, in tokens")
     max_sequences: PositiveInt = Field(256, description="answers written at the same time")
     memory_gb: PositiveFloat | None = Field(
-        None, description="vLLM's key-value cache; default: room for max_sequences, at most 4 on CPU, 40% of a GPU"
+        None,
+        description="vLLM's key-value cache; default: room for max_sequences, at most 4 on CPU, 40% of a GPU",
     )
-    deadline_s: PositiveFloat = Field(600.0, description="longest wait for one step's answers; stragglers are cut")
-    prefix_caching: bool = Field(True, description="vLLM computes what requests have in common at the start once")
+    deadline_s: PositiveFloat = Field(
+        600.0, description="longest wait for one step's answers; stragglers are cut"
+    )
+    prefix_caching: bool = Field(
+        True, description="vLLM computes what requests have in common at the start once"
+    )
     sync: Literal["merged", "adapter"] = Field(
-        "merged", description="what vLLM is given after a step under model.peft: merged weights, or a LoRA adapter by itself"
+        "merged",
+        description="what vLLM is given after a step under model.peft: merged weights, or a LoRA adapter by itself",
     )
     sync_tolerance: PositiveFloat | None = Field(
         None, description="largest canary gap, in nats; default 1e-3 (float32) or 0.25 (bfloat16)"

@@ -85,9 +85,14 @@ def collect(
     started = written = time.monotonic()
     clock = Clock(engine, started + deadline_s)
     desk = Desk(
-        encoder=encoder, scorer=scorer, sampling=sampling, group_size=group_size, seed=seed, max_length=max_length,
+        encoder=encoder,
+        scorer=scorer,
+        sampling=sampling,
+        group_size=group_size,
+        seed=seed,
+        max_length=max_length,
         probe=resample and resample.probe,
-    )  # fmt: skip
+    )
     batch = _Batch(len(tasks), resample, group_size)
     first = [*tasks, *batch.more(tried=len(tasks), open=len(tasks))]
     engine.submit(desk.plan(first))
@@ -163,14 +168,21 @@ class _Batch:
 
     @property
     def enough(self) -> bool:
-        return self._resample is not None and self._resample.streaming and len(self._accepted) >= self._size
+        return (
+            self._resample is not None
+            and self._resample.streaming
+            and len(self._accepted) >= self._size
+        )
 
     def more(self, *, tried: int, open: int) -> Sequence[Task]:
         """Further tasks, where groups are missing and may be replaced now. `open`: groups not judged yet."""
         if self._resample is None or (self.groups and open and not self._resample.streaming):
             return []
         missing = max(0, self._size - len(self._accepted))
-        n = min(math.ceil(missing * self._resample.oversubmit) - open, self._resample.rounds * self._size - tried)
+        n = min(
+            math.ceil(missing * self._resample.oversubmit) - open,
+            self._resample.rounds * self._size - tried,
+        )
         return self._resample.more(n) if n > 0 else []
 
     def collected(self, desk: Desk, *, rollout_s: float, reward_s: float) -> Collected:

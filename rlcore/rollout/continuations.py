@@ -54,8 +54,13 @@ def continuations(
                 written[prefix.id].sort(key=lambda rollout: int(rollout.id.rpartition("~")[2]))
                 scorer.submit(prefix.id, prefix.task, written[prefix.id])
         verdicts |= scorer.poll(0.0)
-    _wait_for(verdicts, {id for id, rollouts in written.items() if rollouts}, scorer, reward_deadline_s)
-    return [Group(task=prefix.task, rollouts=written[prefix.id], verdicts=verdicts.get(prefix.id, [])) for prefix in prefixes]
+    _wait_for(
+        verdicts, {id for id, rollouts in written.items() if rollouts}, scorer, reward_deadline_s
+    )
+    return [
+        Group(task=prefix.task, rollouts=written[prefix.id], verdicts=verdicts.get(prefix.id, []))
+        for prefix in prefixes
+    ]
 
 
 def _requests(prefix: Prefix, sampling: Sampling, seed: int, max_length: int) -> list[Request]:
@@ -93,7 +98,9 @@ def _whole(completion: Completion, prefix: Prefix, encoder: PromptEncoder) -> Ro
     )
 
 
-def _wait_for(verdicts: dict[str, list], wanted: set[str], scorer: Scorer, deadline_s: float) -> None:
+def _wait_for(
+    verdicts: dict[str, list], wanted: set[str], scorer: Scorer, deadline_s: float
+) -> None:
     until = time.monotonic() + deadline_s
     while late := wanted - verdicts.keys():
         if time.monotonic() > until:

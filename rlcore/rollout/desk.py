@@ -124,7 +124,9 @@ class Desk:
             group = self._open.pop(key)
             if group.begun < self._group_size:
                 self._probed[group.place] = group
-            done.append((group.place, Group(task=group.task, rollouts=group.in_order(), verdicts=verdicts)))
+            done.append(
+                (group.place, Group(task=group.task, rollouts=group.in_order(), verdicts=verdicts))
+            )
         return done
 
     def drop_unwritten(self) -> list[str]:
@@ -146,7 +148,10 @@ class Desk:
         self._attempts[task.id] += self._group_size
         requests = [
             Request(
-                id=f"{task.id}#{attempt}", prompt_ids=prompt_ids, sampling=fitted, seed=request_seed(self._seed, task.id, attempt)
+                id=f"{task.id}#{attempt}",
+                prompt_ids=prompt_ids,
+                sampling=fitted,
+                seed=request_seed(self._seed, task.id, attempt),
             )
             for attempt in range(first, first + self._group_size)
         ]
@@ -157,7 +162,10 @@ class Desk:
         """Open the groups and return their requests up to number `until`, without those of before."""
         requests: list[Request] = []
         for group in groups:
-            begun, group.begun = group.requests[group.begun : until], min(until, len(group.requests))
+            begun, group.begun = (
+                group.requests[group.begun : until],
+                min(until, len(group.requests)),
+            )
             self._open[group.key] = group
             self._owner.update({request.id: group for request in begun})
             requests += begun

@@ -8,7 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as hub_logging
 
 from rlcore.errors import EngineError, ModelError
@@ -60,7 +65,9 @@ class HfEngine:
         until = time.monotonic() + timeout_s
         while not self._done and self._live:
             if self._wave is None:
-                rows = [self._queue.popleft() for _ in range(min(self._max_sequences, len(self._queue)))]
+                rows = [
+                    self._queue.popleft() for _ in range(min(self._max_sequences, len(self._queue)))
+                ]
                 self._wave = Wave(self._model, rows, self._eos, self._tokenizer)
             for draft, finish in self._wave.step(self.version):
                 self._finish(draft, finish)
@@ -133,7 +140,9 @@ def _open(model_path: str | Path, dtype: str) -> tuple[PreTrainedModel, PreTrain
         model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
         return model, AutoTokenizer.from_pretrained(model_path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a model and tokenizer from {str(model_path)!r}: {error}") from error
+        raise ModelError(
+            f"cannot load a model and tokenizer from {str(model_path)!r}: {error}"
+        ) from error
     finally:
         if shown:
             hub_logging.enable_progress_bar()

@@ -30,7 +30,9 @@ class GrowingLayer(DynamicLayer):
             self._used, self._room = 0, (key_states[:, :, :0], value_states[:, :, :0])
         start, self._used = self._used, self._used + key_states.shape[2]
         if self._used > self._room[0].shape[2]:
-            self._room = tuple(_widen(old[:, :, :start], self._used + _GROWTH) for old in self._room)
+            self._room = tuple(
+                _widen(old[:, :, :start], self._used + _GROWTH) for old in self._room
+            )
         for room, new in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, start : self._used] = new
         self.keys, self.values = (room[:, :, : self._used] for room in self._room)
@@ -52,7 +54,11 @@ class Wave:
     """Drafts decoded together. A finished row leaves its slot idle; when a quarter is idle, the batch is made smaller."""
 
     def __init__(
-        self, model: PreTrainedModel, drafts: Sequence[Draft], eos: set[int], tokenizer: PreTrainedTokenizerBase
+        self,
+        model: PreTrainedModel,
+        drafts: Sequence[Draft],
+        eos: set[int],
+        tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         self._model, self._eos, self._tokenizer = model, eos, tokenizer
         self._slots: list[Draft | None] = list(drafts)
@@ -67,12 +73,20 @@ class Wave:
     @torch.inference_mode()
     def step(self, version: int) -> list[tuple[Draft, Finish]]:
         """Write one token on every row; returns the rows that this finished, taken out."""
-        logits = self._read() if self._cache is None else self._forward(self._last[:, None], self._position[:, None])
-        uniforms = [self._uniforms[d.request.id][len(d.token_ids)] if d else 0.0 for d in self._slots]
+        logits = (
+            self._read()
+            if self._cache is None
+            else self._forward(self._last[:, None], self._position[:, None])
+        )
+        uniforms = [
+            self._uniforms[d.request.id][len(d.token_ids)] if d else 0.0 for d in self._slots
+        ]
         drawn, logprobs = draw(logits, self._settings, torch.tensor(uniforms, device=logits.device))
         self._last, self._position = drawn, self._position + 1
         finished = []
-        for draft, token, logprob in zip(self._slots, drawn.tolist(), logprobs.tolist(), strict=True):
+        for draft, token, logprob in zip(
+            self._slots, drawn.tolist(), logprobs.tolist(), strict=True
+        ):
             if draft is not None:
                 draft.extend((token,), (logprob,), version)
                 finish = self._finish_of(draft)
@@ -85,7 +99,9 @@ class Wave:
     def remove(self, ids: set[str]) -> list[Draft]:
         """Take rows out of the batch and give them back."""
         gone = [draft for draft in self._slots if draft and draft.request.id in ids]
-        self._slots = [None if draft and draft.request.id in ids else draft for draft in self._slots]
+        self._slots = [
+            None if draft and draft.request.id in ids else draft for draft in self._slots
+        ]
         keep = [slot for slot, draft in enumerate(self._slots) if draft]
         if keep and self._cache is not None and len(keep) <= 0.75 * len(self._slots):
             self._slots = [self._slots[slot] for slot in keep]
@@ -101,10 +117,14 @@ class Wave:
         """Fill the cache with what the rows hold and return the next token's logits [B, V]; equal rows (answers to one
         prompt) are read once."""
         self._slots = [draft for draft in self._slots if draft]
-        texts = [tuple(d.request.prompt_ids + d.request.prefix_ids + d.token_ids) for d in self._slots]
+        texts = [
+            tuple(d.request.prompt_ids + d.request.prefix_ids + d.token_ids) for d in self._slots
+        ]
         slot_of = {text: slot for slot, text in enumerate(dict.fromkeys(texts))}
         width, device = max(map(len, texts)), self._model.device
-        ids = torch.tensor([[0] * (width - len(text)) + list(text) for text in slot_of], device=device)
+        ids = torch.tensor(
+            [[0] * (width - len(text)) + list(text) for text in slot_of], device=device
+        )
         self._position = torch.tensor([len(text) for text in slot_of], device=device)
         self._mask = torch.arange(width, device=device) >= (width - self._position)[:, None]
         self._cache = Cache(layer_class_to_replicate=GrowingLayer)
@@ -131,7 +151,9 @@ class Wave:
         for layer in self._cache.layers:
             layer.select(slots)
         self._mask, self._position = self._mask[slots], self._position[slots]
-        self._settings = Settings.of([draft.request.sampling for draft in self._slots], slots.device)
+        self._settings = Settings.of(
+            [draft.request.sampling for draft in self._slots], slots.device
+        )
 
     @property
     def _padded(self) -> bool:
@@ -155,4 +177,6 @@ class Wave:
 def _uniforms(draft: Draft) -> list[float]:
     """One uniform number a token, all that this request's randomness is."""
     generator = torch.Generator().manual_seed(draft.request.seed)
-    return torch.rand(draft.request.sampling.max_tokens, generator=generator, dtype=torch.float64).tolist()
+    return torch.rand(
+        draft.request.sampling.max_tokens, generator=generator, dtype=torch.float64
+    ).tolist()

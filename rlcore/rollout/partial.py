@@ -44,7 +44,9 @@ def check_requests(requests: Sequence[Request], live: Container[str], max_length
     new: set[str] = set()
     for request in requests:
         if request.id in live or request.id in new:
-            raise EngineError(f"request id {request.id!r} is already being written; give every request in flight its own id")
+            raise EngineError(
+                f"request id {request.id!r} is already being written; give every request in flight its own id"
+            )
         new.add(request.id)
         given = len(request.prompt_ids) + len(request.prefix_ids)
         if not given or request.sampling.max_tokens < 1:

@@ -15,7 +15,11 @@ import torch
 
 def launched() -> bool:
     """Whether a launcher started this process as one of a group that has already met."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized() and "RANK" in os.environ
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and "RANK" in os.environ
+    )
 
 
 @contextmanager
@@ -24,7 +28,9 @@ def guest_manners() -> Iterator[None]:
     destroys when it ends; hide the deprecation warnings of its imports."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    keep_groups = mock.patch("torch.distributed.destroy_process_group") if launched() else nullcontext()
+    keep_groups = (
+        mock.patch("torch.distributed.destroy_process_group") if launched() else nullcontext()
+    )
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), keep_groups:
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -23,7 +23,11 @@ class PromptEncoder:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, format: Literal["plain", "chat"] = "plain", system: str | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        format: Literal["plain", "chat"] = "plain",
+        system: str | None = None,
     ) -> None:
         if format == "chat" and not tokenizer.chat_template:
             raise TaskError(
@@ -31,27 +35,37 @@ class PromptEncoder:
                 f"{tokenizer.name_or_path!r} has none; use format 'plain' or a tokenizer with a template"
             )
         if format == "plain" and system is not None:
-            raise TaskError("a system prompt needs prompt format 'chat'; write it into the task's prompt or change the format")
+            raise TaskError(
+                "a system prompt needs prompt format 'chat'; write it into the task's prompt or change the format"
+            )
         if tokenizer.eos_token_id is None:
-            raise TaskError(f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token; set its eos_token")
+            raise TaskError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token; set its eos_token"
+            )
         self.tokenizer, self.format, self.system = tokenizer, format, system
 
     def encode(self, task: Task) -> list[int]:
         """Prompt tokens. Raises `TaskError` if the prompt cannot be put into this format or is empty."""
         ids = self._encode_chat(task) if self.format == "chat" else self._encode_plain(task)
         if not ids:
-            raise TaskError(f"the prompt of task {task.id!r} has no tokens; a model needs at least one to continue")
+            raise TaskError(
+                f"the prompt of task {task.id!r} has no tokens; a model needs at least one to continue"
+            )
         return ids
 
     def encode_demonstration(self, task: Task) -> list[int]:
         """The worked answer and its end token: end-of-sequence, or in chat format what the template closes a turn with."""
         if task.demonstration is None:
-            raise TaskError(f"task {task.id!r} has no demonstration to imitate; name its column or leave the task out")
+            raise TaskError(
+                f"task {task.id!r} has no demonstration to imitate; name its column or leave the task out"
+            )
         return [*self._ids(task.demonstration), self._end_of_answer]
 
     def decode(self, ids: list[int]) -> str:
         """Answer text without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
     def _encode_plain(self, task: Task) -> list[int]:
         if not isinstance(task.prompt, str):
@@ -65,14 +79,20 @@ class PromptEncoder:
         return self._ids(self._render(self._messages(task), task.id, add_generation_prompt=True))
 
     def _messages(self, task: Task) -> list[Message]:
-        messages = [{"role": "user", "content": task.prompt}] if isinstance(task.prompt, str) else list(task.prompt)
+        messages = (
+            [{"role": "user", "content": task.prompt}]
+            if isinstance(task.prompt, str)
+            else list(task.prompt)
+        )
         if self.system is None or (messages and messages[0]["role"] == "system"):
             return messages
         return [{"role": "system", "content": self.system}, *messages]
 
     def _render(self, messages: list[Message], task_id: str, add_generation_prompt: bool) -> str:
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
         except Exception as error:  # templates are programs and raise what they like
             raise TaskError(f"the chat template refused task {task_id!r}: {error}") from error
 

@@ -41,7 +41,12 @@ def tensor_digest(tensor: torch.Tensor, dtype: str | None = None) -> tuple[int, 
 
     Any change of one element changes the sum, the order of elements does not, and zero padding is invisible.
     """
-    flat = (tensor if dtype is None else tensor.to(getattr(torch, dtype))).detach().contiguous().view(-1)
+    flat = (
+        (tensor if dtype is None else tensor.to(getattr(torch, dtype)))
+        .detach()
+        .contiguous()
+        .view(-1)
+    )
     bits = flat.view(_BITS[flat.element_size()])
     step = _CHUNK if bits.device.type == "cpu" else 64 * _CHUNK
     total = nonzero = 0
@@ -85,7 +90,9 @@ def fingerprint(tensors: Iterable[torch.Tensor], dtype: str | None = None) -> st
     Equal for any order, split or fusion of the tensors and any zero padding; different for any other bits. Tensors that
     share memory count once, so a stream of temporaries must name each tied parameter once (as `named_parameters` does).
     """
-    return format_fingerprint(tensor_digest(tensor, dtype) for tensor in filter(Distinct(), tensors))
+    return format_fingerprint(
+        tensor_digest(tensor, dtype) for tensor in filter(Distinct(), tensors)
+    )
 
 
 def publish(
@@ -113,7 +120,9 @@ def publish(
     published = format_fingerprint(digests)
     failed = f"proof of sync failed at version {version}:"
     if engine.version != version:
-        raise PublishError(f"{failed} the engine says it serves version {engine.version}; its load() did not take effect")
+        raise PublishError(
+            f"{failed} the engine says it serves version {engine.version}; its load() did not take effect"
+        )
     served = engine.fingerprint()
     if served != published:
         raise PublishError(
@@ -127,12 +136,18 @@ def publish(
             f"(tolerance {tolerance:g}) although the fingerprints agree ({served}); the engine computes with other "
             "weights than those it holds, or the two sides run different models"
         )
-    return PublishReport(version=version, fingerprint=served, canary_gap=gap, seconds=time.monotonic() - started)
+    return PublishReport(
+        version=version, fingerprint=served, canary_gap=gap, seconds=time.monotonic() - started
+    )
 
 
 def canary_gap(theirs: list[float], ours: list[float]) -> float:
     """Largest absolute difference, in nats; NaN if a value is NaN (and then no tolerance is met)."""
-    return float((torch.tensor(theirs, dtype=torch.float64) - torch.tensor(ours, dtype=torch.float64)).abs().max())
+    return float(
+        (torch.tensor(theirs, dtype=torch.float64) - torch.tensor(ours, dtype=torch.float64))
+        .abs()
+        .max()
+    )
 
 
 def _digest_passing(

@@ -40,7 +40,9 @@ class ScriptedEngine:
         self._script, self._logprob, self._encode, self._score = script, logprob, encode, score
         self._delay = dict(delay or {})
         self._max_length, self._dtype = max_length, dtype
-        self._live: dict[str, tuple[Draft, list[int], int]] = {}  # draft, answer still to come, polls to wait
+        self._live: dict[
+            str, tuple[Draft, list[int], int]
+        ] = {}  # draft, answer still to come, polls to wait
         self._done: list[Completion] = []
         self._fingerprint = ""
 
@@ -48,7 +50,11 @@ class ScriptedEngine:
         """Look the answers up and queue them."""
         check_requests(requests, self._live, self._max_length)
         for request in requests:
-            self._live[request.id] = (Draft(request=request), self._answer(request), self._delay.get(request.id, 0))
+            self._live[request.id] = (
+                Draft(request=request),
+                self._answer(request),
+                self._delay.get(request.id, 0),
+            )
 
     def poll(self, timeout_s: float) -> list[Completion]:
         """One tick: everything that is not delayed any more finishes."""
@@ -97,11 +103,15 @@ class ScriptedEngine:
         answer = self._script(request) if callable(self._script) else self._script[request.id]
         if isinstance(answer, str):
             if self._encode is None:
-                raise EngineError("this scripted engine was given text and no tokenizer; give it encode=")
+                raise EngineError(
+                    "this scripted engine was given text and no tokenizer; give it encode="
+                )
             answer = self._encode(answer)
         start = len(request.prefix_ids)
         if list(answer[:start]) != list(request.prefix_ids):
-            raise EngineError(f"the script of request {request.id!r} does not begin with the request's prefix")
+            raise EngineError(
+                f"the script of request {request.id!r} does not begin with the request's prefix"
+            )
         return list(answer[start:])
 
 

@@ -32,7 +32,9 @@ class AdapterSlot:
 
     def __init__(self, rank: int) -> None:
         if rank > _RANKS[-1]:
-            raise EngineError(f"vLLM serves adapters up to rank {_RANKS[-1]}, not {rank}; set engine.sync to merged")
+            raise EngineError(
+                f"vLLM serves adapters up to rank {_RANKS[-1]}, not {rank}; set engine.sync to merged"
+            )
         self.engine_arguments: dict[str, Any] = {
             "enable_lora": True,
             "max_loras": 1,
@@ -47,12 +49,24 @@ class AdapterSlot:
         """Put the adapter among `weights` into the folder; other weights are those the engine started with."""
         from vllm.lora.request import LoRARequest
 
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights if any(part in name for part in PARTS)}
+        tensors = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in weights
+            if any(part in name for part in PARTS)
+        }
         ranks = {len(tensor) for name, tensor in tensors.items() if PARTS[0] in name}
         if not ranks:
-            raise EngineError("the weights published hold no LoRA adapter, and this engine takes nothing else (engine.sync)")
+            raise EngineError(
+                "the weights published hold no LoRA adapter, and this engine takes nothing else (engine.sync)"
+            )
         modules = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in tensors})
-        config = {"peft_type": "LORA", "r": max(ranks), "lora_alpha": max(ranks), "target_modules": modules, "bias": "none"}
+        config = {
+            "peft_type": "LORA",
+            "r": max(ranks),
+            "lora_alpha": max(ranks),
+            "target_modules": modules,
+            "bias": "none",
+        }
         save_file(_padded(tensors, max(ranks)), self._folder / "adapter_model.safetensors")
         (self._folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
         self.request = LoRARequest("policy", 1, str(self._folder), load_inplace=False)

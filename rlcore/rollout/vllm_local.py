@@ -70,7 +70,9 @@ class VllmEngine:
                 seed=seed,
                 tensor_parallel_size=tensor_parallel,
                 enable_prefix_caching=prefix_caching,
-                kv_cache_memory_bytes=_cache_bytes(config, dtype, max_length, max_sequences, memory_gb, tensor_parallel),
+                kv_cache_memory_bytes=_cache_bytes(
+                    config, dtype, max_length, max_sequences, memory_gb, tensor_parallel
+                ),
                 **(self._adapter.engine_arguments if self._adapter else {}),
             )
 
@@ -85,7 +87,9 @@ class VllmEngine:
     def poll(self, timeout_s: float) -> list[Completion]:
         """Step the engine until an answer is finished or the time is up."""
         until = time.monotonic() + timeout_s
-        with torch.random.fork_rng(devices=[]):  # on CPU vLLM draws numbers from the process's generator and discards them
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # on CPU vLLM draws numbers from the process's generator and discards them
             while not self._done and self._drafts:
                 self._step()
                 if time.monotonic() >= until:
@@ -158,7 +162,9 @@ class VllmEngine:
             del self._engine
 
     def _add(self, id: str, prompt: dict[str, list[int]], params: SamplingParams) -> None:
-        self._engine.add_request(id, prompt, params, lora_request=self._adapter.request if self._adapter else None)
+        self._engine.add_request(
+            id, prompt, params, lora_request=self._adapter.request if self._adapter else None
+        )
 
     def _step(self) -> None:
         for output in self._engine.step():
@@ -170,7 +176,10 @@ class VllmEngine:
     def _extend(self, output: RequestOutput) -> None:
         written = output.outputs[0]
         draft = self._drafts[output.request_id]
-        logprobs = [entry[token].logprob for entry, token in zip(written.logprobs or [], written.token_ids, strict=True)]
+        logprobs = [
+            entry[token].logprob
+            for entry, token in zip(written.logprobs or [], written.token_ids, strict=True)
+        ]
         if written.token_ids:
             draft.extend(written.token_ids, logprobs, self.version)
         if output.finished:
@@ -179,7 +188,9 @@ class VllmEngine:
                     f"vLLM ended request {output.request_id!r} with {written.finish_reason!r}; see its log "
                     "(VLLM_LOGGING_LEVEL=INFO)"
                 )
-            self._done.append(self._drafts.pop(output.request_id).completion(written.finish_reason, self.version))
+            self._done.append(
+                self._drafts.pop(output.request_id).completion(written.finish_reason, self.version)
+            )
 
 
 def _prepare_environment() -> None:
@@ -191,7 +202,9 @@ def _prepare_environment() -> None:
         )
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])  # it speaks before it reads the variable
+    logging.getLogger("vllm").setLevel(
+        os.environ["VLLM_LOGGING_LEVEL"]
+    )  # it speaks before it reads the variable
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if importlib.util.find_spec("flashinfer") is None:
         os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
@@ -209,7 +222,9 @@ def _read_config(model_path: str | Path, tensor_parallel: int) -> Any:
     try:
         config = AutoConfig.from_pretrained(model_path).get_text_config()
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read a model configuration from {str(model_path)!r}: {error}") from error
+        raise ModelError(
+            f"cannot read a model configuration from {str(model_path)!r}: {error}"
+        ) from error
     if tensor_parallel > 1 and launched():
         raise EngineError(
             f"tensor_parallel={tensor_parallel} inside a launched group is not supported: every process owns one "
@@ -228,7 +243,12 @@ def _kv_heads(config: Any) -> int:
 
 
 def _cache_bytes(
-    config: Any, dtype: str, max_length: int, max_sequences: int, memory_gb: float | None, tensor_parallel: int
+    config: Any,
+    dtype: str,
+    max_length: int,
+    max_sequences: int,
+    memory_gb: float | None,
+    tensor_parallel: int,
 ) -> int:
     """Bytes of key-value cache for each worker."""
     if memory_gb is not None:
@@ -248,7 +268,10 @@ def _start_engine(**arguments: Any) -> LLMEngine:
     cuda = torch.cuda.is_available()
     if not cuda:
         # A prompt read in two pieces makes vLLM wind back its request's generator, which generators on CPU cannot do.
-        arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, arguments["max_model_len"])}
+        arguments |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(8192, arguments["max_model_len"]),
+        }
     return LLMEngine.from_engine_args(
         EngineArgs(
             **arguments,
@@ -287,16 +310,25 @@ def _scoring_params() -> SamplingParams:
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
-        max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        max_tokens=1,
+        temperature=0.0,
+        prompt_logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
 def _prompt_scores(output: RequestOutput) -> list[float]:
     entries = output.prompt_logprobs[1:]
-    return [entry[token].logprob for entry, token in zip(entries, output.prompt_token_ids[1:], strict=True)]
+    return [
+        entry[token].logprob
+        for entry, token in zip(entries, output.prompt_token_ids[1:], strict=True)
+    ]
 
 
-def _chunks_on_cpu(weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[list[tuple[str, torch.Tensor]]]:
+def _chunks_on_cpu(
+    weights: Iterable[tuple[str, torch.Tensor]],
+) -> Iterator[list[tuple[str, torch.Tensor]]]:
     """Weights in bounded pieces that can be sent to other processes."""
     chunk: list[tuple[str, torch.Tensor]] = []
     size = 0

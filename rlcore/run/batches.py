@@ -26,26 +26,50 @@ Score = Callable[[Sequence[Group]], list[Group]]
 class Intake:
     """This rank's share of the stage's tasks. Every rank calls the same methods in the same order."""
 
-    def __init__(self, run: Run, stage: RlStage, tasks: Sequence[Task], curriculum: TaskSampler, *, seed: int) -> None:
-        self._run, self._stage, self._tasks, self._curriculum, self._seed = run, stage, tasks, curriculum, seed
-        self._shares = Shares(curriculum, len(tasks), rank=run.accelerator.process_index, ranks=run.accelerator.num_processes)
+    def __init__(
+        self, run: Run, stage: RlStage, tasks: Sequence[Task], curriculum: TaskSampler, *, seed: int
+    ) -> None:
+        self._run, self._stage, self._tasks, self._curriculum, self._seed = (
+            run,
+            stage,
+            tasks,
+            curriculum,
+            seed,
+        )
+        self._shares = Shares(
+            curriculum,
+            len(tasks),
+            rank=run.accelerator.process_index,
+            ranks=run.accelerator.num_processes,
+        )
         self._filter, self._budget = build_filter(stage), build_budget(stage)
         self._second_round = build_second_round(stage.second_round)
         self._sampling = build_sampling(stage.sampling)
-        written = read_rows(run.folder.metrics)[run.cursor.step - run.cursor.stage_step :]  # of this stage, before it was killed
-        self._written = run.gather([sum(row["tokens/completion"] + row.get("credit/tokens", 0) for row in written)])[0]
+        written = read_rows(run.folder.metrics)[
+            run.cursor.step - run.cursor.stage_step :
+        ]  # of this stage, before it was killed
+        self._written = run.gather(
+            [sum(row["tokens/completion"] + row.get("credit/tokens", 0) for row in written)]
+        )[0]
 
     @property
     def exhausted(self) -> bool:
         """Whether the stage has written all the answer tokens it may."""
-        return self._stage.stop_after_tokens is not None and self._written >= self._stage.stop_after_tokens
+        return (
+            self._stage.stop_after_tokens is not None
+            and self._written >= self._stage.stop_after_tokens
+        )
 
     def collect(self, scorer: Scorer, score: Score, *, version: int) -> Collected:
         """This rank's groups of the step, scored and accepted, and those the filter rejected.
 
         A second round's groups come after those of the first. `score` adds the rewards that the learner computes.
         """
-        first = self._answer(self._made(self._shares.first(self._stage.groups_per_step)), scorer, self._resample(version))
+        first = self._answer(
+            self._made(self._shares.first(self._stage.groups_per_step)),
+            scorer,
+            self._resample(version),
+        )
         groups, tokens = first.groups, first.completion_tokens
         if self._second_round:
 
@@ -58,19 +82,27 @@ class Intake:
             groups = self._second_round(groups, answer)
         return replace(first, groups=score(groups), completion_tokens=tokens)
 
-    def report(self, collected: Collected, samples: Sequence[Sequence[Sample]], *, continued: int = 0) -> dict[str, float]:
+    def report(
+        self, collected: Collected, samples: Sequence[Sequence[Sample]], *, continued: int = 0
+    ) -> dict[str, float]:
         """End the step: the curriculum observes the groups of all ranks. Returns its metrics, the filter's and the budget's.
 
         continued: tokens this rank wrote to value steps; they count in what the stage may write, and in nothing else here.
         """
         run, taken = self._run, self._shares.taken
         part = len(run.my_share(range(self._stage.groups_per_step)))
-        efforts = run.gather([
-            Effort(
-                wanted=part, tried=collected.tried, accepted=len(collected.places), generated=collected.completion_tokens,
-                used=tokens_reaching_a_gradient(collected.groups, samples), resamples=self._shares.resamples,
-            )
-        ])  # fmt: skip
+        efforts = run.gather(
+            [
+                Effort(
+                    wanted=part,
+                    tried=collected.tried,
+                    accepted=len(collected.places),
+                    generated=collected.completion_tokens,
+                    used=tokens_reaching_a_gradient(collected.groups, samples),
+                    resamples=self._shares.resamples,
+                )
+            ]
+        )
         self._written += sum(effort.generated for effort in efforts) + sum(run.gather([continued]))
         outcomes = run.gather(_outcomes(collected, samples, taken))
         self._shares.settle([effort.resamples for effort in efforts])
@@ -91,14 +123,22 @@ class Intake:
             for place, group in zip_longest(places, groups):
                 yield None if place is None else taken[place], group, accepted
 
-    def _answer(self, tasks: Sequence[Task], scorer: Scorer, resample: Resample | None = None) -> Collected:
+    def _answer(
+        self, tasks: Sequence[Task], scorer: Scorer, resample: Resample | None = None
+    ) -> Collected:
         run, stage = self._run, self._stage
         return collect(
             tasks,
-            engine=run.engine(), encoder=run.encoder, scorer=scorer, sampling=self._sampling, group_size=stage.group_size,
-            seed=derive(self._seed, run.cursor.stage_step), deadline_s=run.recipe.engine.deadline_s, max_length=run.max_length,
+            engine=run.engine(),
+            encoder=run.encoder,
+            scorer=scorer,
+            sampling=self._sampling,
+            group_size=stage.group_size,
+            seed=derive(self._seed, run.cursor.stage_step),
+            deadline_s=run.recipe.engine.deadline_s,
+            max_length=run.max_length,
             resample=resample,
-        )  # fmt: skip
+        )
 
     def _resample(self, version: int) -> Resample | None:
         if self._filter is None:
@@ -106,7 +146,8 @@ class Intake:
         return Resample(
             accepts=partial(self._filter, version=version),
             more=lambda n: self._made(self._shares.more(n)),
-            streaming=self._run.recipe.engine.kind != "hf",  # which is exact for a fixed set of requests
+            streaming=self._run.recipe.engine.kind
+            != "hf",  # which is exact for a fixed set of requests
             **self._stage.resample.model_dump(),
         )
 
@@ -118,10 +159,14 @@ class Intake:
         return [state_budget(task, tokens, self._stage.budget_text) for task in tasks]
 
 
-def _outcomes(collected: Collected, samples: Sequence[Sequence[Sample]], taken: Sequence[int]) -> list[Outcome]:
+def _outcomes(
+    collected: Collected, samples: Sequence[Sequence[Sample]], taken: Sequence[int]
+) -> list[Outcome]:
     """Of all groups but a second round's. Credit is not asked about those rejected: theirs are group-normalised advantages."""
     accepted = zip(collected.places, collected.groups, samples, strict=False)
     return [outcome(taken[place], group, made) for place, group, made in accepted] + [
-        replace(outcome(taken[place], group, group_samples(group)), accepted=place in collected.spare)
+        replace(
+            outcome(taken[place], group, group_samples(group)), accepted=place in collected.spare
+        )
         for place, group in zip(collected.rejected_places, collected.rejected, strict=True)
     ]

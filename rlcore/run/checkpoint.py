@@ -39,7 +39,13 @@ class Cursor:
 
 
 def save(
-    folder: Path, cursor: Cursor, *, save_model: Callable[[Path], None], state: dict[str, Any], keep: int, main: bool = True
+    folder: Path,
+    cursor: Cursor,
+    *,
+    save_model: Callable[[Path], None],
+    state: dict[str, Any],
+    keep: int,
+    main: bool = True,
 ) -> None:
     """Write `folder/step_NNNNNN` and remove all but the newest `keep`. A kill at any moment leaves only whole checkpoints.
 
@@ -98,7 +104,9 @@ def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
         for name, expected in manifest.items():
             if _checksum(path / name) != expected:
                 raise _damaged(path, f"{name} differs from what was written")
-        return read_cursor(path), torch.load(path / "trainer/state.pt", map_location="cpu", weights_only=True)
+        return read_cursor(path), torch.load(
+            path / "trainer/state.pt", map_location="cpu", weights_only=True
+        )
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(path, str(error)) from None
 
@@ -110,7 +118,11 @@ def read_cursor(path: Path) -> Cursor:
 
 def _damaged(path: Path, problem: str) -> RunError:
     others = [p.name for p in all_checkpoints(path.parent) if p != path]
-    way_out = f"delete that folder to resume from {others[-1]}" if others else "start again with --overwrite"
+    way_out = (
+        f"delete that folder to resume from {others[-1]}"
+        if others
+        else "start again with --overwrite"
+    )
     return RunError(f"checkpoint {path} is damaged: {problem}; {way_out}")
 
 

@@ -16,7 +16,15 @@ from rich.console import Console
 from rlcore.errors import RlcoreError
 from rlcore.recipe.build import build_policy
 from rlcore.recipe.check import check
-from rlcore.recipe.schema import EvalStage, OfflineStage, PreferStage, Recipe, RlStage, SampleStage, SftStage
+from rlcore.recipe.schema import (
+    EvalStage,
+    OfflineStage,
+    PreferStage,
+    Recipe,
+    RlStage,
+    SampleStage,
+    SftStage,
+)
 from rlcore.run import checkpoint
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.session import Run
@@ -43,13 +51,17 @@ class Summary:
     run: str
 
 
-def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None) -> Summary:
+def train(
+    recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
+) -> Summary:
     """Run all stages. With `resume`, go on after the last checkpoint (from the start if there is none)."""
     started = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # loading and saving bars would break ours
     folder = RunFolder(Path(recipe.run.folder) / recipe.name)
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), log_with=list(recipe.run.trackers) or None, project_dir=str(folder.path)
+        cpu=not torch.cuda.is_available(),
+        log_with=list(recipe.run.trackers) or None,
+        project_dir=str(folder.path),
     )
     tracker = Tracker(folder, accelerator, console or Console())
     tasks: dict[str, Sequence[Task]] = {}
@@ -65,7 +77,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, cons
             run_stage(run)
     except RlcoreError:
         if found := checkpoint.all_checkpoints(folder.checkpoints):
-            tracker.say(f"the run is kept in {folder.path}; once mended, --resume goes on after {found[-1].name}")
+            tracker.say(
+                f"the run is kept in {folder.path}; once mended, --resume goes on after {found[-1].name}"
+            )
         raise
     finally:
         run.close()
@@ -83,7 +97,11 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, cons
 
 
 def open_run(
-    recipe: Recipe, folder: RunFolder, accelerator: Accelerator, tracker: Tracker, tasks: Mapping[str, Sequence[Task]]
+    recipe: Recipe,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    tracker: Tracker,
+    tasks: Mapping[str, Sequence[Task]],
 ) -> Run:
     """The run as its last checkpoint left it, or a new one."""
     saved_runs = checkpoint.all_checkpoints(folder.checkpoints)
@@ -106,7 +124,14 @@ def open_run(
         f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
     return Run(
-        recipe, folder, accelerator=accelerator, policy=policy, tracker=tracker, cursor=cursor, saved=saved or None, tasks=tasks
+        recipe,
+        folder,
+        accelerator=accelerator,
+        policy=policy,
+        tracker=tracker,
+        cursor=cursor,
+        saved=saved or None,
+        tasks=tasks,
     )
 
 
@@ -115,7 +140,11 @@ def _reopen(recipe: Recipe, cursor: checkpoint.Cursor, saved: dict[str, Any]) ->
     before = recipe.stages[cursor.stage - 1]
     if cursor.ended_after is None:
         return
-    if "learner" in saved and isinstance(before, SftStage | RlStage | OfflineStage) and before.steps > cursor.ended_after:
+    if (
+        "learner" in saved
+        and isinstance(before, SftStage | RlStage | OfflineStage)
+        and before.steps > cursor.ended_after
+    ):
         cursor.stage, cursor.stage_step = cursor.stage - 1, cursor.ended_after
     else:
         cursor.curriculum, learner = {}, saved.pop("learner", {})

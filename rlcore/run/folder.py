@@ -72,7 +72,9 @@ class RunFolder:
         """Hold the folder until this process ends, however it ends. The mark left in it says that what is here is a run's."""
         mark = self.path / MARK
         if self.path.exists() and not mark.exists() and any(self.path.iterdir()):
-            raise RunError(f"{self.path} holds files that are no run of rlcore: choose another name with name=...")
+            raise RunError(
+                f"{self.path} holds files that are no run of rlcore: choose another name with name=..."
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = mark.open("w")
         try:
@@ -120,7 +122,9 @@ class RunFolder:
             file.writelines(_line(row) for row in rows)
 
     def summarise_sample(self, stage: str, metrics: Mapping[str, Any]) -> None:
-        (self.samples / stage / "summary.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        (self.samples / stage / "summary.json").write_text(
+            json.dumps(metrics, indent=1), encoding="utf-8"
+        )
 
     def write_pairs(self, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
         self.pairs.mkdir(exist_ok=True)
@@ -130,10 +134,14 @@ class RunFolder:
     def _same_recipe(self, recipe: Recipe) -> None:
         before, now = (_flat(r.model_dump(mode="json")) for r in (load(str(self.recipe)), recipe))
         changed = sorted(
-            key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not MAY_CHANGE.match(key)
+            key
+            for key in before.keys() | now.keys()
+            if before.get(key) != now.get(key) and not MAY_CHANGE.match(key)
         )
         if changed:
-            shown = ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:3])
+            shown = ", ".join(
+                f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:3]
+            )
             raise RunError(
                 f"the run in {self.path} was made by another recipe, first difference: {shown}; resume it without that change "
                 f"(run.* and the stages' steps may change), or start a new one with name=..."
@@ -150,10 +158,22 @@ class RunFolder:
             if i > cursor.stage or old == new:
                 continue
             steps = new.steps
-            made = cursor.stage_step if i == cursor.stage else cursor.ended_after if i == cursor.stage - 1 else None
+            made = (
+                cursor.stage_step
+                if i == cursor.stage
+                else cursor.ended_after
+                if i == cursor.stage - 1
+                else None
+            )
             if made is None or steps < made:
-                why = "it has ended, and others went on from it" if made is None else f"it has made {made} steps"
-                raise RunError(f"stages.{i}.steps cannot become {steps}: {why}; start a new run with name=...")
+                why = (
+                    "it has ended, and others went on from it"
+                    if made is None
+                    else f"it has made {made} steps"
+                )
+                raise RunError(
+                    f"stages.{i}.steps cannot become {steps}: {why}; start a new run with name=..."
+                )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -161,7 +181,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    with path.open(encoding="utf-8", newline="\n") as lines:  # splitlines() would also cut at U+2028, which JSON texts may hold
+    with path.open(
+        encoding="utf-8", newline="\n"
+    ) as lines:  # splitlines() would also cut at U+2028, which JSON texts may hold
         for line in lines:
             try:
                 rows.append(json.loads(line))
@@ -190,5 +212,9 @@ def _line(row: Mapping[str, Any]) -> str:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
+        return {
+            k: v
+            for key, item in items
+            for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
     return {prefix: value}

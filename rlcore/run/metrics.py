@@ -45,13 +45,23 @@ def rollout_metrics(facts: Sequence[GroupFacts]) -> dict[str, float]:
     lengths = [length for group in facts for length in group.lengths]
     scored = [[value for value in group.values if value is not None] for group in facts]
     compared = [len(set(group)) == 1 for group in scored if len(group) > 1]
-    metrics = {"reward/mean": statistics.fmean(values), "reward/std": statistics.pstdev(values)} if values else {}
+    metrics = (
+        {"reward/mean": statistics.fmean(values), "reward/std": statistics.pstdev(values)}
+        if values
+        else {}
+    )
     metrics |= {
         "completions/length/mean": statistics.fmean(lengths),
-        "completions/frac_truncated": statistics.fmean(finish == "length" for group in facts for finish in group.finishes),
+        "completions/frac_truncated": statistics.fmean(
+            finish == "length" for group in facts for finish in group.finishes
+        ),
         **({"reward/frac_zero_std": statistics.fmean(compared)} if compared else {}),
-        "reward/frac_unscored": statistics.fmean(value is None for group in facts for value in group.values),
-        "reward/frac_wrong_format": statistics.fmean(status == "wrong-format" for group in facts for status in group.statuses),
+        "reward/frac_unscored": statistics.fmean(
+            value is None for group in facts for value in group.values
+        ),
+        "reward/frac_wrong_format": statistics.fmean(
+            status == "wrong-format" for group in facts for status in group.statuses
+        ),
         "tokens/prompt": sum(group.prompt_tokens for group in facts),
         "tokens/completion": sum(lengths),
     }
@@ -96,7 +106,10 @@ def effort_metrics(efforts: Sequence[Effort]) -> dict[str, float]:
     tokens/frac_wasted: share of the answer tokens that reach no gradient. filter/tried_per_group: groups tried for each group of the batch.
     filter/frac_filled: share of the batch that was accepted.
     """
-    wanted, generated = sum(effort.wanted for effort in efforts), sum(effort.generated for effort in efforts)
+    wanted, generated = (
+        sum(effort.wanted for effort in efforts),
+        sum(effort.generated for effort in efforts),
+    )
     return {
         "tokens/frac_wasted": 1 - sum(effort.used for effort in efforts) / max(1, generated),
         "filter/tried_per_group": sum(effort.tried for effort in efforts) / wanted,
@@ -116,13 +129,18 @@ def learner_metrics(report: StepReport) -> dict[str, float]:
         "mismatch/ratio_max": report.ratio_max,
         "clip_frac": report.clip_frac,
         "tokens/trained": report.tokens,
-        **({f"loss/{name}": value for name, value in report.losses.items()} if len(report.losses) > 1 else {}),
+        **(
+            {f"loss/{name}": value for name, value in report.losses.items()}
+            if len(report.losses) > 1
+            else {}
+        ),
     }
     return {key: value for key, value in found.items() if value is not None}
 
 
 def rollout_rows(
-    groups: Iterable[tuple[int | None, Group, bool]], steps: Mapping[str, Any] = MappingProxyType({})
+    groups: Iterable[tuple[int | None, Group, bool]],
+    steps: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterable[dict[str, Any]]:
     """One JSON object a rollout: enough to read it, to score it again, and to learn from it off-line.
 
@@ -168,18 +186,30 @@ def dead_states(metrics: dict[str, Any]) -> list[str]:
     """Sentences that name why a step taught nothing; empty where it taught something."""
     said = []
     if metrics.get("completions/frac_truncated") == 1:
-        said.append("every answer was cut at sampling.max_tokens: raise it, or teach the model to stop (an sft stage)")
+        said.append(
+            "every answer was cut at sampling.max_tokens: raise it, or teach the model to stop (an sft stage)"
+        )
     if metrics.get("reward/frac_wrong_format") == 1:
-        said.append("no answer had the format the reward asks for: check the prompt, or teach the format (an sft stage)")
+        said.append(
+            "no answer had the format the reward asks for: check the prompt, or teach the format (an sft stage)"
+        )
     if metrics.get("filter/frac_filled", 1) < 0.5:
         said.append(
             f"the filter accepted {metrics['filter/frac_filled']:.0%} of a batch after trying {metrics['filter/tried_per_group']:.3g} batches: "
             f"the tasks are too hard or too easy for it, or resample.rounds is too small"
         )
     if metrics.get("tokens/trained") == 0 and metrics.get("reward/frac_zero_std") != 1:
-        said.append("credit gave every answer an advantage of 0, so nothing was learned: check credit.baseline and its scheme")
-    unused = metrics.get("tokens/frac_wasted", 1) == 1  # a scheme of one's own may teach where all rewards are equal
-    if metrics.get("reward/frac_zero_std") == 1 and unused and not metrics.get("credit/frac_informative"):
+        said.append(
+            "credit gave every answer an advantage of 0, so nothing was learned: check credit.baseline and its scheme"
+        )
+    unused = (
+        metrics.get("tokens/frac_wasted", 1) == 1
+    )  # a scheme of one's own may teach where all rewards are equal
+    if (
+        metrics.get("reward/frac_zero_std") == 1
+        and unused
+        and not metrics.get("credit/frac_informative")
+    ):
         said.append(
             f"all answers to each task earned the same reward (mean {metrics['reward/mean']:.3g}), so nothing was learned: "
             f"the tasks are too hard or too easy, or the reward is constant"

@@ -25,14 +25,25 @@ def text_samples(run: Run, tasks: Iterable[Task]) -> list[Sample]:
                 f"next-token training needs a column `text`, which task {task.id} has not: use corpus positions or spans"
             )
         if text not in found:
-            coded = run.policy.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            coded = run.policy.tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=True
+            )
             offsets = coded["offset_mapping"][: run.max_length]
             spans = task.columns.get("spans") or []
-            found[text] = text_sample(f"{task.id}/text", coded["input_ids"][: run.max_length], offsets, spans)
+            found[text] = text_sample(
+                f"{task.id}/text", coded["input_ids"][: run.max_length], offsets, spans
+            )
     return list(found.values())
 
 
-def text_sample(id: str, ids: list[int], offsets: list[tuple[int, int]], spans: list[list[int]]) -> Sample:
+def text_sample(
+    id: str, ids: list[int], offsets: list[tuple[int, int]], spans: list[list[int]]
+) -> Sample:
     """A sample that trains every token but the first and those that overlap one of `spans` ([start, end] in characters)."""
-    mask = [place > 0 and not any(a < end and start < b for a, b in spans) for place, (start, end) in enumerate(offsets)]
-    return Sample(id=id, token_ids=ids, mask=mask, advantages=[float(on) for on in mask], stream=STREAM)
+    mask = [
+        place > 0 and not any(a < end and start < b for a, b in spans)
+        for place, (start, end) in enumerate(offsets)
+    ]
+    return Sample(
+        id=id, token_ids=ids, mask=mask, advantages=[float(on) for on in mask], stream=STREAM
+    )

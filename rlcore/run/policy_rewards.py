@@ -18,13 +18,22 @@ def policy_scorer(
     """Groups with the stage's policy rewards added to their verdicts; without such rewards the groups as they are."""
     named = policy_rewards(stage.rewards)
     tokens = stage.optim.micro_batch_tokens if isinstance(stage, RlStage) else 8192
-    made = [(spec, build_policy_reward(spec, run.policy, average=average, micro_batch_tokens=tokens)) for spec in named]
+    made = [
+        (spec, build_policy_reward(spec, run.policy, average=average, micro_batch_tokens=tokens))
+        for spec in named
+    ]
 
     def score(groups: Sequence[Group]) -> list[Group]:
         scored = list(groups)
         for spec, gains_of in made:
             scored = [
-                replace(group, verdicts=[_plus(v, spec.name, spec.weight, g) for v, g in zip(group.verdicts, gains, strict=True)])
+                replace(
+                    group,
+                    verdicts=[
+                        _plus(v, spec.name, spec.weight, g)
+                        for v, g in zip(group.verdicts, gains, strict=True)
+                    ],
+                )
                 for group, gains in zip(scored, gains_of(scored), strict=True)
             ]
         return scored

@@ -48,7 +48,13 @@ class Run:
         saved: Mapping[str, Any] | None,
         tasks: Mapping[str, Sequence[Task]],
     ) -> None:
-        self.recipe, self.folder, self.accelerator, self.policy, self.tracker = recipe, folder, accelerator, policy, tracker
+        self.recipe, self.folder, self.accelerator, self.policy, self.tracker = (
+            recipe,
+            folder,
+            accelerator,
+            policy,
+            tracker,
+        )
         self.cursor = cursor
         self.saved = saved
         """Trainer state of the stage the run was killed in, until that stage takes it back."""
@@ -56,7 +62,9 @@ class Run:
         if saved and "average" in saved:  # of a finished stage
             self._average = Average(policy.module, saved["average"]["decay"])
             self._average.load_state_dict(saved["average"])
-        self.encoder = PromptEncoder(policy.tokenizer, format=recipe.prompt.format, system=recipe.prompt.system)
+        self.encoder = PromptEncoder(
+            policy.tokenizer, format=recipe.prompt.format, system=recipe.prompt.system
+        )
         self._tasks = tasks
         self._engine: Engine | None = None
 
@@ -81,25 +89,43 @@ class Run:
     def engine(self) -> Engine:
         """The engine of this process, started when a stage first needs one and kept for the stages after it."""
         if self._engine is None:
-            folder = self.folder.path / ".model"  # what a back end reads its architecture and tokenizer from
+            folder = (
+                self.folder.path / ".model"
+            )  # what a back end reads its architecture and tokenizer from
             self.policy.save(folder, base=self._apart)
             self.accelerator.wait_for_everyone()
             section = self.recipe.engine.model_copy(update={"max_length": self.max_length})
             self._engine = build_engine(
-                section, folder, dtype=self.recipe.model.dtype, device=str(self.accelerator.device),
-                adapter_rank=self.policy.adapter.rank if self._apart and self.policy.adapter else None,
-            )  # fmt: skip
+                section,
+                folder,
+                dtype=self.recipe.model.dtype,
+                device=str(self.accelerator.device),
+                adapter_rank=self.policy.adapter.rank
+                if self._apart and self.policy.adapter
+                else None,
+            )
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 shutil.rmtree(folder)
         return self._engine
 
-    def learner(self, stage: SftStage | RlStage | OfflineStage, objective: Objective, *, temperature: float = 1.0) -> Learner:
+    def learner(
+        self,
+        stage: SftStage | RlStage | OfflineStage,
+        objective: Objective,
+        *,
+        temperature: float = 1.0,
+    ) -> Learner:
         """A fresh learner of the run's policy for one stage."""
         learner = build_learner(
-            self.policy, stage, objective, accelerator=self.accelerator, version=self.cursor.step, temperature=temperature,
+            self.policy,
+            stage,
+            objective,
+            accelerator=self.accelerator,
+            version=self.cursor.step,
+            temperature=temperature,
             reference=self._reference() if objective.needs_reference else None,
-        )  # fmt: skip
+        )
         self._average = learner.average
         return learner
 
@@ -116,11 +142,15 @@ class Run:
             return None
         path = self.folder.references / f"stage_{self.cursor.stage:02d}"
         if self.cursor.stage_step == 0:
-            checkpoint.save_reference(path, save_model=self.policy.save, main=self.accelerator.is_main_process)
+            checkpoint.save_reference(
+                path, save_model=self.policy.save, main=self.accelerator.is_main_process
+            )
             self.accelerator.wait_for_everyone()
             return None
         if not path.is_dir():
-            raise RunError(f"{path}, the model this stage began with, is missing: put it back, or start again with --overwrite")
+            raise RunError(
+                f"{path}, the model this stage began with, is missing: put it back, or start again with --overwrite"
+            )
         return build_policy(self.recipe, path, self.accelerator)
 
     def holding(self, weights: Literal["policy", "ema"]) -> AbstractContextManager[None]:
@@ -129,7 +159,9 @@ class Run:
 
     def publish(self, version: int) -> PublishReport:
         """Serve the policy's present weights as `version`, with proof. Raises `PublishError`."""
-        canary = (self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0]) * CANARY)[:CANARY]
+        canary = (self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0]) * CANARY)[
+            :CANARY
+        ]
         return publish(
             partial(self.policy.weights, apart=self._apart),
             self.engine(),
@@ -156,7 +188,9 @@ class Run:
             torch.set_rng_state(self.saved["rng"])
             self.saved = None
 
-    def end_step(self, learner: Learner, curriculum: TaskSampler, metrics: Mapping[str, Any]) -> None:
+    def end_step(
+        self, learner: Learner, curriculum: TaskSampler, metrics: Mapping[str, Any]
+    ) -> None:
         """Log the step, move the cursor, and write a checkpoint when one is due (`end_stage` saves the stage's last step).
 
         In this order: a checkpoint never knows more than the files beside it.
@@ -173,12 +207,27 @@ class Run:
         self.cursor.stage_step += 1
         self.tracker.step(self.cursor.step, metrics)
 
-    def end_stage(self, learner: Learner | None = None, curriculum: TaskSampler | None = None, *, trained: bool = True) -> None:
+    def end_stage(
+        self,
+        learner: Learner | None = None,
+        curriculum: TaskSampler | None = None,
+        *,
+        trained: bool = True,
+    ) -> None:
         """Move the cursor to the next stage; what a training stage made is saved, so that it can be given more steps later."""
-        state = _state(learner) if learner else {"average": self._average.state_dict()} if self._average else {}
+        state = (
+            _state(learner)
+            if learner
+            else {"average": self._average.state_dict()}
+            if self._average
+            else {}
+        )
         self.accelerator.free_memory()  # else the next stage's learner would share the parameters with this one's wrapper
         cursor = self.cursor
-        cursor.ended_after, cursor.curriculum = cursor.stage_step, curriculum.state_dict() if curriculum else {}
+        cursor.ended_after, cursor.curriculum = (
+            cursor.stage_step,
+            curriculum.state_dict() if curriculum else {},
+        )
         cursor.stage, cursor.stage_step = cursor.stage + 1, 0
         if trained:
             self._save(state)

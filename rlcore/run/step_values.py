@@ -15,17 +15,26 @@ from rlcore.scoring.scorer import Scorer
 from rlcore.types import Group, Prefix, Sample
 
 
-def step_values(run: Run, stage: RlStage | SampleStage, scorer: Scorer, *, seed: int) -> StepEstimator | None:
+def step_values(
+    run: Run, stage: RlStage | SampleStage, scorer: Scorer, *, seed: int
+) -> StepEstimator | None:
     """What estimates step values in this stage; None where it asks for none. Seeds follow from the step of the stage."""
 
     def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
         return continuations(
             prefixes,
-            engine=run.engine(), encoder=run.encoder, scorer=scorer, sampling=build_sampling(stage.sampling),
-            seed=derive(seed, "steps", run.cursor.stage_step), deadline_s=left_s, max_length=run.max_length,
-        )  # fmt: skip
+            engine=run.engine(),
+            encoder=run.encoder,
+            scorer=scorer,
+            sampling=build_sampling(stage.sampling),
+            seed=derive(seed, "steps", run.cursor.stage_step),
+            deadline_s=left_s,
+            max_length=run.max_length,
+        )
 
-    return build_step_values(stage, continue_, run.encoder.decode, processes=run.accelerator.num_processes)
+    return build_step_values(
+        stage, continue_, run.encoder.decode, processes=run.accelerator.num_processes
+    )
 
 
 def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
@@ -38,7 +47,11 @@ def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
     answers, tokens = sum(cost.answers for cost in costs), sum(cost.tokens for cost in costs)
     return {
         "credit/answers": answers,
-        **({"credit/frac_informative": sum(cost.informative for cost in costs) / answers} if answers else {}),
+        **(
+            {"credit/frac_informative": sum(cost.informative for cost in costs) / answers}
+            if answers
+            else {}
+        ),
         "credit/prefixes": sum(cost.prefixes for cost in costs),
         "credit/left_out": sum(cost.left_out for cost in costs),
         "credit/tokens": tokens,
@@ -47,12 +60,17 @@ def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
     }
 
 
-def step_rows(values: StepEstimator, samples: Sequence[Sequence[Sample]]) -> dict[str, dict[str, Any]]:
+def step_rows(
+    values: StepEstimator, samples: Sequence[Sequence[Sample]]
+) -> dict[str, dict[str, Any]]:
     """By rollout id, what a row of `rollouts/` says of steps: spans, values, and the advantage of each answer token.
 
     An advantage is None where the token is not trained; the key is absent where the answer gave no sample.
     """
-    rows = {id: {"spans": [list(span) for span in found.spans], "values": found.values} for id, found in values.values.items()}
+    rows = {
+        id: {"spans": [list(span) for span in found.spans], "values": found.values}
+        for id, found in values.values.items()
+    }
     for sample in (sample for group in samples for sample in group if sample.id in rows):
         answer = sum(span[1] - span[0] for span in rows[sample.id]["spans"])
         trained = zip(sample.advantages[-answer:], sample.mask[-answer:], strict=True)

@@ -55,7 +55,9 @@ def read_stored(path: Path) -> list[Stored]:
                 found.append(_stored(rows, file.stem))
             except (KeyError, TypeError, ValueError) as error:
                 raise _bad_row(
-                    file, None, f"of task {rows[0]['task']!r} cannot be read ({type(error).__name__}: {error})"
+                    file,
+                    None,
+                    f"of task {rows[0]['task']!r} cannot be read ({type(error).__name__}: {error})",
                 ) from None
     if not found:
         raise RunError(f"the stored rollouts at {path} are empty")
@@ -64,12 +66,23 @@ def read_stored(path: Path) -> list[Stored]:
 
 def _stored(rows: list[dict[str, Any]], file: str) -> Stored:
     first = rows[0]
-    task = Task(id=first["task"], prompt=first["prompt"], answer=first.get("answer"), category=first.get("category", "all"))
+    task = Task(
+        id=first["task"],
+        prompt=first["prompt"],
+        answer=first.get("answer"),
+        category=first.get("category", "all"),
+    )
     rollouts = [_rollout(row, f"{file}/{row.get('id', number)}") for number, row in enumerate(rows)]
-    unrecorded = frozenset(rollout.id for rollout, row in zip(rollouts, rows, strict=True) if row.get("logprobs") is None)
+    unrecorded = frozenset(
+        rollout.id
+        for rollout, row in zip(rollouts, rows, strict=True)
+        if row.get("logprobs") is None
+    )
     steps = {
         rollout.id: StepValues(
-            rollout_id=rollout.id, spans=[Span(*span) for span in row["steps"]["spans"]], values=row["steps"]["values"]
+            rollout_id=rollout.id,
+            spans=[Span(*span) for span in row["steps"]["spans"]],
+            values=row["steps"]["values"],
         )
         for rollout, row in zip(rollouts, rows, strict=True)
         if row.get("steps")
@@ -95,9 +108,13 @@ def _rollout(row: Mapping[str, Any], id: str) -> Rollout:
 
 def _verdict(row: Mapping[str, Any]) -> Verdict:
     status = row.get("status", "ok" if row["value"] is not None else "unscorable")
-    return Verdict(value=row["value"], status=status, parts=row.get("parts", {}), reason=row.get("reason", ""))
+    return Verdict(
+        value=row["value"], status=status, parts=row.get("parts", {}), reason=row.get("reason", "")
+    )
 
 
 def _bad_row(file: Path, number: int | None, what: str) -> RunError:
     where = f"row {number}" if number else "a row"
-    return RunError(f"{file}: {where} {what}; rows need task, prompt, text, value, token_ids and mask")
+    return RunError(
+        f"{file}: {where} {what}; rows need task, prompt, text, value, token_ids and mask"
+    )

@@ -10,7 +10,14 @@ from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from rlcore.recipe.schema import OfflineStage, PreferStage, RlStage, SftStage
@@ -59,7 +66,9 @@ class Tracker:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, stage: SftStage | RlStage | OfflineStage | PreferStage, *, done: int) -> Iterator[None]:
+    def stage(
+        self, stage: SftStage | RlStage | OfflineStage | PreferStage, *, done: int
+    ) -> Iterator[None]:
         """Frame a training stage of which `done` steps are done: a bar on a terminal, about ten lines elsewhere."""
         log = StageLog(name=stage.label, kind=stage.kind, done=done)
         self.stages.append(log)
@@ -72,8 +81,13 @@ class Tracker:
             TextColumn("{task.fields[shown]}"),
         )
         try:
-            with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
-                self._bar = (progress, progress.add_task(log.name, total=stage.steps, completed=done, shown=""))
+            with Progress(
+                *columns, console=self.console, disable=not self.console.is_terminal
+            ) as progress:
+                self._bar = (
+                    progress,
+                    progress.add_task(log.name, total=stage.steps, completed=done, shown=""),
+                )
                 yield
         finally:
             self._bar = None
@@ -96,12 +110,17 @@ class Tracker:
         log.last, log.steps = row, log.steps + 1
         if self.accelerator.is_main_process:
             self.folder.log_metrics(row)
-        self.accelerator.log({key: value for key, value in metrics.items() if isinstance(value, int | float)}, step=step)
+        self.accelerator.log(
+            {key: value for key, value in metrics.items() if isinstance(value, int | float)},
+            step=step,
+        )
         if self._bar is not None:
             progress, bar = self._bar
             progress.update(bar, advance=1, shown=_headline(log.kind, row))
             done = int(progress.tasks[bar].completed)
-            if not self.console.is_terminal and (log.steps == 1 or done % self._every == 0 or done == self._total):
+            if not self.console.is_terminal and (
+                log.steps == 1 or done % self._every == 0 or done == self._total
+            ):
                 self.say(f"{log.name} {done}/{self._total}  {_headline(log.kind, row)}")
         if log.steps <= FIRST_STEPS:
             for sentence in dead_states(row):
@@ -109,31 +128,56 @@ class Tracker:
 
     def evaluated(self, row: Mapping[str, Any]) -> None:
         """Write one evaluation down and show it."""
-        log = StageLog(name=row["stage"], kind="eval", seconds=row["time/total"], first=dict(row), last=dict(row))
+        log = StageLog(
+            name=row["stage"],
+            kind="eval",
+            seconds=row["time/total"],
+            first=dict(row),
+            last=dict(row),
+        )
         self.stages.append(log)
         if self.accelerator.is_main_process:
             self.folder.log_eval(row)
         self.accelerator.log({f"eval/{log.name}/accuracy": row["accuracy"]}, step=row["step"])
-        self.say(f"{log.name}: {_headline('eval', row)} of {row['answers']} answers ({row['time/total']:.1f} s)")
+        self.say(
+            f"{log.name}: {_headline('eval', row)} of {row['answers']} answers ({row['time/total']:.1f} s)"
+        )
 
     def sampled(self, row: Mapping[str, Any]) -> None:
         """Write one sample stage down and show it."""
-        log = StageLog(name=row["stage"], kind="sample", seconds=row["time/total"], first=dict(row), last=dict(row))
+        log = StageLog(
+            name=row["stage"],
+            kind="sample",
+            seconds=row["time/total"],
+            first=dict(row),
+            last=dict(row),
+        )
         self.stages.append(log)
         if self.accelerator.is_main_process:
             self.folder.summarise_sample(row["stage"], row)
-        self.say(f"{log.name}: {_headline('sample', row)}, {row['answers']} answers ({row['time/total']:.1f} s)")
+        self.say(
+            f"{log.name}: {_headline('sample', row)}, {row['answers']} answers ({row['time/total']:.1f} s)"
+        )
 
     def summary(self) -> None:
         """Print one line a stage: what it was, how long it took, and its first headline number at its first and last step."""
         table = Table(
-            "stage", "steps", "seconds", "measure", "first", "last", title=f"run {self.folder.path}", title_justify="left"
+            "stage",
+            "steps",
+            "seconds",
+            "measure",
+            "first",
+            "last",
+            title=f"run {self.folder.path}",
+            title_justify="left",
         )
         for log in self.stages:
             measure = HEADLINES[log.kind][0]
             first = "" if log.kind in ("eval", "sample") else _number(measure, log.first)
             last = _number(measure, log.last)
-            table.add_row(log.name, str(log.steps or ""), f"{log.seconds:.1f}", _label(measure), first, last)
+            table.add_row(
+                log.name, str(log.steps or ""), f"{log.seconds:.1f}", _label(measure), first, last
+            )
         self.console.print(table)
 
 

@@ -36,7 +36,11 @@ class Scored:
 
     def total(self, *, without: str = "") -> float:
         """Sum of weight x value, over all rewards with a weight but one."""
-        return sum(weight * self.parts[name] for name, weight in self.weights.items() if weight != 0 and name != without)
+        return sum(
+            weight * self.parts[name]
+            for name, weight in self.weights.items()
+            if weight != 0 and name != without
+        )
 
 
 Mix = Callable[[Scored], float]
@@ -47,7 +51,11 @@ def weighted_sum(scored: Scored, *, weights: Mapping[str, float] | None = None) 
 
     EduAlign's: `{use: sum, weights: {hpc/helpful: 0.5, hpc/personal: 0.25, hpc/creative: 0.25}}`.
     """
-    return scored.total() if weights is None else sum(weight * scored.parts[name] for name, weight in weights.items())
+    return (
+        scored.total()
+        if weights is None
+        else sum(weight * scored.parts[name] for name, weight in weights.items())
+    )
 
 
 def unless_unfinished(scored: Scored, *, penalty: float = -10.0, min_tokens: int = 0) -> float:
@@ -90,12 +98,18 @@ def build_mix(named: Named, rewards: Sequence[RewardSpec]) -> Mix:
     rule: Mix = build_later(named, MIXES, what="mix", given=1)
     use = named if isinstance(named, str) else named["use"]
     try:
-        rule(Scored(parts=_AnyPart({spec.name: 1.0 for spec in rewards}), weights=_weights(rewards)))
+        rule(
+            Scored(parts=_AnyPart({spec.name: 1.0 for spec in rewards}), weights=_weights(rewards))
+        )
     except KeyError as missing:
         names = [spec.name for spec in rewards]
-        raise RecipeError(f"mix {use!r} asks for a reward {missing}{did_you_mean(str(missing.args[0]), names)}") from None
+        raise RecipeError(
+            f"mix {use!r} asks for a reward {missing}{did_you_mean(str(missing.args[0]), names)}"
+        ) from None
     except Exception as error:
-        raise RecipeError(f"mix {use!r} raised {type(error).__name__} ({error}) on rewards that are all 1") from error
+        raise RecipeError(
+            f"mix {use!r} raised {type(error).__name__} ({error}) on rewards that are all 1"
+        ) from error
     return rule
 
 
@@ -117,8 +131,14 @@ def mix(
     for spec, verdict in zip(rewards, verdicts, strict=True):
         parts[spec.name] = verdict.value
         parts.update({f"{spec.name}/{part}": value for part, value in verdict.parts.items()})
-    counted = [(spec, verdict) for spec, verdict in zip(rewards, verdicts, strict=True) if spec.weight != 0]
-    applying = [(spec, verdict) for spec, verdict in counted if not (spec.optional and verdict.status == "unscorable")]
+    counted = [
+        (spec, verdict) for spec, verdict in zip(rewards, verdicts, strict=True) if spec.weight != 0
+    ]
+    applying = [
+        (spec, verdict)
+        for spec, verdict in counted
+        if not (spec.optional and verdict.status == "unscorable")
+    ]
     for _, verdict in applying or counted:
         if verdict.status not in SCORED:
             return Verdict(value=None, status=verdict.status, parts=parts, reason=verdict.reason)
@@ -127,7 +147,12 @@ def mix(
     try:
         value = float(rule(Scored(parts=known, weights=weights, finished=finished, tokens=tokens)))
     except Exception as error:
-        return Verdict(value=None, status="crashed", parts=parts, reason=f"the mix raised {type(error).__name__}: {error}")
+        return Verdict(
+            value=None,
+            status="crashed",
+            parts=parts,
+            reason=f"the mix raised {type(error).__name__}: {error}",
+        )
     if not math.isfinite(value):
         return Verdict(value=None, status="unscorable", parts=parts, reason=f"the mix gave {value}")
     misformed = [verdict for _, verdict in applying if verdict.status == "wrong-format"]
@@ -143,7 +168,9 @@ def part_weights(named: Named, rewards: Sequence[RewardSpec]) -> dict[str, float
     """What `credit.normalise_parts` weighs: the parts of a plain sum by name. Raises `RecipeError` for any other mix."""
     params = {} if isinstance(named, str) else named
     if (named if isinstance(named, str) else params.get("use")) != "sum":
-        raise RecipeError("credit.normalise_parts sums the parts itself: it goes with `mix: sum` only")
+        raise RecipeError(
+            "credit.normalise_parts sums the parts itself: it goes with `mix: sum` only"
+        )
     weights = params.get("weights") or _weights(rewards)
     return {name: weight for name, weight in weights.items() if weight != 0}
 

@@ -41,9 +41,26 @@ from rlcore.types import Message, Verdict
 ENTRY_POINTS = "rlcore.rewards"
 Form = Literal["batch", "short", "verifiers"]
 OFFERED: Mapping[Form, tuple[str, ...]] = {
-    "batch": ("prompts", "completions", "completion_ids", "answer", "finished", "log_metric", "log_extra"),
+    "batch": (
+        "prompts",
+        "completions",
+        "completion_ids",
+        "answer",
+        "finished",
+        "log_metric",
+        "log_extra",
+    ),
     "short": ("answer", "gold", "prompt", "completion_ids", "finished"),
-    "verifiers": ("prompt", "completion", "answer", "info", "task", "state", "completion_ids", "finished"),
+    "verifiers": (
+        "prompt",
+        "completion",
+        "answer",
+        "info",
+        "task",
+        "state",
+        "completion_ids",
+        "finished",
+    ),
 }
 """What the engine itself passes to a reward, columns and parameters aside."""
 _NOT_COLUMNS = ("prompt", "completion")
@@ -123,7 +140,12 @@ class Reward:
     @property
     def is_async(self) -> bool:
         """Whether calls can run side by side."""
-        return any(map(inspect.iscoroutinefunction, (self.function, getattr(self.function, "__call__", None))))  # noqa: B004
+        return any(
+            map(
+                inspect.iscoroutinefunction,
+                (self.function, getattr(self.function, "__call__", None)),
+            )
+        )  # noqa: B004
 
     def one(self, answers: Answers, i: int) -> Verdict:
         """Score answer i alone; an exception becomes `crashed`."""
@@ -134,7 +156,9 @@ class Reward:
         except GroupCrash as crash:
             return Verdict(value=None, status="crashed", reason=str(crash))
         except BaseException as error:  # plugins raise what they like, SystemExit and math-verify's TimeoutException included
-            return Verdict(value=None, status="crashed", reason=describe_error(error, self.function))
+            return Verdict(
+                value=None, status="crashed", reason=describe_error(error, self.function)
+            )
 
     def group(self, answers: Answers, deadline_s: float | None = None) -> list[Verdict]:
         """Score all answers: with one call of a batch function, or calls of an async one side by side, each in deadline_s.
@@ -146,10 +170,16 @@ class Reward:
         n = len(answers.texts)
         metrics: dict[str, float] = {}
         offered = {
-            **{name: [value] * n for name, value in answers.columns.items() if name not in _NOT_COLUMNS},
+            **{
+                name: [value] * n
+                for name, value in answers.columns.items()
+                if name not in _NOT_COLUMNS
+            },
             **self.params,
             "prompts": [answers.prompt] * n,
-            "completions": answers.texts if isinstance(answers.prompt, str) else [_said(text) for text in answers.texts],
+            "completions": answers.texts
+            if isinstance(answers.prompt, str)
+            else [_said(text) for text in answers.texts],
             "completion_ids": answers.completion_ids,
             "answer": [answers.gold] * n,
             "finished": answers.finished,
@@ -158,17 +188,31 @@ class Reward:
         }
         try:
             values = _result(self._call(offered))
-            if isinstance(values, str | Mapping) or not hasattr(values, "__len__") or len(values) != n:
-                got = f"{len(values)} values" if isinstance(values, list | tuple) else f"a {type(values).__name__}"
+            if (
+                isinstance(values, str | Mapping)
+                or not hasattr(values, "__len__")
+                or len(values) != n
+            ):
+                got = (
+                    f"{len(values)} values"
+                    if isinstance(values, list | tuple)
+                    else f"a {type(values).__name__}"
+                )
                 reason = f"reward {self.spec.name!r} must return a list with one value an answer: {n} were asked for, got {got}"
                 return [Verdict(value=None, status="crashed", reason=reason)] * n
             verdicts = [as_verdict(value, self.spec.name) for value in values]
-            return [replace(verdict, parts={**verdict.parts, **metrics}) for verdict in verdicts] if metrics else verdicts
+            return (
+                [replace(verdict, parts={**verdict.parts, **metrics}) for verdict in verdicts]
+                if metrics
+                else verdicts
+            )
         except BaseException as error:
             raise GroupCrash(describe_error(error, self.function)) from error
 
     async def _side_by_side(self, answers: Answers, deadline_s: float | None) -> list[Verdict]:
-        return await asyncio.gather(*[self._in_time(answers, i, deadline_s) for i in range(len(answers.texts))])
+        return await asyncio.gather(
+            *[self._in_time(answers, i, deadline_s) for i in range(len(answers.texts))]
+        )
 
     async def _in_time(self, answers: Answers, i: int, deadline_s: float | None) -> Verdict:
         clock = asyncio.timeout(deadline_s)
@@ -177,8 +221,12 @@ class Reward:
                 return as_verdict(await self._call(self._offered(answers, i)), self.spec.name)
         except BaseException as error:
             if clock.expired():
-                return Verdict(value=None, status="timed-out", reason=f"no answer within {deadline_s:g} s")
-            return Verdict(value=None, status="crashed", reason=describe_error(error, self.function))
+                return Verdict(
+                    value=None, status="timed-out", reason=f"no answer within {deadline_s:g} s"
+                )
+            return Verdict(
+                value=None, status="crashed", reason=describe_error(error, self.function)
+            )
 
     def _offered(self, answers: Answers, i: int) -> dict[str, Any]:
         """What one call for answer i may ask for, in the short form or verifiers'."""
@@ -194,7 +242,12 @@ class Reward:
             "info": answers.columns.get("info", {}),
             "task": answers.columns.get("task", ""),
         }
-        return {**answers.columns, **self.params, **offered, "state": {**answers.columns, **offered}}
+        return {
+            **answers.columns,
+            **self.params,
+            **offered,
+            "state": {**answers.columns, **offered},
+        }
 
     def _call(self, offered: dict[str, Any]) -> Any:
         parameters = self.signature.parameters.values()
@@ -203,10 +256,16 @@ class Reward:
         absent = [
             p.name
             for p in parameters
-            if p.default is p.empty and p.name not in offered and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            if p.default is p.empty
+            and p.name not in offered
+            and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
         if absent:
-            hint = "; one that scores a single answer needs the @reward mark" if absent[0] == "gold" else ""
+            hint = (
+                "; one that scores a single answer needs the @reward mark"
+                if absent[0] == "gold"
+                else ""
+            )
             asked = f"reward {self.spec.name!r} asks for {absent[0]!r}, which is no column of the task and no parameter"
             raise TypeError(asked + hint)
         return self.function(**offered)
@@ -216,8 +275,14 @@ def form_of(function: Callable[..., Any]) -> Form:
     """Which form a reward is written in; of a class, its objects'."""
     if getattr(function, "short_form", False):
         return "short"
-    names = inspect.signature(function.__call__ if inspect.isclass(function) else function).parameters.keys()
-    single = names & {"completion", "state"} and not names & {"prompts", "completions", "completion_ids"}
+    names = inspect.signature(
+        function.__call__ if inspect.isclass(function) else function
+    ).parameters.keys()
+    single = names & {"completion", "state"} and not names & {
+        "prompts",
+        "completions",
+        "completion_ids",
+    }
     return "verifiers" if single else "batch"
 
 
@@ -247,7 +312,9 @@ def as_verdict(value: Any, name: str) -> Verdict:
     if value is None:
         return Verdict(value=None, status="unscorable", reason=f"reward {name!r} gave None")
     if not hasattr(value, "__float__"):
-        raise TypeError(f"reward {name!r} gave a {type(value).__name__} where a number, a bool, None or a Verdict belongs")
+        raise TypeError(
+            f"reward {name!r} gave a {type(value).__name__} where a number, a bool, None or a Verdict belongs"
+        )
     number = float(value)
     if not math.isfinite(number):
         return Verdict(value=None, status="unscorable", reason=f"reward {name!r} gave {number}")
@@ -282,32 +349,46 @@ def load_reward(spec: RewardSpec) -> Reward:
     try:
         return Reward(spec=spec, function=found(**spec.params), params={})
     except BaseException as error:
-        raise RewardError(f"cannot make reward {spec.use!r}: {describe_error(error, found)}") from error
+        raise RewardError(
+            f"cannot make reward {spec.use!r}: {describe_error(error, found)}"
+        ) from error
 
 
 def registered_rewards() -> dict[str, str]:
     """Entry points of installed packages: name to `module:function`."""
-    return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    return {
+        point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)
+    }
 
 
 def _check_params(spec: RewardSpec, found: Callable[..., Any]) -> None:
     """Raise `RewardError` for params it cannot take. What a function needs may be a column, what a class needs must be given."""
     parameters, made = signature(found).parameters.values(), inspect.isclass(found)
     given = () if made else OFFERED[form_of(found)]
-    own = {p.name: p for p in parameters if p.name not in given and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    own = {
+        p.name: p
+        for p in parameters
+        if p.name not in given and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
     params = dict(spec.params)
     for name in spec.params:
         if name in given:
-            raise RewardError(f"{name!r} cannot be a parameter of reward {spec.name!r}: the engine itself passes {name!r}")
+            raise RewardError(
+                f"{name!r} cannot be a parameter of reward {spec.name!r}: the engine itself passes {name!r}"
+            )
         if name not in own and any(p.kind is p.VAR_KEYWORD for p in parameters):
-            if near := difflib.get_close_matches(name, own.keys() - params.keys(), n=1, cutoff=0.75):
+            if near := difflib.get_close_matches(
+                name, own.keys() - params.keys(), n=1, cutoff=0.75
+            ):
                 raise RewardError(
                     f"reward {spec.name!r} has no parameter {name!r} and would take it for a column; did you mean {near[0]!r}?"
                 )
             del params[name]
     try:
         check_params(
-            params, own if made else {name: p.replace(default=None) for name, p in own.items()}, owner=f"reward {spec.name!r}"
+            params,
+            own if made else {name: p.replace(default=None) for name, p in own.items()},
+            owner=f"reward {spec.name!r}",
         )
     except RecipeError as error:
         raise RewardError(str(error)) from None

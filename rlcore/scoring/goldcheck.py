@@ -13,7 +13,9 @@ from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.types import Rollout, Task, Verdict
 
-_LAST_NUMBER = re.compile(r"(?s)^(.*?)((?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)([^0-9A-Za-z]*)$")
+_LAST_NUMBER = re.compile(
+    r"(?s)^(.*?)((?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)([^0-9A-Za-z]*)$"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,9 @@ class GoldReport:
     exceptions: list[GoldException] = field(default_factory=list)
 
 
-def check_gold(tasks: Sequence[Task], rewards: Sequence[RewardSpec], *, n: int = 200, seed: int = 0) -> GoldReport:
+def check_gold(
+    tasks: Sequence[Task], rewards: Sequence[RewardSpec], *, n: int = 200, seed: int = 0
+) -> GoldReport:
     """Score the gold answers of n tasks, drawn by `seed`, and a corrupted copy of each.
 
     A task's demonstration shows how an answer is written, so the gold (or the corrupted) value is scored in its last place;
@@ -54,7 +58,11 @@ def check_gold(tasks: Sequence[Task], rewards: Sequence[RewardSpec], *, n: int =
     """
     rng = random.Random(seed)
     sample = [tasks[i] for i in sorted(rng.sample(range(len(tasks)), min(n, len(tasks))))]
-    answered = [task for task in sample if isinstance(task.answer, str | int | float) and str(task.answer).strip()]
+    answered = [
+        task
+        for task in sample
+        if isinstance(task.answer, str | int | float) and str(task.answer).strip()
+    ]
     golds = [str(task.answer) for task in answered]
     pairs = [
         (write_answer(task, gold), write_answer(task, corrupt(gold, golds, rng)))
@@ -62,11 +70,19 @@ def check_gold(tasks: Sequence[Task], rewards: Sequence[RewardSpec], *, n: int =
     ]
     with Scorer(rewards) as scorer:
         verdicts = scorer.score(
-            [(task, [written(task.id, text) for text in texts]) for task, texts in zip(answered, pairs, strict=True)]
+            [
+                (task, [written(task.id, text) for text in texts])
+                for task, texts in zip(answered, pairs, strict=True)
+            ]
         )
-    passed = [[(verdict.parts.get(rewards[0].name) or 0.0) >= 0.999 for verdict in pair] for pair in verdicts]
+    passed = [
+        [(verdict.parts.get(rewards[0].name) or 0.0) >= 0.999 for verdict in pair]
+        for pair in verdicts
+    ]
     exceptions = []
-    for task, texts, pair, (gold_passed, corrupted_passed) in zip(answered, pairs, verdicts, passed, strict=True):
+    for task, texts, pair, (gold_passed, corrupted_passed) in zip(
+        answered, pairs, verdicts, passed, strict=True
+    ):
         if not gold_passed:
             exceptions.append(_exception(task, "gold", texts[0], pair[0]))
         if corrupted_passed:
@@ -87,7 +103,9 @@ def corrupt(gold: str, others: Sequence[str], rng: random.Random) -> str:
     match = _LAST_NUMBER.match(gold)
     if match:
         return f"{match[1]}{Decimal(match[2].replace(',', '')) + rng.randint(1, 9)}{match[3]}"
-    different = sorted({other for other in others if other.strip().casefold() != gold.strip().casefold()})
+    different = sorted(
+        {other for other in others if other.strip().casefold() != gold.strip().casefold()}
+    )
     return rng.choice(different) if different else f"{gold}x"
 
 
@@ -120,10 +138,19 @@ def written(id: str, text: str) -> Rollout:
     """A text as a whole answer, for the scorer. There is no tokenizer here: a word stands for a token."""
     words = max(1, len(text.split()))
     return Rollout(
-        id=id, task_id=id, token_ids=[0] * (words + 1), mask=[False] + [True] * words, logprobs=[0.0] * (words + 1), text=text,
-        finish="stop", version_min=0, version_max=0,
-    )  # fmt: skip
+        id=id,
+        task_id=id,
+        token_ids=[0] * (words + 1),
+        mask=[False] + [True] * words,
+        logprobs=[0.0] * (words + 1),
+        text=text,
+        finish="stop",
+        version_min=0,
+        version_max=0,
+    )
 
 
-def _exception(task: Task, kind: Literal["gold", "corrupted"], text: str, verdict: Verdict) -> GoldException:
+def _exception(
+    task: Task, kind: Literal["gold", "corrupted"], text: str, verdict: Verdict
+) -> GoldException:
     return GoldException(id=task.id, gold=str(task.answer), kind=kind, scored=text, verdict=verdict)

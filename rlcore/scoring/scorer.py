@@ -51,8 +51,14 @@ class Scorer:
         self._open: set[str] = set()
         self._counter = itertools.count()
         self._closed = threading.Event()
-        self._workers = [Worker(rewards, deadline_s=deadline_s, memory_gb=memory_gb) for _ in range(max(1, workers))]
-        self._threads = [threading.Thread(target=self._serve, args=(worker,), daemon=True) for worker in self._workers]
+        self._workers = [
+            Worker(rewards, deadline_s=deadline_s, memory_gb=memory_gb)
+            for _ in range(max(1, workers))
+        ]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(worker,), daemon=True)
+            for worker in self._workers
+        ]
         atexit.register(self.close)
         try:
             self._workers[0].ready()
@@ -136,7 +142,10 @@ class Scorer:
             completion_ids=[rollouts[i].answer_ids for i in live],
             finished=[rollouts[i].finish == "stop" for i in live],
         )
-        by_reward = [_judge_all(worker, index, spec, answers) if live else [] for index, spec in enumerate(self._rewards)]
+        by_reward = [
+            _judge_all(worker, index, spec, answers) if live else []
+            for index, spec in enumerate(self._rewards)
+        ]
         cut = Verdict(
             value=None,
             status="unscorable",
@@ -164,7 +173,11 @@ def _against(spec: RewardSpec, judged: list[Verdict]) -> list[Verdict]:
     return [
         verdict
         if verdict.value is None
-        else replace(verdict, value=verdict.value - reference.value, parts={**verdict.parts, "raw": verdict.value})
+        else replace(
+            verdict,
+            value=verdict.value - reference.value,
+            parts={**verdict.parts, "raw": verdict.value},
+        )
         for verdict in own
     ]
 
@@ -203,7 +216,9 @@ def _judge(worker: Worker, index: int, answers: Answers) -> list[Verdict]:
         if len(answers.texts) == 1:
             return [failure]
         return _one_by_one(worker, index, answers, strikes=int(failure.status == "timed-out"))
-    except RewardError as error:  # it was imported before and cannot be now: the file changed, or memory is short
+    except (
+        RewardError
+    ) as error:  # it was imported before and cannot be now: the file changed, or memory is short
         worker.restart()
         return [Verdict(value=None, status="crashed", reason=str(error))] * len(answers.texts)
 

@@ -17,7 +17,15 @@ class Unscored:
     def submit(self, key: str, task: Task, rollouts: Sequence[Rollout]) -> None:
         """Done at once; a rollout that was aborted has no score here either."""
         cut = Verdict(value=None, status="unscorable", reason="cut at the rollout deadline")
-        self._done.append((key, [cut if rollout.finish == "aborted" else Verdict(value=0.0) for rollout in rollouts]))
+        self._done.append(
+            (
+                key,
+                [
+                    cut if rollout.finish == "aborted" else Verdict(value=0.0)
+                    for rollout in rollouts
+                ],
+            )
+        )
 
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
         """All that was submitted since the last call."""

@@ -50,8 +50,13 @@ class WorkerLost(Exception):
 class Worker:
     """The parent's hold on one worker process. A lost worker is killed with all its children and started again at once."""
 
-    def __init__(self, specs: Sequence[RewardSpec], *, deadline_s: float, memory_gb: float | None) -> None:
-        self._errand, self._deadline_s = pickle.dumps((list(specs), deadline_s, memory_gb)), deadline_s
+    def __init__(
+        self, specs: Sequence[RewardSpec], *, deadline_s: float, memory_gb: float | None
+    ) -> None:
+        self._errand, self._deadline_s = (
+            pickle.dumps((list(specs), deadline_s, memory_gb)),
+            deadline_s,
+        )
         self._folder, self._path = os.getcwd(), json.dumps(sys.path)
         self._lock = threading.Lock()
         self._closed = self._loaded = False
@@ -72,7 +77,9 @@ class Worker:
         try:
             kind, content = self._receive(LOAD_DEADLINE_S)
         except WorkerLost as lost:
-            raise RewardError(f"the reward worker did not come up: {lost.reason} while importing the rewards") from None
+            raise RewardError(
+                f"the reward worker did not come up: {lost.reason} while importing the rewards"
+            ) from None
         if kind == "failed":
             raise RewardError(content)
         self._manners, self._loaded = content, True
@@ -121,7 +128,9 @@ class Worker:
         try:
             code = self._process.wait(1.0) if self._process else None
         except subprocess.TimeoutExpired:
-            return WorkerLost("crashed", f"the worker process cut its connection ({type(error).__name__})")
+            return WorkerLost(
+                "crashed", f"the worker process cut its connection ({type(error).__name__})"
+            )
         if code is not None and code < 0:
             return WorkerLost("crashed", f"the worker process died of {signal.Signals(-code).name}")
         return WorkerLost("crashed", f"the worker process ended with exit code {code}")
@@ -133,7 +142,14 @@ class Worker:
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
         with theirs:
-            arguments = [sys.executable, "-c", _BOOT, self._path, str(theirs.fileno()), str(os.getpid())]
+            arguments = [
+                sys.executable,
+                "-c",
+                _BOOT,
+                self._path,
+                str(theirs.fileno()),
+                str(os.getpid()),
+            ]
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
@@ -149,7 +165,9 @@ class Worker:
         process, self._process = self._process, None
         if process is not None:
             try:
-                os.killpg(process.pid, signal.SIGKILL)  # the whole group: a plugin's own children go too
+                os.killpg(
+                    process.pid, signal.SIGKILL
+                )  # the whole group: a plugin's own children go too
             except ProcessLookupError:
                 pass
             process.wait(10)
@@ -189,7 +207,9 @@ def _bound_memory(bounds_gb: list[float | None]) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (int(max(wished) * 2**30),) * 2)
 
 
-def _reply(pipe: Connection, reward: Reward, answers: Answers, whole_within_s: float | None) -> None:
+def _reply(
+    pipe: Connection, reward: Reward, answers: Answers, whole_within_s: float | None
+) -> None:
     if whole_within_s is None:
         for i in range(len(answers.texts)):
             pipe.send(_portable(reward.one(answers, i)))
@@ -203,8 +223,12 @@ def _reply(pipe: Connection, reward: Reward, answers: Answers, whole_within_s: f
 def _portable(verdict: Verdict) -> Verdict:
     """The same verdict in plain Python numbers: array scalars of a plugin might not unpickle in the parent."""
     value = None if verdict.value is None else float(verdict.value)
-    parts = {str(name): None if part is None else float(part) for name, part in verdict.parts.items()}
-    return Verdict(value=value, status=verdict.status, parts=parts, reason=str(verdict.reason)[:1000])
+    parts = {
+        str(name): None if part is None else float(part) for name, part in verdict.parts.items()
+    }
+    return Verdict(
+        value=value, status=verdict.status, parts=parts, reason=str(verdict.reason)[:1000]
+    )
 
 
 def _die_with(parent: int) -> None:

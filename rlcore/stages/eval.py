@@ -48,9 +48,13 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
     facts = run.gather(group_facts(group) for group in groups)
     refuse_unscored(facts)
     first = build_rewards(stage.rewards)[0].name
-    scores = [score for group in facts for parts in group.parts if (score := parts.get(first)) is not None]
+    scores = [
+        score for group in facts for parts in group.parts if (score := parts.get(first)) is not None
+    ]
     if not scores:
-        raise RewardError(f"the first reward of stage {stage.label}, {first}, scored no answer: no accuracy")
+        raise RewardError(
+            f"the first reward of stage {stage.label}, {first}, scored no answer: no accuracy"
+        )
     row = {
         "stage": stage.label,
         "stage_index": run.cursor.stage,
@@ -74,19 +78,28 @@ def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     """The eval stages alone: of a recipe, or of a run folder with its last checkpoint as the model. Raises `RecipeError`."""
     folder = RunFolder(Path(name))
     is_run = folder.recipe.is_file()
-    known = [str(path.parent) for path in folder.path.parent.glob("*/recipe.yaml")] + list(recipe_names())
+    known = [str(path.parent) for path in folder.path.parent.glob("*/recipe.yaml")] + list(
+        recipe_names()
+    )
     if not is_run and not folder.path.is_file() and name not in known:
         raise RecipeError(f"{name} is neither a run folder nor a recipe{did_you_mean(name, known)}")
     recipe = load(str(folder.recipe) if is_run else name, overrides)
     stages = [stage for stage in recipe.stages if isinstance(stage, EvalStage)]
     if not stages:
-        raise RecipeError(f"{name} has no eval stage; add one: {{kind: eval, tasks: ..., rewards: [{{use: ...}}]}}")
-    changes: dict[str, Any] = {"name": f"{recipe.name}-eval", "stages": stages[-1:] if is_run else stages}
+        raise RecipeError(
+            f"{name} has no eval stage; add one: {{kind: eval, tasks: ..., rewards: [{{use: ...}}]}}"
+        )
+    changes: dict[str, Any] = {
+        "name": f"{recipe.name}-eval",
+        "stages": stages[-1:] if is_run else stages,
+    }
     if is_run:
         found = all_checkpoints(folder.checkpoints)
         if not found:
             raise RunError(f"the run {name} has no checkpoint to evaluate yet")
         path = found[-1] / "ema" if stages[-1].weights == "ema" else found[-1]
         changes["model"] = ModelSection(path=str(path), dtype=recipe.model.dtype)
-    changes["stages"] = [stage.model_copy(update={"weights": "policy"}) for stage in changes["stages"]]
+    changes["stages"] = [
+        stage.model_copy(update={"weights": "policy"}) for stage in changes["stages"]
+    ]
     return recipe.model_copy(update=changes)

@@ -39,20 +39,26 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
     with run.tracker.stage(stage, done=run.cursor.stage_step):
         while run.cursor.stage_step < stage.steps:
             watch = Stopwatch()
-            report = learner.step([samples[position] for position in run.my_share(order.draw(stage.batch_size))])
+            report = learner.step(
+                [samples[position] for position in run.my_share(order.draw(stage.batch_size))]
+            )
             watch.lap("learn")
             run.end_step(learner, order, learner_metrics(report) | watch.times())
     run.end_stage(learner, order)
 
 
-def offline_samples(stored: Sequence[Stored], stage: OfflineStage, objective: Objective) -> list[Sample]:
+def offline_samples(
+    stored: Sequence[Stored], stage: OfflineStage, objective: Objective
+) -> list[Sample]:
     """What the stage trains on, in row order. Raises `RunError` for nothing, or rows without what the objective needs."""
     values = {id: found for one in stored for id, found in one.steps.items()}
     asked = (lambda groups, answers: values) if stage.credit.steps else None
     credited = build_credit(stage.credit, values=asked)([one.group for one in stored])
     samples = [
         # Versions number the weights of the run that wrote the rows, not of this one: no answer here is on-policy.
-        replace(sample, version=None, logprobs=None if sample.id in one.unrecorded else sample.logprobs)
+        replace(
+            sample, version=None, logprobs=None if sample.id in one.unrecorded else sample.logprobs
+        )
         for one, made in zip(stored, credited, strict=True)
         for kept in [_kept(one, stage)]
         for sample in made
@@ -75,6 +81,9 @@ def _kept(one: Stored, stage: OfflineStage) -> set[str]:
     """Ids of the answers that `keep` and `distinct` choose."""
     ids: dict[str, str] = {}
     for rollout, verdict in zip(one.group.rollouts, one.group.verdicts, strict=True):
-        if verdict.value is not None and stage.keep in ("all", "correct" if is_correct(verdict) else "incorrect"):
+        if verdict.value is not None and stage.keep in (
+            "all",
+            "correct" if is_correct(verdict) else "incorrect",
+        ):
             ids.setdefault(rollout.id if stage.distinct is None else rollout.text, rollout.id)
     return set(list(ids.values())[: stage.distinct])

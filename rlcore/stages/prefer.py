@@ -43,7 +43,11 @@ def run_prefer(run: Run, stage: PreferStage) -> None:
     if stage.pairs == "given":
         rows = [given_row(run, row) for file in stored_files(path) for row in read_rows(file)]
     else:
-        rows = [pair_row(run, one, pair) for one in read_stored(path) for pair in make_pairs(one, stage, seed)]
+        rows = [
+            pair_row(run, one, pair)
+            for one in read_stored(path)
+            for pair in make_pairs(one, stage, seed)
+        ]
     if not rows:
         raise RunError(
             f"no pairs of kind {stage.pairs!r} can be made of {stage.data}: they need wrong answers beside correct ones"
@@ -54,7 +58,14 @@ def run_prefer(run: Run, stage: PreferStage) -> None:
     run.tracker.say(f"{name}: {len(rows):,} pairs ({stage.pairs})")
     run.forget_average()
     with run.tracker.stage(stage, done=0):
-        train_pairs(run.policy, rows, stage, seed=seed, processes=run.accelerator.num_processes, log=run.log_step)
+        train_pairs(
+            run.policy,
+            rows,
+            stage,
+            seed=seed,
+            processes=run.accelerator.num_processes,
+            log=run.log_step,
+        )
     run.end_stage()
 
 
@@ -65,7 +76,9 @@ def make_pairs(one: Stored, stage: PreferStage, seed: int) -> list[Pair]:
             found = list(first_pit_pairs(one.group, one.steps, min_gap=stage.min_gap))
         case "shared_prefix":
             draw = random.Random(f"{seed}/{one.group.task.id}") if stage.bradley_terry else None
-            found = list(shared_prefix_pairs(one.group, one.steps, min_gap=stage.min_gap, draw=draw))
+            found = list(
+                shared_prefix_pairs(one.group, one.steps, min_gap=stage.min_gap, draw=draw)
+            )
         case _:
             found = list(answer_pairs(one.group))
     return found[: stage.per_task]
@@ -73,11 +86,18 @@ def make_pairs(one: Stored, stage: PreferStage, seed: int) -> list[Pair]:
 
 def pair_row(run: Run, one: Stored, pair: Pair) -> dict[str, Any]:
     """A row of the preference data set; chat prompts stay messages, as TRL writes them."""
-    prompt, chosen, rejected = one.group.task.prompt, *map(run.encoder.decode, (pair.chosen_ids, pair.rejected_ids))
+    prompt, chosen, rejected = (
+        one.group.task.prompt,
+        *map(run.encoder.decode, (pair.chosen_ids, pair.rejected_ids)),
+    )
     if not isinstance(prompt, str) or run.encoder.format == "chat":
         prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         chosen, rejected = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
-    ids = {"prompt_ids": pair.prompt_ids, "chosen_ids": pair.chosen_ids, "rejected_ids": pair.rejected_ids}
+    ids = {
+        "prompt_ids": pair.prompt_ids,
+        "chosen_ids": pair.chosen_ids,
+        "rejected_ids": pair.rejected_ids,
+    }
     return {"task": pair.task_id, "prompt": prompt, "chosen": chosen, "rejected": rejected, **ids}
 
 
@@ -87,11 +107,24 @@ def given_row(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         return dict(row)
     try:
         task = Task(id="given", prompt=row["prompt"])
-        sides = [row[side] if isinstance(row[side], str) else row[side][-1]["content"] for side in ("chosen", "rejected")]
+        sides = [
+            row[side] if isinstance(row[side], str) else row[side][-1]["content"]
+            for side in ("chosen", "rejected")
+        ]
     except (KeyError, TypeError, IndexError):
-        raise RunError("a given pair has no prompt, chosen and rejected: write each pair as {prompt, chosen, rejected}") from None
-    whole = [run.encoder.encode_demonstration(Task(id="given", prompt="", demonstration=side)) for side in sides]
-    return {**row, "prompt_ids": run.encoder.encode(task), "chosen_ids": whole[0], "rejected_ids": whole[1]}
+        raise RunError(
+            "a given pair has no prompt, chosen and rejected: write each pair as {prompt, chosen, rejected}"
+        ) from None
+    whole = [
+        run.encoder.encode_demonstration(Task(id="given", prompt="", demonstration=side))
+        for side in sides
+    ]
+    return {
+        **row,
+        "prompt_ids": run.encoder.encode(task),
+        "chosen_ids": whole[0],
+        "rejected_ids": whole[1],
+    }
 
 
 class TokenPairs(DPOTrainer):
@@ -107,20 +140,40 @@ class Forward(TrainerCallback):
     def __init__(self, log: Log) -> None:
         self._log = log
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any
+    ) -> None:
         if logs and "loss" in logs:
-            names = {"learning_rate": "lr", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+            names = {
+                "learning_rate": "lr",
+                "rewards/margins": "margin",
+                "rewards/accuracies": "accuracy",
+            }
             kept = ("loss", "grad_norm", "entropy", "learning_rate")
-            self._log({names.get(key, key): value for key, value in logs.items() if key in kept or "/" in key})
+            self._log(
+                {
+                    names.get(key, key): value
+                    for key, value in logs.items()
+                    if key in kept or "/" in key
+                }
+            )
 
 
 def train_pairs(
-    policy: Policy, rows: Sequence[Mapping[str, Any]], stage: PreferStage, *, seed: int, processes: int, log: Log
+    policy: Policy,
+    rows: Sequence[Mapping[str, Any]],
+    stage: PreferStage,
+    *,
+    seed: int,
+    processes: int,
+    log: Log,
 ) -> None:
     """Train `policy` in place on rows with `TOKENS`; `log` gets the metrics of every step. Raises `RecipeError`."""
     with plain(policy), torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
         try:
-            pair_trainer(policy, rows, stage, seed=seed, processes=processes, log=log, scratch=scratch).train()
+            pair_trainer(
+                policy, rows, stage, seed=seed, processes=processes, log=log, scratch=scratch
+            ).train()
         except (ValueError, NotImplementedError) as error:
             raise RecipeError(f"TRL's DPOTrainer refused stage {stage.label}: {error}") from None
 
@@ -138,21 +191,40 @@ def pair_trainer(
     """TRL's trainer for a policy that is `plain` and stays so; the reference is a copy of it as it is now."""
     losses = {stage.loss_type: 1.0} if isinstance(stage.loss_type, str) else stage.loss_type
     optim = stage.optim
-    optimizer = OPTIMIZERS[optim.name](policy.module, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    optimizer = OPTIMIZERS[optim.name](
+        policy.module, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
+    )
     schedule = Schedule(
-        name=optim.schedule, total=stage.steps, warmup=optim.warmup_steps, floor=optim.min_lr_ratio, rex_d=optim.rex_d,
-        decay_shape=optim.decay_shape, decay_share=optim.decay_share,
-    )  # fmt: skip
+        name=optim.schedule,
+        total=stage.steps,
+        warmup=optim.warmup_steps,
+        floor=optim.min_lr_ratio,
+        rex_d=optim.rex_d,
+        decay_shape=optim.decay_shape,
+        decay_share=optim.decay_share,
+    )
     each = max(1, stage.batch_size // processes)
     micro = min(stage.micro_batch or each, each)
     config = DPOConfig(
-        output_dir=scratch, max_steps=stage.steps, per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, each // micro), learning_rate=optim.lr, max_grad_norm=optim.clip_norm,
-        beta=stage.beta, loss_type=list(losses), loss_weights=list(losses.values()), max_length=None,
-        seed=seed % 2**32, gradient_checkpointing=False,
-        bf16=policy.arithmetic == torch.bfloat16, use_cpu=policy.model.device.type == "cpu",
-        logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=scratch,
+        max_steps=stage.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=max(1, each // micro),
+        learning_rate=optim.lr,
+        max_grad_norm=optim.clip_norm,
+        beta=stage.beta,
+        loss_type=list(losses),
+        loss_weights=list(losses.values()),
+        max_length=None,
+        seed=seed % 2**32,
+        gradient_checkpointing=False,
+        bf16=policy.arithmetic == torch.bfloat16,
+        use_cpu=policy.model.device.type == "cpu",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
     trainer = TokenPairs(
         model=policy.model,
         ref_model=copy.deepcopy(policy.model).requires_grad_(False),

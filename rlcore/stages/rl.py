@@ -11,10 +11,23 @@ from __future__ import annotations
 
 from functools import partial
 
-from rlcore.recipe.build import build_credit, build_curriculum, build_objective, build_prefilter, build_scorer, credit_weights
+from rlcore.recipe.build import (
+    build_credit,
+    build_curriculum,
+    build_objective,
+    build_prefilter,
+    build_scorer,
+    credit_weights,
+)
 from rlcore.recipe.schema import RlStage
 from rlcore.run.batches import Intake
-from rlcore.run.metrics import group_facts, learner_metrics, refuse_unscored, rollout_metrics, rollout_rows
+from rlcore.run.metrics import (
+    group_facts,
+    learner_metrics,
+    refuse_unscored,
+    rollout_metrics,
+    rollout_rows,
+)
 from rlcore.run.next_token import STREAM, text_samples
 from rlcore.run.plots import draw_categories
 from rlcore.run.policy_rewards import policy_scorer
@@ -27,7 +40,9 @@ from rlcore.stages.sft import demonstrate
 
 def run_rl(run: Run, stage: RlStage) -> None:
     tasks, seed = run.tasks(stage.tasks), derive(run.recipe.seed, "rl", run.cursor.stage)
-    curriculum = build_prefilter(stage, build_curriculum(stage.curriculum, tasks, seed=seed), tasks, seed=seed)
+    curriculum = build_prefilter(
+        stage, build_curriculum(stage.curriculum, tasks, seed=seed), tasks, seed=seed
+    )
     intake = Intake(run, stage, tasks, curriculum, seed=seed)
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     learner = run.learner(stage, objective, temperature=stage.sampling.temperature)
@@ -37,24 +52,36 @@ def run_rl(run: Run, stage: RlStage) -> None:
     with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
         steps = step_values(run, stage, scorer, seed=seed)
         credit = build_credit(
-            stage.credit, weights=credit_weights(stage), gather=run.gather, demonstrate=partial(demonstrate, run), values=steps
+            stage.credit,
+            weights=credit_weights(stage),
+            gather=run.gather,
+            demonstrate=partial(demonstrate, run),
+            values=steps,
         )
         run.publish(learner.version)
         while run.cursor.stage_step < stage.steps and not intake.exhausted:
             watch = Stopwatch()
             collected = intake.collect(scorer, score, version=learner.version)
-            facts = run.gather(group_facts(group) for group in collected.groups + collected.rejected)
+            facts = run.gather(
+                group_facts(group) for group in collected.groups + collected.rejected
+            )
             refuse_unscored(facts)
             watch.lap("rollout")
 
             samples = credit(collected.groups)
-            rows = rollout_rows(intake.everything(collected), step_rows(steps, samples) if steps else {})
+            rows = rollout_rows(
+                intake.everything(collected), step_rows(steps, samples) if steps else {}
+            )
             run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
             seen = intake.report(collected, samples, continued=steps.cost.tokens if steps else 0)
             watch.lap("credit")
 
             behaviour = learner.version
-            texts = text_samples(run, (group.task for group in collected.groups)) if STREAM in objective.streams else []
+            texts = (
+                text_samples(run, (group.task for group in collected.groups))
+                if STREAM in objective.streams
+                else []
+            )
             report = learner.step([sample for group in samples for sample in group] + texts)
             watch.lap("learn")
 
@@ -63,9 +90,15 @@ def run_rl(run: Run, stage: RlStage) -> None:
             watch.lap("sync")
 
             metrics = rollout_metrics(facts) | learner_metrics(report) | seen
-            metrics |= {"policy_version": behaviour, "staleness": 0, **watch.times(reward=collected.reward_s)}
+            metrics |= {
+                "policy_version": behaviour,
+                "staleness": 0,
+                **watch.times(reward=collected.reward_s),
+            }
             if steps:
-                metrics |= step_metrics(run.gather([steps.cost]), written=metrics["tokens/completion"])
+                metrics |= step_metrics(
+                    run.gather([steps.cost]), written=metrics["tokens/completion"]
+                )
             run.end_step(learner, curriculum, metrics)
     if run.accelerator.is_main_process:
         draw_categories(run.folder.path, run.folder.picture)

@@ -29,7 +29,10 @@ def run_sample(run: Run, stage: SampleStage) -> None:
     started = time.perf_counter()
     tasks = run.tasks(stage.tasks)
     positions = range(min(len(tasks), stage.limit or len(tasks)))
-    size = max(1, ROUND * run.recipe.engine.max_sequences // stage.num_samples) * run.accelerator.num_processes
+    size = (
+        max(1, ROUND * run.recipe.engine.max_sequences // stage.num_samples)
+        * run.accelerator.num_processes
+    )
     name, facts, costs, sampling = stage.label, [], [], build_sampling(stage.sampling)
     seed = derive(run.recipe.seed, "sample", run.cursor.stage)
     if run.accelerator.is_main_process:
@@ -66,14 +69,25 @@ def run_sample(run: Run, stage: SampleStage) -> None:
     metrics = rollout_metrics(facts)
     if stage.steps:
         metrics |= step_metrics(run.gather(costs), written=metrics["tokens/completion"])
-    row = {"stage": name, "step": run.cursor.step, "tasks": len(positions), "answers": len(positions) * stage.num_samples}
+    row = {
+        "stage": name,
+        "step": run.cursor.step,
+        "tasks": len(positions),
+        "answers": len(positions) * stage.num_samples,
+    }
     run.tracker.sampled(row | metrics | {"time/total": time.perf_counter() - started})
     run.end_stage()
 
 
-def demonstration_rows(run: Run, tasks: Mapping[int, Task], scorer: Scorer) -> Iterator[dict[str, Any]]:
+def demonstration_rows(
+    run: Run, tasks: Mapping[int, Task], scorer: Scorer
+) -> Iterator[dict[str, Any]]:
     """A row for the demonstration of each task that has one: scored like an answer, with `logprobs: null`. tasks: by position."""
-    shown = {task.id: (place, task, _demonstration(run, task)) for place, task in tasks.items() if task.demonstration is not None}
+    shown = {
+        task.id: (place, task, _demonstration(run, task))
+        for place, task in tasks.items()
+        if task.demonstration is not None
+    }
     verdicts = scorer.score([(task, [rollout]) for _, task, rollout in shown.values()])
     placed = [
         (place, Group(task=task, rollouts=[rollout], verdicts=own), True)

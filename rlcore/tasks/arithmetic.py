@@ -53,7 +53,9 @@ def arithmetic(
             f"got size={size}, terms={tuple(terms)}, max_number={max_number}, mistakes={mistakes}"
         )
     if mistaken_step not in ("last", "any", "each"):
-        raise TaskError(f"arithmetic.mistaken_step is {mistaken_step!r}: choose 'last', 'any' or 'each'")
+        raise TaskError(
+            f"arithmetic.mistaken_step is {mistaken_step!r}: choose 'last', 'any' or 'each'"
+        )
     if order not in ("given", "any"):
         raise TaskError(f"arithmetic.order is {order!r}: choose 'given' or 'any'")
     counts = tuple(terms)
@@ -82,7 +84,9 @@ def is_held_out(numbers: Sequence[int]) -> bool:
     return int.from_bytes(digest, "big") % HELD_OUT_ONE_IN == 0
 
 
-def _draw(rng: random.Random, counts: Sequence[int], max_number: int, *, held_out: bool) -> list[int]:
+def _draw(
+    rng: random.Random, counts: Sequence[int], max_number: int, *, held_out: bool
+) -> list[int]:
     for _ in range(_TRIES):
         numbers = [rng.randint(1, max_number) for _ in range(rng.choice(counts))]
         if is_held_out(numbers) == held_out:
@@ -106,7 +110,9 @@ def _free(rng: random.Random, letters: int) -> Callable[[], str]:
     return lambda: "".join(rng.choices(ascii_lowercase, k=letters)) + ":" if letters else ""
 
 
-def worked(numbers: Sequence[int], mistaken: Collection[int], begin: Callable[[], str] = str) -> str:
+def worked(
+    numbers: Sequence[int], mistaken: Collection[int], begin: Callable[[], str] = str
+) -> str:
     """The steps of a sum, each after what `begin` gives; in those `mistaken`, from 1, a carry is forgotten."""
     partial, steps = numbers[0], []
     for position, number in enumerate(numbers[1:], start=1):

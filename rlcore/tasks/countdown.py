@@ -43,7 +43,13 @@ def countdown(
     """
     if split not in ("train", "heldout"):
         raise TaskError(f"countdown has no split {split!r}: choose 'train' or 'heldout'")
-    if size < 1 or not numbers or min(numbers) < 2 or min(max_number, max_target) < 1 or not set(operators) <= set(OPERATORS):
+    if (
+        size < 1
+        or not numbers
+        or min(numbers) < 2
+        or min(max_number, max_target) < 1
+        or not set(operators) <= set(OPERATORS)
+    ):
         raise TaskError(
             f"countdown needs size >= 1, numbers of 2 or more, max_number and max_target >= 1 and operators among {OPERATORS}, "
             f"got {size}, {tuple(numbers)}, {max_number}, {max_target} and {operators!r}"
@@ -54,7 +60,9 @@ def countdown(
 
     def make(i: int) -> Task:
         rng = random.Random(f"{seed}/{split}/{i}")
-        given, target, steps = _draw(rng, rng.choice(counts), max_number, max_target, operators, split == "heldout")
+        given, target, steps = _draw(
+            rng, rng.choice(counts), max_number, max_target, operators, split == "heldout"
+        )
         shown = steps
         if rng.random() < mistakes:
             tries = (_combine(rng, list(given), max_target, operators) for _ in range(_TRIES))
@@ -92,7 +100,9 @@ def _draw(
     )
 
 
-def _combine(rng: random.Random, pool: list[int], max_target: int, operators: str) -> tuple[int, list[str]] | None:
+def _combine(
+    rng: random.Random, pool: list[int], max_target: int, operators: str
+) -> tuple[int, list[str]] | None:
     """Join two numbers at a time until one is left: the target, and the steps; None if this order leads nowhere."""
     steps = []
     while len(pool) > 1:

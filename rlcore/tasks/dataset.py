@@ -51,14 +51,18 @@ def dataset(
         order = order[:limit]
     rows.check(table, set(order))
     return LazyTasks(
-        len(order), lambda i: rows.task(order[i], table[order[i]]), column=lambda name: rows.column(table, order, name)
+        len(order),
+        lambda i: rows.task(order[i], table[order[i]]),
+        column=lambda name: rows.column(table, order, name),
     )
 
 
 class _Rows:
     """Turns rows of one table into tasks."""
 
-    def __init__(self, path: str, names: Sequence[str], columns: Mapping[str, str], answer_after: str | None) -> None:
+    def __init__(
+        self, path: str, names: Sequence[str], columns: Mapping[str, str], answer_after: str | None
+    ) -> None:
         for field in columns:
             if field not in FIELDS:
                 raise TaskError(f"columns: a task has no field {field!r}{_near(field, FIELDS)}")
@@ -66,9 +70,13 @@ class _Rows:
         self._stem = Path(path).name.partition(".")[0] or path
         present = {"prompt", *columns, *names}
         self._sources = {field: columns.get(field, field) for field in FIELDS if field in present}
-        self._used = {field: self._columns_of(field, source) for field, source in self._sources.items()}
+        self._used = {
+            field: self._columns_of(field, source) for field, source in self._sources.items()
+        }
         if answer_after is not None and "answer" not in self._sources:
-            raise TaskError(f"answer_after={answer_after!r} needs an answer: name its column in `columns` ({path})")
+            raise TaskError(
+                f"answer_after={answer_after!r} needs an answer: name its column in `columns` ({path})"
+            )
 
     def task(self, number: int, row: Mapping[str, Any]) -> Task:
         """The task of row `number`."""
@@ -100,10 +108,16 @@ class _Rows:
                 if number in chosen:
                     task = self.task(number, dict(zip(needed, values, strict=True)))
                     if seen.setdefault(task.id, number) != number:
-                        raise TaskError(f"{self._path}: rows {seen[task.id]} and {number} have the same id {task.id!r}")
+                        raise TaskError(
+                            f"{self._path}: rows {seen[task.id]} and {number} have the same id {task.id!r}"
+                        )
 
     def _columns_of(self, field: str, source: str) -> list[str]:
-        used = [source] if source in self._names else [match for match in _BRACES.findall(source) if match]
+        used = (
+            [source]
+            if source in self._names
+            else [match for match in _BRACES.findall(source) if match]
+        )
         if not used:
             raise self._no_column(field, source)
         for name in used:
@@ -113,7 +127,9 @@ class _Rows:
 
     def _no_column(self, field: str, name: str) -> TaskError:
         hint = ": say where it is with `columns`" if field == name else ""
-        return TaskError(f"{self._path} has no column {name!r} for the {field}{hint}{_near(name, self._names)}")
+        return TaskError(
+            f"{self._path} has no column {name!r} for the {field}{hint}{_near(name, self._names)}"
+        )
 
     def _value(self, field: str, row: Mapping[str, Any], number: int) -> Any:
         source = self._sources[field]
@@ -121,7 +137,9 @@ class _Rows:
             return row[source]
         for name in self._used[field]:
             if row[name] is None:
-                raise TaskError(f"{self._path}, row {number}: column {name!r}, part of the {field}, is empty")
+                raise TaskError(
+                    f"{self._path}, row {number}: column {name!r}, part of the {field}, is empty"
+                )
         literal = {"{{": "{", "}}": "}"}
         return _BRACES.sub(lambda match: literal.get(match[0]) or str(row[match[1]]), source)
 
@@ -132,33 +150,51 @@ class _Rows:
             isinstance(value, list)
             and value
             and all(
-                isinstance(message, Mapping) and message.get("role") and isinstance(message.get("content"), str)
+                isinstance(message, Mapping)
+                and message.get("role")
+                and isinstance(message.get("content"), str)
                 for message in value
             )
         ):
-            return [{key: text for key, text in message.items() if text is not None} for message in value]
+            return [
+                {key: text for key, text in message.items() if text is not None}
+                for message in value
+            ]
         what = (
             "is empty"
             if value is None or value in ("", []) or str(value).isspace()
             else f"is neither text nor a list of messages with role and content but of type {type(value).__name__}"
         )
-        raise TaskError(f"{self._path}, row {number}: the prompt (from {self._sources['prompt']!r}) {what}")
+        raise TaskError(
+            f"{self._path}, row {number}: the prompt (from {self._sources['prompt']!r}) {what}"
+        )
 
     def _answer(self, value: Any, number: int) -> Any:
         if self._answer_after is None:
             return value
         _, marker, rest = str(value).rpartition(self._answer_after)
         if not marker or not rest.strip():
-            raise TaskError(f"{self._path}, row {number}: the answer has nothing after a {self._answer_after!r}")
+            raise TaskError(
+                f"{self._path}, row {number}: the answer has nothing after a {self._answer_after!r}"
+            )
         return rest.strip()
 
     def _demonstration(self, value: Any, number: int) -> str | None:
         if value is None or isinstance(value, str):
             return value
-        raise TaskError(f"{self._path}, row {number}: the demonstration must be text, not of type {type(value).__name__}")
+        raise TaskError(
+            f"{self._path}, row {number}: the demonstration must be text, not of type {type(value).__name__}"
+        )
 
 
 def _near(name: str, known: Sequence[str]) -> str:
     lowered = {other.lower(): other for other in known}
-    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are: {', '.join(map(repr, known))}"
+    near = [
+        lowered[match]
+        for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    ]
+    return (
+        f"; did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else f"; there are: {', '.join(map(repr, known))}"
+    )

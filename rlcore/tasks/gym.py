@@ -11,7 +11,9 @@ from rlcore.tasks.lazy import LazyTasks
 from rlcore.types import Task
 
 
-def gym(name: str, *, size: int, seed: int = 0, params: Mapping[str, Any] | None = None) -> Sequence[Task]:
+def gym(
+    name: str, *, size: int, seed: int = 0, params: Mapping[str, Any] | None = None
+) -> Sequence[Task]:
     """Tasks of one reasoning-gym data set, such as "leg_counting"; score them with the reward `gym`.
 
     params: settings of that data set, such as `{"max_animals": 5}`. The column `entry` carries what its scorer needs.
@@ -28,7 +30,9 @@ def gym(name: str, *, size: int, seed: int = 0, params: Mapping[str, Any] | None
     try:
         data = create_dataset(name, size=size, seed=seed, **settings)
     except (TypeError, ValueError, AssertionError) as error:
-        raise TaskError(f"reasoning-gym's {name!r} does not take the params {settings}: {error}") from error
+        raise TaskError(
+            f"reasoning-gym's {name!r} does not take the params {settings}: {error}"
+        ) from error
 
     def make(i: int) -> Task:
         entry = data[i]

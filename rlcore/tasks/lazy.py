@@ -12,7 +12,11 @@ class LazyTasks(Sequence[Task]):
     """`size` tasks, the i-th made by `make(i)`; making it twice gives equal tasks."""
 
     def __init__(
-        self, size: int, make: Callable[[int], Task], *, column: Callable[[str], Sequence[Any] | None] | None = None
+        self,
+        size: int,
+        make: Callable[[int], Task],
+        *,
+        column: Callable[[str], Sequence[Any] | None] | None = None,
     ) -> None:
         self._size, self._make, self._column = size, make, column
 

@@ -16,7 +16,13 @@ import datasets
 from rlcore.errors import TaskError, first_line
 from rlcore.plugin import did_you_mean
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".json.gz": "json", ".parquet": "parquet"}
+BUILDERS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".jsonl.gz": "json",
+    ".json.gz": "json",
+    ".parquet": "parquet",
+}
 
 
 def open_table(path: str, *, split: str, subset: str | None) -> datasets.Dataset:
@@ -26,7 +32,9 @@ def open_table(path: str, *, split: str, subset: str | None) -> datasets.Dataset
     hub follow the layout rules of the `datasets` library. Raises `TaskError`.
     """
     with _quiet():
-        table = _open_local(path, split, subset) if is_local(path) else _open_hub(path, split, subset)
+        table = (
+            _open_local(path, split, subset) if is_local(path) else _open_hub(path, split, subset)
+        )
     if len(table) == 0:
         raise TaskError(f"{path} has no rows (split {split!r})")
     return table
@@ -34,7 +42,9 @@ def open_table(path: str, *, split: str, subset: str | None) -> datasets.Dataset
 
 def is_local(path: str) -> bool:
     """Whether `path` means local files rather than a hub name."""
-    looks_local = glob.has_magic(path) or path.startswith(("/", "./", "../", "~")) or _kind(path) is not None
+    looks_local = (
+        glob.has_magic(path) or path.startswith(("/", "./", "../", "~")) or _kind(path) is not None
+    )
     return looks_local or Path(path).exists()
 
 
@@ -46,7 +56,9 @@ def _open_local(path: str, split: str, subset: str | None) -> datasets.Dataset:
         return _load(path, split, str(place))
     files = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))
     if not files:
-        raise TaskError(f"there is no task file {path}{did_you_mean(place.name, [f.name for f in place.parent.glob('*')])}")
+        raise TaskError(
+            f"there is no task file {path}{did_you_mean(place.name, [f.name for f in place.parent.glob('*')])}"
+        )
     kinds = {_kind(file) for file in files}
     if len(kinds) != 1 or None in kinds:
         raise TaskError(f"{path} must be files of one kind among {', '.join(BUILDERS)}")
@@ -57,13 +69,19 @@ def _open_local(path: str, split: str, subset: str | None) -> datasets.Dataset:
     return _dates_as_text(table, files) if builder == "json" else table
 
 
-def _load(path: str, split: str, builder: str, *, files: list[str] | None = None, **options: Any) -> datasets.Dataset:
+def _load(
+    path: str, split: str, builder: str, *, files: list[str] | None = None, **options: Any
+) -> datasets.Dataset:
     with tempfile.TemporaryDirectory(prefix="rlcore-tasks-") as cache:
         try:
-            return datasets.load_dataset(builder, split=split, cache_dir=cache, keep_in_memory=True, **options)
+            return datasets.load_dataset(
+                builder, split=split, cache_dir=cache, keep_in_memory=True, **options
+            )
         except datasets.exceptions.DatasetGenerationError as error:
             where = _broken_line(files or []) if builder == "json" else None
-            raise TaskError(where or f"{path} cannot be read: {error.__cause__ or error}") from error
+            raise TaskError(
+                where or f"{path} cannot be read: {error.__cause__ or error}"
+            ) from error
         except (ValueError, OSError) as error:
             if "corresponds to no data" in str(error):
                 raise TaskError(f"{path} has no rows (split {split!r})") from error
@@ -86,7 +104,11 @@ def _kind(path: str) -> str | None:
 
 def _dates_as_text(table: datasets.Dataset, files: list[str]) -> datasets.Dataset:
     """The JSON reader takes a column of texts such as "2024-05-01" for times; a task wants the text."""
-    dates = [name for name, feature in table.features.items() if getattr(feature, "dtype", "").startswith("timestamp")]
+    dates = [
+        name
+        for name, feature in table.features.items()
+        if getattr(feature, "dtype", "").startswith("timestamp")
+    ]
     if not dates or len(table) != sum(1 for file in files for _ in _json_rows(file)):
         return table
     for name in dates:
@@ -96,7 +118,11 @@ def _dates_as_text(table: datasets.Dataset, files: list[str]) -> datasets.Datase
 
 
 def _json_rows(file: str) -> Iterator[Any]:
-    with gzip.open(file, "rt", encoding="utf-8") if file.endswith(".gz") else open(file, encoding="utf-8") as text:
+    with (
+        gzip.open(file, "rt", encoding="utf-8")
+        if file.endswith(".gz")
+        else open(file, encoding="utf-8") as text
+    ):
         if ".jsonl" not in Path(file).name:
             yield from json.load(text)
             return
@@ -116,7 +142,9 @@ def _broken_line(files: list[str]) -> str | None:
             for _ in _json_rows(file):
                 pass
         except json.JSONDecodeError as error:
-            return f"{file}, line {error.lineno}: this is not JSON ({error.msg}, column {error.colno})"
+            return (
+                f"{file}, line {error.lineno}: this is not JSON ({error.msg}, column {error.colno})"
+            )
         except (UnicodeDecodeError, EOFError, OSError) as error:
             return f"{file} cannot be read as UTF-8 text: {error}"
     return None

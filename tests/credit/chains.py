@@ -38,7 +38,9 @@ def chance(tokens: Sequence[int], steps: int, error: float, mend: float = 0.5) -
     return (mend if SLIP in tokens else 1.0) * (1 - error) ** (steps - len(tokens))
 
 
-def tabular(steps: int, *, error: float, seed: int = 0) -> Callable[[Sequence[Prefix], float], list[Group]]:
+def tabular(
+    steps: int, *, error: float, seed: int = 0
+) -> Callable[[Sequence[Prefix], float], list[Group]]:
     """A `Continue`: every further step is lost with probability `error`; a slip is mended half of the time."""
 
     def finish(prefix: Prefix, k: int) -> list[int]:
@@ -54,7 +56,13 @@ def tabular(steps: int, *, error: float, seed: int = 0) -> Callable[[Sequence[Pr
         for prefix in prefixes:
             answers = [finish(prefix, k) for k in range(prefix.n)]
             made = [rollout(tokens, f"{prefix.id}~{k}") for k, tokens in enumerate(answers)]
-            groups.append(Group(task=prefix.task, rollouts=made, verdicts=[Verdict(value=reward(t)) for t in answers]))
+            groups.append(
+                Group(
+                    task=prefix.task,
+                    rollouts=made,
+                    verdicts=[Verdict(value=reward(t)) for t in answers],
+                )
+            )
         return groups
 
     return continue_

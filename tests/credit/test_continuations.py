@@ -23,10 +23,15 @@ ERROR = 0.05
 
 
 def encode(text: str) -> list[int]:
-    return [*ENCODER.tokenizer(text, add_special_tokens=False).input_ids, ENCODER.tokenizer.eos_token_id]
+    return [
+        *ENCODER.tokenizer(text, add_special_tokens=False).input_ids,
+        ENCODER.tokenizer.eos_token_id,
+    ]
 
 
-def worked(numbers: Sequence[int], begun: str, rng: random.Random, wrong_at: int | None = None) -> str:
+def worked(
+    numbers: Sequence[int], begun: str, rng: random.Random, wrong_at: int | None = None
+) -> str:
     """`begun` carried on as "7+15=22;22+4=26", with a forgotten carry in a step now and then, or in step `wrong_at` alone."""
     steps = [step for step in begun.split(";") if step]
     partial = int(steps[-1].split("=")[1]) if steps else numbers[0]
@@ -41,7 +46,9 @@ def worked(numbers: Sequence[int], begun: str, rng: random.Random, wrong_at: int
 def carried_on(request: Request) -> list[int]:
     numbers = [int(n) for n in ENCODER.decode(request.prompt_ids).removesuffix("=?").split("+")]
     begun = ENCODER.decode(request.prefix_ids)
-    return request.prefix_ids + encode(worked(numbers, begun, random.Random(request.seed))[len(begun) :])
+    return request.prefix_ids + encode(
+        worked(numbers, begun, random.Random(request.seed))[len(begun) :]
+    )
 
 
 def answered(task: Task, text: str, number: int) -> Rollout:
@@ -63,10 +70,19 @@ def chains(n: int) -> list[tuple[Group, int]]:
     for i in range(n):
         numbers = [rng.randint(1, 19) for _ in range(6)]
         wrong_at = rng.randrange(5)
-        task = Task(id=f"sum{i}", prompt="+".join(map(str, numbers)) + "=?", answer=str(sum(numbers)))
+        task = Task(
+            id=f"sum{i}", prompt="+".join(map(str, numbers)) + "=?", answer=str(sum(numbers))
+        )
         texts = [worked(numbers, "", rng, wrong_at=9), worked(numbers, "", rng, wrong_at=wrong_at)]
         rollouts = [answered(task, text, k) for k, text in enumerate(texts)]
-        made.append((Group(task=task, rollouts=rollouts, verdicts=[Verdict(value=1.0), Verdict(value=0.0)]), wrong_at))
+        made.append(
+            (
+                Group(
+                    task=task, rollouts=rollouts, verdicts=[Verdict(value=1.0), Verdict(value=0.0)]
+                ),
+                wrong_at,
+            )
+        )
     return made
 
 
@@ -81,7 +97,12 @@ def test_the_forgotten_carry_is_found_in_the_text_of_an_answer(scorer: Scorer) -
 
     made = chains(60)
     estimate = MonteCarlo(
-        continue_=continue_, split=delimiter(at=";"), decode=ENCODER.decode, max_tokens=64, rollouts=16, search="bisect"
+        continue_=continue_,
+        split=delimiter(at=";"),
+        decode=ENCODER.decode,
+        max_tokens=64,
+        rollouts=16,
+        search="bisect",
     )
     values = estimate([group for group, _ in made])
     found = [values[group.rollouts[1].id].pit() == wrong_at for group, wrong_at in made]
@@ -91,7 +112,13 @@ def test_the_forgotten_carry_is_found_in_the_text_of_an_answer(scorer: Scorer) -
 
 def some(scorer: object, engine: ScriptedEngine, **settings: object) -> tuple[Prefix, list[Group]]:
     [(group, _)] = chains(1)
-    prefix = Prefix(task=group.task, rollout=group.rollouts[0], length=group.rollouts[0].text.index(";") + 1, n=3, max_tokens=60)
+    prefix = Prefix(
+        task=group.task,
+        rollout=group.rollouts[0],
+        length=group.rollouts[0].text.index(";") + 1,
+        n=3,
+        max_tokens=60,
+    )
     settings = {"seed": 7, "deadline_s": 30.0, "max_length": 128, **settings}
     return prefix, continuations(
         [prefix],
@@ -120,13 +147,17 @@ def test_continuations_are_whole_answers_with_the_prefix_as_it_was_written(score
         assert rollout.text == ENCODER.decode(prefix.rollout.answer_ids[:kept]) + "=26"
         assert (rollout.version_min, rollout.version_max) == (0, 4)
     _, [again] = some(scorer, ScriptedEngine(script), seed=8)
-    assert {r.seed for r in requests[:3]}.isdisjoint(r.seed for r in requests[3:]) and len(again.rollouts) == 3
+    assert {r.seed for r in requests[:3]}.isdisjoint(r.seed for r in requests[3:]) and len(
+        again.rollouts
+    ) == 3
 
 
 def test_stragglers_are_aborted_and_left_out(scorer: Scorer) -> None:
     never = {f"sum0#0@{kept}~1": 10**9 for kept in range(20)}
     _, [group] = some(scorer, ScriptedEngine(carried_on, delay=never), deadline_s=0.2)
-    assert [rollout.id[-2:] for rollout in group.rollouts] == ["~0", "~2"] and len(group.verdicts) == 2
+    assert [rollout.id[-2:] for rollout in group.rollouts] == ["~0", "~2"] and len(
+        group.verdicts
+    ) == 2
 
 
 def test_the_model_s_length_bounds_a_continuation(scorer: Scorer) -> None:

@@ -26,8 +26,13 @@ def group(rewards):
         )
         for i in range(len(rewards))
     ]
-    verdicts = [Verdict(value=r) if r is not None else Verdict(value=None, status="timed-out") for r in rewards]
-    return Group(task=Task(id="t", prompt="p", category="easy"), rollouts=rollouts, verdicts=verdicts)
+    verdicts = [
+        Verdict(value=r) if r is not None else Verdict(value=None, status="timed-out")
+        for r in rewards
+    ]
+    return Group(
+        task=Task(id="t", prompt="p", category="easy"), rollouts=rollouts, verdicts=verdicts
+    )
 
 
 def advantages(rewards, **settings):
@@ -40,9 +45,15 @@ def test_baselines_against_numpy():
     others = (r.sum() - r) / (n - 1)
     assert advantages(REWARDS, baseline="none") == REWARDS
     assert np.allclose(advantages(REWARDS, baseline="mean"), r - r.mean(), atol=1e-15)
-    assert np.allclose(advantages(REWARDS, baseline="mean_std"), (r - r.mean()) / (r.std(ddof=1) + 1e-4), atol=1e-14)
+    assert np.allclose(
+        advantages(REWARDS, baseline="mean_std"),
+        (r - r.mean()) / (r.std(ddof=1) + 1e-4),
+        atol=1e-14,
+    )
     assert np.allclose(advantages(REWARDS, baseline="leave_one_out"), r - others, atol=1e-15)
-    assert not np.allclose(advantages(REWARDS, baseline="mean_std"), (r - r.mean()) / (r.std() + 1e-4), atol=1e-2)
+    assert not np.allclose(
+        advantages(REWARDS, baseline="mean_std"), (r - r.mean()) / (r.std() + 1e-4), atol=1e-2
+    )
 
 
 def test_rloo_is_dr_grpo_times_g_over_g_minus_one_and_advantages_sum_to_zero():
@@ -92,11 +103,15 @@ def test_a_baseline_has_parameters_of_its_own():
     r = np.array(REWARDS)
     wide = advantages(REWARDS, baseline={"use": "mean_std", "epsilon": 1.0})
     assert np.allclose(wide, (r - r.mean()) / (r.std(ddof=1) + 1.0), atol=1e-14)
-    assert advantages(REWARDS, baseline=lambda rewards: [value * 2 for value in rewards]) == [2 * value for value in REWARDS]
+    assert advantages(REWARDS, baseline=lambda rewards: [value * 2 for value in rewards]) == [
+        2 * value for value in REWARDS
+    ]
     with pytest.raises(RecipeError, match="no baseline 'meen'; did you mean 'mean'"):
         group_credit(baseline="meen")
     for wrong, found in (([0.5], "1 advantages"), (None, "a NoneType"), ("up", "2 advantages")):
-        with pytest.raises(RecipeError, match=f"one advantage for each of the 4 rewards of a group, not {found}"):
+        with pytest.raises(
+            RecipeError, match=f"one advantage for each of the 4 rewards of a group, not {found}"
+        ):
             group_credit(baseline=lambda rewards, wrong=wrong: wrong)
     with pytest.raises(RecipeError, match="'epsilon' must be a valid number, not 'small'"):
         group_credit(baseline={"use": "mean_std", "epsilon": "small"})
@@ -114,7 +129,11 @@ def test_outcome_tells_the_curriculum():
 
 def test_demonstration():
     sample = demonstration_sample("d", [1, 2], [3], weight=0.5)
-    assert (sample.token_ids, sample.mask, sample.advantages) == ([1, 2, 3], [False, False, True], [0, 0, 1])
+    assert (sample.token_ids, sample.mask, sample.advantages) == (
+        [1, 2, 3],
+        [False, False, True],
+        [0, 0, 1],
+    )
     assert sample.logprobs is None and sample.version is None and sample.weight == 0.5
     with pytest.raises(ValueError, match="nothing predicts the first token"):
         demonstration_sample("d", [], [3])

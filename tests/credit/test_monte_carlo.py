@@ -16,7 +16,9 @@ from tests.credit.chains import GOOD, LOST, SLIP, chance, group, tabular
 CHAINS = 100
 
 
-def monte_carlo(steps: int, *, error: float = 0.05, seed: int = 0, **settings: object) -> MonteCarlo:
+def monte_carlo(
+    steps: int, *, error: float = 0.05, seed: int = 0, **settings: object
+) -> MonteCarlo:
     return MonteCarlo(
         continue_=tabular(steps, error=error, seed=seed), split=fixed(n=1), decode=lambda ids: "", max_tokens=steps, **settings
     )  # fmt: skip
@@ -27,7 +29,14 @@ def planted(steps: int) -> list[tuple[Group, int]]:
     rng, made = random.Random(5), []
     for i in range(CHAINS):
         at = rng.randrange(steps)
-        made.append((group([[GOOD] * steps, [GOOD] * at + [LOST] + [GOOD] * (steps - at - 1)], f"chain{i}"), at))
+        made.append(
+            (
+                group(
+                    [[GOOD] * steps, [GOOD] * at + [LOST] + [GOOD] * (steps - at - 1)], f"chain{i}"
+                ),
+                at,
+            )
+        )
     return made
 
 
@@ -62,17 +71,24 @@ def test_the_first_pit_is_where_recovery_ends_not_where_the_answer_first_slips()
 def test_advantages_add_up_to_reward_less_the_prompts_value() -> None:
     made = [group for group, _ in planted(8)]
     for settings in ({}, {"search": "bisect"}, {"search": "until_dead"}):
-        for values in monte_carlo(8, rollouts=16, error=0.2, start="rollouts", **settings)(made, answers="all").values():
+        for values in monte_carlo(8, rollouts=16, error=0.2, start="rollouts", **settings)(
+            made, answers="all"
+        ).values():
             exact = settings == {}  # values are sixteenths, which floats hold
             wanted = values.values[-1] - values.values[0]
             assert sum(values.advantages) == (wanted if exact else pytest.approx(wanted, abs=1e-12))
             for j in range(len(values.spans)):
-                assert sum(values.advantages[:j]) == pytest.approx(values.filled[j] - values.values[0], abs=1e-12)
+                assert sum(values.advantages[:j]) == pytest.approx(
+                    values.filled[j] - values.values[0], abs=1e-12
+                )
 
 
 def test_bisection_finds_the_pit_of_the_full_scan_with_a_third_of_the_prefixes() -> None:
     steps, made = 16, [group for group, _ in planted(16)]
-    scan, bisection = monte_carlo(steps, rollouts=16), monte_carlo(steps, rollouts=16, search="bisect", seed=1)
+    scan, bisection = (
+        monte_carlo(steps, rollouts=16),
+        monte_carlo(steps, rollouts=16, search="bisect", seed=1),
+    )
     whole, quick = scan(made), bisection(made)
     same = sum(whole[id].pit() == quick[id].pit() for id in whole)
     assert same >= 0.9 * CHAINS
@@ -83,7 +99,11 @@ def test_stopping_when_dead_spends_nothing_after_the_pit() -> None:
     answer = [GOOD, GOOD, LOST, GOOD, GOOD, GOOD]
     walk = monte_carlo(6, rollouts=8, search="until_dead")
     values = walk([group([answer, [GOOD] * 6])])["chain#0"]
-    assert walk.cost.prefixes == 3 and values.values[4:6] == [None, None] and values.filled[3:] == [0.0] * 4
+    assert (
+        walk.cost.prefixes == 3
+        and values.values[4:6] == [None, None]
+        and values.filled[3:] == [0.0] * 4
+    )
     assert values.pit() == 2
 
 
@@ -101,10 +121,16 @@ def test_the_best_of_k_is_estimated_without_bias(n: int, k: int) -> None:
 
 
 def test_negatives_are_valued_unless_all_are_asked_for_and_a_share_is_of_each_group() -> None:
-    made = group([[GOOD] * 4, [LOST, *[GOOD] * 3], [GOOD, LOST, GOOD, GOOD], [GOOD, GOOD, LOST, GOOD]])
+    made = group(
+        [[GOOD] * 4, [LOST, *[GOOD] * 3], [GOOD, LOST, GOOD, GOOD], [GOOD, GOOD, LOST, GOOD]]
+    )
     assert set(monte_carlo(4)([made])) == {"chain#1", "chain#2", "chain#3"}
     assert set(monte_carlo(4)([made], answers="all")) == {f"chain#{i}" for i in range(4)}
-    assert set(monte_carlo(4, answers="negatives")([made], answers="all")) == {"chain#1", "chain#2", "chain#3"}
+    assert set(monte_carlo(4, answers="negatives")([made], answers="all")) == {
+        "chain#1",
+        "chain#2",
+        "chain#3",
+    }
     assert len(monte_carlo(4, share=0.4)([made])) == 2
 
 
@@ -113,7 +139,9 @@ def test_siblings_give_the_prompts_value_without_the_answers_own_reward() -> Non
     values = monte_carlo(3)([made], answers="all")
     assert values["chain#2"].values[0] == 1.0 and values["chain#0"].values[0] == 0.5
     alone = monte_carlo(3, rollouts=16)([group([[LOST, GOOD, GOOD]])])["chain#0"]
-    assert 0.5 < alone.values[0] < 1.0  # nobody to compare with: continuations of the empty prefix take their place
+    assert (
+        0.5 < alone.values[0] < 1.0
+    )  # nobody to compare with: continuations of the empty prefix take their place
     assert 0.5 < monte_carlo(3, rollouts=16, best_of=3)([made])["chain#2"].values[0] <= 1.0
 
 
@@ -128,7 +156,11 @@ def test_tokens_stay_below_the_total_and_answers_without_values_are_left_out() -
     full = monte_carlo(6, rollouts=4)
     full(made)
     half = monte_carlo(6, rollouts=4, total_tokens=full.cost.tokens // 2)
-    assert len(half(made)) == 5 and half.cost.tokens <= full.cost.tokens // 2 and half.cost.left_out == 25
+    assert (
+        len(half(made)) == 5
+        and half.cost.tokens <= full.cost.tokens // 2
+        and half.cost.left_out == 25
+    )
     assert monte_carlo(6, total_tokens=3)(made) == {}
 
 

@@ -25,9 +25,14 @@ def rollout(id: str, steps: str) -> Rollout:
 
 
 def group(**answers: tuple[str, float | None]) -> Group:
-    verdicts = [Verdict(value=v) if v is not None else Verdict(value=None, status="crashed") for _, v in answers.values()]
+    verdicts = [
+        Verdict(value=v) if v is not None else Verdict(value=None, status="crashed")
+        for _, v in answers.values()
+    ]
     return Group(
-        task=Task(id="t", prompt="?"), rollouts=[rollout(id, text) for id, (text, _) in answers.items()], verdicts=verdicts
+        task=Task(id="t", prompt="?"),
+        rollouts=[rollout(id, text) for id, (text, _) in answers.items()],
+        verdicts=verdicts,
     )
 
 
@@ -40,20 +45,31 @@ def values(id: str, steps: str, *q: float | None) -> dict[str, StepValues]:
 def texts(pairs) -> list[tuple[str, str]]:
     pairs = list(pairs)
     assert all(pair.prompt_ids == PROMPT for pair in pairs)
-    return [("".join(map(chr, pair.chosen_ids)), "".join(map(chr, pair.rejected_ids))) for pair in pairs]
+    return [
+        ("".join(map(chr, pair.chosen_ids)), "".join(map(chr, pair.rejected_ids))) for pair in pairs
+    ]
 
 
 def test_whole_answers_take_turns_and_each_text_comes_once() -> None:
-    answers = group(a=("ab", 1), b=("cd", 0), c=("ef", 1), d=("gh", 0), e=("cd", 0), f=("ij", None), g=("kl", 0))
+    answers = group(
+        a=("ab", 1), b=("cd", 0), c=("ef", 1), d=("gh", 0), e=("cd", 0), f=("ij", None), g=("kl", 0)
+    )
     assert texts(answer_pairs(answers)) == [("ab", "cd"), ("ef", "gh"), ("ab", "kl")]
-    assert not texts(answer_pairs(group(a=("ab", 0), b=("cd", 0)))) and not texts(answer_pairs(group(a=("ab", 1))))
+    assert not texts(answer_pairs(group(a=("ab", 0), b=("cd", 0)))) and not texts(
+        answer_pairs(group(a=("ab", 1)))
+    )
 
 
 def test_a_wrong_answer_is_cut_after_its_first_pit() -> None:
     answers = group(good=("ab cd", 1), bad=("ab xy zz", 0), flat=("qq rr", 0), unknown=("uu", 0))
     steps = values("bad", "ab xy zz", 0.5, 0.6, 0.0, 0.0) | values("flat", "qq rr", 0.05, 0.0, 0.0)
-    assert texts(first_pit_pairs(answers, steps)) == [("abcd", "abxy")]  # planted at step 2; not "ab", not the whole answer
-    assert texts(first_pit_pairs(answers, steps, min_gap=0.01)) == [("abcd", "abxy"), ("abcd", "qq")]
+    assert texts(first_pit_pairs(answers, steps)) == [
+        ("abcd", "abxy")
+    ]  # planted at step 2; not "ab", not the whole answer
+    assert texts(first_pit_pairs(answers, steps, min_gap=0.01)) == [
+        ("abcd", "abxy"),
+        ("abcd", "qq"),
+    ]
     late = values("bad", "ab xy zz", 0.5, 0.6, 0.4, 0.0)
     assert texts(first_pit_pairs(answers, late)) == [("abcd", "abxyzz")]
 
@@ -73,8 +89,12 @@ def test_bradley_terry_labels_follow_the_sigmoid() -> None:
     answers = group(a=("ab", 1), b=("xy", 0))
     steps = values("a", "ab", 0.5, 1.0) | values("b", "xy", 0.5, 0.0)
     rng, n = random.Random(0), 4000
-    wins = sum(texts(shared_prefix_pairs(answers, steps, draw=rng)) == [("ab", "xy")] for _ in range(n))
-    assert abs(wins / n - 0.7311) < 0.03  # sigmoid(1), four standard errors; always taking the better would give 1
+    wins = sum(
+        texts(shared_prefix_pairs(answers, steps, draw=rng)) == [("ab", "xy")] for _ in range(n)
+    )
+    assert (
+        abs(wins / n - 0.7311) < 0.03
+    )  # sigmoid(1), four standard errors; always taking the better would give 1
 
 
 def test_answers_that_others_wrote_into_are_refused() -> None:

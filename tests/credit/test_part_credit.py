@@ -25,18 +25,25 @@ def group(parts: dict[str, list[float | None]], tokens: int = 2, id: str = "t") 
     return Group(
         task=Task(id=id, prompt="p"),
         rollouts=rollouts,
-        verdicts=[failed if None in row.values() else Verdict(value=99.0, parts=row) for row in rows],
+        verdicts=[
+            failed if None in row.values() else Verdict(value=99.0, parts=row) for row in rows
+        ],
     )
 
 
 def advantages(groups, **settings):
-    credit = build_credit(CreditSection(normalise_parts=True, zero_variance="keep", **settings), weights={"a": 1.0, "b": 0.5})
+    credit = build_credit(
+        CreditSection(normalise_parts=True, zero_variance="keep", **settings),
+        weights={"a": 1.0, "b": 0.5},
+    )
     return [sample.advantages[-1] for samples in credit(groups) for sample in samples]
 
 
 def reference(groups, whiten: bool) -> torch.Tensor:
     """The same in tensors, after TRL's `normalize_then_sum`."""
-    rewards = torch.tensor([[[v.parts["a"], v.parts["b"]] for v in g.verdicts] for g in groups], dtype=torch.float64)
+    rewards = torch.tensor(
+        [[[v.parts["a"], v.parts["b"]] for v in g.verdicts] for g in groups], dtype=torch.float64
+    )
     scaled = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
     total = (scaled * torch.tensor([1.0, 0.5], dtype=torch.float64)).sum(-1).flatten()
     return (total - total.mean()) / total.std(unbiased=False) if whiten else total
@@ -49,21 +56,32 @@ GROUPS = [
 
 
 def test_sums_equal_the_reference():
-    assert advantages(GROUPS, baseline="none") == pytest.approx(reference(GROUPS, False).tolist(), abs=1e-12)
-    assert advantages(GROUPS, baseline="global") == pytest.approx(reference(GROUPS, True).tolist(), abs=1e-12)
+    assert advantages(GROUPS, baseline="none") == pytest.approx(
+        reference(GROUPS, False).tolist(), abs=1e-12
+    )
+    assert advantages(GROUPS, baseline="global") == pytest.approx(
+        reference(GROUPS, True).tolist(), abs=1e-12
+    )
     planted = reference(GROUPS, False) * 1.01
     assert advantages(GROUPS, baseline="none") != pytest.approx(planted.tolist(), abs=1e-3)
 
 
 def test_the_scale_of_a_part_does_not_matter_and_its_weight_does():
-    larger = [group({"a": [1.0, 0.0, 0.0, 1.0], "b": [1000 * b + 7 for b in (120.0, -3.0, 40.0, 7.0)]})]
-    assert advantages(larger, baseline="none") == pytest.approx(advantages(GROUPS[:1], baseline="none"), abs=1e-4)
+    larger = [
+        group({"a": [1.0, 0.0, 0.0, 1.0], "b": [1000 * b + 7 for b in (120.0, -3.0, 40.0, 7.0)]})
+    ]
+    assert advantages(larger, baseline="none") == pytest.approx(
+        advantages(GROUPS[:1], baseline="none"), abs=1e-4
+    )
 
 
 def test_sums_that_collapse_stay_apart():
     """The paper's case: (1, 0) and (0, 1) sum alike; alone in their group's parts they differ when one part is rarer."""
     rare = group({"a": [1.0, 0.0, 0.0, 0.0], "b": [0.0, 1.0, 1.0, 0.0]})
-    values = [s.advantages[-1] for s in normalised_parts(group_credit(baseline="none"), {"a": 1.0, "b": 1.0})([rare])[0]]
+    values = [
+        s.advantages[-1]
+        for s in normalised_parts(group_credit(baseline="none"), {"a": 1.0, "b": 1.0})([rare])[0]
+    ]
     assert values[0] > values[1] == values[2] > values[3]
 
 
@@ -79,7 +97,15 @@ def test_a_missing_part_is_met_with_a_sentence():
 
 
 def stage(**keys) -> RlStage:
-    return RlStage.model_validate({"kind": "rl", "tasks": "t", "steps": 1, "rewards": [{"use": "exact", "weight": 2.0}], **keys})
+    return RlStage.model_validate(
+        {
+            "kind": "rl",
+            "tasks": "t",
+            "steps": 1,
+            "rewards": [{"use": "exact", "weight": 2.0}],
+            **keys,
+        }
+    )
 
 
 def test_recipes_say_it():

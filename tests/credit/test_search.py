@@ -26,9 +26,13 @@ def with_pit(at: int) -> Group:
     return group([[GOOD] * at + [LOST] + [GOOD] * (STEPS - at - 1), [GOOD] * STEPS], f"pit{at}")
 
 
-def estimate(continue_: Callable[[Sequence[Prefix], float], list[Group]], **settings: object) -> MonteCarlo:
+def estimate(
+    continue_: Callable[[Sequence[Prefix], float], list[Group]], **settings: object
+) -> MonteCarlo:
     settings = {"rollouts": ROLLOUTS, "search": "backwards", **settings}
-    return MonteCarlo(continue_=continue_, split=fixed(n=1), decode=lambda ids: "", max_tokens=STEPS, **settings)
+    return MonteCarlo(
+        continue_=continue_, split=fixed(n=1), decode=lambda ids: "", max_tokens=STEPS, **settings
+    )
 
 
 def rarely(p: float) -> Callable[[Sequence[Prefix], float], list[Group]]:
@@ -36,7 +40,11 @@ def rarely(p: float) -> Callable[[Sequence[Prefix], float], list[Group]]:
 
     def finish(prefix: Prefix, k: int) -> list[int]:
         last = GOOD if random.Random(f"{prefix.id}/{k}").random() < p else LOST
-        return [*prefix.rollout.answer_ids[: prefix.length], *[GOOD] * (STEPS - prefix.length - 1), last]
+        return [
+            *prefix.rollout.answer_ids[: prefix.length],
+            *[GOOD] * (STEPS - prefix.length - 1),
+            last,
+        ]
 
     def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
         answers = [[finish(prefix, k) for k in range(prefix.n)] for prefix in prefixes]
@@ -56,7 +64,9 @@ def rarely(p: float) -> Callable[[Sequence[Prefix], float], list[Group]]:
 def test_backwards_pays_for_what_follows_the_pit_and_names_it(at: int) -> None:
     search = estimate(tabular(STEPS, error=0.0))
     values = search([with_pit(at)])[f"pit{at}#0"]
-    lengths = range(max(at, 1), STEPS)  # of the prefixes continued: dead ones, and the one before the pit
+    lengths = range(
+        max(at, 1), STEPS
+    )  # of the prefixes continued: dead ones, and the one before the pit
     assert values.pit() == at and search.cost.prefixes == len(lengths)
     assert search.cost.tokens == ROLLOUTS * sum(STEPS - length for length in lengths)
     assert values.values == [1.0, *[None] * (at - 1), *[1.0] * min(at, 1), *[0.0] * (STEPS - at)]
@@ -69,8 +79,18 @@ def test_a_late_pit_costs_less_than_bisection_and_an_early_one_more() -> None:
         return made.cost.tokens
 
     late, early = STEPS - 1, 0
-    assert [tokens(late, search) for search in ("backwards", "bisect", "all", "until_dead")] == [4, 28, 112, 112]
-    assert [tokens(early, search) for search in ("backwards", "bisect", "all", "until_dead")] == [112, 68, 112, 28]
+    assert [tokens(late, search) for search in ("backwards", "bisect", "all", "until_dead")] == [
+        4,
+        28,
+        112,
+        112,
+    ]
+    assert [tokens(early, search) for search in ("backwards", "bisect", "all", "until_dead")] == [
+        112,
+        68,
+        112,
+        28,
+    ]
 
 
 def test_where_right_ends_are_rare_one_costs_the_least_at_the_last_prefix() -> None:
@@ -79,7 +99,9 @@ def test_where_right_ends_are_rare_one_costs_the_least_at_the_last_prefix() -> N
     for search in ("backwards", "bisect"):
         one = estimate(rarely(0.05), search=search, prefixes=1, rollouts=16)
         one(made)
-        prices[search] = one.cost.tokens / sum(verdict.value for _, of in one.continued for verdict in of.verdicts)
+        prices[search] = one.cost.tokens / sum(
+            verdict.value for _, of in one.continued for verdict in of.verdicts
+        )
     # the second answer of each group is lost for good, so a right end costs twice the tokens of a continuation over its chance
     assert prices["backwards"] == pytest.approx(2 * 1 / 0.05, rel=0.2)
     assert prices["bisect"] == pytest.approx(2 * 4 / 0.05, rel=0.2)
@@ -88,7 +110,9 @@ def test_where_right_ends_are_rare_one_costs_the_least_at_the_last_prefix() -> N
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("limit", range(1, STEPS + 1))
 def test_no_more_prefixes_of_an_answer_than_the_limit(search: str, limit: int) -> None:
-    free, bound = (estimate(tabular(STEPS, error=0.0), search=search, prefixes=n) for n in (None, limit))
+    free, bound = (
+        estimate(tabular(STEPS, error=0.0), search=search, prefixes=n) for n in (None, limit)
+    )
     for at in range(STEPS):
         whole, part = free([with_pit(at)]), bound([with_pit(at)])
         assert bound.cost.prefixes == min(limit, free.cost.prefixes) and bound.cost.left_out == 0
@@ -97,7 +121,12 @@ def test_no_more_prefixes_of_an_answer_than_the_limit(search: str, limit: int) -
         if bound.cost.prefixes == free.cost.prefixes:
             assert part == whole
     if limit == 2 and search == "all":
-        assert [i for i, value in enumerate(values.values) if value is not None] == [0, 2, 6, STEPS]  # evenly spaced
+        assert [i for i, value in enumerate(values.values) if value is not None] == [
+            0,
+            2,
+            6,
+            STEPS,
+        ]  # evenly spaced
 
 
 def test_the_prompt_s_own_continuations_are_not_counted_by_the_limit() -> None:
@@ -118,12 +147,18 @@ def test_an_answer_without_any_right_end_costs_its_tokens_and_nothing_else() -> 
     for p in (0.0, 0.5, 1.0):
         search = estimate(rarely(p), prefixes=1)
         compared = group_credit(baseline="mean_std", zero_variance="keep")
-        credit = with_continuations(per_step(compared, search), compared, lambda made=search: made.continued, "all")
+        credit = with_continuations(
+            per_step(compared, search), compared, lambda made=search: made.continued, "all"
+        )
         [samples] = without_zeros(credit)([dead])
         grown = [sample for sample in samples if "~" in sample.id]
         assert search.cost.tokens == 2 * ROLLOUTS and search.cost.informative == (p > 0)
-        assert [sample.id for sample in samples if "~" not in sample.id] == (["dead#0"] if p else [])
-        assert len(grown) == (ROLLOUTS if p == 0.5 else 0)  # all right or all wrong, they teach nothing
+        assert [sample.id for sample in samples if "~" not in sample.id] == (
+            ["dead#0"] if p else []
+        )
+        assert len(grown) == (
+            ROLLOUTS if p == 0.5 else 0
+        )  # all right or all wrong, they teach nothing
         assert all(sum(sample.mask) == 1 for sample in grown)  # only the last step is theirs
 
 
@@ -131,4 +166,6 @@ def test_a_limit_of_none_is_refused() -> None:
     with pytest.raises(RecipeError, match="prefixes"):
         load("recipes/papers/rl_on_incorrect/chain.yaml", ["stages.rl.credit.steps.prefixes=0"])
     with pytest.raises(RecipeError, match="backwards"):
-        load("recipes/papers/rl_on_incorrect/chain.yaml", ["stages.rl.credit.steps.search=forwards"])
+        load(
+            "recipes/papers/rl_on_incorrect/chain.yaml", ["stages.rl.credit.steps.search=forwards"]
+        )

@@ -25,8 +25,12 @@ EACH_TOKEN = {"split": fixed(n=1), "decode": str}
 def drawn(seed: int, *, answers: int = 12) -> Group:
     """Answers of two to six tokens out of three, with rewards that are no function of the tokens."""
     rng = random.Random(seed)
-    made = group([[rng.choice([1, 2, 3]) for _ in range(rng.randint(2, 6))] for _ in range(answers)])
-    return replace(made, verdicts=[Verdict(value=rng.choice([0.0, 0.25, 1.0])) for _ in made.rollouts])
+    made = group(
+        [[rng.choice([1, 2, 3]) for _ in range(rng.randint(2, 6))] for _ in range(answers)]
+    )
+    return replace(
+        made, verdicts=[Verdict(value=rng.choice([0.0, 0.25, 1.0])) for _ in made.rollouts]
+    )
 
 
 def brute_force(answers: list[list[int]], rewards: list[float]) -> list[list[float]]:
@@ -35,7 +39,11 @@ def brute_force(answers: list[list[int]], rewards: list[float]) -> list[list[flo
     for answer, reward in zip(answers, rewards, strict=True):
         row = []
         for i in range(len(answer)):
-            same = [r for other, r in zip(answers, rewards, strict=True) if len(other) > i and other[:i] == answer[:i]]
+            same = [
+                r
+                for other, r in zip(answers, rewards, strict=True)
+                if len(other) > i and other[:i] == answer[:i]
+            ]
             row.append(sum(same) / len(same))
         table.append([*row, reward])
     return table
@@ -56,7 +64,9 @@ def test_values_are_the_mean_rewards_of_answers_that_begin_alike(seed: int) -> N
 def test_the_order_of_the_answers_changes_nothing() -> None:
     of = drawn(3)
     order = random.Random(0).sample(range(12), 12)
-    turned = replace(of, rollouts=[of.rollouts[i] for i in order], verdicts=[of.verdicts[i] for i in order])
+    turned = replace(
+        of, rollouts=[of.rollouts[i] for i in order], verdicts=[of.verdicts[i] for i in order]
+    )
     first, second = (Siblings(**EACH_TOKEN)([each], answers="all") for each in (of, turned))
     assert first.keys() == second.keys()
     for id, values in first.items():
@@ -71,17 +81,27 @@ def test_advantages_of_all_answers_at_a_branch_add_up_to_nothing() -> None:
     states = {tuple(answer[:i]) for answer in answers.values() for i in range(len(answer))}
     for state in states:
         i = len(state)
-        here = [found[id].advantages[i] for id, answer in answers.items() if len(answer) > i and tuple(answer[:i]) == state]
+        here = [
+            found[id].advantages[i]
+            for id, answer in answers.items()
+            if len(answer) > i and tuple(answer[:i]) == state
+        ]
         assert sum(here) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_wrong_answer_is_pushed_down_where_it_left_the_right_one_and_nowhere_else() -> None:
     of = group([[GOOD] * 4, [GOOD] * 4, [GOOD, GOOD, LOST, GOOD], [LOST, GOOD, GOOD, LOST]])
     found = Siblings(**EACH_TOKEN)([of], answers="all")
-    assert found["chain#2"].values == pytest.approx([1 / 2, 2 / 3, 2 / 3, 0, 0]) and found["chain#2"].pit() == 2
+    assert (
+        found["chain#2"].values == pytest.approx([1 / 2, 2 / 3, 2 / 3, 0, 0])
+        and found["chain#2"].pit() == 2
+    )
     assert found["chain#3"].advantages == pytest.approx([-1 / 2, 0, 0, 0])
     assert found["chain#0"].advantages == pytest.approx([1 / 6, 0, 1 / 3, 0])
-    assert set(Siblings(**EACH_TOKEN)([of])) == {"chain#2", "chain#3"}  # negatives, unless asked otherwise
+    assert set(Siblings(**EACH_TOKEN)([of])) == {
+        "chain#2",
+        "chain#3",
+    }  # negatives, unless asked otherwise
 
 
 TEXTS = ("a2=2;b3=5;c1=6", "x2=2;y3=5;z1=7", "k2=9;l3=5;m1=6", "k2=2;l3=?;m1=6")
@@ -91,13 +111,24 @@ def test_a_state_is_told_by_what_the_expression_matches() -> None:
     """Letters differ in every answer; results after = are the states. Where nothing matches, all text so far is."""
     of = group([[ord(c) for c in text] for text in TEXTS])
     of = replace(of, verdicts=[Verdict(value=value) for value in (1.0, 0.0, 0.5, 0.25)])
-    siblings = Siblings(split=delimiter(at=";"), decode=lambda ids: "".join(map(chr, ids)), state=r"=\d+")
+    siblings = Siblings(
+        split=delimiter(at=";"), decode=lambda ids: "".join(map(chr, ids)), state=r"=\d+"
+    )
     values = {id: v.values for id, v in siblings([of], answers="all").items()}
     start, two = 1.75 / 4, 1.25 / 3
-    wanted = [[start, two, 0.5, 1.0], [start, two, 0.5, 0.0], [start, 0.5, 0.5, 0.5], [start, two, 0.25, 0.25]]
+    wanted = [
+        [start, two, 0.5, 1.0],
+        [start, two, 0.5, 0.0],
+        [start, 0.5, 0.5, 0.5],
+        [start, two, 0.25, 0.25],
+    ]
     for i, row in enumerate(wanted):
         assert values[f"chain#{i}"] == pytest.approx(row)
-    assert siblings.cost.tokens == siblings.cost.prefixes == 0 and siblings.cost.answers == 4 and siblings.cost.informative == 4
+    assert (
+        siblings.cost.tokens == siblings.cost.prefixes == 0
+        and siblings.cost.answers == 4
+        and siblings.cost.informative == 4
+    )
     with pytest.raises(RecipeError, match="not a regular expression"):
         Siblings(**EACH_TOKEN, state="(")
 
@@ -106,7 +137,9 @@ def test_answers_without_a_score_count_nowhere() -> None:
     of = group([[GOOD] * 3, [GOOD, LOST, GOOD], [GOOD] * 3])
     of = replace(of, verdicts=[*of.verdicts[:2], Verdict(value=None, status="crashed")])
     found = Siblings(**EACH_TOKEN)([of], answers="all")
-    assert set(found) == {"chain#0", "chain#1"} and found["chain#0"].values == pytest.approx([0.5, 0.5, 1.0, 1.0])
+    assert set(found) == {"chain#0", "chain#1"} and found["chain#0"].values == pytest.approx(
+        [0.5, 0.5, 1.0, 1.0]
+    )
 
 
 def exact_gradients(error: list[float], size: int) -> tuple[list[float], list[float]]:
@@ -130,7 +163,9 @@ def exact_gradients(error: list[float], size: int) -> tuple[list[float], list[fl
         for name, credit in (("siblings", vine(mean, Siblings(**EACH_TOKEN))), ("mean", mean)):
             for sample, c in zip(credit([of])[0], members, strict=True):
                 for i, token in enumerate(c):
-                    pushes[name][i] += p / size * sample.advantages[1 + i] * ((token == GOOD) - (1 - error[i]))
+                    pushes[name][i] += (
+                        p / size * sample.advantages[1 + i] * ((token == GOOD) - (1 - error[i]))
+                    )
     return pushes["siblings"], pushes["mean"]
 
 

@@ -41,7 +41,11 @@ def steps(text: str, named: object) -> list[str]:
         ("sentence", "第一步。第二步！完", ["第一步。", "第二步！", "完"]),
         ({"use": "delimiter", "at": ";"}, "1+2=3;3+4=7", ["1+2=3;", "3+4=7"]),
         ({"use": "delimiter", "at": "→"}, "é→🙂→ü", ["é→", "🙂→", "ü"]),
-        ({"use": "regex", "at": r"Step \d+:"}, "Step 1: a Step 2: b", ["Step 1:", " a Step 2:", " b"]),
+        (
+            {"use": "regex", "at": r"Step \d+:"},
+            "Step 1: a Step 2: b",
+            ["Step 1:", " a Step 2:", " b"],
+        ),
         ({"use": "tokens", "n": 3}, "abcdefg", ["abc", "def", "g"]),
     ],
 )
@@ -64,7 +68,9 @@ def pieces(ids: list[int]) -> str:
 
 def test_a_token_over_two_steps_belongs_to_the_one_it_begins_in() -> None:
     ids = [0, 1, 3, 4, 0, 8]  # 1 +2 ;3 =4;5; 1 <e>
-    spans = split_steps(ids, pieces, build({"use": "delimiter", "at": ";"}, SPLITTERS, what="split"))
+    spans = split_steps(
+        ids, pieces, build({"use": "delimiter", "at": ";"}, SPLITTERS, what="split")
+    )
     assert [pieces(ids[a:b]) for a, b in spans] == ["1+2;3", "=4;5;", "1"]
     assert spans[-1] == Span(4, 6)
 
@@ -84,10 +90,14 @@ def test_ends_of_tokens_agree_with_decoding_every_prefix(seed: int) -> None:
 def test_bytes_that_are_no_text_are_covered_too() -> None:
     ids = [0xE2, 0x28, 0x0A, 0xFF, 0x0A, 0x41, EOS]
     spans = split_steps(ids, decode, build("newline", SPLITTERS, what="split"))
-    assert [position for span in spans for position in range(*span)] == list(range(len(ids))) and len(spans) == 3
+    assert [position for span in spans for position in range(*span)] == list(
+        range(len(ids))
+    ) and len(spans) == 3
 
 
-@pytest.mark.parametrize("bad", [[(0, 2)], [(0, 2), (3, 5)], [(0, 0), (0, 5)], [(0, 3), (2, 5)], []])
+@pytest.mark.parametrize(
+    "bad", [[(0, 2)], [(0, 2), (3, 5)], [(0, 0), (0, 5)], [(0, 3), (2, 5)], []]
+)
 def test_spans_that_do_not_cover_the_answer_are_refused(bad: list[tuple[int, int]]) -> None:
     with pytest.raises(RecipeError, match="follow each other from 0 to 5"):
         split_steps([1, 2, 3, 4, 5], pieces, lambda ids, decode: bad)

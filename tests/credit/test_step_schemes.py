@@ -24,7 +24,9 @@ from tests.credit.chains import GOOD, LOST, group, tabular
 
 GROUP = group([[GOOD] * 4, [GOOD, GOOD, LOST, GOOD]])
 """Rewards 1 and 0: with baseline "mean" the advantages are 0.5 and -0.5."""
-WRONG = StepValues(rollout_id="chain#1", spans=[Span(0, 1), Span(1, 3), Span(3, 4)], values=[0.5, 0.75, 0.25, 0.0])
+WRONG = StepValues(
+    rollout_id="chain#1", spans=[Span(0, 1), Span(1, 3), Span(3, 4)], values=[0.5, 0.75, 0.25, 0.0]
+)
 RIGHT = StepValues(rollout_id="chain#0", spans=[Span(0, 2), Span(2, 4)], values=[0.5, 0.75, 1.0])
 MEAN = group_credit(baseline="mean", zero_variance="keep")
 
@@ -43,14 +45,20 @@ class Stored:
 def learned(credit: Credit, of: Group = GROUP) -> dict[str, list[float | None]]:
     """Advantages of the answer tokens by rollout, None where a token is not trained."""
     return {
-        sample.id: [a if on else None for a, on in zip(sample.advantages, sample.mask, strict=True)][1:]
+        sample.id: [
+            a if on else None for a, on in zip(sample.advantages, sample.mask, strict=True)
+        ][1:]
         for samples in credit([of])
         for sample in samples
     }
 
 
 def test_values_fill_gaps_on_a_line_and_find_the_pit() -> None:
-    values = StepValues(rollout_id="a", spans=[Span(i, i + 1) for i in range(4)], values=[1.0, None, None, 0.25, 0.0])
+    values = StepValues(
+        rollout_id="a",
+        spans=[Span(i, i + 1) for i in range(4)],
+        values=[1.0, None, None, 0.25, 0.0],
+    )
     assert values.filled == [1.0, 0.75, 0.5, 0.25, 0.0] and values.advantages == [-0.25] * 4
     assert WRONG.advantages == [0.25, -0.5, -0.25] and WRONG.pit() == 2
     level = StepValues(rollout_id="a", spans=[Span(0, 1), Span(1, 2)], values=[0.0, 0.0, 0.0])
@@ -68,22 +76,34 @@ def test_per_step_mixes_the_groups_advantage_with_the_steps() -> None:
 
 def test_vine_asks_for_all_answers_and_uses_their_steps_alone() -> None:
     stored = Stored(WRONG, RIGHT)
-    assert learned(vine(MEAN, stored)) == {"chain#0": [0.25] * 4, "chain#1": [0.25, -0.5, -0.5, -0.25]}
+    assert learned(vine(MEAN, stored)) == {
+        "chain#0": [0.25] * 4,
+        "chain#1": [0.25, -0.5, -0.5, -0.25],
+    }
     assert stored.asked == "all"
 
 
 def test_first_pit_protects_what_is_before_and_masks_what_is_after() -> None:
     pit_inside = StepValues(rollout_id="chain#1", spans=WRONG.spans, values=[0.5, 0.75, 0.0, 0.0])
     assert learned(first_pit(MEAN, Stored(pit_inside)))["chain#1"] == [0.0, -0.75, -0.75, None]
-    assert learned(first_pit(MEAN, Stored(pit_inside), protect=False))["chain#1"] == [-0.5, -0.75, -0.75, None]
+    assert learned(first_pit(MEAN, Stored(pit_inside), protect=False))["chain#1"] == [
+        -0.5,
+        -0.75,
+        -0.75,
+        None,
+    ]
     gentle = StepValues(rollout_id="chain#1", spans=WRONG.spans, values=[0.1, 0.1, 0.0, 0.0])
     assert learned(first_pit(MEAN, Stored(gentle)))["chain#1"] == [0.0, -0.5, -0.5, None]
     assert learned(first_pit(MEAN, Stored(gentle), least_spread=0.2)) == learned(MEAN)
 
 
 def test_negative_only_learns_nothing_but_bad_steps() -> None:
-    assert learned(negative_only(MEAN, Stored(WRONG, RIGHT), scale=2.0)) == {"chain#1": [None, -1.0, -1.0, -0.5]}
-    assert learned(negative_only(MEAN, Stored(WRONG), least=0.3)) == {"chain#1": [None, -0.5, -0.5, None]}
+    assert learned(negative_only(MEAN, Stored(WRONG, RIGHT), scale=2.0)) == {
+        "chain#1": [None, -1.0, -1.0, -0.5]
+    }
+    assert learned(negative_only(MEAN, Stored(WRONG), least=0.3)) == {
+        "chain#1": [None, -0.5, -0.5, None]
+    }
 
 
 def test_a_group_of_wrong_answers_still_teaches_its_steps() -> None:
@@ -105,12 +125,19 @@ def continued() -> list[tuple[Prefix, Group]]:
     return [(prefix, group([[GOOD] * 4, [GOOD, GOOD, LOST, GOOD], [GOOD] * 4], "kept"))]
 
 
-def test_kept_continuations_are_compared_with_each_other_and_only_their_own_tokens_are_trained() -> None:
+def test_kept_continuations_are_compared_with_each_other_and_only_their_own_tokens_are_trained() -> (
+    None
+):
     good = pytest.approx(1 / 3)
     all_of_them = learned(with_continuations(MEAN, MEAN, continued, "all"))
     assert all_of_them["kept#0"] == [None, None, good, good] == all_of_them["kept#2"]
     assert all_of_them["kept#1"] == [None, None, pytest.approx(-2 / 3), pytest.approx(-2 / 3)]
-    assert set(learned(with_continuations(MEAN, MEAN, continued, "correct"))) == {"chain#0", "chain#1", "kept#0", "kept#2"}
+    assert set(learned(with_continuations(MEAN, MEAN, continued, "correct"))) == {
+        "chain#0",
+        "chain#1",
+        "kept#0",
+        "kept#2",
+    }
     [samples] = with_continuations(MEAN, MEAN, continued, "all")([GROUP])
     assert outcome(0, GROUP, samples) == outcome(0, GROUP, samples[:2])
 
@@ -128,9 +155,17 @@ def samples_of(chosen: RlStage, groups: Sequence[Group]) -> list[list[Sample]]:
 
 
 def test_a_recipe_builds_each_scheme_by_name_or_place_with_its_parameters() -> None:
-    for scheme in ("per_step", "vine", "first_pit", "negative_only", {"use": "rlcore.credit.vine:vine", "scale": 3.0}):
+    for scheme in (
+        "per_step",
+        "vine",
+        "first_pit",
+        "negative_only",
+        {"use": "rlcore.credit.vine:vine", "scale": 3.0},
+    ):
         [samples] = samples_of(stage(scheme=scheme), [GROUP])
-        assert samples and all(len(set(sample.advantages[1:])) > 1 for sample in samples if sample.id == "chain#1")
+        assert samples and all(
+            len(set(sample.advantages[1:])) > 1 for sample in samples if sample.id == "chain#1"
+        )
     [kept] = samples_of(stage(keep="all", rollouts=16), [GROUP])
     assert any(sample.id.startswith("chain#1@") for sample in kept)
 
@@ -139,8 +174,13 @@ def test_the_scheme_of_the_docs(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs/credit.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(# my_schemes.py.*?)```", text, flags=re.DOTALL)
     (tmp_path / "my_schemes.py").write_text(code)
-    [samples] = samples_of(stage(scheme={"use": f"{tmp_path}/my_schemes.py:last_only", "depth": 2.0}), [GROUP])
-    assert {s.id: s.advantages[1:] for s in samples} == {"chain#0": [0.5] * 4, "chain#1": [0.0, 0.0, 0.0, -2.0]}
+    [samples] = samples_of(
+        stage(scheme={"use": f"{tmp_path}/my_schemes.py:last_only", "depth": 2.0}), [GROUP]
+    )
+    assert {s.id: s.advantages[1:] for s in samples} == {
+        "chain#0": [0.5] * 4,
+        "chain#1": [0.0, 0.0, 0.0, -2.0],
+    }
     assert samples[1].mask == [False, False, False, False, True]
 
 
@@ -160,8 +200,12 @@ def test_the_scheme_of_the_docs(tmp_path: Path) -> None:
          "raised ValueError: the 4 steps of 'chain#1' need an advantage each, not 1"),
     ],
 )  # fmt: skip
-def test_a_scheme_of_ones_own_that_gives_something_else_is_named(tmp_path: Path, body: str, said: str) -> None:
-    (tmp_path / "mine.py").write_text(f"def own(credit, values): return {body}\nfrom rlcore.credit.step_values import by_step\n")
+def test_a_scheme_of_ones_own_that_gives_something_else_is_named(
+    tmp_path: Path, body: str, said: str
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"def own(credit, values): return {body}\nfrom rlcore.credit.step_values import by_step\n"
+    )
     with pytest.raises(RecipeError, match=said):
         samples_of(stage(scheme=f"{tmp_path}/mine.py:own"), [GROUP])
 
@@ -184,11 +228,27 @@ def test_keys_that_would_do_nothing_are_refused(steps: dict, said: str) -> None:
 
 def test_whitening_and_exponential_weights_come_after_the_scheme() -> None:
     chosen = stage(scheme="vine", rollouts=16)
-    whitened = chosen.model_copy(update={"credit": chosen.credit.model_copy(update={"baseline": "global"})})
-    values = [a for s in samples_of(whitened, [GROUP])[0] for a, on in zip(s.advantages, s.mask, strict=True) if on]
-    assert sum(values) == pytest.approx(0, abs=1e-9) and sum(v * v for v in values) / len(values) == pytest.approx(1)
-    weighted = chosen.model_copy(update={"credit": chosen.credit.model_copy(update={"exponential": 1.0})})
-    assert all(a > 0 for s in samples_of(weighted, [GROUP])[0] for a, on in zip(s.advantages, s.mask, strict=True) if on)
+    whitened = chosen.model_copy(
+        update={"credit": chosen.credit.model_copy(update={"baseline": "global"})}
+    )
+    values = [
+        a
+        for s in samples_of(whitened, [GROUP])[0]
+        for a, on in zip(s.advantages, s.mask, strict=True)
+        if on
+    ]
+    assert sum(values) == pytest.approx(0, abs=1e-9) and sum(v * v for v in values) / len(
+        values
+    ) == pytest.approx(1)
+    weighted = chosen.model_copy(
+        update={"credit": chosen.credit.model_copy(update={"exponential": 1.0})}
+    )
+    assert all(
+        a > 0
+        for s in samples_of(weighted, [GROUP])[0]
+        for a, on in zip(s.advantages, s.mask, strict=True)
+        if on
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,20 @@ SETTINGS: dict[str, dict] = {
 
 def tasks() -> list[Task]:
     return [
-        Task(id=t.id, prompt="?", category=t.category, columns={**t.columns, "level01": t.columns["level"] / 2}) for t in category_tasks(SIZES)
+        Task(
+            id=t.id,
+            prompt="?",
+            category=t.category,
+            columns={**t.columns, "level01": t.columns["level"] / 2},
+        )
+        for t in category_tasks(SIZES)
     ]
 
 
 def make(name: str, seed: int = 7):
-    return build({"use": name, **SETTINGS.get(name, {})}, CURRICULA, tasks(), what="curriculum", seed=seed)
+    return build(
+        {"use": name, **SETTINGS.get(name, {})}, CURRICULA, tasks(), what="curriculum", seed=seed
+    )
 
 
 @pytest.mark.parametrize("name", CURRICULA)
@@ -61,7 +69,9 @@ def test_resume_goes_on_exactly(name: str, before: int) -> None:
         a = play(whole, tasks(), world, steps=1, batch=11, seed=step)
         b = play(resumed, tasks(), world, steps=1, batch=11, seed=step)
         assert a == b and whole.metrics() == resumed.metrics()
-    assert json.loads(json.dumps(whole.state_dict())) == json.loads(json.dumps(resumed.state_dict()))
+    assert json.loads(json.dumps(whole.state_dict())) == json.loads(
+        json.dumps(resumed.state_dict())
+    )
 
 
 @pytest.mark.parametrize("name", CURRICULA)
@@ -80,7 +90,10 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
         told = [rank.resamples for rank in ranks]
         for rank in ranks:
             rank.settle(told)
-        outcomes = [Outcome(index=i, category=tasks()[i].category, rewards=(1.0, 0.0), abs_advantage=0.7) for i in sorted(sum(taken, []))]
+        outcomes = [
+            Outcome(index=i, category=tasks()[i].category, rewards=(1.0, 0.0), abs_advantage=0.7)
+            for i in sorted(sum(taken, []))
+        ]
         for sampler in samplers:
             sampler.observe(outcomes)
         assert samplers[0].state_dict() == samplers[1].state_dict()
@@ -88,7 +101,9 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
         whole = Uniform(tasks(), seed=7).draw(11)
         again = [Shares(make(name), 99, rank=rank, ranks=2) for rank in range(2)]
         parts = [rank.first(7) + rank.more(2) for rank in again]
-        assert sorted(parts[0] + parts[1]) == sorted(whole)  # no position is drawn twice or forgotten
+        assert sorted(parts[0] + parts[1]) == sorted(
+            whole
+        )  # no position is drawn twice or forgotten
 
 
 @pytest.mark.parametrize("given", [[1.0], [0.0] * 3, [-1.0, 1.0, 1.0], [float("nan")] * 3])
@@ -97,18 +112,29 @@ def test_shares_that_are_no_shares_are_named(given: list[float]) -> None:
         def shares(self) -> list[float]:
             return given
 
-    with pytest.raises(RecipeError, match=r"curriculum Odd: shares\(\) must give a number of 0 or more for each of 3 categories"):
+    with pytest.raises(
+        RecipeError,
+        match=r"curriculum Odd: shares\(\) must give a number of 0 or more for each of 3 categories",
+    ):
         Odd(tasks(), seed=0).draw(2)
 
 
 def test_arms_are_a_column_or_a_product_and_are_drawn_without_replacement() -> None:
     categories = Categories(tasks(), by=["half", "level"], seed=0)
-    assert categories.names == ["a/0", "a/1", "a/2", "b/0", "b/1", "b/2"] and categories.sizes == [15] * 6
+    assert (
+        categories.names == ["a/0", "a/1", "a/2", "b/0", "b/1", "b/2"]
+        and categories.sizes == [15] * 6
+    )
     drawn = [categories.take(4) for _ in range(45)]
-    assert all(sorted(drawn[i : i + 15]) == list(range(31, 60, 2)) for i in (0, 15, 30)) and drawn[:15] != drawn[15:30]
+    assert (
+        all(sorted(drawn[i : i + 15]) == list(range(31, 60, 2)) for i in (0, 15, 30))
+        and drawn[:15] != drawn[15:30]
+    )
     numbers = [Task(id=str(n), prompt="?", columns={"terms": n}) for n in (10, 9, 2)]
     assert Categories(numbers, by="terms", seed=0).names == ["2", "9", "10"]
-    with pytest.raises(RecipeError, match="which task easy/0 has not; there are: category, half, level"):
+    with pytest.raises(
+        RecipeError, match="which task easy/0 has not; there are: category, half, level"
+    ):
         Categories(category_tasks(SIZES), by="size", seed=0)
 
 
@@ -116,7 +142,11 @@ def test_a_column_is_read_without_making_the_tasks(tmp_path) -> None:
     from rlcore.tasks.dataset import dataset
 
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"{i}?", "kind": f"k{i % 3}", "n": i}) + "\n" for i in range(30)))
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"{i}?", "kind": f"k{i % 3}", "n": i}) + "\n" for i in range(30)
+        )
+    )
     rows = dataset(str(path), columns={"category": "kind"}, shuffle_seed=1, limit=20)
     made = [(rows[i].category, rows[i].columns["n"]) for i in range(20)]
     assert list(zip(rows.column("category"), rows.column("n"), strict=True)) == made
@@ -138,9 +168,15 @@ def test_mixture_keeps_its_shares() -> None:
 @pytest.mark.parametrize("kind", [Thompson, Ucb, Exp3])
 def test_bandits_find_the_arm_that_teaches_and_follow_it_when_it_moves(kind) -> None:
     sampler = kind(tasks(), seed=0)
-    moved = lambda task, step: RATES[task.category] if step < 60 else {"easy": 1.0, "middle": 1.0, "hard": 0.5}[task.category]  # noqa: E731
+    moved = lambda task, step: (
+        RATES[task.category]
+        if step < 60
+        else {"easy": 1.0, "middle": 1.0, "hard": 0.5}[task.category]
+    )  # noqa: E731
     counts = play(sampler, tasks(), moved, steps=140, batch=16)
-    first, last = (sum((counts[i] for i in steps), Counter()) for steps in (range(30, 60), range(110, 140)))
+    first, last = (
+        sum((counts[i] for i in steps), Counter()) for steps in (range(30, 60), range(110, 140))
+    )
     assert max(first, key=first.get) == "middle" and first["middle"] > 0.5 * sum(first.values())
     assert max(last, key=last.get) == "hard" and last["hard"] > 0.5 * sum(last.values())
     assert sum(sampler.shares()) == pytest.approx(1)
@@ -151,9 +187,13 @@ def test_prioritised_draws_in_proportion_to_the_failures() -> None:
     for _ in range(3):
         sampler.observe([Outcome(index=i, category="", rewards=(1.0,) * k + (0.0,) * (8 - k), abs_advantage=0.0)
                          for i, k in enumerate((8, 6, 2, 0))])  # fmt: skip
-    assert [sampler.weight(i) for i in range(4)] == pytest.approx([0.05, 0.25, 0.75, 0.5])  # solved, ..., never solved: capped
+    assert [sampler.weight(i) for i in range(4)] == pytest.approx(
+        [0.05, 0.25, 0.75, 0.5]
+    )  # solved, ..., never solved: capped
     counts = Counter(sampler.draw(6000))
-    assert [counts[i] / 6000 for i in range(4)] == pytest.approx([w / 1.55 for w in (0.05, 0.25, 0.75, 0.5)], abs=0.03)
+    assert [counts[i] / 6000 for i in range(4)] == pytest.approx(
+        [w / 1.55 for w in (0.05, 0.25, 0.75, 0.5)], abs=0.03
+    )
     sampler.observe([Outcome(index=3, category="", rewards=(1.0, 0.0), abs_advantage=1.0)])
     assert sampler.weight(3) == 0.5 and Prioritised(tasks(), seed=0).weight(3) == 1.0
 
@@ -171,14 +211,28 @@ def test_variance_first_is_a_stable_permutation() -> None:
 
 def test_bands_sort_tasks_by_solve_rate_and_forget_the_old() -> None:
     data = tasks()
-    sampler = Bands(data, low=0.2, high=0.8, age=3, shares={"unseen": 0, "hard": 1, "middle": 2, "easy": 1}, seed=0)
+    sampler = Bands(
+        data,
+        low=0.2,
+        high=0.8,
+        age=3,
+        shares={"unseen": 0, "hard": 1, "middle": 2, "easy": 1},
+        seed=0,
+    )
     assert {sampler.band(i) for i in sampler.draw(90)} == {"unseen"}  # nothing else is there yet
     rates = {0: 8, 40: 4, 41: 3, 80: 0}
     outcomes = {i: (1.0,) * k + (0.0,) * (8 - k) for i, k in rates.items()}
-    sampler.observe([Outcome(index=i, category="", rewards=given, abs_advantage=0.0) for i, given in outcomes.items()])
+    sampler.observe(
+        [
+            Outcome(index=i, category="", rewards=given, abs_advantage=0.0)
+            for i, given in outcomes.items()
+        ]
+    )
     assert [sampler.band(i) for i in rates] == ["easy", "middle", "middle", "hard"]
     counts = Counter(sampler.draw(4000))
-    assert set(counts) == set(rates) and counts[40] == pytest.approx(counts[41], abs=1)  # the one that waited longest
+    assert set(counts) == set(rates) and counts[40] == pytest.approx(
+        counts[41], abs=1
+    )  # the one that waited longest
     assert counts[0] / 4000 == pytest.approx(0.25, abs=0.035)
     for _ in range(4):
         sampler.observe([Outcome(index=41, category="", rewards=(1.0, 0.0), abs_advantage=1.0)])
@@ -198,7 +252,12 @@ def test_skill_it_gives_the_numbers_of_its_note() -> None:
     assert sum(sampler.shares()) == pytest.approx(1)
     plain = SkillIt(data, eta=0.5, every=2, seed=0)
     for _ in range(2):
-        plain.observe([Outcome(index=i, category="", rewards=r, abs_advantage=0) for i, r in ((0, (1.0, 0.0)), (5, (0.0,) * 4))])
+        plain.observe(
+            [
+                Outcome(index=i, category="", rewards=r, abs_advantage=0)
+                for i, r in ((0, (1.0, 0.0)), (5, (0.0,) * 4))
+            ]
+        )
     assert list(plain.values()) == [0.5, 1.0, 1.0] and plain.shares()[0] == min(plain.shares())
     assert SkillIt(data, eta=0.0, seed=0).shares() == pytest.approx([1 / 3] * 3)
 
@@ -208,9 +267,14 @@ def test_skill_it_helps_where_order_matters() -> None:
 
     def after(graph: dict | None) -> float:
         data = category_tasks({"a": 50, "b": 50})
-        sampler, skill = SkillIt(data, graph=graph, eta=2.0, every=5, window=1, seed=0), {"a": 0.2, "b": 0.0}
+        sampler, skill = (
+            SkillIt(data, graph=graph, eta=2.0, every=5, window=1, seed=0),
+            {"a": 0.2, "b": 0.0},
+        )
         for step in range(60):
-            (count,) = play(sampler, data, lambda task, _: skill[task.category], steps=1, batch=16, seed=step)
+            (count,) = play(
+                sampler, data, lambda task, _: skill[task.category], steps=1, batch=16, seed=step
+            )
             skill["a"] = min(1.0, skill["a"] + 0.01 * count["a"])
             skill["b"] = min(1.0, skill["b"] + 0.002 * min(count["a"], count["b"]) * skill["a"])
         return skill["b"]
@@ -219,7 +283,9 @@ def test_skill_it_helps_where_order_matters() -> None:
 
 
 def test_aioli_steps_and_recovers_a_linear_law() -> None:
-    assert step_mixture([1 / 3] * 3, [0.4, 0.4, 0.2], 0.2) == pytest.approx([0.3377, 0.3377, 0.3245], abs=1e-4)
+    assert step_mixture([1 / 3] * 3, [0.4, 0.4, 0.2], 0.2) == pytest.approx(
+        [0.3377, 0.3377, 0.3245], abs=1e-4
+    )
     assert step_mixture([0.2, 0.3, 0.5], [0.4, 0.4, 0.2], 0.0) == pytest.approx([0.2, 0.3, 0.5])
     law = np.array([[0.3, 0.1, 0.0], [0.0, 0.2, 0.1], [0.0, 0.0, 0.3]])
     mixtures = 0.375 * np.eye(3) + 0.625 / 3
@@ -237,8 +303,12 @@ def test_aioli_probes_every_arm_and_prefers_the_one_that_teaches() -> None:
     for step in range(40):
         probed.append(sampler.probed)
         mixture = sampler.shares()
-        (count,) = play(sampler, data, lambda task, _: skill[task.category], steps=1, batch=64, seed=step)
-        assert count["useful"] / 64 == pytest.approx(mixture[sampler.categories.names.index("useful")], abs=0.3)
+        (count,) = play(
+            sampler, data, lambda task, _: skill[task.category], steps=1, batch=64, seed=step
+        )
+        assert count["useful"] / 64 == pytest.approx(
+            mixture[sampler.categories.names.index("useful")], abs=0.3
+        )
         skill["useful"] = min(0.9, skill["useful"] + 0.002 * count["useful"])
     assert Counter(probed) == {0: 6, 1: 6, None: 28}
     assert sampler.values()[sampler.categories.names.index("useful")] > 0.6
@@ -249,14 +319,23 @@ def test_aioli_probes_every_arm_and_prefers_the_one_that_teaches() -> None:
 def test_rs2_draws_a_new_subset_each_epoch() -> None:
     walk, fresh = Rs2(tasks(), share=0.2, seed=0), Rs2(tasks(), share=0.2, replace=True, seed=0)
     epochs = [walk.draw(18) for _ in range(10)]
-    assert sorted(sum(epochs[:5], [])) == sorted(sum(epochs[5:], [])) == list(range(90)) and epochs[0] != epochs[5]
+    assert (
+        sorted(sum(epochs[:5], [])) == sorted(sum(epochs[5:], [])) == list(range(90))
+        and epochs[0] != epochs[5]
+    )
     drawn = [fresh.draw(18) for _ in range(5)]
     assert all(len(set(epoch)) == 18 for epoch in drawn) and len(set(sum(drawn, []))) < 90
     assert Rs2(tasks(), share=0.07, seed=0).draw(90) != sorted(range(90))
 
 
 def test_metrics_name_the_sampler_s_own_categories() -> None:
-    sampler = build({"use": "sec", "by": ["half", "level"], "alpha": 1.0}, CURRICULA, tasks(), what="curriculum", seed=0)
+    sampler = build(
+        {"use": "sec", "by": ["half", "level"], "alpha": 1.0},
+        CURRICULA,
+        tasks(),
+        what="curriculum",
+        seed=0,
+    )
     sampler.observe([Outcome(index=31, category="middle", rewards=(1.0, 0.0), abs_advantage=0.7),
                      Outcome(index=0, category="easy", rewards=(), abs_advantage=0.0)])  # fmt: skip
     found = sampler.metrics()

@@ -26,7 +26,11 @@ from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradien
 from rlcore.types import Group, Request, Rollout, Sampling, Task, Verdict
 
 RATES = {"solved": 1.0, "mixed": 0.5, "impossible": 0.0}
-TASKS = [Task(id=f"{category}/{i}", prompt="?", category=category) for i in range(40) for category in RATES]
+TASKS = [
+    Task(id=f"{category}/{i}", prompt="?", category=category)
+    for i in range(40)
+    for category in RATES
+]
 SIZE, ANSWERS = 12, 4
 ENCODER = PromptEncoder(byte_tokenizer())
 
@@ -35,7 +39,9 @@ def script(request: Request) -> list[int]:
     """Right with the category's pass rate; wrong answers are longer, and all lengths differ."""
     rng = random.Random(request.seed)
     right = rng.random() < RATES[request.id.split("/")[0]]
-    return ENCODER.tokenizer("y" if right else "n" * rng.randint(2, 9)).input_ids + [ENCODER.tokenizer.eos_token_id]
+    return ENCODER.tokenizer("y" if right else "n" * rng.randint(2, 9)).input_ids + [
+        ENCODER.tokenizer.eos_token_id
+    ]
 
 
 class RightScorer:
@@ -68,7 +74,11 @@ def gathered(
     answers: int = ANSWERS,
     **how,
 ) -> Collected:
-    resample = filter and Resample(accepts=lambda group: filter(group, 0), more=lambda n: [TASKS[i] for i in shares.more(n)], **how)
+    resample = filter and Resample(
+        accepts=lambda group: filter(group, 0),
+        more=lambda n: [TASKS[i] for i in shares.more(n)],
+        **how,
+    )
     return collect(
         [TASKS[i] for i in shares.first(SIZE)],
         engine=ScriptedEngine(script, delay=delay), encoder=ENCODER, scorer=RightScorer(), sampling=Sampling(max_tokens=20),
@@ -81,7 +91,10 @@ def shares(seed: int = 0) -> Shares:
 
 
 def waste(found: Collected) -> float:
-    samples = [group_samples(group) if len({v.parts["right"] for v in group.verdicts}) > 1 else [] for group in found.groups]
+    samples = [
+        group_samples(group) if len({v.parts["right"] for v in group.verdicts}) > 1 else []
+        for group in found.groups
+    ]
     effort = Effort(wanted=SIZE, tried=found.tried, accepted=len(found.groups), generated=found.completion_tokens,
                     used=tokens_reaching_a_gradient(found.groups, samples), resamples=0)  # fmt: skip
     return effort_metrics([effort])["tokens/frac_wasted"]
@@ -95,12 +108,18 @@ def right(group: Group) -> list[float]:
 def test_the_batch_is_full_of_mixed_groups(streaming: bool) -> None:
     given = shares()
     found = gathered(zero_variance(), given, streaming=streaming)
-    assert len(found.groups) == SIZE and all(0 < sum(right(group)) < ANSWERS for group in found.groups)
+    assert len(found.groups) == SIZE and all(
+        0 < sum(right(group)) < ANSWERS for group in found.groups
+    )
     assert all(len(set(right(group))) == 1 for group in found.rejected)
     assert found.tried == len(found.groups) + len(found.rejected) == len(given.taken) > SIZE
-    by_place = dict(zip(found.places + found.rejected_places, found.groups + found.rejected, strict=True))
+    by_place = dict(
+        zip(found.places + found.rejected_places, found.groups + found.rejected, strict=True)
+    )
     assert [by_place[i].task.id for i in range(found.tried)] == [TASKS[i].id for i in given.taken]
-    assert found.completion_tokens == sum(sum(r.mask) for g in found.groups + found.rejected for r in g.rollouts)
+    assert found.completion_tokens == sum(
+        sum(r.mask) for g in found.groups + found.rejected for r in g.rollouts
+    )
 
 
 @pytest.mark.parametrize("probe", [None, 2])
@@ -108,7 +127,10 @@ def test_rounds_do_not_depend_on_the_clock(probe: int | None) -> None:
     ids = [f"{task.id}#{a}" for task in TASKS for a in range(ANSWERS)]
     delays = [{id: random.Random(f"{k}/{id}").randint(0, 5) for id in ids} for k in range(3)]
     runs = [gathered(zero_variance(), shares(), delay=delay, probe=probe) for delay in delays]
-    assert all((run.groups, run.rejected, run.places) == (runs[0].groups, runs[0].rejected, runs[0].places) for run in runs)
+    assert all(
+        (run.groups, run.rejected, run.places) == (runs[0].groups, runs[0].rejected, runs[0].places)
+        for run in runs
+    )
 
 
 def test_a_filter_on_the_shaped_reward_lets_hopeless_groups_through() -> None:
@@ -132,7 +154,9 @@ def test_the_gate_halves_the_waste_where_choosing_well_is_possible() -> None:
             wasted.append(waste(found))
             places, groups = found.places + found.rejected_places, found.groups + found.rejected
             pairs = zip(places, map(accuracies, groups), strict=True)
-            credited = [outcome(given.taken[place], group, group_samples(group)) for place, group in pairs]
+            credited = [
+                outcome(given.taken[place], group, group_samples(group)) for place, group in pairs
+            ]
             given.settle([given.resamples])
             curriculum.observe(credited)
         return sum(wasted) / len(wasted)
@@ -148,26 +172,46 @@ def test_a_probe_writes_the_rest_only_of_groups_that_look_mixed(streaming: bool)
     answers, probe = 16, 4
     given = shares()
     found = gathered(zero_variance(), given, answers=answers, probe=probe, streaming=streaming)
-    assert len(found.groups) == SIZE and found.tried == len(given.taken) == SIZE + len(found.rejected)
+    assert len(found.groups) == SIZE and found.tried == len(given.taken) == SIZE + len(
+        found.rejected
+    )
     for group in found.groups:
         assert len(group.rollouts) == answers == len({rollout.id for rollout in group.rollouts})
-        assert len(set(right(group)[:probe])) == 2, "an accepted group was mixed in its first answers"
-        assert [v.parts["right"] for v in group.verdicts] == [float(r.text == "y") for r in group.rollouts]
-    assert all(len(group.rollouts) == probe and len(set(right(group))) == 1 for group in found.rejected)
-    assert found.completion_tokens == sum(sum(r.mask) for g in found.groups + found.rejected for r in g.rollouts)
-    whole = gathered(zero_variance(), shares(), answers=answers)  # the same seeds: the same first answers
+        assert len(set(right(group)[:probe])) == 2, (
+            "an accepted group was mixed in its first answers"
+        )
+        assert [v.parts["right"] for v in group.verdicts] == [
+            float(r.text == "y") for r in group.rollouts
+        ]
+    assert all(
+        len(group.rollouts) == probe and len(set(right(group))) == 1 for group in found.rejected
+    )
+    assert found.completion_tokens == sum(
+        sum(r.mask) for g in found.groups + found.rejected for r in g.rollouts
+    )
+    whole = gathered(
+        zero_variance(), shares(), answers=answers
+    )  # the same seeds: the same first answers
     first = {group.task.id: right(group)[:probe] for group in whole.groups + whole.rejected}
-    assert all(right(g)[:probe] == first[g.task.id] for g in found.groups + found.rejected if g.task.id in first)
+    assert all(
+        right(g)[:probe] == first[g.task.id]
+        for g in found.groups + found.rejected
+        if g.task.id in first
+    )
 
 
 def test_a_probe_lowers_the_waste_of_a_gate_alone() -> None:
     """Uniform over a solved, a half-solved and an impossible category: of a group that is rejected a quarter is written."""
 
     def mean(filter: Filter | None, **how) -> float:
-        return sum(waste(gathered(filter, shares(seed), answers=16, **how)) for seed in range(10)) / 10
+        return (
+            sum(waste(gathered(filter, shares(seed), answers=16, **how)) for seed in range(10)) / 10
+        )
 
     plain, gated, probed = mean(None), mean(zero_variance()), mean(zero_variance(), probe=4)
-    print(f"waste: no filter {plain:.3f}, filter {gated:.3f}, filter with a probe of 4 of 16 {probed:.3f}")
+    print(
+        f"waste: no filter {plain:.3f}, filter {gated:.3f}, filter with a probe of 4 of 16 {probed:.3f}"
+    )
     assert gated == pytest.approx(plain, abs=0.1) and probed <= 0.55 * plain
 
 
@@ -184,9 +228,16 @@ def accuracies(group: Group) -> Group:
 
 
 def test_oversubmitting_aborts_what_is_not_needed() -> None:
-    slow = {f"{task.id}#{a}": 10**6 for task in TASKS if task.category != "mixed" for a in range(ANSWERS)}
+    slow = {
+        f"{task.id}#{a}": 10**6
+        for task in TASKS
+        if task.category != "mixed"
+        for a in range(ANSWERS)
+    }
     found = gathered(zero_variance(), shares(), delay=slow, streaming=True, oversubmit=4.0)
-    assert len(found.groups) == SIZE and all(group.task.category == "mixed" for group in found.groups)
+    assert len(found.groups) == SIZE and all(
+        group.task.category == "mixed" for group in found.groups
+    )
     assert found.tried > len(found.groups) + len(found.rejected)  # dropped half written
     assert all(r.finish == "stop" for g in found.groups for r in g.rollouts)
     calm = gathered(zero_variance(), shares(), oversubmit=2.0)
@@ -200,7 +251,9 @@ def test_a_batch_that_cannot_be_filled_ends(streaming: bool) -> None:
     assert (len(found.groups), found.tried, len(found.rejected)) == (0, 3 * SIZE, 3 * SIZE)
     stuck = {f"{task.id}#0": 10**6 for task in TASKS}
     late = gathered(zero_variance(), shares(), delay=stuck, streaming=streaming, deadline_s=0.3)
-    assert late.tried == SIZE and all(g.rollouts[0].finish == "aborted" for g in late.groups + late.rejected)
+    assert late.tried == SIZE and all(
+        g.rollouts[0].finish == "aborted" for g in late.groups + late.rejected
+    )
 
 
 def test_without_a_gate_nothing_is_turned_away() -> None:
@@ -247,20 +300,36 @@ def test_gates_in_a_recipe(tmp_path) -> None:
         return RlStage(kind="rl", tasks="t", steps=1, rewards=[{"use": "exact"}], filter=filter)
 
     both = build_filter(stage(["unscorable", {"use": "pass_rate", "low": 0.4}]))
-    assert both(group(1, 1), 5) is False and both(group(1, 0), 5) is True and both(group(1, None), 5) is False
+    assert (
+        both(group(1, 1), 5) is False
+        and both(group(1, 0), 5) is True
+        and both(group(1, None), 5) is False
+    )
     assert build_filter(stage(None)) is None
-    with pytest.raises(ValueError, match="probe is 4, which needs a filter and a group_size above it"):
+    with pytest.raises(
+        ValueError, match="probe is 4, which needs a filter and a group_size above it"
+    ):
         RlStage(kind="rl", tasks="t", steps=1, rewards=[{"use": "exact"}], resample={"probe": 4})
     with pytest.raises(RecipeError, match="did you mean 'zero_variance'"):
         build_filter(stage("zero_varianc"))
-    with pytest.raises(RecipeError, match="looks at the reward 'exat', but the stage's rewards are: exact"):
+    with pytest.raises(
+        RecipeError, match="looks at the reward 'exat', but the stage's rewards are: exact"
+    ):
         build_filter(stage({"use": "zero_variance", "part": "exat"}))
-    (tmp_path / "numpy_bool.py").write_text("import numpy\ndef own(): return lambda group, version: numpy.bool_(True)\n")
+    (tmp_path / "numpy_bool.py").write_text(
+        "import numpy\ndef own(): return lambda group, version: numpy.bool_(True)\n"
+    )
     assert build_filter(stage(f"{tmp_path}/numpy_bool.py:own"))(group(1, 0), 5) is True
     for own, said in (
-        ("lambda: lambda group, version: None", r"must give a function \(group, version\) -> bool; what it gave returned None"),
+        (
+            "lambda: lambda group, version: None",
+            r"must give a function \(group, version\) -> bool; what it gave returned None",
+        ),
         ("lambda: lambda group: True", r"-> bool; what it gave: too many positional arguments"),
-        ("lambda: lambda group, version: group.reward", r"raised AttributeError: .* no attribute 'reward' \(mine.py:1\)"),
+        (
+            "lambda: lambda group, version: group.reward",
+            r"raised AttributeError: .* no attribute 'reward' \(mine.py:1\)",
+        ),
         ("lambda: True", r"must give a function \(group, version\) -> bool, not a bool"),
     ):
         (tmp_path / "mine.py").write_text(f"own = {own}\n")
@@ -278,11 +347,18 @@ def test_the_gate_of_the_docs(tmp_path) -> None:
     (tmp_path / "my_filters.py").write_text(code)
     brief = build({"use": f"{tmp_path}/my_filters.py:brief", "tokens": 1}, FILTERS, what="filter")
     assert brief(group(1, 0), 5) is True and brief(group(0, 0), 5) is False
-    assert build({"use": f"{tmp_path}/my_filters.py:brief", "tokens": 0}, FILTERS, what="filter")(group(1, 0), 5) is False
+    assert (
+        build({"use": f"{tmp_path}/my_filters.py:brief", "tokens": 0}, FILTERS, what="filter")(
+            group(1, 0), 5
+        )
+        is False
+    )
 
 
 def test_the_binomial_share_of_mixed_groups() -> None:
     """What the test world should give, by enumeration: a half-right category is mixed in 1 - 2 / 2^4 of its groups."""
     found = [gathered(None, shares(seed)) for seed in range(30)]
     mixed = [len(set(right(g))) > 1 for f in found for g in f.groups if g.task.category == "mixed"]
-    assert sum(mixed) / len(mixed) == pytest.approx(1 - 2 / 2**ANSWERS, abs=3 * math.sqrt(0.11 / len(mixed)))
+    assert sum(mixed) / len(mixed) == pytest.approx(
+        1 - 2 / 2**ANSWERS, abs=3 * math.sqrt(0.11 / len(mixed))
+    )

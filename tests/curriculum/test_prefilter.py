@@ -27,7 +27,13 @@ FEW = category_tasks({"easy": 3, "hard": 3})
 
 
 def of(index: int, accepted: bool) -> Outcome:
-    return Outcome(index=index, category=FEW[index].category, rewards=(1.0, 0.0), abs_advantage=1.0, accepted=accepted)
+    return Outcome(
+        index=index,
+        category=FEW[index].category,
+        rewards=(1.0, 0.0),
+        abs_advantage=1.0,
+        accepted=accepted,
+    )
 
 
 def skipping(**how) -> Prefilter:
@@ -57,10 +63,14 @@ def test_a_task_is_drawn_as_often_as_its_chance_says() -> None:
     sampler.observe([of(0, False)])
     drawn = Counter(FEW[i].category for i in sampler.draw(6000))
     expected = 0.2 / 1.2
-    assert drawn["easy"] / 6000 == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 6000))
+    assert drawn["easy"] / 6000 == pytest.approx(
+        expected, abs=4 * math.sqrt(expected * (1 - expected) / 6000)
+    )
     sampler.observe([])
     walked = sampler.state_dict()["looked"]
-    assert sampler.metrics()["prefilter/skipped"] == walked - 6000 and walked * 0.6 == pytest.approx(6000, rel=0.05)
+    assert sampler.metrics()[
+        "prefilter/skipped"
+    ] == walked - 6000 and walked * 0.6 == pytest.approx(6000, rel=0.05)
 
 
 def test_state_is_json_and_draws_go_on_as_they_were() -> None:
@@ -73,7 +83,9 @@ def test_state_is_json_and_draws_go_on_as_they_were() -> None:
     assert second.draw(40) == first.draw(40) and second.state_dict() == first.state_dict()
 
 
-def steps(by: str | None, *, n: int = 12, told: Sequence[bool] = (True, False), seed: int = 0) -> list[float]:
+def steps(
+    by: str | None, *, n: int = 12, told: Sequence[bool] = (True, False), seed: int = 0
+) -> list[float]:
     """Waste of each of n steps: no filter at all where `by` is None, else a filter with a memory.
 
     told: what the memory is told of groups accepted and refused.
@@ -96,7 +108,10 @@ def _outcomes(found: Collected, taken: Sequence[int], told: Sequence[bool]) -> l
     listed = [(p, g, told[0]) for p, g in zip(found.places, found.groups, strict=True)]
     listed += [(p, g, told[1]) for p, g in zip(found.rejected_places, found.rejected, strict=True)]
     graded = [(place, accuracies(group), accepted) for place, group, accepted in listed]
-    return [replace(outcome(taken[p], group, group_samples(group)), accepted=accepted) for p, group, accepted in graded]
+    return [
+        replace(outcome(taken[p], group, group_samples(group)), accepted=accepted)
+        for p, group, accepted in graded
+    ]
 
 
 def mean(values: Sequence[float]) -> float:
@@ -126,14 +141,23 @@ def test_in_a_recipe() -> None:
         return RlStage(kind="rl", tasks="t", steps=1, rewards=[{"use": "exact"}], **more)
 
     uniform = Uniform(FEW, seed=0)
-    made = build_prefilter(stage(filter="zero_variance", prefilter={"by": "level"}), uniform, FEW, seed=0)
+    made = build_prefilter(
+        stage(filter="zero_variance", prefilter={"by": "level"}), uniform, FEW, seed=0
+    )
     assert isinstance(made, Prefilter) and sorted(made.draw(6)) == list(range(6))
-    with pytest.raises(ValueError, match="prefilter remembers what a filter rejected: set filter too"):
+    with pytest.raises(
+        ValueError, match="prefilter remembers what a filter rejected: set filter too"
+    ):
         stage(prefilter={})
     with pytest.raises(RecipeError, match="goes by the column 'domain', which task easy/0 has not"):
-        build_prefilter(stage(filter="zero_variance", prefilter={"by": "domain"}), uniform, FEW, seed=0)
+        build_prefilter(
+            stage(filter="zero_variance", prefilter={"by": "domain"}), uniform, FEW, seed=0
+        )
     assert build_prefilter(stage(filter="zero_variance"), uniform, FEW, seed=0) is uniform
-    assert stage(filter="zero_variance", prefilter="level").prefilter == stage(filter="zero_variance", prefilter={"by": "level"}).prefilter
+    assert (
+        stage(filter="zero_variance", prefilter="level").prefilter
+        == stage(filter="zero_variance", prefilter={"by": "level"}).prefilter
+    )
 
 
 @pytest.mark.parametrize("given", [[], [0], [10**9] * 4, ["a"] * 4, None, [-1] * 4])
@@ -142,5 +166,8 @@ def test_a_sampler_that_draws_something_else_is_named(given: object) -> None:
         def draw(self, n: int) -> list[int]:
             return given
 
-    with pytest.raises(RecipeError, match=r"curriculum Odd: draw\(4\) must give a list of 4 positions from 0 to 5, not"):
+    with pytest.raises(
+        RecipeError,
+        match=r"curriculum Odd: draw\(4\) must give a list of 4 positions from 0 to 5, not",
+    ):
         Prefilter(Odd(FEW, seed=0), FEW, seed=0).draw(4)

@@ -51,14 +51,21 @@ def test_ordered_goes_by_key_and_shuffles_ties():
     keys = [2.0, 0.5, 2.0, 1.0, 0.5, 2.0]
     sampler = by_level(keys)
     epochs = [sampler.draw(6) for _ in range(20)]
-    assert all([keys[i] for i in epoch] == sorted(keys) and sorted(epoch) == list(range(6)) for epoch in epochs)
+    assert all(
+        [keys[i] for i in epoch] == sorted(keys) and sorted(epoch) == list(range(6))
+        for epoch in epochs
+    )
     assert len(set(map(tuple, epochs))) > 3
     assert [keys[i] for i in by_level(keys, reverse=True).draw(6)] == sorted(keys, reverse=True)
     assert by_level("bac").draw(4) == [1, 0, 2, 1]
 
 
 @pytest.mark.parametrize(
-    "make", [lambda seed: Uniform(tasks(10), seed=seed), lambda seed: by_level([1, 1, 2, 2, 2] * 2, seed=seed)]
+    "make",
+    [
+        lambda seed: Uniform(tasks(10), seed=seed),
+        lambda seed: by_level([1, 1, 2, 2, 2] * 2, seed=seed),
+    ],
 )
 @pytest.mark.parametrize("before", [0, 3, 10, 27])
 def test_resume_draws_what_would_have_come(make, before):
@@ -82,7 +89,14 @@ def test_metrics_are_of_the_outcomes_observed_last():
     sampler = Uniform(tasks(10), seed=0)
     assert sampler.metrics() == {}
     sampler.observe([_outcome("gone", 1.0)])
-    sampler.observe([_outcome("easy", 1.0, 1.0), _outcome("easy", 0.0, 1.0), _outcome("hard", -1.0, 0.2), _outcome("dead")])
+    sampler.observe(
+        [
+            _outcome("easy", 1.0, 1.0),
+            _outcome("easy", 0.0, 1.0),
+            _outcome("hard", -1.0, 0.2),
+            _outcome("dead"),
+        ]
+    )
     assert sampler.metrics() == {
         "curriculum/easy/frac": 0.5,
         "curriculum/easy/pass_rate": 0.75,
@@ -123,6 +137,8 @@ def test_a_name_that_is_wrong_is_met_with_a_sentence(asked, message):
 
 
 def test_one_that_lacks_a_method_is_refused_before_anything_runs(tmp_path: Path):
-    (tmp_path / "lame.py").write_text("class Lame:\n    def __init__(self, tasks, *, seed: int):\n        self.draw = None\n")
+    (tmp_path / "lame.py").write_text(
+        "class Lame:\n    def __init__(self, tasks, *, seed: int):\n        self.draw = None\n"
+    )
     with pytest.raises(RecipeError, match="lacks observe, state_dict"):
         build_curriculum(f"{tmp_path}/lame.py:Lame", tasks(3), seed=0)

@@ -39,20 +39,34 @@ def test_the_metrics_say_what_gate_budget_and_curriculum_did(whole: dict) -> Non
     assert [row["budget"] for row in rows] == [8, 8, 5, 5, 3, 3, 2, 2, 1, 1][: len(rows)]
     written_tokens = [row["tokens/completion"] for row in rows]
     assert sum(written_tokens[:-1]) < TOKENS <= sum(written_tokens) and 3 < len(rows) < 30
-    assert any(row["filter/tried_per_group"] > 1 for row in rows), "nothing was resampled: the test is empty"
+    assert any(row["filter/tried_per_group"] > 1 for row in rows), (
+        "nothing was resampled: the test is empty"
+    )
     for row in rows:
-        assert 0 <= row["tokens/frac_wasted"] <= 1 and 0 <= row["filter/frac_filled"] <= 1 and row["filter/tried_per_group"] <= 3
-        assert sum(row.get(f"curriculum/{category}/frac", 0.0) for category in ("2-terms", "3-terms")) == pytest.approx(1)
+        assert (
+            0 <= row["tokens/frac_wasted"] <= 1
+            and 0 <= row["filter/frac_filled"] <= 1
+            and row["filter/tried_per_group"] <= 3
+        )
+        assert sum(
+            row.get(f"curriculum/{category}/frac", 0.0) for category in ("2-terms", "3-terms")
+        ) == pytest.approx(1)
         assert row["tokens/trained"] <= row["tokens/completion"]
     written = [read_rows(whole["folder"] / "rollouts" / f"{row['step']:06d}.jsonl") for row in rows]
     assert {answer["accepted"] for answers in written for answer in answers} == {True, False}
-    assert [len(answers) for answers in written] == [16 * row["filter/tried_per_group"] for row in rows]
-    assert [sum(answer["accepted"] for answer in answers) for answers in written] == [16 * row["filter/frac_filled"] for row in rows]
+    assert [len(answers) for answers in written] == [
+        16 * row["filter/tried_per_group"] for row in rows
+    ]
+    assert [sum(answer["accepted"] for answer in answers) for answers in written] == [
+        16 * row["filter/frac_filled"] for row in rows
+    ]
 
 
 def test_the_run_has_a_picture_of_its_categories(whole: dict) -> None:
     picture = xml.dom.minidom.parse(str(whole["folder"] / "curriculum.svg"))
-    assert len(picture.getElementsByTagName("polyline")) == 3 * 2  # share, pass rate and value of two categories
+    assert (
+        len(picture.getElementsByTagName("polyline")) == 3 * 2
+    )  # share, pass rate and value of two categories
 
 
 def test_a_killed_run_with_a_gate_resumes_bit_for_bit(whole: dict, tmp_path: Path) -> None:
@@ -60,7 +74,9 @@ def test_a_killed_run_with_a_gate_resumes_bit_for_bit(whole: dict, tmp_path: Pat
     process = start("train", recipe, *SETTINGS)
     deadline = time.monotonic() + 120
     while len(read_rows(run_folder(recipe) / "metrics.jsonl")) < 8:  # in the second rl step
-        assert time.monotonic() < deadline and process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline and process.poll() is None, (
+            "the run ended before it could be killed"
+        )
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -74,8 +90,15 @@ def test_two_processes_share_one_curriculum(whole: dict, tmp_path: Path) -> None
     assert "2 process(es)" in finish(start("train", recipe, *SETTINGS, processes=2))
     folder = run_folder(recipe)
     for row in rl(folder):
-        ranks = [read_rows(folder / "rollouts" / f"{row['step']:06d}{suffix}.jsonl") for suffix in ("", ".rank1")]
+        ranks = [
+            read_rows(folder / "rollouts" / f"{row['step']:06d}{suffix}.jsonl")
+            for suffix in ("", ".rank1")
+        ]
         seen = [[r["index"] for r in rank if r["id"].endswith("#0")] for rank in ranks]
-        assert not set(seen[0]) & set(seen[1]), "both ranks wrote the same task: their curricula differ"
+        assert not set(seen[0]) & set(seen[1]), (
+            "both ranks wrote the same task: their curricula differ"
+        )
         assert sum(r["accepted"] for rank in ranks for r in rank) == 16 * row["filter/frac_filled"]
-    assert any(row["filter/tried_per_group"] > 1 and row["filter/frac_filled"] > 0 for row in rl(folder)), "nothing was resampled: the test is empty"
+    assert any(
+        row["filter/tried_per_group"] > 1 and row["filter/frac_filled"] > 0 for row in rl(folder)
+    ), "nothing was resampled: the test is empty"

@@ -15,7 +15,12 @@ GROUP = 8
 def category_tasks(sizes: Mapping[str, int]) -> list[Task]:
     """Tasks in the order of the categories, with the columns `level` (number of the category) and `half`."""
     return [
-        Task(id=f"{category}/{i}", prompt="?", category=category, columns={"level": level, "half": "ab"[i % 2]})
+        Task(
+            id=f"{category}/{i}",
+            prompt="?",
+            category=category,
+            columns={"level": level, "half": "ab"[i % 2]},
+        )
         for level, (category, size) in enumerate(sizes.items())
         for i in range(size)
     ]
@@ -27,17 +32,28 @@ def played(index: int, category: str, p: float, rng: random.Random) -> Outcome:
     mean = sum(rewards) / GROUP
     std = (sum((r - mean) ** 2 for r in rewards) / (GROUP - 1)) ** 0.5
     return Outcome(
-        index=index, category=category, rewards=rewards, abs_advantage=sum(abs(r - mean) / std for r in rewards) / GROUP if std else 0.0
+        index=index,
+        category=category,
+        rewards=rewards,
+        abs_advantage=sum(abs(r - mean) / std for r in rewards) / GROUP if std else 0.0,
     )
 
 
 def play(
-    sampler: TaskSampler, tasks: Sequence[Task], rate: Callable[[Task, int], float], *, steps: int, batch: int, seed: int = 0
+    sampler: TaskSampler,
+    tasks: Sequence[Task],
+    rate: Callable[[Task, int], float],
+    *,
+    steps: int,
+    batch: int,
+    seed: int = 0,
 ) -> list[Counter]:
     """Draw, answer, observe; returns how often each category was drawn in each step."""
     rng, counts = random.Random(seed), []
     for step in range(steps):
         positions = sampler.draw(batch)
-        sampler.observe([played(i, tasks[i].category, rate(tasks[i], step), rng) for i in sorted(positions)])
+        sampler.observe(
+            [played(i, tasks[i].category, rate(tasks[i], step), rng) for i in sorted(positions)]
+        )
         counts.append(Counter(tasks[i].category for i in positions))
     return counts

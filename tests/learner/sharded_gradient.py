@@ -19,16 +19,23 @@ from rlcore.learner.policy import load_policy
 
 def gradients(policy, batches):
     for batch in batches:
-        logp, _ = policy.module(batch.token_ids, batch.positions, batch.lengths, batch.source, batch.target)
+        logp, _ = policy.module(
+            batch.token_ids, batch.positions, batch.lengths, batch.source, batch.target
+        )
         (logp * batch.advantage).sum().backward()
     grads = {name: p.grad for name, p in policy.module.named_parameters()}
-    return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in grads.items()}
+    return {
+        name: grad.full_tensor() if isinstance(grad, DTensor) else grad
+        for name, grad in grads.items()
+    }
 
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     batches = pack(make_samples(), max_tokens=1000)
-    whole, sharded = (load_policy(config=TINY, tokenizer="bytes", dtype="float64") for _ in range(2))
+    whole, sharded = (
+        load_policy(config=TINY, tokenizer="bytes", dtype="float64") for _ in range(2)
+    )
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for layer in sharded.model.model.layers:
         fully_shard(layer, mesh=mesh)

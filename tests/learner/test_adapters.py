@@ -18,9 +18,17 @@ LORA = {"type": "lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 KINDS = {
     "lora": LORA,
     "dora": LORA | {"use_dora": True},
-    "rslora_two_modules": {"type": "lora", "use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
+    "rslora_two_modules": {
+        "type": "lora",
+        "use_rslora": True,
+        "target_modules": ["q_proj", "down_proj"],
+    },
     "with_norms": LORA | {"modules_to_save": ["input_layernorm"]},
-    "ia3": {"type": "ia3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    "ia3": {
+        "type": "ia3",
+        "target_modules": ["k_proj", "down_proj"],
+        "feedforward_modules": ["down_proj"],
+    },
     "loha": {"type": "loha", "r": 4, "target_modules": "all-linear"},
     "oft": {"type": "oft", "oft_block_size": 8, "target_modules": "all-linear"},
 }
@@ -51,17 +59,27 @@ def test_published_and_saved_weights_are_those_of_peft(tmp_path, kind, tied):
     before = bits(policy)
     published = dict(policy.weights())
     policy.save(tmp_path)
-    assert bits(policy).keys() == before.keys() and all(torch.equal(p, before[name]) for name, p in bits(policy).items())
+    assert bits(policy).keys() == before.keys() and all(
+        torch.equal(p, before[name]) for name, p in bits(policy).items()
+    )
 
     assert list(published) == list(start)
-    assert not torch.equal(published["model.layers.0.mlp.down_proj.weight"], start["model.layers.0.mlp.down_proj.weight"])
+    assert not torch.equal(
+        published["model.layers.0.mlp.down_proj.weight"],
+        start["model.layers.0.mlp.down_proj.weight"],
+    )
     base.save(tmp_path / "base")
-    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    theirs = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
+    )
     theirs = theirs.merge_and_unload().state_dict()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
     for name, tensor in published.items():
         assert torch.equal(tensor, loaded[name]) and torch.equal(tensor, theirs[name]), name
-    scores, alone = policy.score([[1, 2, 3, 4, 5]])[0], load_policy(path=str(tmp_path)).score([[1, 2, 3, 4, 5]])[0]
+    scores, alone = (
+        policy.score([[1, 2, 3, 4, 5]])[0],
+        load_policy(path=str(tmp_path)).score([[1, 2, 3, 4, 5]])[0],
+    )
     assert scores == pytest.approx(alone, abs=1e-5)
 
 
@@ -85,7 +103,9 @@ def test_resumes_bit_for_bit(tmp_path, kind, dtype):
     for batch in batches[:2]:
         first.step(batch)
     first.policy.save(tmp_path)
-    again = load_policy(config=TINY, tokenizer="bytes", dtype=dtype, peft=KINDS[kind], saved=tmp_path)
+    again = load_policy(
+        config=TINY, tokenizer="bytes", dtype=dtype, peft=KINDS[kind], saved=tmp_path
+    )
     assert all(torch.equal(p, bits(first.policy)[name]) for name, p in bits(again).items())
     second = make_learner(again)
     second.load_state_dict(first.state_dict())
@@ -97,7 +117,9 @@ def test_another_base_is_noticed(tmp_path):
     policy = make()
     trained(policy)
     policy.save(tmp_path)
-    with pytest.raises(ModelError, match="the base model is not the one the adapter in .* was trained on"):
+    with pytest.raises(
+        ModelError, match="the base model is not the one the adapter in .* was trained on"
+    ):
         load_policy(config=TINY, tokenizer="bytes", seed=1, peft=LORA, saved=tmp_path)
     with pytest.raises(ModelError, match="the adapter in .* cannot be read"):
         load_policy(config=TINY, tokenizer="bytes", peft=LORA | {"r": 8}, saved=tmp_path)
@@ -135,13 +157,21 @@ def test_the_proof_of_sync_covers_the_adapter(tmp_path, dtype):
     first = publish(policy.weights, engine, 1, **settings)
     trained(policy, lr=5e-2)
     second = publish(policy.weights, engine, 2, **settings)
-    assert first.fingerprint != second.fingerprint and second.canary_gap < (1e-4 if dtype == "float32" else 0.1)
+    assert first.fingerprint != second.fingerprint and second.canary_gap < (
+        1e-4 if dtype == "float32" else 0.1
+    )
 
     def base_only():
         with policy.adapter.disabled():
-            yield from ((n.replace("base_layer.", ""), p) for n, p in policy.model.named_parameters() if "lora_" not in n)
+            yield from (
+                (n.replace("base_layer.", ""), p)
+                for n, p in policy.model.named_parameters()
+                if "lora_" not in n
+            )
 
-    with pytest.raises(PublishError, match="canary" if dtype == "float32" else "proof of sync failed"):
+    with pytest.raises(
+        PublishError, match="canary" if dtype == "float32" else "proof of sync failed"
+    ):
         publish(base_only, engine, 3, **settings)
 
 
@@ -149,10 +179,16 @@ def test_the_proof_of_sync_covers_the_adapter(tmp_path, dtype):
     ("changes", "message"),
     [
         ({"type": "lorra"}, "no adapter of type 'lorra'; did you mean 'lora'?"),
-        ({"lora_alhpa": 3}, "a lora adapter has no setting 'lora_alhpa'; did you mean 'lora_alpha'?"),
+        (
+            {"lora_alhpa": 3},
+            "a lora adapter has no setting 'lora_alhpa'; did you mean 'lora_alpha'?",
+        ),
         ({"lora_dropout": 0.1}, "lora_dropout must be 0"),
         ({"target_modules": ["q_prj"]}, "a lora adapter cannot be used with Qwen2ForCausalLM"),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, "reaches the output head or embeddings tied to it"),
+        (
+            {"target_modules": ["q_proj", "embed_tokens"]},
+            "reaches the output head or embeddings tied to it",
+        ),
         ({"modules_to_save": ["lm_head"]}, "reaches the output head or embeddings tied to it"),
         ({"init_lora_weights": "pissa"}, "does not start as the model itself"),
         ({"r": 0}, "do not make a lora adapter|cannot be used"),
@@ -172,6 +208,8 @@ def test_prompts_instead_of_weights_are_refused():
 def test_the_accelerator_takes_a_partly_frozen_model(make_policy):
     from rlcore.learner.update import Learner
 
-    learner = Learner(make(), objective("sft"), accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=2)
+    learner = Learner(
+        make(), objective("sft"), accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=2
+    )
     losses = [learner.step(make_samples(has_behaviour=False)).loss for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]

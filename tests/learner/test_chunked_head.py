@@ -35,7 +35,9 @@ def run(head, bias, dtype=torch.float64, pulls=(1.0, 1.0)):
     outputs = head(hidden, weight, offset, target)
     g = torch.Generator().manual_seed(1)
     random = [torch.randn(N, generator=g, dtype=torch.float64) for _ in outputs]
-    sum(pull * (out * r).sum() for out, r, pull in zip(outputs, random, pulls, strict=True)).backward()
+    sum(
+        pull * (out * r).sum() for out, r, pull in zip(outputs, random, pulls, strict=True)
+    ).backward()
     return [*outputs, hidden.grad, weight.grad] + ([offset.grad] if bias else [])
 
 
@@ -44,7 +46,13 @@ def run(head, bias, dtype=torch.float64, pulls=(1.0, 1.0)):
 def test_equals_full_log_softmax(bias, temperature, softcap, pulls):
     want = run(lambda *x: full(*x, temperature, softcap), bias, pulls=pulls)
     for tile in ((1, V), (7, 13), (N, 1), None):
-        got = run(lambda *x, t=tile: chunked_logprobs(*x, temperature=temperature, softcap=softcap, tile=t), bias, pulls=pulls)
+        got = run(
+            lambda *x, t=tile: chunked_logprobs(
+                *x, temperature=temperature, softcap=softcap, tile=t
+            ),
+            bias,
+            pulls=pulls,
+        )
         for one, other in zip(got, want, strict=True):
             assert (one - other).abs().max() <= 1e-10 * other.abs().max()
 
@@ -54,13 +62,17 @@ def test_gradcheck(bias, temperature, softcap):
     hidden, weight, offset, target = inputs(bias=bias)
     hidden = hidden[:5].detach().requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda h, w, b: chunked_logprobs(h, w, b, target[:5], temperature=temperature, softcap=softcap, tile=(2, 20)),
+        lambda h, w, b: chunked_logprobs(
+            h, w, b, target[:5], temperature=temperature, softcap=softcap, tile=(2, 20)
+        ),
         (hidden, weight, offset),
     )
 
 
 def test_bf16_sums_in_fp32():
-    logp, entropy, *grads = run(lambda *x: chunked_logprobs(*x, tile=(4, 16)), None, dtype=torch.bfloat16)
+    logp, entropy, *grads = run(
+        lambda *x: chunked_logprobs(*x, tile=(4, 16)), None, dtype=torch.bfloat16
+    )
     want = run(lambda *x: full(*x, 1.0, None), None)
     assert logp.dtype == entropy.dtype == torch.float32 and grads[0].dtype == torch.bfloat16
     for got, exact in zip((logp, entropy, *grads), want, strict=True):
@@ -100,7 +112,10 @@ class Largest(TorchDispatchMode):
 
 
 def largest(head, n=512, vocabulary=1000):
-    hidden, weight = torch.randn(n, 4, requires_grad=True), torch.randn(vocabulary, 4, requires_grad=True)
+    hidden, weight = (
+        torch.randn(n, 4, requires_grad=True),
+        torch.randn(vocabulary, 4, requires_grad=True),
+    )
     with Largest() as seen:
         logp, entropy = head(hidden, weight, None, torch.zeros(n, dtype=torch.int64))
         (logp.sum() + entropy.sum()).backward()
@@ -121,8 +136,12 @@ def test_one_pass_equals_full_and_recompute():
 
     for bias, temperature, softcap in SETTINGS:
         settings = {"temperature": temperature, "softcap": softcap}
-        want = gradients(lambda *x, t=temperature, c=softcap: loss(*full(*x, t, c), slice(None)), bias)
-        sizes = [(one_pass_loss, {"chunk": n}) for n in (1, 7, None)] + [(recompute_loss, {"tile": t}) for t in ((7, 13), None)]
+        want = gradients(
+            lambda *x, t=temperature, c=softcap: loss(*full(*x, t, c), slice(None)), bias
+        )
+        sizes = [(one_pass_loss, {"chunk": n}) for n in (1, 7, None)] + [
+            (recompute_loss, {"tile": t}) for t in ((7, 13), None)
+        ]
         for way, size in sizes:
             got = gradients(lambda *x, w=way, s=settings | size: w(x, loss, **s), bias)
             for one, other in zip(got, want, strict=True):
@@ -155,7 +174,11 @@ def test_one_pass_in_fp32_is_exact_to_a_millionth_and_in_bf16_sums_in_fp32():
         results = []
         for head_dtype, way in ((dtype, one_pass_loss), (torch.float64, recompute_loss)):
             hidden, weight, _, target = inputs(head_dtype)
-            way((hidden, weight, None, target), loss, **({"chunk": 4} if way is one_pass_loss else {})).backward()
+            way(
+                (hidden, weight, None, target),
+                loss,
+                **({"chunk": 4} if way is one_pass_loss else {}),
+            ).backward()
             results.append((hidden.grad, weight.grad))
         for got, exact in zip(*results, strict=True):
             assert (got.double() - exact).norm() / exact.norm() < limit
@@ -173,8 +196,12 @@ def test_a_frozen_weight_gets_no_gradient(monkeypatch):
     hidden, weight, _, target = inputs()
     made = []
     take = logprobs._Gradients.take
-    monkeypatch.setattr(logprobs._Gradients, "take", lambda self: made.append(take(self)) or made[-1])
-    one_pass(hidden, weight.detach(), None, target, lambda logp, entropy, part: logp.sum())[2].backward()
+    monkeypatch.setattr(
+        logprobs._Gradients, "take", lambda self: made.append(take(self)) or made[-1]
+    )
+    one_pass(hidden, weight.detach(), None, target, lambda logp, entropy, part: logp.sum())[
+        2
+    ].backward()
     chunked_logprobs(hidden, weight.detach(), None, target)[0].sum().backward()
     assert len(made) == 2 and all(grads[1] is None for grads in made)
     want = inputs()[0]

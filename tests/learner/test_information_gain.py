@@ -23,8 +23,13 @@ from rlcore.types import Group, Rollout, Sample, Task, Verdict
 TEXT = "The river near the stone follows every letter."
 
 
-def rollout_of(policy: Policy, task: Task, thought: str, number: int = 0, *, ended: bool = True) -> Rollout:
-    prompt, answer = (policy.tokenizer(text, add_special_tokens=False).input_ids for text in (task.prompt, thought))
+def rollout_of(
+    policy: Policy, task: Task, thought: str, number: int = 0, *, ended: bool = True
+) -> Rollout:
+    prompt, answer = (
+        policy.tokenizer(text, add_special_tokens=False).input_ids
+        for text in (task.prompt, thought)
+    )
     answer = answer + [policy.tokenizer.eos_token_id] * ended
     return Rollout(
         id=f"{task.id}#{number}", task_id=task.id, token_ids=prompt + answer, mask=[False] * len(prompt) + [True] * len(answer),
@@ -33,11 +38,21 @@ def rollout_of(policy: Policy, task: Task, thought: str, number: int = 0, *, end
 
 
 def group_of(
-    policy: Policy, thoughts: list[str], *, cut: int = 20, mark: str = "<think>", id: str = "t", **rollout: bool
+    policy: Policy,
+    thoughts: list[str],
+    *,
+    cut: int = 20,
+    mark: str = "<think>",
+    id: str = "t",
+    **rollout: bool,
 ) -> Group:
-    task = Task(id=id, prompt=TEXT[:cut] + mark, columns={"context": TEXT[:cut], "continuation": TEXT[cut:]})
+    task = Task(
+        id=id, prompt=TEXT[:cut] + mark, columns={"context": TEXT[:cut], "continuation": TEXT[cut:]}
+    )
     return scored(
-        task, [rollout_of(policy, task, thought, i, **rollout) for i, thought in enumerate(thoughts)], [0.0] * len(thoughts)
+        task,
+        [rollout_of(policy, task, thought, i, **rollout) for i, thought in enumerate(thoughts)],
+        [0.0] * len(thoughts),
     )
 
 
@@ -48,15 +63,23 @@ def scored(task: Task, rollouts: list[Rollout], rewards: list[float]) -> Group:
 @torch.no_grad()
 def plain_score(policy: Policy, before: str, after: str) -> float:
     """log p(after | before) by the model's own attention: no packing, no sharing."""
-    first, second = (policy.tokenizer(text, add_special_tokens=False).input_ids for text in (before, after))
+    first, second = (
+        policy.tokenizer(text, add_special_tokens=False).input_ids for text in (before, after)
+    )
     policy.model.set_attn_implementation("sdpa")
-    logits = policy.model(input_ids=torch.tensor([first + second]), use_cache=False).logits[0].log_softmax(-1)
+    logits = (
+        policy.model(input_ids=torch.tensor([first + second]), use_cache=False)
+        .logits[0]
+        .log_softmax(-1)
+    )
     policy.model.set_attn_implementation("rlcore_packed")
     return sum(logits[len(first) - 1 + i, token].item() for i, token in enumerate(second))
 
 
 @pytest.mark.parametrize("horizon", [1, 5, None])
-def test_the_gain_is_that_of_a_plain_forward(make_policy: Callable[..., Policy], horizon: int | None) -> None:
+def test_the_gain_is_that_of_a_plain_forward(
+    make_policy: Callable[..., Policy], horizon: int | None
+) -> None:
     policy = make_policy()
     thoughts = ["it follows", "so</think>and more that is no thought", "", "x" * 40]
     [gains] = InformationGain(policy, horizon=horizon)([group_of(policy, thoughts)])
@@ -65,24 +88,49 @@ def test_the_gain_is_that_of_a_plain_forward(make_policy: Callable[..., Policy],
         wanted = plain_score(policy, f"{TEXT[:20]}<think>{thought}</think>", target)
         base = plain_score(policy, TEXT[:20], target)
         assert gain == pytest.approx((wanted - base, wanted, base), abs=1e-9)
-    wrong = plain_score(policy, f"{TEXT[:20]}<think>it follows", target)  # a scorer that forgets the closing mark
+    wrong = plain_score(
+        policy, f"{TEXT[:20]}<think>it follows", target
+    )  # a scorer that forgets the closing mark
     assert abs(gains[0].thought - wrong) > 1e-3
 
 
-def test_an_empty_thought_without_marks_gains_nothing_at_first(make_policy: Callable[..., Policy]) -> None:
+def test_an_empty_thought_without_marks_gains_nothing_at_first(
+    make_policy: Callable[..., Policy],
+) -> None:
     policy = make_policy()
-    learner = Learner(policy, objective("rloo"), accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=9, ema=0.5)
+    learner = Learner(
+        policy,
+        objective("rloo"),
+        accelerator=Accelerator(cpu=True),
+        lr=1e-2,
+        total_steps=9,
+        ema=0.5,
+    )
     score = InformationGain(policy, average=learner.average, close="", horizon=None)
     groups = [group_of(policy, ["", "", "abc"], mark="")]
     [gains] = score(groups)
-    assert gains[0].value == gains[1].value == pytest.approx(0, abs=1e-12) and abs(gains[2].value) > 1e-6
+    assert (
+        gains[0].value == gains[1].value == pytest.approx(0, abs=1e-12)
+        and abs(gains[2].value) > 1e-6
+    )
     own = policy.score([policy.tokenizer(TEXT, add_special_tokens=False).input_ids])[0]
-    assert gains[0].plain == pytest.approx(sum(own[19:]), abs=1e-9)  # the first batch: the copy is the policy
+    assert gains[0].plain == pytest.approx(
+        sum(own[19:]), abs=1e-9
+    )  # the first batch: the copy is the policy
 
 
-def test_the_slow_copy_is_the_weighted_sum_of_all_weights_so_far(make_policy: Callable[..., Policy]) -> None:
+def test_the_slow_copy_is_the_weighted_sum_of_all_weights_so_far(
+    make_policy: Callable[..., Policy],
+) -> None:
     policy, decay = make_policy(), 0.7
-    learner = Learner(policy, objective("sft"), accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=9, ema=decay)
+    learner = Learner(
+        policy,
+        objective("sft"),
+        accelerator=Accelerator(cpu=True),
+        lr=1e-2,
+        total_steps=9,
+        ema=decay,
+    )
     score, group = InformationGain(policy, average=learner.average), group_of(policy, ["abc"])
     history = [[p.detach().clone() for p in policy.module.parameters()]]
     for number in range(3):
@@ -95,7 +143,9 @@ def test_the_slow_copy_is_the_weighted_sum_of_all_weights_so_far(make_policy: Ca
             p.copy_(sum(w * past[place] for w, past in zip(weights, history, strict=True)))
     [[gain]] = score([group])
     assert gain.plain == pytest.approx(plain_score(other, TEXT[:20], TEXT[20]), abs=1e-9)
-    assert gain.thought == pytest.approx(plain_score(policy, f"{TEXT[:20]}<think>abc</think>", TEXT[20]), abs=1e-9)
+    assert gain.thought == pytest.approx(
+        plain_score(policy, f"{TEXT[:20]}<think>abc</think>", TEXT[20]), abs=1e-9
+    )
     assert abs(gain.plain - plain_score(policy, TEXT[:20], TEXT[20])) > 1e-3
 
 
@@ -107,7 +157,10 @@ def advantages(rewards: list[float]) -> list[float]:
         for i in range(len(rewards))
     ]  # fmt: skip
     [samples] = group_credit(baseline="leave_one_out")([scored(task, rollouts, rewards)])
-    assert all(sample.advantages[0] == 0 and sample.advantages[1] == sample.advantages[2] for sample in samples)
+    assert all(
+        sample.advantages[0] == 0 and sample.advantages[1] == sample.advantages[2]
+        for sample in samples
+    )
     return [sample.advantages[1] for sample in samples]
 
 
@@ -118,8 +171,12 @@ def test_the_papers_own_numbers() -> None:
     stepped = [0.25 * math.exp(0.5 * value) for value in found]
     stepped = [value / sum(stepped) for value in stepped]
     assert stepped == pytest.approx([0.2101, 0.2401, 0.2566, 0.2932], abs=1e-4)
-    assert sum(p * r for p, r in zip(stepped, rewards, strict=True)) == pytest.approx(-0.5284, abs=1e-4)
-    assert advantages([value + 3.0 for value in rewards]) == pytest.approx(found, abs=1e-12)  # the slow copy cancels
+    assert sum(p * r for p, r in zip(stepped, rewards, strict=True)) == pytest.approx(
+        -0.5284, abs=1e-4
+    )
+    assert advantages([value + 3.0 for value in rewards]) == pytest.approx(
+        found, abs=1e-12
+    )  # the slow copy cancels
 
 
 def test_only_the_thought_is_trained(make_policy: Callable[..., Policy]) -> None:
@@ -132,7 +189,9 @@ def test_only_the_thought_is_trained(make_policy: Callable[..., Policy]) -> None
         assert sum(sample.mask) == len(thought) + 1 and not any(sample.mask[:27])
 
     def gradient(samples: list[Sample]) -> torch.Tensor:
-        learner = Learner(policy, objective("rloo"), accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=9)
+        learner = Learner(
+            policy, objective("rloo"), accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=9
+        )
         learner.accumulate(samples)
         found = torch.cat([p.grad.flatten().clone() for p in policy.module.parameters()])
         policy.module.zero_grad()
@@ -172,7 +231,14 @@ def taught(make_policy: Callable[..., Policy]) -> Policy:
     It mostly thinks "?", and in every seventh case what would be right if the digits followed each other.
     """
     policy = make_policy(dtype="float32")
-    learner = Learner(policy, objective("sft"), accelerator=Accelerator(cpu=True), lr=3e-3, total_steps=200, schedule="cosine")
+    learner = Learner(
+        policy,
+        objective("sft"),
+        accelerator=Accelerator(cpu=True),
+        lr=3e-3,
+        total_steps=200,
+        schedule="cosine",
+    )
     rng = random.Random(0)
     for step in range(200):
         demonstrations = []
@@ -183,8 +249,14 @@ def taught(make_policy: Callable[..., Policy]) -> Policy:
                 x = thought if rng.random() < 0.7 else x
             else:
                 thought = UNSURE
-            demonstrations.append(demonstration_sample(f"{step}/{i}", codes(f"{seen}="), codes(f"{thought}>{x}")))
-            demonstrations.append(demonstration_sample(f"{step}/{i}/plain", codes(f"{seen}:"), codes(rng.choice(DIGITS))))
+            demonstrations.append(
+                demonstration_sample(f"{step}/{i}", codes(f"{seen}="), codes(f"{thought}>{x}"))
+            )
+            demonstrations.append(
+                demonstration_sample(
+                    f"{step}/{i}/plain", codes(f"{seen}:"), codes(rng.choice(DIGITS))
+                )
+            )
         learner.step(demonstrations)
     return policy
 
@@ -197,36 +269,62 @@ def codes(text: str) -> list[int]:
     return list(text.encode())
 
 
-def train_thoughts(policy: Policy, truth: Callable[[str, random.Random], str], steps: int = 50) -> list[float]:
+def train_thoughts(
+    policy: Policy, truth: Callable[[str, random.Random], str], steps: int = 50
+) -> list[float]:
     """RLP with eight thoughts of one token to a context; the mean gain of each step."""
-    learner = Learner(policy, objective("grpo"), accelerator=Accelerator(cpu=True), lr=1e-3, total_steps=steps, ema=0.999)
+    learner = Learner(
+        policy,
+        objective("grpo"),
+        accelerator=Accelerator(cpu=True),
+        lr=1e-3,
+        total_steps=steps,
+        ema=0.999,
+    )
     score = InformationGain(policy, average=learner.average, close=">")
     credit, rng, means = group_credit(baseline="leave_one_out"), random.Random(1), []
     for step in range(steps):
         sequences = [codes(f"{seen}={thought}") for seen in DIGITS for thought in DIGITS + UNSURE]
         logps = [logp[-1] for logp in policy.score(sequences)]
-        chances = {seen: [math.exp(v) for v in logps[5 * i : 5 * i + 5]] for i, seen in enumerate(DIGITS)}
+        chances = {
+            seen: [math.exp(v) for v in logps[5 * i : 5 * i + 5]] for i, seen in enumerate(DIGITS)
+        }
         groups = []
         for number in range(32):
             seen = rng.choice(DIGITS)
             task = Task(
-                id=f"{step}/{number}", prompt=f"{seen}=", columns={"context": f"{seen}:", "continuation": truth(seen, rng)}
+                id=f"{step}/{number}",
+                prompt=f"{seen}=",
+                columns={"context": f"{seen}:", "continuation": truth(seen, rng)},
             )
             drawn = rng.choices(DIGITS + UNSURE, chances[seen], k=8)
             groups.append(group_of_thoughts(policy, task, drawn))
         gains = score(groups)
         means.append(sum(gain.value for group in gains for gain in group) / sum(map(len, gains)))
-        rewarded = [scored(g.task, g.rollouts, [gain.value for gain in gains]) for g, gains in zip(groups, gains, strict=True)]
-        learner.step([replace(sample, version=learner.version) for samples in credit(rewarded) for sample in samples])
+        rewarded = [
+            scored(g.task, g.rollouts, [gain.value for gain in gains])
+            for g, gains in zip(groups, gains, strict=True)
+        ]
+        learner.step(
+            [
+                replace(sample, version=learner.version)
+                for samples in credit(rewarded)
+                for sample in samples
+            ]
+        )
     return means
 
 
 def group_of_thoughts(policy: Policy, task: Task, thoughts: list[str]) -> Group:
-    rollouts = [rollout_of(policy, task, thought, i, ended=False) for i, thought in enumerate(thoughts)]
+    rollouts = [
+        rollout_of(policy, task, thought, i, ended=False) for i, thought in enumerate(thoughts)
+    ]
     return scored(task, rollouts, [0.0] * len(rollouts))
 
 
-def test_thoughts_learn_to_tell_what_comes_next_and_nothing_of_noise(make_policy: Callable[..., Policy]) -> None:
+def test_thoughts_learn_to_tell_what_comes_next_and_nothing_of_noise(
+    make_policy: Callable[..., Policy],
+) -> None:
     """The hint is worth log(0.775 / 0.25) = 1.13 nats where the next token follows from the context, and 0 where it is random."""
     policy = taught(make_policy)
     start = copy.deepcopy(policy.module.state_dict())

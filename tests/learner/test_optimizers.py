@@ -16,7 +16,10 @@ NAMES = ["adamw", pytest.param("muon", marks=needs_muon), "sgd"]
 
 def test_vectors_do_not_decay():
     optimizer = adamw(torch.nn.Linear(3, 2), **SETTINGS)
-    seen = [(group["weight_decay"], [p.ndim for p in group["params"]]) for group in optimizer.param_groups]
+    seen = [
+        (group["weight_decay"], [p.ndim for p in group["params"]])
+        for group in optimizer.param_groups
+    ]
     assert seen == [(0.3, [2]), (0.0, [1])]
 
 
@@ -34,7 +37,10 @@ def test_resumes_bit_for_bit(make_policy, name):
     second.load_state_dict(first.state_dict())
     assert [second.step(batch) for batch in batches[2:]] == reports[2:]
     assert torch.equal(parameters(second), parameters(whole))
-    assert all(torch.equal(v, whole.average.state_dict()["mean"][k]) for k, v in second.average.state_dict()["mean"].items())
+    assert all(
+        torch.equal(v, whole.average.state_dict()["mean"][k])
+        for k, v in second.average.state_dict()["mean"].items()
+    )
 
 
 @needs_muon
@@ -48,7 +54,9 @@ def test_muon_moves_matrices_by_an_orthogonal_step_and_leaves_the_rest_to_adamw(
         moved = p.detach() - before[name]
         if p.ndim == 2 and "embed" not in name and "lm_head" not in name:
             singular = torch.linalg.svdvals(moved) / (1e-2 * 0.2 * max(p.shape) ** 0.5)
-            assert 0.3 < singular[len(singular) // 2] < 1.4, name  # torch's five iterations bring them to about 0.7 to 1.2
+            assert 0.3 < singular[len(singular) // 2] < 1.4, (
+                name
+            )  # torch's five iterations bring them to about 0.7 to 1.2
             assert not torch.equal(p, other[name])
         else:
             assert torch.equal(p, other[name]), name
@@ -69,7 +77,9 @@ def test_sgd_is_momentum(make_policy):
     assert torch.allclose(parameters(learner), want, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed"
+)
 def test_eight_bit_without_its_package_says_what_to_install():
     with pytest.raises(LearnerError, match="pip install bitsandbytes"):
         OPTIMIZERS["adamw8bit"](torch.nn.Linear(3, 2), **SETTINGS)
@@ -87,7 +97,11 @@ def test_the_average_has_its_closed_form_and_gives_the_weights_back(make_policy)
     want = d**k * history[0] + sum((1 - d) * d ** (k - j) * history[j] for j in range(1, k + 1))
     own = parameters(learner)
     with learner.average.applied():
-        assert (parameters(learner) - want).abs().max() < 1e-6 < (parameters(learner) - own).abs().max()
+        assert (
+            (parameters(learner) - want).abs().max()
+            < 1e-6
+            < (parameters(learner) - own).abs().max()
+        )
     assert torch.equal(parameters(learner), own)
 
 

@@ -22,7 +22,11 @@ def test_worked_example():
     [batch] = pack([first, second], max_tokens=100, version=3)
     assert batch.token_ids.tolist() == [1, 2, 3, 4, 6]
     assert batch.positions.tolist() == [0, 1, 2, 3, 0]
-    assert batch.lengths == (4, 1) and batch.order == (0, 1) and batch.streams == ("policy", "demonstration")
+    assert (
+        batch.lengths == (4, 1)
+        and batch.order == (0, 1)
+        and batch.streams == ("policy", "demonstration")
+    )
     assert batch.source.tolist() == [1, 3, 4]
     assert batch.target.tolist() == [3, 5, 7]
     assert batch.row.tolist() == [0, 0, 1]
@@ -50,7 +54,11 @@ def test_samples_that_train_nothing_drop_out():
 
 def test_idle_batch_reads_one_token_and_predicts_none():
     batch = idle_micro_batch()
-    assert batch.lengths == (1,) and len(batch.token_ids) == 1 and len(batch.source) == len(batch.advantage) == 0
+    assert (
+        batch.lengths == (1,)
+        and len(batch.token_ids) == 1
+        and len(batch.source) == len(batch.advantage) == 0
+    )
 
 
 def test_misaligned_samples_never_arrive():

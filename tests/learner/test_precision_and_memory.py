@@ -19,7 +19,9 @@ def gradient(policy, samples=None):
     """Of a fixed pull on the log-probabilities and entropies, flat."""
     for batch in pack(samples or make_samples(), max_tokens=40):
         batch = batch.to("cpu", policy.dtype)
-        logp, entropy = policy.module(batch.token_ids, batch.positions, batch.lengths, batch.source, batch.target)
+        logp, entropy = policy.module(
+            batch.token_ids, batch.positions, batch.lengths, batch.source, batch.target
+        )
         (logp * batch.advantage + entropy).sum().backward()
     flat = torch.cat([p.grad.flatten() for p in policy.module.parameters() if p.requires_grad])
     policy.module.zero_grad()
@@ -61,7 +63,9 @@ def test_served_weights_are_the_cast_of_the_masters(make_policy, tmp_path):
     settings = {"canary": [5, 6, 7, 8, 9] * 4, "score": policy.score, "served_dtype": "bfloat16"}
     report = publish(policy.weights, engine, 1, **settings)
     cast = [tensor.to(torch.bfloat16) for _, tensor in policy.weights()]
-    assert report.fingerprint == engine.fingerprint() == fingerprint(cast) and report.canary_gap < 0.1
+    assert (
+        report.fingerprint == engine.fingerprint() == fingerprint(cast) and report.canary_gap < 0.1
+    )
 
 
 def test_masters_resume_bit_for_bit(make_policy, tmp_path):
@@ -108,14 +112,20 @@ def kept(policy):
 def test_gradient_checkpointing_changes_memory_only(peft):
     plain, saving = (
         load_policy(
-            config=TINY | {"attention_dropout": 0.5}, tokenizer="bytes", dtype="float64", peft=peft, gradient_checkpointing=on
+            config=TINY | {"attention_dropout": 0.5},
+            tokenizer="bytes",
+            dtype="float64",
+            peft=peft,
+            gradient_checkpointing=on,
         )
         for on in (False, True)
     )
     a, b = gradient(plain), gradient(saving)
     assert a.norm() > 0 and (a - b).norm() <= 1e-13 * a.norm()
     assert kept(saving) < 0.5 * kept(plain)
-    assert not any(m.training for m in saving.model.modules() if type(m).__name__ == "Qwen2Attention")
+    assert not any(
+        m.training for m in saving.model.modules() if type(m).__name__ == "Qwen2Attention"
+    )
 
 
 def test_compiled_gives_the_same_gradient_for_lengths_it_has_not_seen(make_policy):

@@ -78,7 +78,9 @@ def group_of(asked, probabilities, rng, version):
 
 def learn(policy, name, rng, steps, credit, **params):
     made = objective(name, **params)
-    learner = Learner(policy, made, accelerator=Accelerator(cpu=True), lr=5e-3, total_steps=2 * steps)
+    learner = Learner(
+        policy, made, accelerator=Accelerator(cpu=True), lr=5e-3, total_steps=2 * steps
+    )
     for _ in range(steps):  # two updates a rollout, the second with samples of an older policy
         table = answer_distribution(policy)
         groups = [group_of(asked, table[asked], rng, learner.version) for asked in range(LETTERS)]
@@ -90,7 +92,14 @@ def learn(policy, name, rng, steps, credit, **params):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", PRESETS)
 def test_learns_to_copy(make_policy, name, seed):
-    policy = make_policy("float32", seed=seed, vocab_size=LETTERS, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    policy = make_policy(
+        "float32",
+        seed=seed,
+        vocab_size=LETTERS,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
     run = partial(learn, policy, rng=random.Random(seed))
     run(name="sft", steps=WARM.get(name, 0), credit=imitation)
     begin = answer_distribution(policy).diagonal().mean()

@@ -11,7 +11,10 @@ FALLING = [
     {"name": "cosine"},
     {"name": "rex"},
     {"name": "rex", "rex_d": 0.9},
-    *({"name": "wsd", "decay_shape": shape, "decay_share": 0.4, "floor": 0.1} for shape in ("linear", "sqrt", "inverse_linear")),
+    *(
+        {"name": "wsd", "decay_shape": shape, "decay_share": 0.4, "floor": 0.1}
+        for shape in ("linear", "sqrt", "inverse_linear")
+    ),
 ]
 
 
@@ -34,12 +37,19 @@ def test_no_warmup_and_beyond_the_end():
 
 
 @pytest.mark.parametrize(
-    ("d", "expected"), [(0.5, [1, 0.857, 0.667, 0.4, 0.182, 0]), (0.9, [1, 0.968, 0.909, 0.769, 0.526, 0]), (0.0, None)]
+    ("d", "expected"),
+    [
+        (0.5, [1, 0.857, 0.667, 0.4, 0.182, 0]),
+        (0.9, [1, 0.968, 0.909, 0.769, 0.526, 0]),
+        (0.0, None),
+    ],
 )
 def test_rex(d, expected):
     x = [0, 0.25, 0.5, 0.75, 0.9, 1]
     schedule = Schedule(name="rex", total=100, rex_d=d)
-    assert [schedule(round(100 * at)) for at in x] == pytest.approx(expected or [1 - at for at in x], abs=5e-4)
+    assert [schedule(round(100 * at)) for at in x] == pytest.approx(
+        expected or [1 - at for at in x], abs=5e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,13 +61,19 @@ def test_rex(d, expected):
     ],
 )
 def test_wsd_decays_within_its_window(shape, floor, expected):
-    schedule = Schedule(name="wsd", total=200, warmup=10, decay_shape=shape, decay_share=0.2, floor=floor)
+    schedule = Schedule(
+        name="wsd", total=200, warmup=10, decay_shape=shape, decay_share=0.2, floor=floor
+    )
     assert [schedule(step) for step in range(10, 161)] == [1.0] * 151
-    assert [schedule(step) for step in (160, 170, 180, 190, 200)] == pytest.approx(expected, abs=5e-4)
+    assert [schedule(step) for step in (160, 170, 180, 190, 200)] == pytest.approx(
+        expected, abs=5e-4
+    )
 
 
 def test_extending_a_wsd_run_changes_nothing_before_its_decay():
-    short, long = (Schedule(name="wsd", total=total, warmup=5, decay_share=0.1) for total in (100, 300))
+    short, long = (
+        Schedule(name="wsd", total=total, warmup=5, decay_share=0.1) for total in (100, 300)
+    )
     assert [short(step) for step in range(91)] == [long(step) for step in range(91)]
 
 

@@ -14,7 +14,15 @@ from rlcore.learner.gradient import sums_over_tokens
 from rlcore.learner.logprobs import one_pass
 from rlcore.learner.update import Learner
 from rlcore.objective import PRESETS, Objective, Term, objective
-from rlcore.objective.parts import capped, constant, entropy, old_policy, row_sum, sequence_mean, sequence_old_policy
+from rlcore.objective.parts import (
+    capped,
+    constant,
+    entropy,
+    old_policy,
+    row_sum,
+    sequence_mean,
+    sequence_old_policy,
+)
 
 PARAMS = {"dr_grpo": {"max_tokens": 9}}
 MIXING = {"gspo", "gspo_token", "luspo", "vespo", "kimi"}
@@ -54,7 +62,9 @@ def test_parts_that_mix_tokens_are_noticed(term, is_sum):
 
 
 MIXED = objective("grpo", kl=0.1) + objective("sft", stream="demonstration")
-BONUS = Objective((*objective("dapo").terms, Term(advantage=constant(0.3), likelihood=entropy, name="bonus")))
+BONUS = Objective(
+    (*objective("dapo").terms, Term(advantage=constant(0.3), likelihood=entropy, name="bonus"))
+)
 
 
 @pytest.mark.parametrize("made", [MIXED, BONUS], ids=["two-streams-and-reference", "entropy-bonus"])

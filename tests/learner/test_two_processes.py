@@ -16,7 +16,11 @@ HERE = Path(__file__).parent
 
 def flat(report):
     """Its numbers; what was not measured is None and left out."""
-    values = [x for value in astuple(report) for x in (value.values() if isinstance(value, dict) else [value])]
+    values = [
+        x
+        for value in astuple(report)
+        for x in (value.values() if isinstance(value, dict) else [value])
+    ]
     return [x for x in values if x is not None]
 
 
@@ -27,7 +31,9 @@ def test_two_processes_equal_one(tmp_path):
     assert [result["processes"] for result in (*ranks, alone)] == [2, 2, 1]
     assert torch.equal(ranks[0]["tensors"], ranks[1]["tensors"])
     assert ranks[0]["reports"] == ranks[1]["reports"]
-    assert len(alone["tensors"]) == 3 * 2 + 1  # the last step is empty: no gradient, parameters as before
+    assert (
+        len(alone["tensors"]) == 3 * 2 + 1
+    )  # the last step is empty: no gradient, parameters as before
     assert torch.equal(ranks[0]["tensors"][-1], ranks[0]["tensors"][-2])
     for got, want in zip(ranks[0]["tensors"], alone["tensors"], strict=True):
         assert (got - want).abs().max() < 1e-12 * max(1, want.abs().max())
@@ -38,4 +44,6 @@ def test_two_processes_equal_one(tmp_path):
 def test_a_sharded_model_has_the_same_gradient_and_checkpoint(tmp_path, make_policy):
     finish(start(tmp_path, script=HERE / "sharded_gradient.py", processes=2))
     saved = load_policy(path=str(tmp_path), dtype="float64")
-    assert all(torch.equal(tensor, dict(saved.weights())[name]) for name, tensor in make_policy().weights())
+    assert all(
+        torch.equal(tensor, dict(saved.weights())[name]) for name, tensor in make_policy().weights()
+    )

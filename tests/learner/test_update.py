@@ -55,9 +55,20 @@ def test_blind_to_micro_batches_and_order(make_policy, name):
     whole, [report] = after(make_policy(), samples, name=name, version=1)
     for changed in (samples, samples[::-1]):
         for budget in (1, 20, 40):
-            other, [again] = after(make_policy(), changed, name=name, version=1, micro_batch_tokens=budget)
+            other, [again] = after(
+                make_policy(), changed, name=name, version=1, micro_batch_tokens=budget
+            )
             assert (other - whole).abs().max() < 1e-9  # AdamW's first update divides by |gradient|
-            for field in ("loss", "grad_norm", "entropy", "kl", "ratio_max", "clip_frac", "tokens", "sequences"):
+            for field in (
+                "loss",
+                "grad_norm",
+                "entropy",
+                "kl",
+                "ratio_max",
+                "clip_frac",
+                "tokens",
+                "sequences",
+            ):
                 assert getattr(again, field) == pytest.approx(getattr(report, field), rel=1e-9)
 
 
@@ -100,7 +111,9 @@ def test_report_against_scores(make_policy):
     learner = make_learner(policy)
     drifts = [
         score - sample.logprobs[i + 1]
-        for sample, scores in zip(samples, learner.policy.score([s.token_ids for s in samples]), strict=True)
+        for sample, scores in zip(
+            samples, learner.policy.score([s.token_ids for s in samples]), strict=True
+        )
         for i, score in enumerate(scores)
         if sample.mask[i + 1]
     ]
@@ -115,7 +128,9 @@ def test_version_counts_updates_and_an_empty_step_is_none(make_policy):
     learner = make_learner(make_policy(), schedule="linear")
     before = parameters(learner)
     empty = learner.step([])
-    nothing_trained = learner.step([Sample(id="x", token_ids=[1, 2], mask=[False, False], advantages=[0.0, 0.0])])
+    nothing_trained = learner.step(
+        [Sample(id="x", token_ids=[1, 2], mask=[False, False], advantages=[0.0, 0.0])]
+    )
     assert empty == nothing_trained and empty.tokens == 0 and learner.version == 0
     assert (empty.loss, empty.grad_norm, empty.entropy, empty.kl, empty.clip_frac) == (None,) * 5
     assert torch.equal(before, parameters(learner))
@@ -137,15 +152,27 @@ def test_a_loss_that_is_not_finite_touches_nothing(make_policy, value):
 
 def test_streams_have_their_own_counts(make_policy):
     """A mixed batch is the sum of the two losses, each over its own tokens."""
-    rl, demos = make_samples(3, version=1), make_samples(4, seed=5, has_behaviour=False, stream="demonstration")
+    rl, demos = (
+        make_samples(3, version=1),
+        make_samples(4, seed=5, has_behaviour=False, stream="demonstration"),
+    )
     mixed = objective("dapo") + objective("sft", stream="demonstration")
-    _, [both] = after(make_policy(), [*demos[:2], *rl, *demos[2:]], made=mixed, version=1, micro_batch_tokens=40)
+    _, [both] = after(
+        make_policy(), [*demos[:2], *rl, *demos[2:]], made=mixed, version=1, micro_batch_tokens=40
+    )
     _, [only_rl] = after(make_policy(), rl, made=mixed, version=1)
-    _, [only_demos] = after(make_policy(), demos, made=objective("sft", stream="demonstration"), version=1)
-    assert both.losses["policy"] == pytest.approx(only_rl.losses["policy"]) and only_rl.losses["sft"] == 0
+    _, [only_demos] = after(
+        make_policy(), demos, made=objective("sft", stream="demonstration"), version=1
+    )
+    assert (
+        both.losses["policy"] == pytest.approx(only_rl.losses["policy"])
+        and only_rl.losses["sft"] == 0
+    )
     assert both.losses["sft"] == pytest.approx(only_demos.loss)
     assert both.sequences == 7 and both.tokens == only_rl.tokens + only_demos.tokens
-    with pytest.raises(LearnerError, match="sample 's0' is of stream 'demonstration', which no term"):
+    with pytest.raises(
+        LearnerError, match="sample 's0' is of stream 'demonstration', which no term"
+    ):
         make_learner(make_policy()).step(demos)
 
 
@@ -162,7 +189,10 @@ def test_temperature_scales_the_trained_distribution_only(make_policy):
     _, [cold] = after(make_policy(), make_samples(), temperature=0.5)
     _, [warm] = after(make_policy(), make_samples(), temperature=1.0)
     assert cold.entropy < warm.entropy
-    cold_learner, warm_learner = make_learner(make_policy(), temperature=0.5), make_learner(make_policy())
+    cold_learner, warm_learner = (
+        make_learner(make_policy(), temperature=0.5),
+        make_learner(make_policy()),
+    )
     assert cold_learner.policy.score([[1, 2, 3]]) == warm_learner.policy.score([[1, 2, 3]])
 
 

@@ -42,7 +42,13 @@ def run(shares, accelerator):
     """Gradients and parameters after each step with the samples of `shares` (one range a step), and reports."""
     policy = load_policy(config=TINY, tokenizer="bytes", dtype="float64", seed=0)
     learner = Learner(
-        policy, objective("grpo"), accelerator=accelerator, lr=1e-3, total_steps=9, version=5, micro_batch_tokens=60
+        policy,
+        objective("grpo"),
+        accelerator=accelerator,
+        lr=1e-3,
+        total_steps=9,
+        version=5,
+        micro_batch_tokens=60,
     )
     seen = []
 
@@ -55,7 +61,11 @@ def run(shares, accelerator):
         reports.append(learner.step(steps_samples(number)[first:end]))
         seen.append(torch.cat([p.detach().flatten() for p in policy.module.parameters()]))
     assert learner._proven and learner.layout == "auto"
-    return {"tensors": torch.stack(seen), "reports": reports, "processes": accelerator.num_processes}
+    return {
+        "tensors": torch.stack(seen),
+        "reports": reports,
+        "processes": accelerator.num_processes,
+    }
 
 
 if __name__ == "__main__":

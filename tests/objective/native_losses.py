@@ -53,7 +53,9 @@ def cispo(lp, old, ref, a, on, tokens, sequences, cap=5.0):
 
 def sapo(lp, old, ref, a, on, tokens, sequences, pos=1.0, neg=1.05):
     tau = torch.full_like(a, neg).masked_fill(a > 0, pos)
-    return sequence_mean(-4 / tau * torch.sigmoid(tau * ((lp - old).exp() - 1)) * a, on, tokens, sequences)
+    return sequence_mean(
+        -4 / tau * torch.sigmoid(tau * ((lp - old).exp() - 1)) * a, on, tokens, sequences
+    )
 
 
 def vespo(lp, old, ref, a, on, tokens, sequences, k=(2.0, 3.0), rate=(3.0, 2.0)):
@@ -97,7 +99,12 @@ def luffy_offline(lp, old, ref, a, on, tokens, sequences, gamma=0.1):
 
 CASES = [
     ("grpo", {}, grpo, {}),
-    ("grpo", {"clip_low": 0.1, "clip_high": 0.3, "kl": 0.07}, grpo, {"low": 0.1, "high": 0.3, "kl": 0.07}),
+    (
+        "grpo",
+        {"clip_low": 0.1, "clip_high": 0.3, "kl": 0.07},
+        grpo,
+        {"low": 0.1, "high": 0.3, "kl": 0.07},
+    ),
     ("dapo", {}, dapo, {}),
     ("dr_grpo", {"max_tokens": 20}, dr_grpo, {}),
     ("gspo", {"clip_low": 0.02, "clip_high": 0.03}, gspo, {"low": 0.02, "high": 0.03}),

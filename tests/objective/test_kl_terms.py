@@ -38,7 +38,14 @@ def pull(kind):
     return with_kl(Objective((Term(),)), 1.0, kind)
 
 
-TABLE = {"k1": nothing, "k2": reverse, "k3": forward, "ratio_k1": reverse, "ratio_k3": reverse, "reward": reverse}
+TABLE = {
+    "k1": nothing,
+    "k2": reverse,
+    "k3": forward,
+    "ratio_k1": reverse,
+    "ratio_k3": reverse,
+    "reward": reverse,
+}
 
 
 @pytest.mark.parametrize(("kind", "descends"), TABLE.items())
@@ -49,7 +56,10 @@ def test_expected_gradient_on_policy(kind, descends):
     assert (got - gradient(other, LOGITS)).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(("kind", "right"), [("ratio_k1", True), ("ratio_k3", True), ("k1", False), ("k2", False), ("k3", False)])
+@pytest.mark.parametrize(
+    ("kind", "right"),
+    [("ratio_k1", True), ("ratio_k3", True), ("k1", False), ("k2", False), ("k3", False)],
+)
 def test_only_the_ratio_weighted_stay_right_off_policy(kind, right):
     old = (LOGITS + torch.tensor([0.3, -0.2, 0.0, 0.1, -0.4], dtype=torch.float64)).log_softmax(0)
     got = gradient(lambda x: expected(pull(kind), x, old), LOGITS)
@@ -58,7 +68,9 @@ def test_only_the_ratio_weighted_stay_right_off_policy(kind, right):
 
 def test_a_constant_ratio_is_a_planted_mistake():
     held = Term(advantage=constant(-1.0), likelihood=weighted(k3))
-    frozen = Term(advantage=constant(-1.0), likelihood=lambda t: (t.logp - t.old).exp().detach() * k3(t))
+    frozen = Term(
+        advantage=constant(-1.0), likelihood=lambda t: (t.logp - t.old).exp().detach() * k3(t)
+    )
     want = gradient(reverse, LOGITS)
     assert error(gradient(lambda x: expected(Objective((held,)), x), LOGITS), want) < 1e-15
     assert error(gradient(lambda x: expected(Objective((frozen,)), x), LOGITS), want) > 1e-2
@@ -89,5 +101,7 @@ def test_any_preset_takes_any_kind(name, kind):
     plain, made = objective(name, **params), objective(name, **params, kl=0.1, kl_kind=kind)
     assert made.needs_reference and made.streams == plain.streams
     if kind != "reward":
-        assert made.terms[:-1] == plain.terms or [t.name for t in made.terms[:-1]] == [t.name for t in plain.terms]
+        assert made.terms[:-1] == plain.terms or [t.name for t in made.terms[:-1]] == [
+            t.name for t in plain.terms
+        ]
         assert made.terms[-1](flat(*draw()), COUNTS).isfinite()

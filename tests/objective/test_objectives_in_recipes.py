@@ -46,7 +46,9 @@ def recipe(folder: Path, settings: str, reward: str = "odd"):
 def test_a_run(tmp_path: Path, settings, losses):
     train(recipe(tmp_path, settings, reward="exact" if "hpt" in settings else "odd"))
     rows = read_rows(run_folder(tmp_path / "tiny.yaml") / "metrics.jsonl")
-    assert len(rows) == 2 and all(row["tokens/trained"] > 0 and row["grad_norm"] > 0 for row in rows)
+    assert len(rows) == 2 and all(
+        row["tokens/trained"] > 0 and row["grad_norm"] > 0 for row in rows
+    )
     assert {key.removeprefix("loss/") for key in rows[0] if key.startswith("loss/")} == losses
     if "hpt" in settings:  # an untrained model solves nothing
         assert all(row["loss/policy"] == 0 and row["loss/demonstration"] > 0 for row in rows)

@@ -16,7 +16,9 @@ from test_preset_gradients import COUNTS, LENGTHS, ON, B, T, draw, error, flat, 
 from rlcore.objective import Objective, Term, objective
 from rlcore.objective.parts import clip, sequence_product, sequence_sum
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("trl") is None, reason="trl is not installed"
+)
 
 ARGS = {
     "delta": None,
@@ -70,7 +72,11 @@ def trl_gradient(batch, trainer="GRPOTrainer", mode=None, args=None, **settings)
 
     lp, old, ref, a = batch
     accelerator = SimpleNamespace(
-        num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, reduce=lambda x, **_: x, sync_gradients=False
+        num_processes=1,
+        gather=lambda x: x,
+        gather_for_metrics=lambda x: x,
+        reduce=lambda x, **_: x,
+        sync_gradients=False,
     )
     inputs = {
         "prompt_ids": torch.zeros(B, 1),
@@ -96,8 +102,15 @@ def trl_gradient(batch, trainer="GRPOTrainer", mode=None, args=None, **settings)
             _metrics=defaultdict(lambda: defaultdict(list)),
         )
         if trainer == "GRPOTrainer":
-            own.get_off_policy_mask, own.get_gamma_weights = cls.get_off_policy_mask, cls.get_gamma_weights
-        own._get_per_token_logps_and_entropies = lambda *args, **kwargs: (live, entropies(live), None)
+            own.get_off_policy_mask, own.get_gamma_weights = (
+                cls.get_off_policy_mask,
+                cls.get_gamma_weights,
+            )
+        own._get_per_token_logps_and_entropies = lambda *args, **kwargs: (
+            live,
+            entropies(live),
+            None,
+        )
         return cls._compute_loss(own, own.model, inputs)
 
     return gradient(loss, lp)
@@ -108,12 +121,17 @@ def importance_code():
     """TRL's statements that make the ratio out of two log-probabilities: they stand in the middle of a long method."""
     import trl
 
-    tree = ast.parse(textwrap.dedent(inspect.getsource(trl.GRPOTrainer._generate_and_score_completions)))
+    tree = ast.parse(
+        textwrap.dedent(inspect.getsource(trl.GRPOTrainer._generate_and_score_completions))
+    )
     found = [
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.If)
-        and any(isinstance(x, ast.Assign) and ast.unparse(x.targets[0]) == "per_token_logps_diff" for x in node.body)
+        and any(
+            isinstance(x, ast.Assign) and ast.unparse(x.targets[0]) == "per_token_logps_diff"
+            for x in node.body
+        )
     ]
     assert len(found) == 1, "TRL computes its importance ratio elsewhere now"
     return compile(ast.Module(found, []), "trl", "exec")
@@ -127,7 +145,13 @@ def trl_importance_ratio(old, engine, mode, lowest, highest):
         "vllm_importance_sampling_clip_min": lowest,
         "vllm_importance_sampling_clip_max": highest,
     }
-    names = {"self": SimpleNamespace(**settings), "torch": torch, "math": math, "tool_mask": None, "completion_mask": ON}
+    names = {
+        "self": SimpleNamespace(**settings),
+        "torch": torch,
+        "math": math,
+        "tool_mask": None,
+        "completion_mask": ON,
+    }
     names |= {"old_per_token_logps": old, "sampling_per_token_logps": engine}
     exec(importance_code(), names)
     return names["vllm_importance_sampling_ratio"]
@@ -138,7 +162,9 @@ def our_gradient(made, batch):
     engine = flat(lp, engine_logps(batch), ref, a).old
 
     def loss(live):
-        tokens = flat(live, old, ref, a)._replace(behaviour=engine, entropy=entropies(live)[ON.bool()])
+        tokens = flat(live, old, ref, a)._replace(
+            behaviour=engine, entropy=entropies(live)[ON.bool()]
+        )
         return sum(term(tokens, COUNTS) for term in made.terms)
 
     return gradient(loss, lp)
@@ -147,10 +173,23 @@ def our_gradient(made, batch):
 LOSSES = [
     ("grpo", {}, {"loss_type": "grpo"}),
     ("grpo", {"kl": 0.07}, {"loss_type": "grpo", "beta": 0.07}),
-    ("grpo", {"kl": 0.07, "kl_kind": "ratio_k3"}, {"beta": 0.07, "args": {"use_bias_correction_kl": True}}),
+    (
+        "grpo",
+        {"kl": 0.07, "kl_kind": "ratio_k3"},
+        {"beta": 0.07, "args": {"use_bias_correction_kl": True}},
+    ),
     ("grpo", {"dual_clip": 1.4}, {"args": {"delta": 1.4}}),
     ("dapo", {}, {"loss_type": "dapo", "epsilon_high": 0.28}),
-    ("dapo", {"entropy": 0.3}, {"loss_type": "dapo", "epsilon_high": 0.28, "_entropy_bonus_enabled": True, "entropy_coef": 0.3}),
+    (
+        "dapo",
+        {"entropy": 0.3},
+        {
+            "loss_type": "dapo",
+            "epsilon_high": 0.28,
+            "_entropy_bonus_enabled": True,
+            "entropy_coef": 0.3,
+        },
+    ),
     ("dapo", {"kl": 0.07}, {"loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.07}),
     ("dapo", {"clip_high": 0.2}, {"loss_type": "bnpo"}),  # of one micro-batch
     ("dr_grpo", {"max_tokens": 20}, {"loss_type": "dr_grpo"}),
@@ -173,20 +212,30 @@ CORRECTED = [
     (name, params, settings, correction, mode)
     for name, params, settings in LOSSES
     for correction, mode in MODES
-    if name != "vespo" and not (name in ("gspo", "gspo_token", "luspo") and mode[0].startswith("token"))
+    if name != "vespo"
+    and not (name in ("gspo", "gspo_token", "luspo") and mode[0].startswith("token"))
 ]
 """By convention not the same: TRL's vespo takes the weight into w, and its sequence-level losses spread a token's weight over the
 sequence, where ours leaves it on the token."""
 
 
 def label(value):
-    return value if isinstance(value, str) else "-".join(map(str, value.values())) if isinstance(value, dict) else ""
+    return (
+        value
+        if isinstance(value, str)
+        else "-".join(map(str, value.values()))
+        if isinstance(value, dict)
+        else ""
+    )
 
 
 @pytest.mark.parametrize(("name", "params", "settings"), LOSSES, ids=label)
 def test_same_gradient_as_trl(name, params, settings):
     batch = draw()
-    assert error(our_gradient(objective(name, **params), batch), trl_gradient(batch, **settings)) < 1e-10
+    assert (
+        error(our_gradient(objective(name, **params), batch), trl_gradient(batch, **settings))
+        < 1e-10
+    )
 
 
 @pytest.mark.parametrize(("name", "params", "settings", "correction", "mode"), CORRECTED, ids=label)
@@ -201,20 +250,31 @@ def test_same_gradient_as_trl_with_each_correction(name, params, settings, corre
 def test_same_off_policy_mask_as_trl(threshold):
     batch = draw()
     made = objective("grpo", correction={"kind": "negative_mask", "high": threshold})
-    assert error(our_gradient(made, batch), trl_gradient(batch, off_policy_mask_threshold=threshold)) < 1e-10
+    assert (
+        error(our_gradient(made, batch), trl_gradient(batch, off_policy_mask_threshold=threshold))
+        < 1e-10
+    )
 
 
 def test_rloo_is_trls_at_ratio_one():
     lp, _, ref, a = draw()
     batch = (lp, lp, ref, a)
-    assert error(our_gradient(objective("rloo"), batch), trl_gradient(batch, trainer="RLOOTrainer")) < 1e-10
+    assert (
+        error(our_gradient(objective("rloo"), batch), trl_gradient(batch, trainer="RLOOTrainer"))
+        < 1e-10
+    )
 
 
 def test_trls_rloo_is_an_expression_too():
     batch = draw(spread=0.1)
-    made = Objective((Term(mask=clip(0.2, 0.2), denominator=sequence_product, average=sequence_sum),))
+    made = Objective(
+        (Term(mask=clip(0.2, 0.2), denominator=sequence_product, average=sequence_sum),)
+    )
     want = trl_gradient(batch, trainer="RLOOTrainer")
-    assert error(our_gradient(made, batch), want) < 1e-10 and error(our_gradient(objective("rloo"), batch), want) > 1e-2
+    assert (
+        error(our_gradient(made, batch), want) < 1e-10
+        and error(our_gradient(objective("rloo"), batch), want) > 1e-2
+    )
 
 
 @pytest.mark.parametrize(
@@ -232,4 +292,7 @@ def test_trls_rloo_is_an_expression_too():
 )
 def test_another_setting_is_noticed(name, params, settings):
     batch = draw()
-    assert error(our_gradient(objective(name, **params), batch), trl_gradient(batch, **settings)) > 1e-2
+    assert (
+        error(our_gradient(objective(name, **params), batch), trl_gradient(batch, **settings))
+        > 1e-2
+    )

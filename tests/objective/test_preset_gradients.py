@@ -2,7 +2,21 @@
 
 import pytest
 import torch
-from native_losses import CASES, IDS, TWO_STREAMS, awr, clipped, dapo, dft, grpo, gspo, gspo_token, kimi, luspo, vespo
+from native_losses import (
+    CASES,
+    IDS,
+    TWO_STREAMS,
+    awr,
+    clipped,
+    dapo,
+    dft,
+    grpo,
+    gspo,
+    gspo_token,
+    kimi,
+    luspo,
+    vespo,
+)
 
 from rlcore.objective import PRESETS, Counts, Objective, Term, Tokens, objective
 from rlcore.objective.kl import less_sequence_kl
@@ -40,7 +54,10 @@ def draw(seed=0, spread=0.4):
 
 def flat(lp, old, ref, a, rows=range(B)):
     """The trained tokens of `rows` as the learner hands them to a term."""
-    keep, number = (ROW[:, None] == torch.tensor(list(rows))).any(1), {row: i for i, row in enumerate(rows)}
+    keep, number = (
+        (ROW[:, None] == torch.tensor(list(rows))).any(1),
+        {row: i for i, row in enumerate(rows)},
+    )
     on = ON.bool()
     row = torch.tensor([number[int(r)] for r in ROW[keep]])
     values = [x[on][keep] for x in (lp, old, old, ref, lp * 0, a)]
@@ -55,7 +72,12 @@ def gradient(loss, lp):
 
 def ours(objective, batch, parts=(range(B),), counts=COUNTS):
     lp, *rest = batch
-    return gradient(lambda x: sum(term(flat(x, *rest, rows), counts) for rows in parts for term in objective.terms), lp)
+    return gradient(
+        lambda x: sum(
+            term(flat(x, *rest, rows), counts) for rows in parts for term in objective.terms
+        ),
+        lp,
+    )
 
 
 def native(loss, batch, **params):
@@ -71,7 +93,10 @@ def error(got, want):
 def test_gradient_equals_the_native_loss(name, params, loss, loss_params):
     for seed in range(3):
         batch = draw(seed)
-        assert error(ours(objective(name, **params), batch), native(loss, batch, **loss_params)) < 1e-14
+        assert (
+            error(ours(objective(name, **params), batch), native(loss, batch, **loss_params))
+            < 1e-14
+        )
 
 
 @pytest.mark.parametrize(("name", "params"), [case[:2] for case in CASES], ids=IDS)
@@ -96,8 +121,13 @@ def test_two_streams_are_two_losses(name):
         want[mine] = gradient(lambda x: loss(x, old, ref, a, on, on.sum(), len(mine)), lp)  # noqa: B023
 
     def both(lp):
-        counts = {stream: Counts(int(LENGTHS[mine].sum()), len(mine)) for stream, mine in rows.items()}
-        return sum(term(flat(lp, *batch[1:], rows[term.stream]), counts[term.stream]) for term in made.terms)
+        counts = {
+            stream: Counts(int(LENGTHS[mine].sum()), len(mine)) for stream, mine in rows.items()
+        }
+        return sum(
+            term(flat(lp, *batch[1:], rows[term.stream]), counts[term.stream])
+            for term in made.terms
+        )
 
     assert error(gradient(both, batch[0]), want) < 1e-14
     assert made.streams == tuple(rows)
@@ -105,11 +135,23 @@ def test_two_streams_are_two_losses(name):
 
 @pytest.mark.parametrize(
     ("name", "loss"),
-    [("ppo", clipped), ("gspo_token", gspo_token), ("gspo", gspo), ("luspo", luspo), ("grpo", grpo), ("awr", awr)],
+    [
+        ("ppo", clipped),
+        ("gspo_token", gspo_token),
+        ("gspo", gspo),
+        ("luspo", luspo),
+        ("grpo", grpo),
+        ("awr", awr),
+    ],
 )
 def test_credit_may_differ_from_token_to_token(name, loss):
     lp, old, ref, _ = draw()
-    batch = (lp, old, ref, torch.randn(B, T, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))
+    batch = (
+        lp,
+        old,
+        ref,
+        torch.randn(B, T, dtype=torch.float64, generator=torch.Generator().manual_seed(5)),
+    )
     assert error(ours(objective(name), batch), native(loss, batch)) < 1e-14
     if name == "gspo":
         assert error(ours(objective("gspo_token"), batch), native(loss, batch)) > 1e-2
@@ -121,7 +163,9 @@ def test_kimi_is_the_printed_gradient():
 
     def printed(x):
         sequence = (x * ON).sum(1)
-        return -((a[:, 0] * sequence).sum() - 0.15 * ((sequence - (ref * ON).sum(1)) ** 2).sum()) / B
+        return (
+            -((a[:, 0] * sequence).sum() - 0.15 * ((sequence - (ref * ON).sum(1)) ** 2).sum()) / B
+        )
 
     assert error(ours(objective("kimi", tau=0.3), (lp, old, ref, a)), gradient(printed, lp)) < 1e-14
 
@@ -132,7 +176,9 @@ def test_dual_clip_bounds_what_a_bad_answer_is_pushed_down_by(name):
     r = (lp - old).exp()
     made = objective(name, dual_clip=1.5)
     want = ours(objective(name), batch).masked_fill((a < 0) & (r > 1.5), 0)
-    assert error(ours(made, batch), want) < 1e-14 and error(ours(objective(name), batch), want) > 1e-2
+    assert (
+        error(ours(made, batch), want) < 1e-14 and error(ours(objective(name), batch), want) > 1e-2
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +192,10 @@ def test_dual_clip_bounds_what_a_bad_answer_is_pushed_down_by(name):
         (Term(mask=clip(0.2, 0.28), denominator=capped(1.1)), dapo),
         (Term(mask=clip(0.2, 0.2), denominator=old_policy), grpo),
         (Term(mask=clip(3e-4, 4e-4), denominator=old_policy, average=sequence_mean), gspo),
-        (Term(mask=clip(3e-4, 4e-4), denominator=sequence_old_policy, average=sequence_mean), luspo),
+        (
+            Term(mask=clip(3e-4, 4e-4), denominator=sequence_old_policy, average=sequence_mean),
+            luspo,
+        ),
         (Term(denominator=gamma_weighted((3.0, 2.0), (2.0, 3.0))), vespo),
         (Term(advantage=less_sequence_kl(0.2, credit), average=sequence_sum), kimi),
         (Term(advantage=less_sequence_kl(0.1, credit)), kimi),
@@ -165,7 +214,8 @@ def test_a_planted_mistake_is_noticed(wrong, loss):
 def test_counts_of_the_micro_batch_are_a_mistake():
     made, batch = objective("dapo"), draw()
     per_batch = sum(
-        ours(made, batch, parts=[rows], counts=Counts(int(LENGTHS[list(rows)].sum()), len(rows))) / 2
+        ours(made, batch, parts=[rows], counts=Counts(int(LENGTHS[list(rows)].sum()), len(rows)))
+        / 2
         for rows in (range(3), range(3, 6))
     )
     assert error(per_batch, native(dapo, batch)) > 1e-2
@@ -178,7 +228,10 @@ def test_at_ratio_one_the_clipped_objectives_agree():
     for name in ("gspo", "sapo"):
         assert error(ours(objective(name), batch), want) < 1e-14
     assert error(ours(objective("cispo"), batch), ours(objective("dapo"), batch)) < 1e-14
-    assert error(ours(Objective((Term(denominator=capped(5.0), average=sequence_mean),)), batch), want) < 1e-14
+    assert (
+        error(ours(Objective((Term(denominator=capped(5.0), average=sequence_mean),)), batch), want)
+        < 1e-14
+    )
     off = draw()
     assert error(ours(objective("sapo"), off), ours(objective("grpo"), off)) > 1e-2
 
@@ -199,7 +252,9 @@ def test_clip_truth_table(advantage, ratio, kept):
         old = torch.zeros(1, dtype=torch.float64)
         lp = torch.tensor([ratio], dtype=torch.float64).log().requires_grad_()
         one = torch.ones_like(old)
-        tokens = Tokens(lp, old, old, None, old, one * advantage, one, torch.zeros(1, dtype=torch.int64), 1)
+        tokens = Tokens(
+            lp, old, old, None, old, one * advantage, one, torch.zeros(1, dtype=torch.int64), 1
+        )
         sum(term(tokens, Counts(1, 1)) for term in objective(name).terms).backward()
         return lp.grad.item()
 
@@ -244,4 +299,6 @@ def test_sample_weight_multiplies_the_gradient():
     batch = draw()
     tokens = flat(*batch)
     term = objective("grpo").terms[0]
-    assert torch.equal(term(tokens._replace(weight=tokens.weight * 2), COUNTS), 2 * term(tokens, COUNTS))
+    assert torch.equal(
+        term(tokens._replace(weight=tokens.weight * 2), COUNTS), 2 * term(tokens, COUNTS)
+    )

@@ -29,7 +29,11 @@ from rlcore.objective import PRESETS, Objective, Term, objective
         ),
         ("grpo", {"correction": {"kind": "token_mask"}}, "the correction needs a value for high"),
         ("grpo", {"correction": {"kind": "token_mask", "high": 0.5}}, "must enclose 1"),
-        ("grpo", {"correction": {"kind": "token_truncate", "high": 2.0, "low": 0.5}}, "has no lower bound"),
+        (
+            "grpo",
+            {"correction": {"kind": "token_truncate", "high": 2.0, "low": 0.5}},
+            "has no lower bound",
+        ),
         ("dr_grpo", {}, "needs a value for max_tokens"),
     ],
 )
@@ -48,7 +52,13 @@ def test_reference_is_needed_only_for_a_kl():
 def test_every_preset_takes_what_all_take(name):
     params = {"max_tokens": 9} if name == "dr_grpo" else {}
     made = objective(
-        name, **params, kl=0.1, entropy=0.01, next_token=0.1, dual_clip=3.0, correction={"kind": "token_mask", "high": 2.0}
+        name,
+        **params,
+        kl=0.1,
+        entropy=0.01,
+        next_token=0.1,
+        dual_clip=3.0,
+        correction={"kind": "token_mask", "high": 2.0},
     )
     assert [term.name for term in made.terms][-3:] == ["kl", "entropy", "next_token"]
     assert made.needs_reference and made.streams[-1] == "text"
@@ -78,7 +88,9 @@ def test_objective_and_credit_need_no_torch():
     ],
 )
 def test_a_loss_that_gives_something_else_is_met_with_a_sentence(part, message, tmp_path):
-    (tmp_path / "own.py").write_text(f"from rlcore.objective import Objective, Term\nloss = {part}\n")
+    (tmp_path / "own.py").write_text(
+        f"from rlcore.objective import Objective, Term\nloss = {part}\n"
+    )
     with pytest.raises(RecipeError, match=message):
         objective(f"{tmp_path}/own.py:loss")
 
@@ -95,7 +107,11 @@ def test_the_documents_list_parameters_as_they_are():
         parameters = inspect.signature(preset).parameters.values()
         listed = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
         assert f"\n{name}({', '.join(listed)})\n" in text
-    own = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "def gentle" in block]
+    own = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+        if "def gentle" in block
+    ]
     exec(own[0], names := {})
     assert sums_over_tokens(names["gentle"]())
 

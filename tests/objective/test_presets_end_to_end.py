@@ -38,13 +38,26 @@ def samples():
     """Off-policy samples: recorded log-probabilities are the policy's own plus noise, as if an older version had written them."""
     rng = random.Random(0)
     texts = [[rng.randrange(256) for _ in range(prompt + answer)] for prompt, answer in SHAPES]
-    scorer = Learner(tiny(0), objective("sft"), accelerator=Accelerator(cpu=True), lr=0.0, total_steps=1)
+    scorer = Learner(
+        tiny(0), objective("sft"), accelerator=Accelerator(cpu=True), lr=0.0, total_steps=1
+    )
     made = []
-    for i, ((prompt, answer), text, scores) in enumerate(zip(SHAPES, texts, scorer.policy.score(texts), strict=True)):
+    for i, ((prompt, answer), text, scores) in enumerate(
+        zip(SHAPES, texts, scorer.policy.score(texts), strict=True)
+    ):
         mask = [False] * prompt + [True] * answer
         advantages = [rng.uniform(-2, 2)] * len(text)
         logprobs = [0.0] * prompt + [score + rng.gauss(0, 0.3) for score in scores[prompt - 1 :]]
-        made.append(Sample(id=str(i), token_ids=text, mask=mask, advantages=advantages, logprobs=logprobs, version=0))
+        made.append(
+            Sample(
+                id=str(i),
+                token_ids=text,
+                mask=mask,
+                advantages=advantages,
+                logprobs=logprobs,
+                version=0,
+            )
+        )
     return made
 
 
@@ -73,7 +86,9 @@ def padded_gradient(samples, loss, params):
     longest = max(len(sample.token_ids) for sample in samples)
 
     def stacked(rows, dtype):
-        return torch.stack([pad(torch.tensor(row, dtype=dtype), (0, longest - len(row))) for row in rows])
+        return torch.stack(
+            [pad(torch.tensor(row, dtype=dtype), (0, longest - len(row))) for row in rows]
+        )
 
     ids = stacked([s.token_ids for s in samples], torch.int64)
     seen = stacked([[1] * len(s.token_ids) for s in samples], torch.int64)
@@ -107,7 +122,9 @@ def test_packed_step_equals_padded_native_loss(samples, name, params, loss, loss
 
 def leak(monkeypatch):
     """Attention that looks across the borders of sequences."""
-    plant_forward(monkeypatch, lambda ids, positions, lengths, *rest: (ids, positions, (len(ids),), *rest))
+    plant_forward(
+        monkeypatch, lambda ids, positions, lengths, *rest: (ids, positions, (len(ids),), *rest)
+    )
 
 
 def shifted_target(monkeypatch):
@@ -121,7 +138,11 @@ def running_positions(monkeypatch):
 def plant_forward(monkeypatch, changed):
     """The model gets other inputs than the learner gave; `changed` is told the first six."""
     forward = PackedModule.forward
-    monkeypatch.setattr(PackedModule, "forward", lambda self, *inputs, **more: forward(self, *changed(*inputs[:6]), **more))
+    monkeypatch.setattr(
+        PackedModule,
+        "forward",
+        lambda self, *inputs, **more: forward(self, *changed(*inputs[:6]), **more),
+    )
 
 
 def local_counts(monkeypatch):
@@ -131,7 +152,9 @@ def local_counts(monkeypatch):
         Learner,
         "_backward",
         lambda self, batch, counts: backward(
-            self, batch, {name: type(c)(len(batch.row), len(batch.order)) for name, c in counts.items()}
+            self,
+            batch,
+            {name: type(c)(len(batch.row), len(batch.order)) for name, c in counts.items()},
         ),
     )
 
@@ -140,6 +163,8 @@ def local_counts(monkeypatch):
 def test_a_planted_mistake_is_noticed(samples, monkeypatch, plant):
     name, params, loss, loss_params = CASES[2]
     want = padded_gradient(samples, loss, loss_params)
-    monkeypatch.setattr(policy_module, "check_packed", lambda model: model.set_attn_implementation(PACKED))
+    monkeypatch.setattr(
+        policy_module, "check_packed", lambda model: model.set_attn_implementation(PACKED)
+    )
     plant(monkeypatch)
     assert error(step_gradient(samples, name, params, micro_batch_tokens=30), want) > 1e-3

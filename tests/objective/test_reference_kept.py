@@ -27,7 +27,9 @@ def tiny():
 
 
 def learner_of(policy, made, reference=None):
-    return Learner(policy, made, accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=6, reference=reference)
+    return Learner(
+        policy, made, accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=6, reference=reference
+    )
 
 
 def batch(seed):
@@ -43,7 +45,9 @@ def weights(learner):
     return torch.cat([p.detach().flatten() for p in learner.policy.module.parameters()])
 
 
-@pytest.mark.parametrize("params", [{"kl": 0.5}, {"kl": 0.5, "kl_kind": "ratio_k3"}, {"kl": 0.5, "kl_kind": "reward"}])
+@pytest.mark.parametrize(
+    "params", [{"kl": 0.5}, {"kl": 0.5, "kl_kind": "ratio_k3"}, {"kl": 0.5, "kl_kind": "reward"}]
+)
 @pytest.mark.parametrize("name", ["grpo", "kimi"])
 def test_steps_then_a_new_learner_then_steps(tmp_path: Path, name, params):
     made = objective(name, **params)
@@ -57,7 +61,9 @@ def test_steps_then_a_new_learner_then_steps(tmp_path: Path, name, params):
     first.policy.save(tmp_path / "now")
 
     def resumed(reference):
-        policy, kept = (load_policy(path=str(tmp_path / x), dtype="float32") for x in ("now", reference))
+        policy, kept = (
+            load_policy(path=str(tmp_path / x), dtype="float32") for x in ("now", reference)
+        )
         learner = learner_of(policy, made, kept)
         learner.load_state_dict(first.state_dict())
         return learner, [learner.step(batch(seed)) for seed in range(2, 5)]
@@ -100,7 +106,9 @@ def test_a_whole_run_resumed_is_the_run_that_was_not_stopped(tmp_path: Path):
     begun = folder / "references" / "stage_02"
     shutil.copytree(folder / "checkpoints" / "step_000004", begun, dirs_exist_ok=True)
     go(tmp_path / "tiny.yaml", resume=True)
-    assert story(folder)["weights"] != want["weights"]  # the mistake: compared with the model it was resumed from
+    assert (
+        story(folder)["weights"] != want["weights"]
+    )  # the mistake: compared with the model it was resumed from
 
     wind_back(4)
     shutil.rmtree(begun)

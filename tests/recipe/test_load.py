@@ -58,7 +58,9 @@ def test_overrides_reach_stages_by_name_and_by_number(small: str) -> None:
 
 def test_a_child_changes_its_parent_and_keeps_the_rest(small: str, tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
-    child.write_text("extends: small\nname: child\nmodel: {config: {hidden_size: 32}}\nstages.rl.group_size: 4\n")
+    child.write_text(
+        "extends: small\nname: child\nmodel: {config: {hidden_size: 32}}\nstages.rl.group_size: 4\n"
+    )
     recipe = load(str(child))
     assert recipe.name == "child"
     assert recipe.model.config == {"model_type": "qwen2", "hidden_size": 32}
@@ -121,7 +123,9 @@ def test_every_key_is_documented_once() -> None:
     assert not [key.key for key in keys if key.type and not key.meaning]
 
 
-def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also through `extends`, each file from its own recipe; and the resolved recipe, saved elsewhere, still finds them."""
     parent, child, here = tmp_path / "parent", tmp_path / "child", tmp_path / "here"
     for folder in (parent, child, here):
@@ -135,17 +139,29 @@ def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(tmp_pat
     (child / "mine.yaml").write_text(
         "extends: ../parent/base\nprompt.system: rows.jsonl is a name\nstages.rl.filter: 'filter.py:own'\n"
     )
-    for place in (parent / "mine.py", parent / "rows.jsonl", parent / "filter.py", child / "filter.py", child / "rows.jsonl"):
+    for place in (
+        parent / "mine.py",
+        parent / "rows.jsonl",
+        parent / "filter.py",
+        child / "filter.py",
+        child / "rows.jsonl",
+    ):
         place.write_text("")
     recipe = load(str(child / "mine.yaml"))
     assert recipe.stages[1].rewards[0].use == f"{child}/../parent/mine.py:score"
-    assert recipe.stages[1].filter == f"{child}/filter.py:own" and recipe.prompt.system == "rows.jsonl is a name"
+    assert (
+        recipe.stages[1].filter == f"{child}/filter.py:own"
+        and recipe.prompt.system == "rows.jsonl is a name"
+    )
     assert recipe.tasks["train"].path == ["no.jsonl", f"{child}/../parent/rows.jsonl", "org/hub"]
     (here / "recipe.yaml").write_text(dump(recipe))
     assert load("recipe.yaml") == recipe
     (here / "mine.py").write_text("")
     assert load("../child/mine.yaml").stages[1].rewards[0].use == "mine.py:score"
-    assert load("../child/mine.yaml", ["stages.rl.filter=filter.py:own"]).stages[1].filter == "filter.py:own"  # typed here, meant here
+    assert (
+        load("../child/mine.yaml", ["stages.rl.filter=filter.py:own"]).stages[1].filter
+        == "filter.py:own"
+    )  # typed here, meant here
 
 
 def test_keys_of_a_section_or_with_a_word() -> None:
@@ -154,11 +170,23 @@ def test_keys_of_a_section_or_with_a_word() -> None:
     def names(word: str) -> set[str]:
         return {key.key for key in find_keys(word)}
 
-    assert {"stages[sft].optim.lr", "stages[prefer].optim.name"} <= names("optim") and "engine.kind" not in names("optim")
-    assert names("rl.optim") == names("stages[rl].optim") == {key for key in names("optim") if key.startswith("stages[rl].optim")}
-    assert {"stages[rl].group_size", "stages[rl].groups_per_step"} <= names("group")  # no section: part of a name
-    assert names("NUCLEUS") == {f"stages[{kind}].sampling.top_p" for kind in ("rl", "eval", "sample")}  # of a meaning
-    with pytest.raises(RecipeError, match="no key of a recipe has 'rl.optm' .* did you mean 'optim'"):
+    assert {"stages[sft].optim.lr", "stages[prefer].optim.name"} <= names(
+        "optim"
+    ) and "engine.kind" not in names("optim")
+    assert (
+        names("rl.optim")
+        == names("stages[rl].optim")
+        == {key for key in names("optim") if key.startswith("stages[rl].optim")}
+    )
+    assert {"stages[rl].group_size", "stages[rl].groups_per_step"} <= names(
+        "group"
+    )  # no section: part of a name
+    assert names("NUCLEUS") == {
+        f"stages[{kind}].sampling.top_p" for kind in ("rl", "eval", "sample")
+    }  # of a meaning
+    with pytest.raises(
+        RecipeError, match="no key of a recipe has 'rl.optm' .* did you mean 'optim'"
+    ):
         find_keys("rl.optm")
 
 
@@ -167,11 +195,18 @@ def test_a_mix_is_checked_before_a_run(small: str) -> None:
 
     assert check(load(small, ["stages.rl.mix={use: unless_unfinished, penalty: -5.0}"]))
     for override, said in [
-        ("stages.rl.mix={use: ranked, right: exact, score: judge}", "asks for a reward 'judge'; there are: exact"),
+        (
+            "stages.rl.mix={use: ranked, right: exact, score: judge}",
+            "asks for a reward 'judge'; there are: exact",
+        ),
         ("stages.rl.mix=summ", "there is no mix 'summ'; did you mean 'sum'?"),
     ]:
         with pytest.raises(RecipeError) as error:
             check(load(small, [override]))
         assert said in str(error.value)
     with pytest.raises(RecipeError, match="goes with `mix: sum` only"):
-        check(load(small, ["stages.rl.mix=unless_unfinished", "stages.rl.credit.normalise_parts=true"]))
+        check(
+            load(
+                small, ["stages.rl.mix=unless_unfinished", "stages.rl.credit.normalise_parts=true"]
+            )
+        )

@@ -30,30 +30,66 @@ stages:
     [
         ("engine.kind=vlm_local", "engine.kind: there is no engine"),
         ("tasks.train={kind: function, use: 'builtins:list'}", "tasks.train: task set"),
-        ("tasks.train={kind: dataset, path: /nowhere.jsonl, columns: {prompt: q}}", "tasks.train: "),
+        (
+            "tasks.train={kind: dataset, path: /nowhere.jsonl, columns: {prompt: q}}",
+            "tasks.train: ",
+        ),
         ("stages.rl.rewards=[{use: exat}]", "stages.rl.rewards: there is no reward"),
-        ("stages.again.rewards=[{use: exact, params: {aftr: x}}]", "stages.again.rewards: reward 'exact' has no parameter"),
-        ("stages.rl.rewards=[{use: information_gain, params: {clos: x}}]", "stages.rl.rewards: policy reward"),
+        (
+            "stages.again.rewards=[{use: exact, params: {aftr: x}}]",
+            "stages.again.rewards: reward 'exact' has no parameter",
+        ),
+        (
+            "stages.rl.rewards=[{use: information_gain, params: {clos: x}}]",
+            "stages.rl.rewards: policy reward",
+        ),
         ("stages.drawn.rewards=[{use: exat}]", "stages.drawn.rewards: there is no reward"),
-        ("stages.6.rewards=[{use: exat}]", "stages.6.rewards: there is no reward"),  # two stages are called eval
-        ("stages.rl.mix={use: ranked, right: exact, score: judge}", "stages.rl.mix: mix 'ranked' asks for a reward 'judge'"),
-        ("stages.rl.curriculum={use: sec, alfa: 1}", "stages.rl.curriculum: curriculum 'sec' has no parameter 'alfa'"),
-        ("stages.rl.filter={use: pass_rate, lo: 1}", "stages.rl.filter: filter 'pass_rate' has no parameter 'lo'"),
+        (
+            "stages.6.rewards=[{use: exat}]",
+            "stages.6.rewards: there is no reward",
+        ),  # two stages are called eval
+        (
+            "stages.rl.mix={use: ranked, right: exact, score: judge}",
+            "stages.rl.mix: mix 'ranked' asks for a reward 'judge'",
+        ),
+        (
+            "stages.rl.curriculum={use: sec, alfa: 1}",
+            "stages.rl.curriculum: curriculum 'sec' has no parameter 'alfa'",
+        ),
+        (
+            "stages.rl.filter={use: pass_rate, lo: 1}",
+            "stages.rl.filter: filter 'pass_rate' has no parameter 'lo'",
+        ),
         (
             "stages.again.prefilter=levl",
             "stages.again.prefilter: it goes by the column 'levl', which task arithmetic/train/0/0 has not",
         ),
-        ("stages.rl.budget={use: exponential, strt: 1}", "stages.rl.budget: budget 'exponential' has no parameter 'strt'"),
-        ("stages.rl.second_round={use: guess_masks, x: 1}", "stages.rl.second_round: second round 'guess_masks'"),
-        ("stages.rl.objective={preset: grpo, clip: 1}", "stages.rl.objective: objective 'grpo' has no parameter 'clip'"),
+        (
+            "stages.rl.budget={use: exponential, strt: 1}",
+            "stages.rl.budget: budget 'exponential' has no parameter 'strt'",
+        ),
+        (
+            "stages.rl.second_round={use: guess_masks, x: 1}",
+            "stages.rl.second_round: second round 'guess_masks'",
+        ),
+        (
+            "stages.rl.objective={preset: grpo, clip: 1}",
+            "stages.rl.objective: objective 'grpo' has no parameter 'clip'",
+        ),
         ("stages.learned.objective=sfd", "stages.learned.objective: there is no objective 'sfd'"),
         ("stages.rl.credit.baseline={use: mean, x: 1}", "stages.rl.credit: "),
         ("stages.rl.credit.steps={scheme: pervert}", "stages.rl.credit: there is no credit scheme"),
         ("stages.rl.credit.steps={split: lines}", "stages.rl.credit.steps: there is no split"),
-        ("stages.learned.credit={steps: {scheme: vin}}", "stages.learned.credit: there is no credit scheme 'vin'"),
+        (
+            "stages.learned.credit={steps: {scheme: vin}}",
+            "stages.learned.credit: there is no credit scheme 'vin'",
+        ),
         ("stages.drawn.steps={split: lines}", "stages.drawn.steps: there is no split"),
         ("stages.rl.credit.demonstrations=gated", "stages.rl.credit.demonstrations: it is 'gated'"),
-        ("stages.rl.objective=hpt", "stages.rl.credit.demonstrations: the stage's objective learns from demonstrations"),
+        (
+            "stages.rl.objective=hpt",
+            "stages.rl.credit.demonstrations: the stage's objective learns from demonstrations",
+        ),
         ("stages.prefer.data=drawm", "stages.prefer.data is 'drawm'"),
     ],
 )

@@ -22,17 +22,32 @@ def mixed(named, specs, values, **facts) -> Verdict:
     [(-4, 0, -0.881), (0, 0, -0.5), (4, 0, -0.119), (-4, 1, 0.119), (0, 1, 0.5), (4, 1, 0.881)],
 )
 def test_ranked_is_the_table_of_qwen_math(score, right, value):
-    verdict = mixed({"use": "ranked", "right": "math", "score": "judge"}, [MATH, JUDGE], [right, score])
-    assert verdict.value == pytest.approx(value, abs=5e-4) and verdict.parts == {"math": right, "judge": score}
-    assert verdict.value != pytest.approx(right + 0.5 * score, abs=5e-4)  # planted mistake: the plain sum
+    verdict = mixed(
+        {"use": "ranked", "right": "math", "score": "judge"}, [MATH, JUDGE], [right, score]
+    )
+    assert verdict.value == pytest.approx(value, abs=5e-4) and verdict.parts == {
+        "math": right,
+        "judge": score,
+    }
+    assert verdict.value != pytest.approx(
+        right + 0.5 * score, abs=5e-4
+    )  # planted mistake: the plain sum
 
 
 def test_ranked_is_the_sigmoid_and_never_overflows():
     specs, named = [MATH, JUDGE], {"use": "ranked", "right": "math", "score": "judge", "alpha": 0.7}
     for score in (-3.0, 0.2, 5.0):
-        assert mixed(named, specs, [1.0, score]).value == pytest.approx(1 / (1 + math.exp(-0.7 * score)))
-    assert mixed(named, specs, [0.0, -1e9]).value == -1.0 and mixed(named, specs, [1.0, 1e9]).value == 1.0
-    worst_right, best_wrong = mixed(named, specs, [1.0, -50.0]).value, mixed(named, specs, [0.0, 50.0]).value
+        assert mixed(named, specs, [1.0, score]).value == pytest.approx(
+            1 / (1 + math.exp(-0.7 * score))
+        )
+    assert (
+        mixed(named, specs, [0.0, -1e9]).value == -1.0
+        and mixed(named, specs, [1.0, 1e9]).value == 1.0
+    )
+    worst_right, best_wrong = (
+        mixed(named, specs, [1.0, -50.0]).value,
+        mixed(named, specs, [0.0, 50.0]).value,
+    )
     assert worst_right >= best_wrong
 
 
@@ -42,7 +57,9 @@ def test_ranked_is_the_sigmoid_and_never_overflows():
 )
 def test_unfinished_answers_get_the_penalty_of_tulu_instead(right, finished, tokens, value):
     named = {"use": "unless_unfinished", "min_tokens": 5}
-    verdict = mixed(named, [RewardSpec("a:math", weight=10.0)], [right], finished=finished, tokens=tokens)
+    verdict = mixed(
+        named, [RewardSpec("a:math", weight=10.0)], [right], finished=finished, tokens=tokens
+    )
     assert verdict.value == value, "replaced, not added: 0 would be the sum of both"
     assert verdict.parts == {"math": right}
 
@@ -50,7 +67,11 @@ def test_unfinished_answers_get_the_penalty_of_tulu_instead(right, finished, tok
 def test_by_correctness_is_the_length_reward_of_kimi():
     specs = [MATH, RewardSpec("a:relative", weight=2.0), RewardSpec("a:style", weight=0.5)]
     named = {"use": "by_correctness", "right": "math", "only": "relative"}
-    values = [mixed(named, specs, [right, bonus, 1.0]).value for right in (1, 0) for bonus in (0.5, 0.0, -0.5)]
+    values = [
+        mixed(named, specs, [right, bonus, 1.0]).value
+        for right in (1, 0)
+        for bonus in (0.5, 0.0, -0.5)
+    ]
     assert values == [2.5, 1.5, 0.5, 0.5, 0.5, -0.5]
 
 
@@ -59,11 +80,21 @@ def test_dimensions_of_one_reward_by_weight():
     verdict = Verdict(value=9.0, parts={"helpful": 0.9, "personal": 0.5, "creative": 0.1})
 
     def value(*weights):
-        named = {"use": "sum", "weights": dict(zip(("hpc/helpful", "hpc/personal", "hpc/creative"), weights, strict=True))}
+        named = {
+            "use": "sum",
+            "weights": dict(
+                zip(("hpc/helpful", "hpc/personal", "hpc/creative"), weights, strict=True)
+            ),
+        }
         return mix(spec, [verdict], build_mix(named, spec))
 
     assert value(1, 0, 0).value == 0.9 and value(1, 1, 2).value == pytest.approx(1.6)
-    assert value(1, 0, 0).parts == {"hpc": 9.0, "hpc/helpful": 0.9, "hpc/personal": 0.5, "hpc/creative": 0.1}
+    assert value(1, 0, 0).parts == {
+        "hpc": 9.0,
+        "hpc/helpful": 0.9,
+        "hpc/personal": 0.5,
+        "hpc/creative": 0.1,
+    }
 
 
 def test_a_mix_of_ones_own(plugin, rollout):
@@ -80,7 +111,11 @@ def test_a_mix_of_ones_own(plugin, rollout):
         answers = [rollout("4", tokens=3), rollout("5", tokens=1), rollout("4", finish="length")]
         verdicts = scorer.score([(Task(id="t", prompt="p", answer="4"), answers)])[0]
     assert [verdict.value for verdict in verdicts] == [0.5, 0.25, None]
-    assert verdicts[2].status == "crashed" and "ZeroDivisionError" in verdicts[2].reason and verdicts[2].parts["short"] == 0.5
+    assert (
+        verdicts[2].status == "crashed"
+        and "ZeroDivisionError" in verdicts[2].reason
+        and verdicts[2].parts["short"] == 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,9 +124,18 @@ def test_a_mix_of_ones_own(plugin, rollout):
         ("rankd", "there is no mix 'rankd'; did you mean 'ranked'"),
         ({"right": "math"}, "names no part: add `use`"),
         ({"use": "ranked", "right": "math"}, "needs a value for score"),
-        ({"use": "ranked", "right": "math", "score": "judge", "beta": 1.0}, "has no parameter 'beta'"),
-        ({"use": "ranked", "right": "math", "score": "jugde"}, "asks for a reward 'jugde'; did you mean 'judge'"),
-        ({"use": "sum", "weights": {"maths": 1.0}}, "asks for a reward 'maths'; did you mean 'math'"),
+        (
+            {"use": "ranked", "right": "math", "score": "judge", "beta": 1.0},
+            "has no parameter 'beta'",
+        ),
+        (
+            {"use": "ranked", "right": "math", "score": "jugde"},
+            "asks for a reward 'jugde'; did you mean 'judge'",
+        ),
+        (
+            {"use": "sum", "weights": {"maths": 1.0}},
+            "asks for a reward 'maths'; did you mean 'math'",
+        ),
         ({"use": "math:sqrt"}, "raised TypeError"),
     ],
 )
@@ -103,7 +147,9 @@ def test_a_mix_that_cannot_be_is_met_with_a_sentence(named, message):
 def test_what_credit_normalises():
     specs = [MATH, RewardSpec("a:style", weight=0.5), RewardSpec("a:seen", weight=0.0)]
     assert part_weights("sum", specs) == {"math": 1.0, "style": 0.5}
-    assert part_weights({"use": "sum", "weights": {"math": 1.0, "style/tone": 2.0, "style": 0.0}}, specs) == {
+    assert part_weights(
+        {"use": "sum", "weights": {"math": 1.0, "style/tone": 2.0, "style": 0.0}}, specs
+    ) == {
         "math": 1.0,
         "style/tone": 2.0,
     }
@@ -130,19 +176,35 @@ def test_a_gap_reward_is_zero_for_the_reference_itself(function, plugin, rollout
     spec = RewardSpec(f"{plugin(COUNT)}:{function}", against="reference", name="gap")
     task = Task(id="t", prompt="p", answer="o", columns={"reference": "good"})
     with Scorer([spec], workers=1) as scorer:
-        verdicts = scorer.score([(task, [rollout("good"), rollout("so good"), rollout("bad"), rollout("x", finish="aborted")])])[
-            0
-        ]
+        verdicts = scorer.score(
+            [
+                (
+                    task,
+                    [
+                        rollout("good"),
+                        rollout("so good"),
+                        rollout("bad"),
+                        rollout("x", finish="aborted"),
+                    ],
+                )
+            ]
+        )[0]
     assert [verdict.value for verdict in verdicts] == [0.0, 1.0, -2.0, None]
     assert [verdict.parts.get("gap/raw") for verdict in verdicts] == [2.0, 3.0, 0.0, None]
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"), [({}, "holds no text in this task"), ({"reference": "none"}, "'reference'\\) got no score: .*None")]
+    ("columns", "message"),
+    [
+        ({}, "holds no text in this task"),
+        ({"reference": "none"}, "'reference'\\) got no score: .*None"),
+    ],
 )
 def test_a_gap_without_a_reference_score_is_unscorable(columns, message, plugin, rollout):
     spec = RewardSpec(f"{plugin(COUNT)}:count", against="reference")
     with Scorer([spec], workers=1) as scorer:
-        verdict = scorer.score([(Task(id="t", prompt="p", answer="o", columns=columns), [rollout("good")])])[0][0]
+        verdict = scorer.score(
+            [(Task(id="t", prompt="p", answer="o", columns=columns), [rollout("good")])]
+        )[0][0]
     assert verdict.status == "unscorable"
     assert re.search(message, verdict.reason)

@@ -17,11 +17,16 @@ from rlcore import RewardSpec, Task
 from rlcore.errors import RecipeError
 from rlcore.scoring.scorer import Scorer
 
-FOLDER = Path(os.environ.get("RLCORE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+FOLDER = Path(
+    os.environ.get("RLCORE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
+)
 MBPP, HUMANEVAL = FOLDER / "mbpp.part_a.jsonl", FOLDER / "humaneval.first_half.jsonl"
 STRIDE = 1 if os.environ.get("RLCORE_FULL") else 12
 """RLCORE_FULL=1 takes every row."""
-here = pytest.mark.skipif(not (MBPP.exists() and HUMANEVAL.exists()), reason="MBPP and HumanEval are not here; set RLCORE_DATA")
+here = pytest.mark.skipif(
+    not (MBPP.exists() and HUMANEVAL.exists()),
+    reason="MBPP and HumanEval are not here; set RLCORE_DATA",
+)
 
 HOLDS, WHAT = report()
 pytestmark = pytest.mark.skipif(not HOLDS, reason=f"this machine cannot confine programs: {WHAT}")
@@ -55,7 +60,9 @@ def test_the_program_is_found(answer):
     assert code_tests(answer, test_list=TESTS).value == 1.0, extract_program(answer, wanted=["add"])
 
 
-@pytest.mark.parametrize("answer", ["", "  \n", "I cannot do that.", "No", "```python\n```", "```json\n{}\n```"])
+@pytest.mark.parametrize(
+    "answer", ["", "  \n", "I cannot do that.", "No", "```python\n```", "```json\n{}\n```"]
+)
 def test_an_answer_without_a_program_is_wrong_format(answer):
     verdict = code_tests(answer, test_list=TESTS)
     assert (verdict.value, verdict.status) == (0.0, "wrong-format")
@@ -73,7 +80,9 @@ def test_an_answer_without_a_program_is_wrong_format(answer):
         "def total(xs: List[int]) -> int:\n    return sum(xs)",
     ],
 )
-@pytest.mark.parametrize("prompt", [STUB, [{"role": "user", "content": f"Complete this.\n```python\n{STUB}```"}]])
+@pytest.mark.parametrize(
+    "prompt", [STUB, [{"role": "user", "content": f"Complete this.\n```python\n{STUB}```"}]]
+)
 def test_humaneval_answers_continue_the_prompt_or_stand_alone(answer, prompt):
     given = {"prompt": prompt, "test": CHECK, "entry_point": "total"}
     assert code_tests(answer, **given).value == 1.0
@@ -87,19 +96,47 @@ def test_partial_credit_and_feedback():
     off = "def add(a, b):\n    return a or b\n"
     assert code_tests(off, test_list=TESTS).value == 0.0
     verdict = code_tests(off, test_list=TESTS, partial=True)
-    assert (verdict.value, verdict.reason) == (0.5, "test 1 of 2 failed: add(1, 2) == 3: the program gave 1")
-    assert code_tests(STUB + "    return 3", prompt=STUB, test=CHECK, entry_point="total", partial=True).value == 0.5
-    assert "SyntaxError" in code_tests("def add(a, b): return a +", test_list=TESTS, partial=True).reason
-    assert code_tests(f"{GOOD}\n1 / 0", test_list=TESTS, partial=True).reason == "ZeroDivisionError: division by zero (line 4)"
+    assert (verdict.value, verdict.reason) == (
+        0.5,
+        "test 1 of 2 failed: add(1, 2) == 3: the program gave 1",
+    )
+    assert (
+        code_tests(
+            STUB + "    return 3", prompt=STUB, test=CHECK, entry_point="total", partial=True
+        ).value
+        == 0.5
+    )
+    assert (
+        "SyntaxError"
+        in code_tests("def add(a, b): return a +", test_list=TESTS, partial=True).reason
+    )
+    assert (
+        code_tests(f"{GOOD}\n1 / 0", test_list=TESTS, partial=True).reason
+        == "ZeroDivisionError: division by zero (line 4)"
+    )
 
 
 def test_challenge_tests_and_setup():
-    more = {"test_list": TESTS, "challenge_test_list": ["assert add(LIMIT, 1) == 0"], "test_setup_code": "LIMIT = 9"}
-    assert code_tests(GOOD, **more).value == 1.0 and code_tests(GOOD, challenge=True, **more).value == 0.0
+    more = {
+        "test_list": TESTS,
+        "challenge_test_list": ["assert add(LIMIT, 1) == 0"],
+        "test_setup_code": "LIMIT = 9",
+    }
+    assert (
+        code_tests(GOOD, **more).value == 1.0
+        and code_tests(GOOD, challenge=True, **more).value == 0.0
+    )
 
 
 @pytest.mark.parametrize(
-    "columns", [{}, {"test_list": []}, {"test": CHECK}, {"test_list": ["assert add(1, 2) =="]}, {"test_list": ["add(1, 2)"]}]
+    "columns",
+    [
+        {},
+        {"test_list": []},
+        {"test": CHECK},
+        {"test_list": ["assert add(1, 2) =="]},
+        {"test_list": ["add(1, 2)"]},
+    ],
 )
 def test_tests_that_cannot_be_run_are_unscorable(columns):
     verdict = code_tests(GOOD, **columns)
@@ -114,7 +151,12 @@ REFUSES_ELSE = "try:\n    f(-1)\nexcept ValueError:\n    pass\nelse:\n    assert
 
 @pytest.mark.parametrize("test", [REFUSES, REFUSES_ELSE])
 def test_a_test_that_ends_well_without_an_assert_reached_has_passed(test):
-    programs = {"raise ValueError('x')": 1.0, "return 1": 0.0, "raise KeyError('x')": 0.0, "import os; os._exit(0)": 0.0}
+    programs = {
+        "raise ValueError('x')": 1.0,
+        "return 1": 0.0,
+        "raise KeyError('x')": 0.0,
+        "import os; os._exit(0)": 0.0,
+    }
     for bare in (test, test.replace("except ValueError", "except")):
         for body, right in programs.items():
             verdict = code_tests(f"def f(n): {body}", test_list=[bare])
@@ -159,9 +201,17 @@ def rows(path: Path) -> list[dict]:
 
 
 def score(rollout, items: list[tuple[Task, list[str]]]) -> list[list[float | None]]:
-    with Scorer([RewardSpec("rewards.code:code_tests", params={"challenge": True})], workers=2, deadline_s=30) as scorer:
+    with Scorer(
+        [RewardSpec("rewards.code:code_tests", params={"challenge": True})],
+        workers=2,
+        deadline_s=30,
+    ) as scorer:
         groups = scorer.score([(task, [rollout(text) for text in texts]) for task, texts in items])
-    wrong = {task.id: verdicts[0].reason for (task, _), verdicts in zip(items, groups, strict=True) if verdicts[0].value != 1.0}
+    wrong = {
+        task.id: verdicts[0].reason
+        for (task, _), verdicts in zip(items, groups, strict=True)
+        if verdicts[0].value != 1.0
+    }
     assert not wrong, wrong
     return [[verdict.value for verdict in verdicts] for verdicts in groups]
 
@@ -182,7 +232,12 @@ def test_humaneval_solutions_pass_and_mutants_fail(rollout):
     for row in rows(HUMANEVAL):
         body = row["canonical_solution"]
         mutant = re.sub(r"\breturn\b", "return 1,", body)
-        texts = [body, f"```python\n{row['prompt']}{body}\n```", mutant, f"```python\n{row['prompt']}{mutant}\n```"]
+        texts = [
+            body,
+            f"```python\n{row['prompt']}{body}\n```",
+            mutant,
+            f"```python\n{row['prompt']}{mutant}\n```",
+        ]
         items.append((Task(id=row["task_id"], prompt=row["prompt"], columns=row), texts))
     assert all(values == [1.0, 1.0, 0.0, 0.0] for values in score(rollout, items))
 
@@ -225,7 +280,9 @@ def test_killing_the_worker_kills_the_program_and_the_next_one_scores(rollout):
         assert soon(lambda: len(descendants(worker)) == 3), "harness, judge and program"
         family = descendants(worker)
         verdicts = scorer.poll(20.0)[0][1]
-        assert verdicts[0].status == "timed-out"  # the worker's deadline is shorter than the program's
+        assert (
+            verdicts[0].status == "timed-out"
+        )  # the worker's deadline is shorter than the program's
         assert soon(lambda: not any(map(alive, family)))
         assert scorer.score([(task, [rollout(GOOD)])])[0][0].value == 1.0
 

@@ -15,7 +15,9 @@ MODULES = sorted(
     for path in (ROOT / "rewards").glob("**/*.py")
     if path.name not in ("__init__.py", "__main__.py")
 )
-REWARDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["rlcore.rewards"]
+REWARDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
+    "rlcore.rewards"
+]
 OPTIONAL = ("reasoning_gym", "langdetect", "openai", "httpx")
 
 
@@ -29,13 +31,19 @@ def load(module: str):
 
 
 def examples(thing) -> int:
-    return sum(len(test.examples) for test in doctest.DocTestFinder(recurse=False).find(thing, "example"))
+    return sum(
+        len(test.examples) for test in doctest.DocTestFinder(recurse=False).find(thing, "example")
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_are_true(module):
-    failed, _ = doctest.testmod(load(module), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    assert failed == 0, f"see the report above, or run: python -c 'import doctest, {module} as m; doctest.testmod(m)'"
+    failed, _ = doctest.testmod(
+        load(module), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    )
+    assert failed == 0, (
+        f"see the report above, or run: python -c 'import doctest, {module} as m; doctest.testmod(m)'"
+    )
 
 
 def test_a_wrong_example_is_seen():

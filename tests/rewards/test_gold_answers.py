@@ -29,12 +29,16 @@ SETS = {
 
 def shared_data() -> Path | None:
     """The public data beside the repository, or where RLCORE_DATA says."""
-    places = [os.environ.get("RLCORE_DATA", ""), Path(__file__).resolve().parents[2].parent / "shared" / "data"]
+    places = [
+        os.environ.get("RLCORE_DATA", ""),
+        Path(__file__).resolve().parents[2].parent / "shared" / "data",
+    ]
     return next((Path(place) for place in places if place and Path(place).is_dir()), None)
 
 
 needs_data = pytest.mark.skipif(
-    shared_data() is None, reason="the public data sets are not beside the repository (or set RLCORE_DATA)"
+    shared_data() is None,
+    reason="the public data sets are not beside the repository (or set RLCORE_DATA)",
 )
 
 
@@ -52,7 +56,11 @@ def written(number: int, answer: str) -> str:
 
 def respelled(answer: str) -> str:
     """The same LaTeX as another author spells it."""
-    answer = re.sub(r"\\left|\\right", "", answer).replace("\\frac", "\\dfrac").replace("\\mbox", "\\text")
+    answer = (
+        re.sub(r"\\left|\\right", "", answer)
+        .replace("\\frac", "\\dfrac")
+        .replace("\\mbox", "\\text")
+    )
     answer = re.sub(r"(?<=[\w)}])([+=])(?=[\w(\\])", r" \1 ", answer)
     return answer.replace("(", "\\left(").replace(")", "\\right)")
 
@@ -66,7 +74,9 @@ def tasks(name: str, spell=str) -> list[Task]:
             row = json.loads(line)
             gold = gold_text(str(row[answer]))
             shown = written(number, spell(gold))
-            made.append(Task(id=f"{name}/{number}", prompt=row[prompt], answer=gold, demonstration=shown))
+            made.append(
+                Task(id=f"{name}/{number}", prompt=row[prompt], answer=gold, demonstration=shown)
+            )
     return made
 
 
@@ -76,8 +86,12 @@ def test_gold_scores_and_changed_gold_does_not(name):
     found = tasks(name)
     report = check_gold(found, MATH, n=len(found))
     for e in report.exceptions:
-        print(f"{e.kind} {e.id}: gold {e.gold!r} scored {e.verdict.value} ({e.verdict.status} {e.verdict.reason}): {e.scored!r}")
-    print(f"{name}: {report.checked} checked, gold {report.gold_rate:.2%}, changed {report.corrupted_rate:.2%}")
+        print(
+            f"{e.kind} {e.id}: gold {e.gold!r} scored {e.verdict.value} ({e.verdict.status} {e.verdict.reason}): {e.scored!r}"
+        )
+    print(
+        f"{name}: {report.checked} checked, gold {report.gold_rate:.2%}, changed {report.corrupted_rate:.2%}"
+    )
     assert report.checked == len(found) >= 20
     assert report.gold_rate >= 0.995 and report.corrupted_rate <= 0.005
 
@@ -88,7 +102,9 @@ def test_gold_in_another_spelling_scores():
 
     golds = [task.answer for task in tasks("math500.part_a")]
     values = [math_answer(f"\\boxed{{{respelled(gold)}}}", gold) for gold in golds]
-    wrong = [(gold, respelled(gold)) for gold, value in zip(golds, values, strict=True) if value != 1.0]
+    wrong = [
+        (gold, respelled(gold)) for gold, value in zip(golds, values, strict=True) if value != 1.0
+    ]
     changed = sum(respelled(gold) != gold for gold in golds)
     assert len(wrong) <= 0.005 * len(golds) and changed > 50, wrong
 

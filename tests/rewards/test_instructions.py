@@ -15,7 +15,8 @@ from rlcore import RewardSpec, Task
 from rlcore.scoring.scorer import Scorer
 
 PROMPTS = (
-    Path(os.environ.get("RLCORE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "ifeval_prompts.part_a.jsonl"
+    Path(os.environ.get("RLCORE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+    / "ifeval_prompts.part_a.jsonl"
 )
 
 AT_LEAST, LESS = "at least", "less than"
@@ -119,36 +120,65 @@ def test_each_instruction_strict_and_loose(name):
     for given, good, bad in CASES[name]:
         for text in good:
             assert follows(name, given, text), (given, text)
-            assert score(text, name, given, mode="loose").value == 1.0, "loose accepts what strict accepts"
+            assert score(text, name, given, mode="loose").value == 1.0, (
+                "loose accepts what strict accepts"
+            )
         for text in bad:
             assert not follows(name, given, text), (given, text)
             verdict = score(text, name, given)
             assert verdict.value == 0.0 and verdict.reason == f"not followed: {name}"
         for text in ("", "  \n"):
-            assert score(text, name, given).value == score(text, name, given, mode="loose").value == 0.0
+            assert (
+                score(text, name, given).value
+                == score(text, name, given, mode="loose").value
+                == 0.0
+            )
 
 
 LOOSE = {  # answers that follow only in loose mode, and answers that do in neither
     "keywords:frequency": ("Sure, let us go:\ngo\nwe go", "go go go"),
     "keywords:forbidden_words": ("No cat here:\nbird", "bird\ncat\nbird"),
-    "length_constraints:number_words": ("Here are two words:\none two", "Here they are:\none two three\nfour"),
-    "length_constraints:number_paragraphs": ("Sure!\n***\nOne\n***\nTwo", "Sure!\nOne\n***\nTwo\n***\nThree\nBye"),
+    "length_constraints:number_words": (
+        "Here are two words:\none two",
+        "Here they are:\none two three\nfour",
+    ),
+    "length_constraints:number_paragraphs": (
+        "Sure!\n***\nOne\n***\nTwo",
+        "Sure!\nOne\n***\nTwo\n***\nThree\nBye",
+    ),
     "detectable_content:postscript": ("P.**S.** x", "PS x"),
-    "detectable_format:number_bullet_lists": ("- Here you are\n- a\n- b", "- a\n- b\n- c\n- d\n- e"),
-    "detectable_format:json_format": ('Here is the JSON:\n```json\n{"a": 1}\n```', "Here:\nis\nno JSON"),
+    "detectable_format:number_bullet_lists": (
+        "- Here you are\n- a\n- b",
+        "- a\n- b\n- c\n- d\n- e",
+    ),
+    "detectable_format:json_format": (
+        'Here is the JSON:\n```json\n{"a": 1}\n```',
+        "Here:\nis\nno JSON",
+    ),
     "combination:two_responses": ("a******\nOne\n******\nTwo", "One\n*****\nTwo"),
-    "combination:repeat_prompt": ("Of course!\nSay it twice. It.", "Of course!\nWell.\nSay it twice."),
+    "combination:repeat_prompt": (
+        "Of course!\nSay it twice. It.",
+        "Of course!\nWell.\nSay it twice.",
+    ),
     "startend:end_checker": ("So.\nThe End.\nI hope you like it!", "So.\nThe End. Or?\nWell."),
     "startend:quotation": ('Here:\n"All of it."\nBye.', 'Here:\nAll of it.\n"Bye."\nBye.'),
-    "change_case:english_lowercase": (f"Here you are:\n{ENGLISH}", f"here\nYou\nare:\n{ENGLISH}\nbye"),
-    "punctuation:no_comma": ("Sure, here it is:\nOne and two.\nYours, X", "One and\ntwo, three\nfour"),
+    "change_case:english_lowercase": (
+        f"Here you are:\n{ENGLISH}",
+        f"here\nYou\nare:\n{ENGLISH}\nbye",
+    ),
+    "punctuation:no_comma": (
+        "Sure, here it is:\nOne and two.\nYours, X",
+        "One and\ntwo, three\nfour",
+    ),
 }
 LOOSE_GIVEN = {"keywords:frequency": {"keyword": "go", "frequency": 3, "relation": LESS}}
 
 
 @pytest.mark.parametrize("name", LOOSE)
 def test_loose_mode_forgives_first_and_last_lines_and_asterisks(name):
-    given = LOOSE_GIVEN.get(name) or next((case[0] for case in CASES[name] if LESS in case[0].values()), CASES[name][0][0])
+    given = LOOSE_GIVEN.get(name) or next(
+        (case[0] for case in CASES[name] if LESS in case[0].values()), CASES[name][0][0]
+    )
     forgiven, wrong = LOOSE[name]
     assert score(forgiven, name, given).value == 0.0
     assert score(forgiven, name, given, mode="loose").value == 1.0
@@ -156,7 +186,16 @@ def test_loose_mode_forgives_first_and_last_lines_and_asterisks(name):
 
 
 def test_the_eight_loose_texts():
-    assert list(loose_variants("*a*\nb\nc")) == ["*a*\nb\nc", "a\nb\nc", "b\nc", "b\nc", "*a*\nb", "a\nb", "b", "b"]
+    assert list(loose_variants("*a*\nb\nc")) == [
+        "*a*\nb\nc",
+        "a\nb\nc",
+        "b\nc",
+        "b\nc",
+        "*a*\nb",
+        "a\nb",
+        "b",
+        "b",
+    ]
 
 
 def score(text, *named, mode="strict", **more):
@@ -164,11 +203,17 @@ def score(text, *named, mode="strict", **more):
     return instructions(text, instruction_id_list=names, kwargs=given, mode=mode, **more)
 
 
-TWO = ("punctuation:no_comma", {}, "length_constraints:number_words", {"num_words": 3, "relation": AT_LEAST, "num_bullets": None})
+TWO = (
+    "punctuation:no_comma",
+    {},
+    "length_constraints:number_words",
+    {"num_words": 3, "relation": AT_LEAST, "num_bullets": None},
+)
 
 
 @pytest.mark.parametrize(
-    ("text", "values"), [("one two three", (1.0, 1.0)), ("one, two, three", (0.0, 0.5)), ("a, b", (0.0, 0.0))]
+    ("text", "values"),
+    [("one two three", (1.0, 1.0)), ("one, two, three", (0.0, 0.5)), ("a, b", (0.0, 0.0))],
 )
 def test_several_instructions(text, values):
     assert (score(text, *TWO).value, score(text, *TWO, several="average").value) == values
@@ -178,13 +223,18 @@ def test_several_instructions(text, values):
 def test_the_same_instruction_twice_counts_twice():
     twice = ("keywords:existence", {"keywords": ["a"]}, "keywords:existence", {"keywords": ["b"]})
     verdict = score("a", *twice, several="average")
-    assert verdict.value == 0.5 and verdict.parts == {"keywords:existence": 1.0, "keywords:existence/1": 0.0}
+    assert verdict.value == 0.5 and verdict.parts == {
+        "keywords:existence": 1.0,
+        "keywords:existence/1": 0.0,
+    }
 
 
 def test_thinking_and_answer_tags_can_be_taken_away():
     text = "<think>well, well, well</think>\n<answer>one two three</answer>"
     assert score(text, *TWO).value == 0.0 and score(text, *TWO, strip_tags=True).value == 1.0
-    assert score("<think>one two three</think>", *TWO, strip_tags=True).value == 0.0, "nothing was answered"
+    assert score("<think>one two three</think>", *TWO, strip_tags=True).value == 0.0, (
+        "nothing was answered"
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +253,14 @@ def test_what_cannot_be_checked_is_unscorable(named, says):
 
 
 def test_numbers_that_a_table_made_floats():
-    assert score("one two three", "length_constraints:number_words", {"num_words": 3.0, "relation": AT_LEAST}).value == 1.0
+    assert (
+        score(
+            "one two three",
+            "length_constraints:number_words",
+            {"num_words": 3.0, "relation": AT_LEAST},
+        ).value
+        == 1.0
+    )
 
 
 def test_a_wrong_option_says_so():
@@ -223,7 +280,15 @@ def test_without_langdetect_the_error_names_what_to_install(monkeypatch):
 
 def test_languages_are_told_the_same_each_time():
     short = "no sense at all"
-    assert len({score(short, "language:response_language", {"language": "en"}).value for _ in range(20)}) == 1
+    assert (
+        len(
+            {
+                score(short, "language:response_language", {"language": "en"}).value
+                for _ in range(20)
+            }
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -257,11 +322,21 @@ def test_every_real_prompt_can_be_scored(rollout):
     answers = ["Yes.", "* a, b\n" * 4 + "P.S. <<x>>", "शुभ प्रभात", "\0"]
     items = []
     for row in rows:
-        nulls = {**row, "kwargs": [dict.fromkeys(keys) | given for given in row["kwargs"]]}  # as a table of mixed rows gives them
-        items += [(Task(id=str(row["key"]), prompt=row["prompt"], columns=columns), answers) for columns in (row, nulls)]
+        nulls = {
+            **row,
+            "kwargs": [dict.fromkeys(keys) | given for given in row["kwargs"]],
+        }  # as a table of mixed rows gives them
+        items += [
+            (Task(id=str(row["key"]), prompt=row["prompt"], columns=columns), answers)
+            for columns in (row, nulls)
+        ]
     for params in ({"mode": "strict"}, {"mode": "loose", "several": "average", "strip_tags": True}):
-        with Scorer([RewardSpec("rewards.instructions:instructions", params=params)], workers=1) as scorer:
-            groups = scorer.score([(task, [rollout(text) for text in texts]) for task, texts in items])
+        with Scorer(
+            [RewardSpec("rewards.instructions:instructions", params=params)], workers=1
+        ) as scorer:
+            groups = scorer.score(
+                [(task, [rollout(text) for text in texts]) for task, texts in items]
+            )
         statuses = {verdict.status for verdicts in groups for verdict in verdicts}
         assert statuses == {"ok"}
         values = [[verdict.value for verdict in verdicts] for verdicts in groups]

@@ -20,7 +20,9 @@ def test_budgets_of_train_long_think_short():
 
 
 def test_the_nearest_to_the_budget_gets_most_and_short_ones_tie_in_a_band():
-    triangle, band = (shaped(length, (20, 90, 140), max_tokens=100, shape=shape) for shape in ("triangle", "band"))
+    triangle, band = (
+        shaped(length, (20, 90, 140), max_tokens=100, shape=shape) for shape in ("triangle", "band")
+    )
     assert max(triangle) == triangle[1] and band[0] == band[1] > band[2]
 
 

@@ -21,7 +21,10 @@ def value(text: str, gold: object, **columns: object) -> float | None:
 def pairs(table: str) -> list[tuple[str, str]]:
     """Rows of `gold == answer`; the answer alone where there is no `==` stands for itself."""
     rows = [line.strip() for line in table.strip().splitlines()]
-    return [(gold.strip(), text.strip()) for gold, _, text in (row.partition(" == ") for row in rows if row)]
+    return [
+        (gold.strip(), text.strip())
+        for gold, _, text in (row.partition(" == ") for row in rows if row)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,10 @@ def pairs(table: str) -> list[tuple[str, str]]:
         ("\\frac{14}{3}", "we get \\frac{14}{3}."),
         ("7", "It costs $5 and then $7."),
         ("1,2", "the roots are \\boxed{1} and \\boxed{2}"),
-        ("\\begin{pmatrix}0&3\\\\0&-1\\end{pmatrix}", "The answer is $$\n\\begin{pmatrix} 0 & 3 \\\\ 0 & -1 \\end{pmatrix}\n$$"),
+        (
+            "\\begin{pmatrix}0&3\\\\0&-1\\end{pmatrix}",
+            "The answer is $$\n\\begin{pmatrix} 0 & 3 \\\\ 0 & -1 \\end{pmatrix}\n$$",
+        ),
         (GOLD, "#### 72"),
         (GOLD, GOLD),
         ("72", GOLD),
@@ -266,7 +272,9 @@ KEPT = r"""
 """
 
 
-@pytest.mark.parametrize(("gold", "text", "right"), [(*p, 0.0) for p in pairs(UNITS)] + [(*p, 1.0) for p in pairs(KEPT)])
+@pytest.mark.parametrize(
+    ("gold", "text", "right"), [(*p, 0.0) for p in pairs(UNITS)] + [(*p, 1.0) for p in pairs(KEPT)]
+)
 def test_units_scales_and_thoughts_of_whole_answers(gold, text, right):
     assert value(text, gold) == right
 
@@ -316,7 +324,9 @@ def test_several_answers_are_no_single_one(gold, text, mode):
 
 
 @pytest.mark.parametrize(
-    "text", [text for gold, text in HEDGES if gold == "4"][2:4] + ["\\boxed{4} or \\boxed{3}", "#### 3 or 4"]
+    "text",
+    [text for gold, text in HEDGES if gold == "4"][2:4]
+    + ["\\boxed{4} or \\boxed{3}", "#### 3 or 4"],
 )
 def test_several_answers_are_a_list(text):
     assert value(text, "3, 4") == 1.0
@@ -349,13 +359,19 @@ def test_the_rules_come_in_the_stated_order():
     assert final_answer(text.replace("\\boxed", "")) == "2"
     assert final_answer("The answer is 3, but not 4") == "3"
     assert final_answer("not 3, for it is 4") == "4"
-    assert final_answer("half \\boxed{\\frac{1}{2}") == "", "a box that never closes is no answer, and 2 is not half of it"
+    assert final_answer("half \\boxed{\\frac{1}{2}") == "", (
+        "a box that never closes is no answer, and 2 is not half of it"
+    )
     assert final_answer("\\boxed{72} no: \\boxed{71}") == "71"
     assert final_answer("\\boxed 5") == final_answer("\\boxed{5}. I used \\boxed{}.") == "5"
 
 
 def test_modes():
-    for mode, values in {"first": (1.0, 1.0, 0.0), "strict": (0.0, 1.0, 0.0), "flex": (1.0, 1.0, 1.0)}.items():
+    for mode, values in {
+        "first": (1.0, 1.0, 0.0),
+        "strict": (0.0, 1.0, 0.0),
+        "flex": (1.0, 1.0, 1.0),
+    }.items():
         texts = ("we get 72", "#### 72", "The answer is 72, no, \\boxed{71}")
         assert tuple(value(text, "72", mode=mode) for text in texts) == values, mode
     verdict = math_answer("we get 72", "72", mode="strict")
@@ -368,7 +384,10 @@ def test_tulu_3_verifier_cases():
     assert value("She has 1,234 apples", "1234") == 1.0
     assert value("First 3, then 5, in the end 8.", "8") == 1.0
     assert value("\\boxed{\\dfrac{2}{4}}", "\\frac{1}{2}", mode="flex") == 1.0
-    assert value("\\boxed{\\{x : x^{2} = 4\\}} so the answer is $\\frac{1}{2}$", "0.5", mode="flex") == 1.0  # any candidate
+    assert (
+        value("\\boxed{\\{x : x^{2} = 4\\}} so the answer is $\\frac{1}{2}$", "0.5", mode="flex")
+        == 1.0
+    )  # any candidate
     assert value("", "8", mode="flex") == 0.0
 
 
@@ -385,15 +404,33 @@ def test_only_a_closed_box_counts_in_an_unfinished_answer():
 
 
 def test_no_gold_is_unscorable():
-    assert value("72", None) is None and value("72", "") is None and value("72", []) is None and value("72", ["", None]) is None
+    assert (
+        value("72", None) is None
+        and value("72", "") is None
+        and value("72", []) is None
+        and value("72", ["", None]) is None
+    )
 
 
 def test_the_parts_of_a_value():
-    assert plain_number("3\\frac{1}{2}") == plain_number("7/2") == plain_number("3.5") and plain_number("1/0") is None
+    assert (
+        plain_number("3\\frac{1}{2}") == plain_number("7/2") == plain_number("3.5")
+        and plain_number("1/0") is None
+    )
     assert plain_number("-1\\frac{1}{2}") == plain_number("-1.5")
-    assert split_unit("5\\text{ square cm}") == ("5", ("cm", 2)) == split_unit("5\\text{ cm}^2") == split_unit("5 cm^2")
+    assert (
+        split_unit("5\\text{ square cm}")
+        == ("5", ("cm", 2))
+        == split_unit("5\\text{ cm}^2")
+        == split_unit("5 cm^2")
+    )
     assert split_unit("2x") == ("2x", None), "x is no unit"
-    assert (choice("(B) 12 cm"), choice("option c"), choice("A or B"), choice("Bob")) == ("B", "C", "", "")
+    assert (choice("(B) 12 cm"), choice("option c"), choice("A or B"), choice("Bob")) == (
+        "B",
+        "C",
+        "",
+        "",
+    )
 
 
 HOSTILE = {
@@ -427,7 +464,9 @@ HOSTILE = {
 def test_hostile_answers_are_bounded_and_never_right(name, gold):
     started = time.perf_counter()
     verdict = math_answer(HOSTILE[name], gold)
-    assert time.perf_counter() - started < 8, "two seconds for each of two parses and two comparisons"
+    assert time.perf_counter() - started < 8, (
+        "two seconds for each of two parses and two comparisons"
+    )
     assert verdict == 0.0 or verdict.status in ("timed-out", "wrong-format")
 
 
@@ -443,7 +482,12 @@ def test_an_endless_computation_is_timed_out_not_zero():
         ("Evaluate $2^{10} - 1$.", "1023", "The answer is $2^{10}-1$.", 0.0),
         ("Evaluate $2^{10} - 1$.", "1023", r"\boxed{1023}", 1.0),
         ("Is it (A) $x+1$ or (B) $x-1$?", "x+1", r"\boxed{x + 1}", 1.0),
-        (r"With probability $\frac{1}{2}$ each, what is the chance of heads?", "0.5", r"\boxed{\frac{1}{2}}", 1.0),
+        (
+            r"With probability $\frac{1}{2}$ each, what is the chance of heads?",
+            "0.5",
+            r"\boxed{\frac{1}{2}}",
+            1.0,
+        ),
         ("Solve $x + 2 = 5$.", "x=3", r"\boxed{x=3}", 1.0),
         ([{"role": "user", "content": "What is $3 \\cdot 7$?"}], "21", r"\boxed{3 \cdot 7}", 0.0),
     ],

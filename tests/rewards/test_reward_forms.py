@@ -78,7 +78,10 @@ SHORT = """
     not_a_function = 3
 """
 TASK = Task(
-    id="t", prompt="p", answer="4", columns={"level": 3, "ground_truth": "4", "task": "math", "answer": "raw", "prompt": "raw"}
+    id="t",
+    prompt="p",
+    answer="4",
+    columns={"level": 3, "ground_truth": "4", "task": "math", "answer": "raw", "prompt": "raw"},
 )
 
 
@@ -99,14 +102,23 @@ def _score(spec: RewardSpec, rollouts, task: Task = TASK):
     ],
 )
 def test_trl_functions_work_unchanged(function, texts, expected, plugin, rollout):
-    verdicts = _score(RewardSpec(f"{plugin(TRL_STYLE)}:{function}"), [rollout(text) for text in texts])
+    verdicts = _score(
+        RewardSpec(f"{plugin(TRL_STYLE)}:{function}"), [rollout(text) for text in texts]
+    )
     assert [verdict.value for verdict in verdicts] == expected, verdicts
-    assert [verdict.status for verdict in verdicts] == ["unscorable" if value is None else "ok" for value in expected]
+    assert [verdict.status for verdict in verdicts] == [
+        "unscorable" if value is None else "ok" for value in expected
+    ]
 
 
 def test_chat_prompts_give_chat_completions(plugin, rollout):
     task = Task(id="t", prompt=[{"role": "user", "content": "hi"}])
-    assert _score(RewardSpec(f"{plugin(TRL_STYLE)}:num_unique_letters"), [rollout("aab")], task)[0].value == 2.0
+    assert (
+        _score(RewardSpec(f"{plugin(TRL_STYLE)}:num_unique_letters"), [rollout("aab")], task)[
+            0
+        ].value
+        == 2.0
+    )
 
 
 def test_params_become_keyword_arguments(plugin, rollout):
@@ -118,21 +130,39 @@ def test_params_become_keyword_arguments(plugin, rollout):
 
 def test_odd_values_are_told_apart(plugin, rollout):
     texts = ["nan", "inf", "numpy", "bool", "none", "text"]
-    verdicts = _score(RewardSpec(f"{plugin(TRL_STYLE)}:odd_values"), [rollout(text) for text in texts])
-    assert [verdict.status for verdict in verdicts] == ["unscorable", "unscorable", "ok", "ok", "unscorable", "crashed"]
+    verdicts = _score(
+        RewardSpec(f"{plugin(TRL_STYLE)}:odd_values"), [rollout(text) for text in texts]
+    )
+    assert [verdict.status for verdict in verdicts] == [
+        "unscorable",
+        "unscorable",
+        "ok",
+        "ok",
+        "unscorable",
+        "crashed",
+    ]
     assert [verdict.value for verdict in verdicts[2:4]] == [0.5, 1.0]
-    assert "gave nan" in verdicts[0].reason and "gave None" in verdicts[4].reason and "a str" in verdicts[5].reason
+    assert (
+        "gave nan" in verdicts[0].reason
+        and "gave None" in verdicts[4].reason
+        and "a str" in verdicts[5].reason
+    )
 
 
 @pytest.mark.parametrize(("function", "got"), [("too_few", "1 values"), ("not_a_list", "a float")])
 def test_a_wrong_number_of_results_is_a_crash_and_is_not_retried(function, got, plugin, rollout):
     verdicts = _score(RewardSpec(f"{plugin(TRL_STYLE)}:{function}"), [rollout("a"), rollout("b")])
-    assert [verdict.status for verdict in verdicts] == ["crashed"] * 2  # one by one, too_few would look right
+    assert [verdict.status for verdict in verdicts] == [
+        "crashed"
+    ] * 2  # one by one, too_few would look right
     assert f"2 were asked for, got {got}" in verdicts[0].reason
 
 
 def test_short_form_values_and_statuses(plugin, rollout):
-    verdicts = _score(RewardSpec(f"{plugin(SHORT)}:graded"), [rollout(text) for text in ("right", "half", "none", "other")])
+    verdicts = _score(
+        RewardSpec(f"{plugin(SHORT)}:graded"),
+        [rollout(text) for text in ("right", "half", "none", "other")],
+    )
     assert [(verdict.value, verdict.status) for verdict in verdicts] == [
         (1.0, "ok"),
         (1.0, "ok"),
@@ -143,7 +173,9 @@ def test_short_form_values_and_statuses(plugin, rollout):
 
 def test_short_form_sees_columns_and_the_state_of_the_answer(plugin, rollout):
     spec = RewardSpec(f"{plugin(SHORT)}:sees", params={"bonus": 4})
-    assert [verdict.value for verdict in _score(spec, [rollout("x"), rollout("x", finish="length")])] == [1317.0, 1307.0]
+    assert [
+        verdict.value for verdict in _score(spec, [rollout("x"), rollout("x", finish="length")])
+    ] == [1317.0, 1307.0]
 
 
 def test_a_missing_column_is_named(plugin, rollout):
@@ -180,7 +212,9 @@ def test_bad_names_are_met_with_a_sentence(use, params, message, plugin):
 
 def test_a_file_may_import_its_neighbours(plugin, rollout):
     plugin("def double(x): return 2 * x", name="neighbour_of_rewards.py")
-    path = plugin("from neighbour_of_rewards import double\ndef f(completions): return [double(len(c)) for c in completions]")
+    path = plugin(
+        "from neighbour_of_rewards import double\ndef f(completions): return [double(len(c)) for c in completions]"
+    )
     assert _score(RewardSpec(f"{path}:f"), [rollout("abc")])[0].value == 6.0
 
 
@@ -188,13 +222,20 @@ def test_entry_points_of_installed_packages(tmp_path: Path, monkeypatch, rollout
     info = tmp_path / "someones_rewards-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: someones-rewards\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[rlcore.rewards]\nsomeones = someones_module:f\nbroken = someones_module:nothing\n")
-    source = 'def f(completions):\n    """Counts letters."""\n    return [len(c) for c in completions]\n'
+    (info / "entry_points.txt").write_text(
+        "[rlcore.rewards]\nsomeones = someones_module:f\nbroken = someones_module:nothing\n"
+    )
+    source = (
+        'def f(completions):\n    """Counts letters."""\n    return [len(c) for c in completions]\n'
+    )
     (tmp_path / "someones_module.py").write_text(source)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert _score(RewardSpec("someones"), [rollout("abc")])[0].parts == {"someones": 3.0}
     with pytest.raises(RewardError, match="did you mean 'someones'"):
         load_reward(RewardSpec("someone"))
     listed = {info.name: info for info in describe_rewards()}
-    assert listed["someones"].summary == "Counts letters." and listed["someones"].signature == "(completions)"
+    assert (
+        listed["someones"].summary == "Counts letters."
+        and listed["someones"].signature == "(completions)"
+    )
     assert "has no 'nothing'" in listed["broken"].summary

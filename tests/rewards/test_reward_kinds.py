@@ -86,23 +86,45 @@ def endpoint():
 
 def test_async_calls_of_a_group_run_side_by_side_and_keep_their_client(plugin, rollout, endpoint):
     spec = RewardSpec(f"{plugin(ASYNC)}:asks", params={"url": endpoint})
-    first, second = score(spec, [rollout(text) for text in ["1", "2", "3", "4", "5", "most"]], times=2)
-    assert [verdict.value for verdict in first] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "six were under way at once"
-    assert [verdict.status for verdict in second] == ["ok"] * 6, "the client of the first group serves the second"
+    first, second = score(
+        spec, [rollout(text) for text in ["1", "2", "3", "4", "5", "most"]], times=2
+    )
+    assert [verdict.value for verdict in first] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], (
+        "six were under way at once"
+    )
+    assert [verdict.status for verdict in second] == ["ok"] * 6, (
+        "the client of the first group serves the second"
+    )
 
 
 def test_an_async_call_is_cut_at_its_deadline_and_the_others_are_not(plugin, rollout):
     texts = ["4", "late", "raise", "late by itself", "4"]
-    ((*verdicts,),) = score(RewardSpec(f"{plugin(ASYNC)}:trouble"), [rollout(text) for text in texts], deadline_s=0.4)
-    assert [verdict.status for verdict in verdicts] == ["ok", "timed-out", "crashed", "crashed", "ok"]
-    assert verdicts[1].reason == "no answer within 0.4 s" and verdicts[2].reason.startswith("SystemExit: no")
+    ((*verdicts,),) = score(
+        RewardSpec(f"{plugin(ASYNC)}:trouble"), [rollout(text) for text in texts], deadline_s=0.4
+    )
+    assert [verdict.status for verdict in verdicts] == [
+        "ok",
+        "timed-out",
+        "crashed",
+        "crashed",
+        "ok",
+    ]
+    assert verdicts[1].reason == "no answer within 0.4 s" and verdicts[2].reason.startswith(
+        "SystemExit: no"
+    )
 
 
-@pytest.mark.parametrize(("text", "status"), [("block", "timed-out"), ("stubborn", "timed-out"), ("exit", "crashed")])
-def test_an_async_call_that_blocks_or_dies_costs_only_itself(text, status, plugin, rollout, monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "status"), [("block", "timed-out"), ("stubborn", "timed-out"), ("exit", "crashed")]
+)
+def test_an_async_call_that_blocks_or_dies_costs_only_itself(
+    text, status, plugin, rollout, monkeypatch
+):
     monkeypatch.setattr("rlcore.scoring.scorer.GRACE_S", 0.1)
     texts = ["4", text, "4", "4"]
-    ((*verdicts,),) = score(RewardSpec(f"{plugin(ASYNC)}:trouble"), [rollout(text) for text in texts], deadline_s=0.4)
+    ((*verdicts,),) = score(
+        RewardSpec(f"{plugin(ASYNC)}:trouble"), [rollout(text) for text in texts], deadline_s=0.4
+    )
     assert [verdict.status for verdict in verdicts] == ["ok", status, "ok", "ok"]
 
 
@@ -139,8 +161,12 @@ def test_verifiers_functions_work_unchanged(function, params, expected, plugin, 
     spec = RewardSpec(f"{plugin(VERIFIERS)}:{function}", params=params)
     ((*verdicts,),) = score(spec, [rollout("it is 4"), rollout("5")])
     assert [verdict.value for verdict in verdicts] == expected, verdicts
-    chat = Task(id="t", prompt=[{"role": "user", "content": "2+2=?"}], answer="4", columns=TASK.columns)
-    assert score(spec, [rollout("it is 4")], chat)[0][0].value == expected[0], "chat prompts are given as they are"
+    chat = Task(
+        id="t", prompt=[{"role": "user", "content": "2+2=?"}], answer="4", columns=TASK.columns
+    )
+    assert score(spec, [rollout("it is 4")], chat)[0][0].value == expected[0], (
+        "chat prompts are given as they are"
+    )
 
 
 def test_a_metric_a_trl_function_logs_becomes_a_part(plugin, rollout):
@@ -187,9 +213,14 @@ CLASSES = """
 
 def test_a_class_is_made_once_and_outside_of_the_deadline(plugin, rollout):
     path = plugin(CLASSES)
-    groups = score(RewardSpec(f"{path}:Slow", params={"size": 3}), [rollout("a")] * 2, times=2, deadline_s=0.5)
+    groups = score(
+        RewardSpec(f"{path}:Slow", params={"size": 3}), [rollout("a")] * 2, times=2, deadline_s=0.5
+    )
     assert [[verdict.value for verdict in group] for group in groups] == [[301.0] * 2, [302.0] * 2]
-    assert [verdict.value for verdict in score(RewardSpec(f"{path}:Short"), [rollout("4"), rollout("5")])[0]] == [1.0, 0.0]
+    assert [
+        verdict.value
+        for verdict in score(RewardSpec(f"{path}:Short"), [rollout("4"), rollout("5")])[0]
+    ] == [1.0, 0.0]
     with pytest.raises(RewardError, match="cannot make reward .*Broken': ValueError: no weights"):
         load_reward(RewardSpec(f"{path}:Broken"))
     with pytest.raises(RewardError, match="no parameter 'sise'; did you mean 'size'"):

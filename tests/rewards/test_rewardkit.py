@@ -14,7 +14,16 @@ from rlcore import RewardSpec, Verdict
 from rlcore.cli.main import main
 from rlcore.errors import RewardError
 from rlcore.scoring.forms import load_reward
-from rlcore.scoring.kit import FAULTS, PROBES, Case, describe_rewards, examine, markdown, probe, read_cases
+from rlcore.scoring.kit import (
+    FAULTS,
+    PROBES,
+    Case,
+    describe_rewards,
+    examine,
+    markdown,
+    probe,
+    read_cases,
+)
 from rlcore.scoring.kit.faults import PROCESS_FAULTS
 from rlcore.scoring.kit.probes import HEDGES, look_alike
 from rlcore.scoring.kit.standard import EXAMPLES, Standard
@@ -57,7 +66,9 @@ CASES = [
 
 def test_a_fragile_reward_is_found_out(plugin):
     found = examine(f"{plugin(REWARDS)}:fragile", CASES, deadline_s=1.0)
-    assert found.accuracy == pytest.approx(2 / 3) and [trial.name for trial in found.cases if trial.right is False] == ["planted"]
+    assert found.accuracy == pytest.approx(2 / 3) and [
+        trial.name for trial in found.cases if trial.right is False
+    ] == ["planted"]
     said = " | ".join(found.problems)
     assert "1 of 3 cases did not get the expected value, first planted" in said
     assert "the fault 'empty' earns 1, and a right answer 1" in said and len(found.problems) == 2
@@ -74,7 +85,9 @@ def test_its_process_may_die_in_every_way_and_the_pool_is_as_before(plugin):
     assert [(trial.name, trial.verdict.status) for trial in found.process] == [
         ("infinite loop", "timed-out"), ("exit", "crashed"), ("segmentation fault", "crashed"), ("memory hog", "crashed")
     ]  # fmt: skip
-    assert all(trial.contained and trial.next_is_right and trial.workers == 2 for trial in found.process)
+    assert all(
+        trial.contained and trial.next_is_right and trial.workers == 2 for trial in found.process
+    )
     reasons = {trial.name: trial.verdict.reason for trial in found.process}
     assert "exit code 3" in reasons["exit"] and "SIGSEGV" in reasons["segmentation fault"]
     assert "MemoryError" in reasons["memory hog"] and found.problems == []
@@ -82,26 +95,49 @@ def test_its_process_may_die_in_every_way_and_the_pool_is_as_before(plugin):
 
 def test_a_reward_that_is_not_itself_after_a_fault_is_reported(plugin):
     found = examine(f"{plugin(REWARDS)}:forgetful", [], {"note": "n"}, deadline_s=1.0)
-    assert not any(trial.next_is_right for trial in found.process) and all(trial.workers == 2 for trial in found.process)
+    assert not any(trial.next_is_right for trial in found.process) and all(
+        trial.workers == 2 for trial in found.process
+    )
     assert "after the fault 'exit' the pool is not as before" in found.problems
 
 
-def test_a_reward_without_memory_bound_is_spared_the_hog_and_one_that_only_crashes_is_a_problem(plugin):
+def test_a_reward_without_memory_bound_is_spared_the_hog_and_one_that_only_crashes_is_a_problem(
+    plugin,
+):
     path = plugin(REWARDS)
     found = examine(f"{path}:unbounded", [], deadline_s=1.0)
-    assert {trial.name for trial in found.process} == set(PROCESS_FAULTS) - {"memory hog"} and found.problems == []
+    assert {trial.name for trial in found.process} == set(PROCESS_FAULTS) - {
+        "memory hog"
+    } and found.problems == []
     found = examine(f"{path}:broken", [], deadline_s=1.0)
-    assert found.problems[-1].startswith("the reward crashed on every answer: RuntimeError: no server")
+    assert found.problems[-1].startswith(
+        "the reward crashed on every answer: RuntimeError: no server"
+    )
 
 
 def test_a_naive_reward_is_caught_and_careful_ones_are_not(plugin):
     caught = {result.name for result in probe(f"{plugin(REWARDS)}:naive") if result.earned}
-    assert {"prompt echoed", "all candidates", "numbers counted up", "right, then taken back", "denied"} <= caught
+    assert {
+        "prompt echoed",
+        "all candidates",
+        "numbers counted up",
+        "right, then taken back",
+        "denied",
+    } <= caught
     assert not caught & {"empty", "empty box", "format only", "very long"}
     assert not [result for result in probe("rewards.text:exact") if result.earned]
-    assert not [result for result in probe("rewards.text:exact", params={"after": "####"}) if result.earned]
-    naive = [Case(gold="4", answer="It is 4", expected=1, prompt="2+2=?"), Case(gold="4", answer="It is 5", expected=0)]
-    (counted,) = [result for result in probe(f"{plugin(REWARDS)}:naive", naive) if result.name == "numbers counted up"]
+    assert not [
+        result for result in probe("rewards.text:exact", params={"after": "####"}) if result.earned
+    ]
+    naive = [
+        Case(gold="4", answer="It is 4", expected=1, prompt="2+2=?"),
+        Case(gold="4", answer="It is 5", expected=0),
+    ]
+    (counted,) = [
+        result
+        for result in probe(f"{plugin(REWARDS)}:naive", naive)
+        if result.name == "numbers counted up"
+    ]
     assert (counted.earned, counted.tasks) == (1, 1)
 
 
@@ -112,13 +148,23 @@ def test_shipped_verifiers_pay_for_no_exploit(use):
 
 def test_rewards_of_form_and_rewards_that_cannot_be_measured(plugin):
     form_only = probe("rewards.text:tags")
-    assert {(result.earned, result.tasks) for result in form_only} == {(0, 0)}, "a right answer earns no more than a wrong one"
+    assert {(result.earned, result.tasks) for result in form_only} == {(0, 0)}, (
+        "a right answer earns no more than a wrong one"
+    )
     with pytest.raises(RewardError, match="give `--cases FILE.jsonl`"):
         probe(f"{plugin(REWARDS)}:broken")
-    with pytest.raises(RewardError, match="right answer of a earned 0, no more than the 0 of wrong ones"):
-        probe(f"{plugin(REWARDS)}:fragile", [Case(answer="4.", gold="4", expected=1, name="a"), Case(answer="5", expected=0)])
+    with pytest.raises(
+        RewardError, match="right answer of a earned 0, no more than the 0 of wrong ones"
+    ):
+        probe(
+            f"{plugin(REWARDS)}:fragile",
+            [Case(answer="4.", gold="4", expected=1, name="a"), Case(answer="5", expected=0)],
+        )
     with pytest.raises(RewardError, match="right answer of a got no score"):
-        probe(f"{plugin(REWARDS)}:broken", [Case(answer="4", gold="4", expected=1, name="a"), Case(answer="", expected=0)])
+        probe(
+            f"{plugin(REWARDS)}:broken",
+            [Case(answer="4", gold="4", expected=1, name="a"), Case(answer="", expected=0)],
+        )
 
 
 def test_no_probe_is_a_right_answer():
@@ -138,37 +184,68 @@ def test_no_probe_is_a_right_answer():
 def test_a_new_reward_passes_everything_as_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["rewards", "new", "is_capital.py"]) == 0
-    assert "next: rlcore rewards test is_capital.py --cases is_capital.jsonl" in capsys.readouterr().out
+    assert (
+        "next: rlcore rewards test is_capital.py --cases is_capital.jsonl"
+        in capsys.readouterr().out
+    )
     spec = importlib.util.spec_from_file_location("is_capital", tmp_path / "is_capital.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.test_cases()
     assert doctest.testmod(module) == (0, 1)
-    assert main(["rewards", "test", "is_capital.py", "--cases", "is_capital.jsonl", "--deadline", "1", "--json"]) == 0
+    assert (
+        main(
+            [
+                "rewards",
+                "test",
+                "is_capital.py",
+                "--cases",
+                "is_capital.jsonl",
+                "--deadline",
+                "1",
+                "--json",
+            ]
+        )
+        == 0
+    )
     said = json.loads(capsys.readouterr().out)
     assert said["accuracy"] == 1.0 and said["cases"] == 7 and said["problems"] == []
     assert main(["rewards", "probe", "is_capital.py", "--cases", "is_capital.jsonl"]) == 0
     assert "0 of 27 exploits earned credit" in capsys.readouterr().out
     assert main(["rewards", "new", "is_capital.py"]) == 2 and "exists" in capsys.readouterr().err
-    assert main(["rewards", "new", "Is-Capital.txt"]) == 2 and "cannot name" in capsys.readouterr().err
+    assert (
+        main(["rewards", "new", "Is-Capital.txt"]) == 2 and "cannot name" in capsys.readouterr().err
+    )
 
 
 def test_exit_statuses_tell_a_bad_reward_from_a_bad_command(tmp_path, plugin, capsys):
     use = f"{plugin(REWARDS)}:naive"
     cases = tmp_path / "cases.jsonl"
-    cases.write_text('{"gold": "4", "pred": "4", "expected": 1}\n{"gold": "4", "pred": "14", "expected": 0}\n')
+    cases.write_text(
+        '{"gold": "4", "pred": "4", "expected": 1}\n{"gold": "4", "pred": "14", "expected": 0}\n'
+    )
     assert main(["rewards", "test", use, "--cases", str(cases), "--deadline", "1"]) == 1
     out = capsys.readouterr().out
-    assert "1: yes" in out and "0: NO" in out and "accuracy 0.5 on 2 cases" in out and "problem: 1 of 2 cases" in out
+    assert (
+        "1: yes" in out
+        and "0: NO" in out
+        and "accuracy 0.5 on 2 cases" in out
+        and "problem: 1 of 2 cases" in out
+    )
     assert main(["rewards", "probe", use, "--json"]) == 1
     assert "all candidates" in json.loads(capsys.readouterr().out)["earned"]
     cases.write_text('{"gold": "4"}\n')
-    assert main(["rewards", "test", use, "--cases", str(cases)]) == 2 and "line 1 of" in capsys.readouterr().err
+    assert (
+        main(["rewards", "test", use, "--cases", str(cases)]) == 2
+        and "line 1 of" in capsys.readouterr().err
+    )
     assert main(["rewards", "test", f"{use}x"]) == 2 and "did you mean" in capsys.readouterr().err
 
 
 def test_cases_carry_prompts_and_columns(tmp_path):
-    (tmp_path / "c.jsonl").write_text('{"pred": "a", "prompt": "q", "expected": true, "tests": [1]}\n')
+    (tmp_path / "c.jsonl").write_text(
+        '{"pred": "a", "prompt": "q", "expected": true, "tests": [1]}\n'
+    )
     (case,) = read_cases(tmp_path / "c.jsonl")
     assert (case.prompt, case.expected, case.columns) == ("q", 1.0, {"tests": [1]})
 
@@ -176,7 +253,9 @@ def test_cases_carry_prompts_and_columns(tmp_path):
 # Documentation
 
 
-POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["rlcore.rewards"]
+POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
+    "rlcore.rewards"
+]
 
 
 def test_the_page_about_the_shipped_rewards_is_up_to_date():
@@ -209,9 +288,13 @@ def test_the_page_shows_parameters_examples_and_what_cannot_be_imported(plugin):
             """
             return 1.0
     '''
-    (info, broken) = describe_rewards({"shown": f"{plugin(source)}:shown", "zz": "no_such_module:f"})
+    (info, broken) = describe_rewards(
+        {"shown": f"{plugin(source)}:shown", "zz": "no_such_module:f"}
+    )
     assert (info.form, info.params, info.summary) == ("short", ("limit = 2",), "Says something.")
     page = markdown([info, broken])
-    assert '```python\n>>> shown("4", "4")\n1.0\n>>> shown("5", "4")\n0.0\n```\n\nMore text.' in page
+    assert (
+        '```python\n>>> shown("4", "4")\n1.0\n>>> shown("5", "4")\n0.0\n```\n\nMore text.' in page
+    )
     assert "cannot import no_such_module" in page and "Recipe parameters: `limit = 2`." in page
     assert load_reward(RewardSpec(f"{plugin(source)}:shown")).params == {}

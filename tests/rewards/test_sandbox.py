@@ -18,8 +18,12 @@ from rewards.sandbox.local import Local
 
 HOLDS, WHAT = report()
 pytestmark = pytest.mark.skipif(not HOLDS, reason=f"this machine cannot confine programs: {WHAT}")
-scratch_works = pytest.mark.skipif(landlock_version() < 3, reason="the scratch folder needs Landlock 3 (Linux 6.2)")
-reads_are_held = pytest.mark.skipif(landlock_version() < 1, reason="reads are held by Landlock (Linux 5.13)")
+scratch_works = pytest.mark.skipif(
+    landlock_version() < 3, reason="the scratch folder needs Landlock 3 (Linux 6.2)"
+)
+reads_are_held = pytest.mark.skipif(
+    landlock_version() < 1, reason="reads are held by Landlock (Linux 5.13)"
+)
 
 QUICK = Limits(cpu_s=1, wall_s=30.0, memory_mb=256, scratch_mb=1, reply_mb=1)
 
@@ -29,7 +33,9 @@ def attempt(body: str, test: str = "assert f() == 'held'", limits: Limits = QUIC
     lines = "".join(f"        {line}\n" for line in body.strip().splitlines())
     program = f"import os, sys, time\ndef f():\n    try:\n{lines}    except (OSError, RuntimeError):\n        return 'held'\n"
     outcome = check_program(program, [test], limits=limits, **more)
-    assert check_program("def f(x): return x + 1", ["assert f(1) == 2"]).passed, "the next program must still be judged"
+    assert check_program("def f(x): return x + 1", ["assert f(1) == 2"]).passed, (
+        "the next program must still be judged"
+    )
     return outcome
 
 
@@ -128,15 +134,22 @@ def test_nothing_is_written_outside_the_scratch_folder(body, tmp_path):
 
 
 @reads_are_held
-@pytest.mark.parametrize("path", [__file__, "/etc/passwd", "/proc/self/environ", "/proc/self/maps", "/proc/1/cmdline"])
+@pytest.mark.parametrize(
+    "path", [__file__, "/etc/passwd", "/proc/self/environ", "/proc/self/maps", "/proc/1/cmdline"]
+)
 def test_files_of_the_user_cannot_be_read(path):
     assert attempt(f"return open({path!r}).read()").passed
 
 
 @scratch_works
 def test_the_scratch_folder_works_and_is_removed():
-    body = "open('notes', 'w').write('x' * 9)\nreturn os.getcwd(), open('notes').read(), os.listdir()"
-    outcome = attempt(body, "where, text, names = f()\nassert (text, names) == ('x' * 9, ['notes'])\nassert where == 0")
+    body = (
+        "open('notes', 'w').write('x' * 9)\nreturn os.getcwd(), open('notes').read(), os.listdir()"
+    )
+    outcome = attempt(
+        body,
+        "where, text, names = f()\nassert (text, names) == ('x' * 9, ['notes'])\nassert where == 0",
+    )
     assert [result.passed for result in outcome.results] == [True, False]
     where = outcome.results[1].reason.split("'")[1]
     assert "rlcore-" in where and not Path(where).exists()
@@ -144,7 +157,9 @@ def test_the_scratch_folder_works_and_is_removed():
 
 def test_the_environment_is_not_handed_on(monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "abc")
-    assert check_program("import os\ndef f(): return sorted(os.environ)", ["assert 'SECRET_TOKEN' not in f()"]).passed
+    assert check_program(
+        "import os\ndef f(): return sorted(os.environ)", ["assert 'SECRET_TOKEN' not in f()"]
+    ).passed
 
 
 # Older and weaker kernels
@@ -156,7 +171,9 @@ def job(program: str, tests: list[str]) -> dict[str, object]:
 
 def with_harness(change: str, program: str, tests: list[str]) -> list[bool]:
     """Results under a harness changed in a line."""
-    harness = Local(lambda call: harness_script(call).replace(f"module.{call}", f"{change}\nmodule.{call}"))
+    harness = Local(
+        lambda call: harness_script(call).replace(f"module.{call}", f"{change}\nmodule.{call}")
+    )
     try:
         report = harness.run(job(program, tests), asdict(QUICK))
         assert not report["refused"], report
@@ -184,11 +201,19 @@ def remove(path): return tries(lambda: os.remove(path))
 """
 
 
-@pytest.mark.parametrize("version", [version for version in (0, 1, 2) if version <= landlock_version()])
+@pytest.mark.parametrize(
+    "version", [version for version in (0, 1, 2) if version <= landlock_version()]
+)
 def test_without_a_newer_landlock_nothing_is_written_at_all(version, tmp_path):
     harness = LANDLOCK.replace("VERSION", str(version))
     (tmp_path / "there").write_text("kept")
-    names = ["fork()", "connect()", "write('mine')", f"write({str(tmp_path / 'new')!r})", f"remove({str(tmp_path / 'there')!r})"]
+    names = [
+        "fork()",
+        "connect()",
+        "write('mine')",
+        f"write({str(tmp_path / 'new')!r})",
+        f"remove({str(tmp_path / 'there')!r})",
+    ]
     held = [f"assert {name} == 'held'" for name in [*names, "peek()"]]
     assert all(with_harness(harness, DOORS, held))
     assert os.listdir(tmp_path) == ["there"]
@@ -197,8 +222,13 @@ def test_without_a_newer_landlock_nothing_is_written_at_all(version, tmp_path):
 
 
 def test_these_tests_see_a_missing_seal():
-    assert with_harness(NO_SECCOMP, DOORS, ["assert fork() == 'held'", "assert connect() == 'held'"]) == [False, False]
-    assert with_harness("", DOORS, ["assert fork() == 'held'", "assert connect() == 'held'"]) == [True, True]
+    assert with_harness(
+        NO_SECCOMP, DOORS, ["assert fork() == 'held'", "assert connect() == 'held'"]
+    ) == [False, False]
+    assert with_harness("", DOORS, ["assert fork() == 'held'", "assert connect() == 'held'"]) == [
+        True,
+        True,
+    ]
 
 
 def test_an_unknown_machine_refuses(monkeypatch):
@@ -225,7 +255,9 @@ def test_an_unknown_machine_refuses(monkeypatch):
     ],
 )
 def test_time_memory_and_output_are_bounded(body, says):
-    outcome = attempt(body, "assert f() == 'never'", replace(QUICK, wall_s=1.0) if "sleep" in body else QUICK)
+    outcome = attempt(
+        body, "assert f() == 'never'", replace(QUICK, wall_s=1.0) if "sleep" in body else QUICK
+    )
     assert not outcome.passed and says in outcome.feedback, outcome
 
 
@@ -311,8 +343,12 @@ def test_a_program_cannot_bring_its_own_helpers():
     setup, tests = "def encode(x):\n    return x + 1", ["assert decode(encode(5)) == 5"]
     assert not check_program(program, tests, setup=setup, names=["decode"]).passed
     assert check_program(honest, tests, setup=setup, names=["decode"]).passed
-    assert not check_program("def len(x): return 3\ndef f(x): return x", ["assert len(f([])) == 3"]).passed
-    assert check_program("def sum(a, b): return a - b", ["assert sum(3, 1) == 2"]).passed, "unless it is what is asked for"
+    assert not check_program(
+        "def len(x): return 3\ndef f(x): return x", ["assert len(f([])) == 3"]
+    ).passed
+    assert check_program("def sum(a, b): return a - b", ["assert sum(3, 1) == 2"]).passed, (
+        "unless it is what is asked for"
+    )
 
 
 # What crosses between the two sides
@@ -368,10 +404,17 @@ def test_attributes_of_the_programs_objects_can_be_set():
 
 
 def test_each_assert_counts_and_says_what_came():
-    tests = ["for i in range(3):\n    assert f(i) < 2", "assert f(1) == 1", "try:\n    f('')\nexcept TypeError:\n    assert True"]
+    tests = [
+        "for i in range(3):\n    assert f(i) < 2",
+        "assert f(1) == 1",
+        "try:\n    f('')\nexcept TypeError:\n    assert True",
+    ]
     outcome = check_program("def f(x): return x + 0", tests)
     assert [result.passed for result in outcome.results] == [False, True, True]
-    assert outcome.feedback == "test 1 of 3 failed: f(i) < 2: the program gave 2" and outcome.share == pytest.approx(2 / 3)
+    assert (
+        outcome.feedback == "test 1 of 3 failed: f(i) < 2: the program gave 2"
+        and outcome.share == pytest.approx(2 / 3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -426,9 +469,18 @@ def test_a_sandbox_of_ones_own():
         asked.append(limits)
         command = [sys.executable, "-I", "-S", "-"]
         command[-1:] = ["-c", program]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=30
+        ).stdout
 
-    outcome = check_program("print('noise')\ndef f(x): return x * x", [*TWO, "assert f(1) == 2"], sandbox=run, limits=QUICK)
+    outcome = check_program(
+        "print('noise')\ndef f(x): return x * x",
+        [*TWO, "assert f(1) == 2"],
+        sandbox=run,
+        limits=QUICK,
+    )
     assert [result.passed for result in outcome.results] == [True, True, False] and asked == [QUICK]
     with pytest.raises(SandboxError, match="did not return the harness's report"):
-        check_program("def f(x): return x", TWO, sandbox=lambda program, stdin, limits: "all tests passed")
+        check_program(
+            "def f(x): return x", TWO, sandbox=lambda program, stdin, limits: "all tests passed"
+        )

@@ -78,21 +78,35 @@ def _alive(pid: int) -> bool:
 @pytest.mark.parametrize("form", ["short", "batch"])
 def test_each_failure_costs_only_its_own_answer(form, plugin, rollout):
     texts = ["4", "hang", "5", "exit", "segfault", "memory", "raise", "sys.exit", "4"]
-    with Scorer([RewardSpec(f"{plugin(TROUBLE)}:{form}")], workers=1, deadline_s=0.5, memory_gb=1) as scorer:
-        verdicts, after = scorer.score([(TASK, [rollout(text) for text in texts]), (TASK, [rollout("4")])])
+    with Scorer(
+        [RewardSpec(f"{plugin(TROUBLE)}:{form}")], workers=1, deadline_s=0.5, memory_gb=1
+    ) as scorer:
+        verdicts, after = scorer.score(
+            [(TASK, [rollout(text) for text in texts]), (TASK, [rollout("4")])]
+        )
     assert _statuses(verdicts) == ["ok", "timed-out", "ok"] + ["crashed"] * 5 + ["ok"]
     assert [verdict.value for verdict in verdicts if verdict.status == "ok"] == [1.0, 0.0, 1.0]
     assert [verdict.value for verdict in after] == [1.0], "the pool must go on"
-    assert all(verdict.value is None for verdict in verdicts if verdict.status != "ok"), "a failure is never a 0"
+    assert all(verdict.value is None for verdict in verdicts if verdict.status != "ok"), (
+        "a failure is never a 0"
+    )
     reasons = dict(zip(texts, [verdict.reason for verdict in verdicts], strict=True))
-    assert "0.5 s" in reasons["hang"] and "SIGSEGV" in reasons["segfault"] and "exit code 3" in reasons["exit"]
+    assert (
+        "0.5 s" in reasons["hang"]
+        and "SIGSEGV" in reasons["segfault"]
+        and "exit code 3" in reasons["exit"]
+    )
     assert reasons["raise"].startswith("KeyError: 'no such thing' (my_rewards.py:")
-    assert reasons["memory"].startswith("MemoryError") and reasons["sys.exit"].startswith("SystemExit")
+    assert reasons["memory"].startswith("MemoryError") and reasons["sys.exit"].startswith(
+        "SystemExit"
+    )
 
 
 def test_pool_is_at_full_strength_after_kills(plugin, rollout):
     path = plugin(TROUBLE)
-    with Scorer([RewardSpec(f"{path}:pid"), RewardSpec(f"{path}:short")], workers=2, deadline_s=0.5) as scorer:
+    with Scorer(
+        [RewardSpec(f"{path}:pid"), RewardSpec(f"{path}:short")], workers=2, deadline_s=0.5
+    ) as scorer:
         scorer.score([(TASK, [rollout("sleep")])] * 4)
         groups = scorer.score([(TASK, [rollout(str(n))]) for n in range(20)])
         pids = {verdict.parts["pid"] for verdicts in groups for verdict in verdicts}
@@ -102,7 +116,11 @@ def test_pool_is_at_full_strength_after_kills(plugin, rollout):
 
 def test_children_of_a_killed_reward_are_killed(plugin, rollout, tmp_path):
     note = tmp_path / "pids"
-    with Scorer([RewardSpec(f"{plugin(TROUBLE)}:orphans", params={"note": str(note)})], workers=1, deadline_s=0.5) as scorer:
+    with Scorer(
+        [RewardSpec(f"{plugin(TROUBLE)}:orphans", params={"note": str(note)})],
+        workers=1,
+        deadline_s=0.5,
+    ) as scorer:
         assert _statuses(scorer.score([(TASK, [rollout("x")])])[0]) == ["timed-out"]
         time.sleep(0.2)
         assert not any(_alive(int(pid)) for pid in note.read_text().split())
@@ -131,13 +149,18 @@ def test_submit_and_poll_while_the_caller_works(plugin, rollout):
         scorer.submit("other", TASK, [rollout("5")])
         time.sleep(0.5)  # it is done now, and `score` meets it among its own
         assert scorer.score([(TASK, [rollout("4")])])[0][0].value == 1.0
-        assert [(key, verdicts[0].value) for key, verdicts in scorer.poll(5.0)] == [("other", 0.0)], "score must not swallow it"
+        assert [(key, verdicts[0].value) for key, verdicts in scorer.poll(5.0)] == [
+            ("other", 0.0)
+        ], "score must not swallow it"
 
 
 def test_aborted_rollouts_never_reach_a_reward(plugin, rollout):
     with Scorer([RewardSpec(f"{plugin(TROUBLE)}:short")], workers=1) as scorer:
         mixed, cut = scorer.score(
-            [(TASK, [rollout("exit", finish="aborted"), rollout("4")]), (TASK, [rollout("4", finish="aborted")])]
+            [
+                (TASK, [rollout("exit", finish="aborted"), rollout("4")]),
+                (TASK, [rollout("4", finish="aborted")]),
+            ]
         )
     assert _statuses(mixed + cut) == ["unscorable", "ok", "unscorable"]
     assert mixed[0].reason == cut[0].reason == "cut at the rollout deadline"
@@ -161,7 +184,10 @@ def test_workers_start_fast_and_without_torch(plugin, rollout):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("import no_such_module_anywhere\ndef f(prompts, completions): return []", "ModuleNotFoundError"),
+        (
+            "import no_such_module_anywhere\ndef f(prompts, completions): return []",
+            "ModuleNotFoundError",
+        ),
         ("def f(prompts, completions) return []", "SyntaxError"),
         ("def g(prompts, completions): return []", "has no 'f'"),
         ("import os; os._exit(5)", "exit code 5"),
@@ -195,7 +221,11 @@ def test_names_must_differ():
 
 # Mixing
 
-TWO = [RewardSpec("a:right", weight=2.0), RewardSpec("a:short", weight=-0.5), RewardSpec("a:logged", weight=0.0)]
+TWO = [
+    RewardSpec("a:right", weight=2.0),
+    RewardSpec("a:short", weight=-0.5),
+    RewardSpec("a:logged", weight=0.0),
+]
 
 
 def test_mix_sums_by_weight_and_keeps_raw_parts():
@@ -205,7 +235,10 @@ def test_mix_sums_by_weight_and_keeps_raw_parts():
 
 
 def test_mix_takes_the_first_failure_and_keeps_the_other_parts():
-    crash, late = Verdict(value=None, status="crashed", reason="boom"), Verdict(value=None, status="timed-out")
+    crash, late = (
+        Verdict(value=None, status="crashed", reason="boom"),
+        Verdict(value=None, status="timed-out"),
+    )
     verdict = mix(TWO, [Verdict(value=1.0), crash, late])
     assert (verdict.value, verdict.status, verdict.reason) == (None, "crashed", "boom")
     assert verdict.parts == {"right": 1.0, "short": None, "logged": None}
@@ -213,23 +246,36 @@ def test_mix_takes_the_first_failure_and_keeps_the_other_parts():
 
 
 def test_a_failure_without_weight_is_only_logged():
-    verdict = mix(TWO, [Verdict(value=1.0), Verdict(value=0.0), Verdict(value=None, status="crashed")])
+    verdict = mix(
+        TWO, [Verdict(value=1.0), Verdict(value=0.0), Verdict(value=None, status="crashed")]
+    )
     assert verdict.value == 2.0 and verdict.status == "ok" and verdict.parts["logged"] is None
 
 
 def test_an_optional_reward_that_gives_none_is_left_out_and_one_that_fails_is_not():
     two = [RewardSpec("a:math", optional=True), RewardSpec("a:code", weight=2.0, optional=True)]
-    none, crash = Verdict(value=None, status="unscorable", reason="gave None"), Verdict(value=None, status="crashed")
-    assert mix(two, [none, Verdict(value=0.5)]).value == 1.0 and mix(two, [Verdict(value=0.5), none]).value == 0.5
+    none, crash = (
+        Verdict(value=None, status="unscorable", reason="gave None"),
+        Verdict(value=None, status="crashed"),
+    )
+    assert (
+        mix(two, [none, Verdict(value=0.5)]).value == 1.0
+        and mix(two, [Verdict(value=0.5), none]).value == 0.5
+    )
     assert (mix(two, [none, none]).value, mix(two, [none, none]).reason) == (None, "gave None")
     assert mix(two, [crash, Verdict(value=0.5)]).status == "crashed"
-    assert mix([RewardSpec("a:math"), two[1]], [none, Verdict(value=0.5)]).value is None, "not declared optional"
+    assert mix([RewardSpec("a:math"), two[1]], [none, Verdict(value=0.5)]).value is None, (
+        "not declared optional"
+    )
 
 
 def test_wrong_format_survives_mixing_unless_something_failed():
     wrong = Verdict(value=0.0, status="wrong-format", reason="no marker")
     assert mix(TWO, [wrong, Verdict(value=1.0), Verdict(value=1.0)]).status == "wrong-format"
-    assert mix(TWO, [wrong, Verdict(value=None, status="unscorable"), Verdict(value=1.0)]).status == "unscorable"
+    assert (
+        mix(TWO, [wrong, Verdict(value=None, status="unscorable"), Verdict(value=1.0)]).status
+        == "unscorable"
+    )
 
 
 def test_workers_die_with_a_parent_that_was_killed(plugin, tmp_path):
@@ -245,7 +291,9 @@ answer = Rollout(id="r", task_id="t", token_ids=[1, 2], mask=[False, True], logp
 scorer.submit("k", Task(id="t", prompt="p"), [answer])
 time.sleep(600)
 """
-    parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     try:
         assert _soon(lambda: note.exists() and len(note.read_text().split()) == 2)
         pids = [int(pid) for pid in note.read_text().split()]
@@ -253,7 +301,9 @@ time.sleep(600)
     finally:
         parent.kill()
         parent.wait()
-    assert _soon(lambda: not any(map(_alive, pids))), "an orphaned worker or its child is still running"
+    assert _soon(lambda: not any(map(_alive, pids))), (
+        "an orphaned worker or its child is still running"
+    )
 
 
 def _soon(happened: Callable[[], bool], seconds: float = 10.0) -> bool:

@@ -38,16 +38,34 @@ def test_strict_and_prefix(said: str, strict: float, prefix: float) -> None:
 
 def test_prefix_is_never_below_strict_and_above_it_where_predictions_span_segments() -> None:
     rng = random.Random(0)
-    answers = [f"<next>{' '.join(REFERENCE[: rng.randint(0, 3)])}{rng.choice(['', ' x'])}</next>" for _ in range(200)]
+    answers = [
+        f"<next>{' '.join(REFERENCE[: rng.randint(0, 3)])}{rng.choice(['', ' x'])}</next>"
+        for _ in range(200)
+    ]
     strict = [value(segment(answer, REFERENCE[0])) for answer in answers]
-    prefix = [value(segment_prefix(answer, REFERENCE[0], reference=REFERENCE)) for answer in answers]
-    assert all(a <= b for a, b in zip(strict, prefix, strict=True)) and sum(strict) < sum(prefix) < 200
+    prefix = [
+        value(segment_prefix(answer, REFERENCE[0], reference=REFERENCE)) for answer in answers
+    ]
+    assert (
+        all(a <= b for a, b in zip(strict, prefix, strict=True)) and sum(strict) < sum(prefix) < 200
+    )
 
 
 @pytest.mark.parametrize(
-    "answer", ["It rains.", "<next>It rains.", "<next></next>", "<next>  </next>", "</next>It rains.<next>", ""]
+    "answer",
+    [
+        "It rains.",
+        "<next>It rains.",
+        "<next></next>",
+        "<next>  </next>",
+        "</next>It rains.<next>",
+        "",
+    ],
 )
-@pytest.mark.parametrize("reward", [segment, segment_prefix, next_token, lambda answer, gold: span(answer, gold, tag="next")])
+@pytest.mark.parametrize(
+    "reward",
+    [segment, segment_prefix, next_token, lambda answer, gold: span(answer, gold, tag="next")],
+)
 def test_without_a_prediction_nothing_is_earned(answer: str, reward) -> None:
     verdict = reward(answer, "It rains.")
     assert isinstance(verdict, Verdict) and (verdict.value, verdict.status) == (0.0, "wrong-format")
@@ -55,7 +73,10 @@ def test_without_a_prediction_nothing_is_earned(answer: str, reward) -> None:
 
 def test_the_last_prediction_counts_and_an_open_one_does_not() -> None:
     assert prediction("<next>a</next> no, <next>b\nc</next>", "next") == "b\nc"
-    assert prediction("<next>a <next>b</next>", "next") == "b" and prediction("<next>a</next> <next>b", "next") == "a"
+    assert (
+        prediction("<next>a <next>b</next>", "next") == "b"
+        and prediction("<next>a</next> <next>b", "next") == "a"
+    )
 
 
 @pytest.mark.parametrize(("one", "other"), [("3.5", "35"), ("7-3", "73"), ("2+2", "22")])
@@ -64,5 +85,11 @@ def test_numbers_keep_what_makes_them_differ(one: str, other: str) -> None:
 
 
 def test_spans_and_tokens_are_exact() -> None:
-    assert span("<span>New  York</span>", "New York") == 1 and span("<span>York</span>", "New York") == 0
-    assert next_token("<next> the </next>", " the") == 1 and next_token("<next>The</next>", " the") == 0
+    assert (
+        span("<span>New  York</span>", "New York") == 1
+        and span("<span>York</span>", "New York") == 0
+    )
+    assert (
+        next_token("<next> the </next>", " the") == 1
+        and next_token("<next>The</next>", " the") == 0
+    )

@@ -87,14 +87,22 @@ def test_tags_with_other_names():
 )
 def test_spans_lose_exactly_the_malformed_one(answer, think, final):
     verdict = spans(answer)
-    assert verdict.parts == {"think": think, "answer": final} and verdict.value == (think + final) / 2
+    assert (
+        verdict.parts == {"think": think, "answer": final} and verdict.value == (think + final) / 2
+    )
 
 
 def test_repetition():
-    assert repetition("each word here is said once") == 0.0 and repetition("two words") == 0.0 and repetition("") == 0.0
+    assert (
+        repetition("each word here is said once") == 0.0
+        and repetition("two words") == 0.0
+        and repetition("") == 0.0
+    )
     assert repetition("loop " * 1002) == pytest.approx(1 / 1000 - 1)
     assert repetition("a b c a b c") == pytest.approx(3 / 4 - 1)  # abc bca cab abc
-    assert repetition("A b, c. a B c") == repetition("a b c a b c") != repetition("a b c a b c", n=1)
+    assert (
+        repetition("A b, c. a B c") == repetition("a b c a b c") != repetition("a b c a b c", n=1)
+    )
     assert repetition("\u597d\u7684\u597d\u7684", n=2) == pytest.approx(2 / 3 - 1)
     with pytest.raises(ValueError, match="n is 0"):
         repetition("a", n=0)
@@ -103,6 +111,9 @@ def test_repetition():
 def test_script():
     assert script("caf\u00e9, na\u00efve 42!") == 1.0
     assert script("\u0434\u0430 yes", names=["cyrillic"]) == pytest.approx(2 / 5)
-    assert script("\u56db\u3064", names=["cjk", "hiragana"]) == 1.0 and script("\u56db\u3064", names=["cjk"]) == 0.5
+    assert (
+        script("\u56db\u3064", names=["cjk", "hiragana"]) == 1.0
+        and script("\u56db\u3064", names=["cjk"]) == 0.5
+    )
     assert script("\u7b54\u6848\u662f $x + y$, `code`, \\frac12, \\(z\\)", names=["cjk"]) == 1.0
     assert script("42 + 1") is None

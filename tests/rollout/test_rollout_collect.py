@@ -44,24 +44,45 @@ def encode(text: str) -> list[int]:
 
 
 def scripted(delay: dict[str, int] | None = None) -> ScriptedEngine:
-    return ScriptedEngine(lambda request: "ab" * (1 + int(request.id[-1])), encode=encode, logprob=-0.25, delay=delay)
+    return ScriptedEngine(
+        lambda request: "ab" * (1 + int(request.id[-1])), encode=encode, logprob=-0.25, delay=delay
+    )
 
 
 def run(
-    engine: ScriptedEngine, tasks: Sequence[Task] = TASKS, scorer: LengthScorer | None = None, **options: object
+    engine: ScriptedEngine,
+    tasks: Sequence[Task] = TASKS,
+    scorer: LengthScorer | None = None,
+    **options: object,
 ) -> Collected:
-    options = {"sampling": Sampling(max_tokens=20), "group_size": 2, "seed": 5, "deadline_s": 30.0, "max_length": 64, **options}
+    options = {
+        "sampling": Sampling(max_tokens=20),
+        "group_size": 2,
+        "seed": 5,
+        "deadline_s": 30.0,
+        "max_length": 64,
+        **options,
+    }
     encoder = PromptEncoder(ref.make_tokenizer())
-    return collect(tasks, engine=engine, encoder=encoder, scorer=scorer or LengthScorer(), **options)
+    return collect(
+        tasks, engine=engine, encoder=encoder, scorer=scorer or LengthScorer(), **options
+    )
 
 
 def test_groups_come_in_task_order() -> None:
     scorer = LengthScorer()
     collected = run(scripted({"t0#1": 9, "t1#0": 4}), scorer=scorer)
-    assert scorer.arrived == ["t2#0", "t1#0", "t0#0"]  # scored as each group finished, the slow ones last
+    assert scorer.arrived == [
+        "t2#0",
+        "t1#0",
+        "t0#0",
+    ]  # scored as each group finished, the slow ones last
     assert [group.task.id for group in collected.groups] == ["t0", "t1", "t2"]
     for group in collected.groups:
-        assert [rollout.id for rollout in group.rollouts] == [f"{group.task.id}#0", f"{group.task.id}#1"]
+        assert [rollout.id for rollout in group.rollouts] == [
+            f"{group.task.id}#0",
+            f"{group.task.id}#1",
+        ]
         assert [verdict.value for verdict in group.verdicts] == [2.0, 4.0]
     assert collected.groups == run(scripted()).groups  # delays change nothing but the clock
 
@@ -97,7 +118,10 @@ def test_max_tokens_is_cut_to_fit() -> None:
 def test_a_prompt_without_room_is_refused() -> None:
     with pytest.raises(TaskError, match="task 'long' has 64 tokens and max_length is 64"):
         run(scripted(), [Task(id="long", prompt="1" * 64)])
-    assert run(scripted(), [Task(id="fits", prompt="1" * 63)]).groups[0].rollouts[0].answer_ids == encode("a")[:1]
+    assert (
+        run(scripted(), [Task(id="fits", prompt="1" * 63)]).groups[0].rollouts[0].answer_ids
+        == encode("a")[:1]
+    )
 
 
 def test_a_repeated_task_keeps_ids_and_seeds_apart() -> None:
@@ -110,12 +134,16 @@ def test_a_repeated_task_keeps_ids_and_seeds_apart() -> None:
 
 
 def test_seeds_are_stable() -> None:
-    assert request_seed(5, "t0", 0) == 2878126769615996478  # changes every run that is resumed, if it changes
+    assert (
+        request_seed(5, "t0", 0) == 2878126769615996478
+    )  # changes every run that is resumed, if it changes
     assert all(0 <= request_seed(s, "x", a) < 2**63 for s in range(20) for a in range(20))
 
 
 def test_missing_verdicts_end_with_a_sentence() -> None:
-    with pytest.raises(RewardError, match=r"3 of 3 groups have no verdict 0\.1 s .*first: task 't0'"):
+    with pytest.raises(
+        RewardError, match=r"3 of 3 groups have no verdict 0\.1 s .*first: task 't0'"
+    ):
         run(scripted(), scorer=LengthScorer(silent=True), reward_deadline_s=0.1)
 
 
@@ -128,7 +156,10 @@ def test_a_dead_sampler_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_generate_keeps_request_order_and_its_deadline() -> None:
-    asked = [Request(id=f"r{i}", prompt_ids=[5], sampling=Sampling(max_tokens=9), seed=0) for i in range(3)]
+    asked = [
+        Request(id=f"r{i}", prompt_ids=[5], sampling=Sampling(max_tokens=9), seed=0)
+        for i in range(3)
+    ]
     assert [c.request_id for c in generate(scripted({"r0": 5}), asked, 10)] == ["r0", "r1", "r2"]
     engine = scripted({"r1": 10**6})
     with pytest.raises(EngineError, match="1 of 3 requests were not finished after 0.1 s"):
@@ -150,7 +181,13 @@ def test_scripted_sampler_keeps_the_protocol() -> None:
     assert (partial.token_ids, partial.finish) == ([7, 8], "aborted")
     assert (partial.version_min, partial.version_max) == (0, 3)
     with pytest.raises(EngineError, match="does not begin with the request's prefix"):
-        engine.submit([Request(id="b", prompt_ids=[5], prefix_ids=[9], sampling=Sampling(max_tokens=2), seed=0)])
+        engine.submit(
+            [
+                Request(
+                    id="b", prompt_ids=[5], prefix_ids=[9], sampling=Sampling(max_tokens=2), seed=0
+                )
+            ]
+        )
     with pytest.raises(EngineError, match="give it encode="):
         engine.submit([Request(id="c", prompt_ids=[5], sampling=Sampling(max_tokens=2), seed=0)])
     with pytest.raises(EngineError, match="cannot score"):

@@ -27,11 +27,15 @@ def drain(engine: HfEngine, n: int) -> dict[str, Completion]:
 def test_logprobs_equal_teacher_forcing(hf: HfEngine, model: PreTrainedModel) -> None:
     asked = ref.requests(ref.prompts(6, (3, 17, 40)), temperature=0.7)
     for request, completion in zip(asked, generate(hf, asked, 60), strict=True):
-        logits = ref.next_logits(model, request.prompt_ids + completion.token_ids)[len(request.prompt_ids) - 1 : -1]
+        logits = ref.next_logits(model, request.prompt_ids + completion.token_ids)[
+            len(request.prompt_ids) - 1 : -1
+        ]
         tokens = torch.tensor(completion.token_ids)[:, None]
         expected, at_1 = ((logits / t).log_softmax(-1).gather(1, tokens)[:, 0] for t in (0.7, 1.0))
         torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-5, rtol=0)
-        assert (torch.tensor(completion.logprobs) - at_1).abs().max() > 1e-2  # forgetting the temperature would show
+        assert (
+            torch.tensor(completion.logprobs) - at_1
+        ).abs().max() > 1e-2  # forgetting the temperature would show
 
 
 def test_greedy_equals_generate(hf: HfEngine, model: PreTrainedModel) -> None:
@@ -44,22 +48,36 @@ def test_greedy_equals_generate(hf: HfEngine, model: PreTrainedModel) -> None:
 def test_answers_do_not_depend_on_the_rest_of_the_batch(model_path: Path) -> None:
     asked = ref.requests(ref.prompts(12, (5, 60, 23)), ignore_eos=False, max_tokens=60)
     together = generate(HfEngine(model_path, max_length=512), asked, 60)
-    in_waves = generate(HfEngine(model_path, max_length=512, max_sequences=5), asked[::-1], 60)[::-1]
-    alone = [generate(HfEngine(model_path, max_length=512), [request], 60)[0] for request in asked[:3]]
+    in_waves = generate(HfEngine(model_path, max_length=512, max_sequences=5), asked[::-1], 60)[
+        ::-1
+    ]
+    alone = [
+        generate(HfEngine(model_path, max_length=512), [request], 60)[0] for request in asked[:3]
+    ]
     assert [c.token_ids for c in together] == [c.token_ids for c in in_waves]
     assert [c.token_ids for c in together[:3]] == [c.token_ids for c in alone]
-    assert len({c.finish for c in together}) == 2  # rows left the batch early, so the batch was made smaller on the way
-    assert generate(HfEngine(model_path, max_length=512), asked, 60) == together  # the same set: bit for bit
+    assert (
+        len({c.finish for c in together}) == 2
+    )  # rows left the batch early, so the batch was made smaller on the way
+    assert (
+        generate(HfEngine(model_path, max_length=512), asked, 60) == together
+    )  # the same set: bit for bit
     other_seed = generate(HfEngine(model_path, max_length=512), [replace(asked[0], seed=7)], 60)[0]
     assert other_seed.token_ids != together[0].token_ids
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (0, 0.6), (8, 0.8)])
-def test_truncated_logprobs_are_renormalised(hf: HfEngine, model: PreTrainedModel, top_k: int, top_p: float) -> None:
+def test_truncated_logprobs_are_renormalised(
+    hf: HfEngine, model: PreTrainedModel, top_k: int, top_p: float
+) -> None:
     asked = ref.requests(ref.prompts(3, (9, 21)), top_k=top_k, top_p=top_p)
     for request, completion in zip(asked, generate(hf, asked, 60), strict=True):
-        logits = ref.next_logits(model, request.prompt_ids + completion.token_ids)[len(request.prompt_ids) - 1 : -1]
-        for row, token, logprob in zip(logits, completion.token_ids, completion.logprobs, strict=True):
+        logits = ref.next_logits(model, request.prompt_ids + completion.token_ids)[
+            len(request.prompt_ids) - 1 : -1
+        ]
+        for row, token, logprob in zip(
+            logits, completion.token_ids, completion.logprobs, strict=True
+        ):
             kept = _kept(row, top_k or len(row), top_p)
             assert token in kept
             assert logprob == pytest.approx(float(row[token] - row[kept].logsumexp(0)), abs=1e-5)
@@ -83,7 +101,11 @@ def test_draws_follow_the_distribution() -> None:
     uniforms = torch.rand(20_000, generator=torch.Generator().manual_seed(3))
 
     def chi_square(temperature: float) -> float:
-        tokens, _ = draw(logits, Settings.of([Sampling(max_tokens=1, temperature=temperature)] * 20_000, logits.device), uniforms)
+        tokens, _ = draw(
+            logits,
+            Settings.of([Sampling(max_tokens=1, temperature=temperature)] * 20_000, logits.device),
+            uniforms,
+        )
         expected = 20_000 * logits[0].softmax(0)
         assert not (tokens == 4).any()
         return float(((tokens.bincount(minlength=5) - expected)[:4] ** 2 / expected[:4]).sum())
@@ -94,7 +116,9 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_extreme_uniforms_never_pick_an_impossible_token() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]] * 2)
-    tokens, logprobs = draw(logits, Settings.of([Sampling(max_tokens=1)] * 2, logits.device), torch.tensor([0.0, 1.0]))
+    tokens, logprobs = draw(
+        logits, Settings.of([Sampling(max_tokens=1)] * 2, logits.device), torch.tensor([0.0, 1.0])
+    )
     assert tokens.tolist() == [1, 2] and logprobs.isfinite().all()
 
 
@@ -128,11 +152,17 @@ def test_stop_string_and_end_of_sequence(hf: HfEngine) -> None:
     text = "".join(ref.CHARS[token] for token in cut.token_ids)
     assert cut.finish == "stop" and text.endswith(stop) and text.count(stop) == 1
     assert cut.token_ids == free.token_ids[: len(cut.token_ids)]
-    for completion in generate(hf, ref.requests(ref.prompts(8, (9,)), max_tokens=200, ignore_eos=False), 60):
-        assert (completion.finish == "stop") == (completion.token_ids[-1] == 1) and 1 not in completion.token_ids[:-1]
+    for completion in generate(
+        hf, ref.requests(ref.prompts(8, (9,)), max_tokens=200, ignore_eos=False), 60
+    ):
+        assert (completion.finish == "stop") == (
+            completion.token_ids[-1] == 1
+        ) and 1 not in completion.token_ids[:-1]
 
 
-def test_load_serves_new_weights_even_in_the_middle_of_an_answer(hf: HfEngine, model_path: Path) -> None:
+def test_load_serves_new_weights_even_in_the_middle_of_an_answer(
+    hf: HfEngine, model_path: Path
+) -> None:
     learner = ref.open_model(model_path)
     ref.perturb(learner, 1)
     asked = ref.requests(ref.prompts(2, (33, 8)), temperature=0.0)
@@ -144,10 +174,17 @@ def test_load_serves_new_weights_even_in_the_middle_of_an_answer(hf: HfEngine, m
     across = drain(hf, 2)
     for request, old in zip(asked, before, strict=True):
         new = across[request.id]
-        assert (new.version_min, new.version_max) == (0, 1) and (old.version_min, old.version_max) == (0, 0)
+        assert (new.version_min, new.version_max) == (0, 1) and (
+            old.version_min,
+            old.version_max,
+        ) == (0, 0)
         assert new.token_ids[:5] == old.token_ids[:5]
-        assert new.token_ids[5:] == ref.greedy(learner, request.prompt_ids + new.token_ids[:5], 19)  # no stale cache
-    assert hf.score([[5, 6, 7, 8]])[0] == pytest.approx(ref.score(learner, [[5, 6, 7, 8]])[0], abs=1e-5)
+        assert new.token_ids[5:] == ref.greedy(
+            learner, request.prompt_ids + new.token_ids[:5], 19
+        )  # no stale cache
+    assert hf.score([[5, 6, 7, 8]])[0] == pytest.approx(
+        ref.score(learner, [[5, 6, 7, 8]])[0], abs=1e-5
+    )
 
 
 def test_refusals(hf: HfEngine, tmp_path: Path) -> None:

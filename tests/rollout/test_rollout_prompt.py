@@ -26,12 +26,19 @@ def test_plain() -> None:
 
 def test_beginning_of_sequence_is_written_once() -> None:
     tokenizer = ref.make_tokenizer("<bos>" + ref.CHATML)
-    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 2)]
+    )
     plain, chat = PromptEncoder(tokenizer), PromptEncoder(tokenizer, format="chat")
     assert plain.encode(TASK) == [2, *ids("2+2=?")]
     assert plain.encode(Task(id="t", prompt="<bos>2")) == [2, *ids("2")]
     assert chat.encode(TASK).count(2) == 1
-    assert tokenizer(tokenizer.apply_chat_template([{"role": "user", "content": "2"}], tokenize=False)).input_ids.count(2) == 2
+    assert (
+        tokenizer(
+            tokenizer.apply_chat_template([{"role": "user", "content": "2"}], tokenize=False)
+        ).input_ids.count(2)
+        == 2
+    )
     assert plain.encode_demonstration(TASK) == [*ids("4"), 1]  # no beginning in the middle
 
 
@@ -42,13 +49,18 @@ def test_chat() -> None:
     rest = [start, *ids("user\n2+2=?"), end, *ids("\n"), start, *ids("assistant\n")]
     assert encoder.encode(TASK) == system + rest
     own = [{"role": "system", "content": "x"}, {"role": "user", "content": "2+2=?"}]
-    assert encoder.encode(Task(id="t", prompt=own)) == [start, *ids("system\nx"), end, *ids("\n")] + rest
+    assert (
+        encoder.encode(Task(id="t", prompt=own))
+        == [start, *ids("system\nx"), end, *ids("\n")] + rest
+    )
     assert encoder.encode_demonstration(TASK) == [*ids("4"), end]  # the turn's own end, not <eos>
     assert encoder.decode(encoder.encode_demonstration(TASK)) == "4"
 
 
 def test_a_template_without_turn_end_uses_end_of_sequence() -> None:
-    encoder = PromptEncoder(ref.make_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}"), format="chat")
+    encoder = PromptEncoder(
+        ref.make_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}"), format="chat"
+    )
     assert encoder.encode_demonstration(TASK) == [*ids("4"), 1]
 
 
@@ -58,7 +70,9 @@ def test_refusals() -> None:
     with pytest.raises(TaskError, match="a system prompt needs prompt format 'chat'"):
         PromptEncoder(ref.make_tokenizer(), system="x")
     with pytest.raises(TaskError, match="'t' is a list of chat messages"):
-        PromptEncoder(ref.make_tokenizer()).encode(Task(id="t", prompt=[{"role": "user", "content": "2"}]))
+        PromptEncoder(ref.make_tokenizer()).encode(
+            Task(id="t", prompt=[{"role": "user", "content": "2"}])
+        )
     with pytest.raises(TaskError, match="'t' has no tokens"):
         PromptEncoder(ref.make_tokenizer()).encode(Task(id="t", prompt=""))
     with pytest.raises(TaskError, match="'t' has no demonstration"):

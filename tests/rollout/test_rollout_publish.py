@@ -21,7 +21,10 @@ CANARY = list(range(5, 45))
 
 def tensors(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator).to(dtype) for shape in ((40, 16), (7,), (16, 16), (8, 16))]
+    return [
+        torch.randn(shape, generator=generator).to(dtype)
+        for shape in ((40, 16), (7,), (16, 16), (8, 16))
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -58,17 +61,27 @@ def test_changes_that_cancel_in_a_plain_sum_are_seen() -> None:
 
 
 def test_mixing_is_one_to_one_and_keeps_zero() -> None:
-    values = torch.randint(-(2**31), 2**31, (2_000_000,), dtype=torch.int32, generator=torch.Generator().manual_seed(4)).unique()
+    values = torch.randint(
+        -(2**31), 2**31, (2_000_000,), dtype=torch.int32, generator=torch.Generator().manual_seed(4)
+    ).unique()
     assert len(mix(values.clone()).unique()) == len(values)
     halved = values * -1640531535
-    assert len((halved ^ (halved >> 15)).unique()) < len(values)  # arithmetic shifts would lose a bit, and this would show
-    assert mix(torch.zeros(1, dtype=torch.int32)).item() == 0 and tensor_digest(torch.zeros(5)) == (0, 0)
+    assert len((halved ^ (halved >> 15)).unique()) < len(
+        values
+    )  # arithmetic shifts would lose a bit, and this would show
+    assert mix(torch.zeros(1, dtype=torch.int32)).item() == 0 and tensor_digest(torch.zeros(5)) == (
+        0,
+        0,
+    )
 
 
 def test_chunks_add_up() -> None:
     big = torch.randn(700_001, generator=torch.Generator().manual_seed(2))
     parts = [tensor_digest(part.clone()) for part in big.split(1000)]
-    assert tensor_digest(big) == (sum(total for total, _ in parts), sum(nonzero for _, nonzero in parts))
+    assert tensor_digest(big) == (
+        sum(total for total, _ in parts),
+        sum(nonzero for _, nonzero in parts),
+    )
 
 
 def test_shared_memory_counts_once_and_temporaries_each() -> None:
@@ -76,8 +89,12 @@ def test_shared_memory_counts_once_and_temporaries_each() -> None:
     assert fingerprint([a, b, a]) == fingerprint([a, b])
     assert fingerprint([a, a.clone()]) != fingerprint([a])
     flat = torch.cat([a.view(-1), b])
-    assert fingerprint(flat.split([a.numel(), b.numel()])) == fingerprint([a, b])  # views of one flat buffer
-    assert fingerprint(torch.full((64,), float(i)) for i in range(1, 9)) == fingerprint([torch.arange(1.0, 9).repeat(64)])
+    assert fingerprint(flat.split([a.numel(), b.numel()])) == fingerprint(
+        [a, b]
+    )  # views of one flat buffer
+    assert fingerprint(torch.full((64,), float(i)) for i in range(1, 9)) == fingerprint(
+        [torch.arange(1.0, 9).repeat(64)]
+    )
 
 
 def test_dtype_is_that_of_the_served_weights() -> None:
@@ -85,8 +102,14 @@ def test_dtype_is_that_of_the_served_weights() -> None:
     assert fingerprint([a], "bfloat16") == fingerprint([a.bfloat16()]) != fingerprint([a])
 
 
-def publish_to(engine: HfEngine | ScriptedEngine, learner: PreTrainedModel, version: int = 1, **options: object) -> object:
-    options = {"served_dtype": "float32", "score": lambda sequences: ref.score(learner, sequences), **options}
+def publish_to(
+    engine: HfEngine | ScriptedEngine, learner: PreTrainedModel, version: int = 1, **options: object
+) -> object:
+    options = {
+        "served_dtype": "float32",
+        "score": lambda sequences: ref.score(learner, sequences),
+        **options,
+    }
     return publish(learner.named_parameters, engine, version, canary=CANARY, **options)
 
 
@@ -100,14 +123,18 @@ def test_publish_to_transformers(tmp_path: Path, arch: str, tied: bool) -> None:
     assert (report.version, engine.version) == (1, 1) and report.canary_gap < 1e-4
     assert report.fingerprint == engine.fingerprint() == fingerprint(learner.parameters())
     score = functools.partial(ref.score, learner)
-    named_twice = publish(learner.state_dict().items, engine, 2, canary=CANARY, score=score, served_dtype="float32")
+    named_twice = publish(
+        learner.state_dict().items, engine, 2, canary=CANARY, score=score, served_dtype="float32"
+    )
     assert named_twice.fingerprint == report.fingerprint
 
 
 def test_publish_in_bfloat16(model_path: Path) -> None:
     learner = ref.open_model(model_path)
     ref.perturb(learner, 6)
-    report = publish_to(HfEngine(model_path, dtype="bfloat16", max_length=512), learner, served_dtype="bfloat16")
+    report = publish_to(
+        HfEngine(model_path, dtype="bfloat16", max_length=512), learner, served_dtype="bfloat16"
+    )
     assert 1e-4 < report.canary_gap < 0.25
 
 
@@ -115,7 +142,9 @@ class Forgetful(HfEngine):
     """Drops one weight on the way."""
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        super().load(((name, tensor) for name, tensor in weights if name != "model.norm.weight"), version)
+        super().load(
+            ((name, tensor) for name, tensor in weights if name != "model.norm.weight"), version
+        )
 
 
 class Late(HfEngine):
@@ -128,13 +157,21 @@ class Late(HfEngine):
 def test_publish_refuses(model_path: Path) -> None:
     learner = ref.open_model(model_path)
     ref.perturb(learner, 7)
-    with pytest.raises(PublishError, match=r"version 3: the engine serves fingerprint \w+/\d+, the learner published \w+/"):
+    with pytest.raises(
+        PublishError,
+        match=r"version 3: the engine serves fingerprint \w+/\d+, the learner published \w+/",
+    ):
         publish_to(Forgetful(model_path, max_length=512), learner, 3)
     with pytest.raises(PublishError, match="says it serves version 2"):
         publish_to(Late(model_path, max_length=512), learner, 3)
     engine = HfEngine(model_path, max_length=512)
     with pytest.raises(PublishError, match=r"canary's log-probabilities differ by up to 0\.5 nats"):
-        publish_to(engine, learner, 3, score=lambda sequences: [[p + 0.5 for p in ref.score(learner, sequences)[0]]])
+        publish_to(
+            engine,
+            learner,
+            3,
+            score=lambda sequences: [[p + 0.5 for p in ref.score(learner, sequences)[0]]],
+        )
     with pytest.raises(PublishError, match="differ by up to nan"):
         publish_to(engine, learner, 3, score=lambda sequences: [[float("nan")] * (len(CANARY) - 1)])
 

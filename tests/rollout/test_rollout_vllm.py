@@ -57,7 +57,10 @@ def greedy_right(engine: VllmEngine, model: PreTrainedModel, name: str) -> int:
     """How many of 6 answers to prompts of several cache blocks equal transformers'."""
     asked = ref.requests(ref.prompts(6, (300,)), name, temperature=0.0, max_tokens=16)
     written = generate(engine, asked, 120)
-    return sum(c.token_ids == ref.greedy(model, r.prompt_ids, 16) for r, c in zip(asked, written, strict=True))
+    return sum(
+        c.token_ids == ref.greedy(model, r.prompt_ids, 16)
+        for r, c in zip(asked, written, strict=True)
+    )
 
 
 def engine_model(engine: VllmEngine) -> torch.nn.Module:
@@ -65,10 +68,17 @@ def engine_model(engine: VllmEngine) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("truncation", [{}, {"top_k": 7}, {"top_p": 0.7}])
-def test_logprobs_equal_transformers(engine: VllmEngine, model: PreTrainedModel, truncation: dict[str, float]) -> None:
+def test_logprobs_equal_transformers(
+    engine: VllmEngine, model: PreTrainedModel, truncation: dict[str, float]
+) -> None:
     asked = ref.requests(ref.prompts(6, (3, 140, 40)), temperature=0.8, **truncation)
     for request, completion in zip(asked, generate(engine, asked, 120), strict=True):
-        logits = ref.next_logits(model, request.prompt_ids + completion.token_ids)[len(request.prompt_ids) - 1 : -1] / 0.8
+        logits = (
+            ref.next_logits(model, request.prompt_ids + completion.token_ids)[
+                len(request.prompt_ids) - 1 : -1
+            ]
+            / 0.8
+        )
         kept = _outside(logits, **truncation)
         tokens = torch.tensor(completion.token_ids)[:, None]
         expected = logits.masked_fill(kept, -torch.inf).log_softmax(-1).gather(1, tokens)[:, 0]
@@ -79,7 +89,9 @@ def _outside(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0) -> torch.
     order = logits.argsort(-1, descending=True)
     ranks = order.argsort(-1)
     probabilities = logits.softmax(-1)
-    before = (probabilities.gather(1, order).cumsum(-1) - probabilities.gather(1, order)).gather(1, ranks)
+    before = (probabilities.gather(1, order).cumsum(-1) - probabilities.gather(1, order)).gather(
+        1, ranks
+    )
     return (ranks >= (top_k or logits.shape[1])) | (before >= top_p)
 
 
@@ -127,13 +139,22 @@ def corrupting(engine: VllmEngine, damage: Callable[[torch.nn.Module], None]) ->
         yield
 
 
-def test_a_corrupt_raw_weight_is_found_by_the_fingerprint(engine: VllmEngine, learner: PreTrainedModel) -> None:
-    with corrupting(engine, lambda model: model.model.layers[1].mlp.gate_up_proj.weight.data[3, 5].add_(1e-6)):
-        with pytest.raises(PublishError, match=r"version 1: the engine serves fingerprint \w+/\d+, the learner published \w+/"):
+def test_a_corrupt_raw_weight_is_found_by_the_fingerprint(
+    engine: VllmEngine, learner: PreTrainedModel
+) -> None:
+    with corrupting(
+        engine, lambda model: model.model.layers[1].mlp.gate_up_proj.weight.data[3, 5].add_(1e-6)
+    ):
+        with pytest.raises(
+            PublishError,
+            match=r"version 1: the engine serves fingerprint \w+/\d+, the learner published \w+/",
+        ):
             publish_to(engine, learner, 1)
 
 
-def test_a_corrupt_packed_weight_is_found_by_the_canary(engine: VllmEngine, learner: PreTrainedModel) -> None:
+def test_a_corrupt_packed_weight_is_found_by_the_canary(
+    engine: VllmEngine, learner: PreTrainedModel
+) -> None:
     def halve(model: torch.nn.Module) -> None:
         layer = model.model.layers[0].self_attn.qkv_proj
         packed = layer.cpu_linear
@@ -141,7 +162,10 @@ def test_a_corrupt_packed_weight_is_found_by_the_canary(engine: VllmEngine, lear
 
     if not hasattr(engine_model(engine).model.layers[0].self_attn.qkv_proj, "cpu_linear"):
         pytest.skip("this vLLM packs nothing: it is not the CPU build")
-    with corrupting(engine, halve), pytest.raises(PublishError, match="canary's log-probabilities differ"):
+    with (
+        corrupting(engine, halve),
+        pytest.raises(PublishError, match="canary's log-probabilities differ"),
+    ):
         publish_to(engine, learner, 1)
     publish_to(engine, learner, 2)
 
@@ -158,13 +182,18 @@ def test_seeds_decide(engine: VllmEngine, model: PreTrainedModel) -> None:
     first = generate(engine, asked, 60)
     engine.load(model.named_parameters(), 0)
     assert generate(engine, asked, 60) == first
-    assert [c.token_ids for c in generate(engine, asked[::-1], 60)[::-1]] == [c.token_ids for c in first]
+    assert [c.token_ids for c in generate(engine, asked[::-1], 60)[::-1]] == [
+        c.token_ids for c in first
+    ]
     others = generate(engine, [replace(request, seed=request.seed + 50) for request in asked], 60)
     assert all(a.token_ids != b.token_ids for a, b in zip(first, others, strict=True))
 
 
 def test_completions_stream_and_aborts_give_back_what_was_written(engine: VllmEngine) -> None:
-    short = [replace(r, sampling=Sampling(max_tokens=4, ignore_eos=True)) for r in ref.requests(ref.prompts(2, (9,)), "short")]
+    short = [
+        replace(r, sampling=Sampling(max_tokens=4, ignore_eos=True))
+        for r in ref.requests(ref.prompts(2, (9,)), "short")
+    ]
     long = ref.requests(ref.prompts(2, (9,)), "long", max_tokens=400)
     whole = {c.request_id: c for c in generate(engine, long, 120)}
     engine.submit([*long, *short])
@@ -174,8 +203,13 @@ def test_completions_stream_and_aborts_give_back_what_was_written(engine: VllmEn
     engine.abort(["long0", "unknown"])
     (partial,) = engine.poll(0.0)
     assert (partial.request_id, partial.finish) == ("long0", "aborted")
-    assert partial.token_ids == whole["long0"].token_ids[: len(partial.token_ids)] and 9 <= len(partial.token_ids) < 20
-    assert partial.logprobs == pytest.approx(whole["long0"].logprobs[: len(partial.logprobs)], abs=1e-4)
+    assert (
+        partial.token_ids == whole["long0"].token_ids[: len(partial.token_ids)]
+        and 9 <= len(partial.token_ids) < 20
+    )
+    assert partial.logprobs == pytest.approx(
+        whole["long0"].logprobs[: len(partial.logprobs)], abs=1e-4
+    )
     assert _drain(engine, 1)["long1"].token_ids == whole["long1"].token_ids
 
 
@@ -186,7 +220,9 @@ class ParityScorer:
         self._ready: list[tuple[str, list[Verdict]]] = []
 
     def submit(self, key: str, task: Task, rollouts: list[Rollout]) -> None:
-        self._ready.append((key, [Verdict(value=float(rollout.answer_ids[0] % 2 == 0)) for rollout in rollouts]))
+        self._ready.append(
+            (key, [Verdict(value=float(rollout.answer_ids[0] % 2 == 0)) for rollout in rollouts])
+        )
 
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
         ready, self._ready = self._ready, []
@@ -206,8 +242,12 @@ def test_a_gate_is_refilled_while_others_write_and_the_rest_is_aborted(engine: V
         scorer=ParityScorer(), sampling=Sampling(max_tokens=200, ignore_eos=True), group_size=2, seed=1, deadline_s=120,
         max_length=512, resample=resample,
     )  # fmt: skip
-    assert len(found.groups) == 6 and all(len({v.value for v in group.verdicts}) == 2 for group in found.groups)
-    assert found.rejected and all(r.finish == "length" for group in found.groups for r in group.rollouts)
+    assert len(found.groups) == 6 and all(
+        len({v.value for v in group.verdicts}) == 2 for group in found.groups
+    )
+    assert found.rejected and all(
+        r.finish == "length" for group in found.groups for r in group.rollouts
+    )
     written = sum(sum(r.mask) for group in found.groups + found.rejected for r in group.rollouts)
     assert found.tried > 6 and found.completion_tokens >= written
     assert engine.poll(0.0) == []  # nothing is left for the next step
@@ -243,8 +283,12 @@ def test_stop_string_and_end_of_sequence(engine: VllmEngine) -> None:
     (free,) = generate(engine, ref.requests(ref.prompts(1, (9,)), max_tokens=80), 60)
     stop = "".join(ref.CHARS[token] for token in free.token_ids[30:32])
     (cut,) = generate(engine, ref.requests(ref.prompts(1, (9,)), max_tokens=80, stop=(stop,)), 60)
-    assert cut.finish == "stop" and "".join(ref.CHARS[token] for token in cut.token_ids).endswith(stop)
-    for completion in generate(engine, ref.requests(ref.prompts(8, (9,)), max_tokens=200, ignore_eos=False), 60):
+    assert cut.finish == "stop" and "".join(ref.CHARS[token] for token in cut.token_ids).endswith(
+        stop
+    )
+    for completion in generate(
+        engine, ref.requests(ref.prompts(8, (9,)), max_tokens=200, ignore_eos=False), 60
+    ):
         assert (completion.finish == "stop") == (completion.token_ids[-1] == 1)
 
 
@@ -252,7 +296,9 @@ def test_refusals(engine: VllmEngine, model_path: Path) -> None:
     (request,) = ref.requests(ref.prompts(1, (9,)))
     with pytest.raises(EngineError, match="'r0' needs 9 prompt .* max_length 512"):
         engine.submit([replace(request, sampling=Sampling(max_tokens=504))])
-    with pytest.raises(EngineError, match="tensor_parallel=2 does not divide the model's 1 key-value heads"):
+    with pytest.raises(
+        EngineError, match="tensor_parallel=2 does not divide the model's 1 key-value heads"
+    ):
         VllmEngine(model_path, max_length=512, tensor_parallel=2)
 
 

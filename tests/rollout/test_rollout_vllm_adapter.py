@@ -19,7 +19,13 @@ MODEL = {
     "model_type": "qwen2", "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 256,
 }  # fmt: skip
-RANKS = {"type": "lora", "r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"], "rank_pattern": {"down_proj": 9}}
+RANKS = {
+    "type": "lora",
+    "r": 4,
+    "lora_alpha": 16,
+    "target_modules": ["q_proj", "down_proj"],
+    "rank_pattern": {"down_proj": 9},
+}
 PROMPT = list(range(65, 95))
 
 
@@ -31,24 +37,36 @@ def perturb(policy: Policy, seed: int) -> None:
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Policy, object, str]]:
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Policy, object, str]]:
     pytest.importorskip("vllm")
     from rlcore.rollout.vllm_local import VllmEngine
 
     folder = tmp_path_factory.mktemp("base")
     policy = load_policy(config=MODEL, tokenizer="bytes", peft=RANKS, dtype=request.param)
-    perturb(policy, 0)  # as after a resume: the base must be served, not what the adapter was merged into
+    perturb(
+        policy, 0
+    )  # as after a resume: the base must be served, not what the adapter was merged into
     policy.save(folder, base=True)
     engine = VllmEngine(
-        folder, dtype=request.param, max_length=256, max_sequences=4, adapter_rank=policy.adapter and policy.adapter.rank
+        folder,
+        dtype=request.param,
+        max_length=256,
+        max_sequences=4,
+        adapter_rank=policy.adapter and policy.adapter.rank,
     )
     yield policy, engine, request.param
     engine.close()
 
 
-def proof(policy: Policy, engine: object, dtype: str, version: int, weights: object = None) -> float:
+def proof(
+    policy: Policy, engine: object, dtype: str, version: int, weights: object = None
+) -> float:
     read = weights or partial(policy.weights, apart=True)
-    return publish(read, engine, version, canary=PROMPT, score=policy.score, served_dtype=dtype).canary_gap
+    return publish(
+        read, engine, version, canary=PROMPT, score=policy.score, served_dtype=dtype
+    ).canary_gap
 
 
 def test_each_publish_is_proven_and_served(served: tuple[Policy, object, str]) -> None:
@@ -57,10 +75,15 @@ def test_each_publish_is_proven_and_served(served: tuple[Policy, object, str]) -
         perturb(policy, version)
         assert proof(policy, engine, dtype, version) < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
     sampling = Sampling(max_tokens=12, temperature=0.0, ignore_eos=True)
-    (answer,) = generate(engine, [Request(id="a", prompt_ids=PROMPT, sampling=sampling, seed=0)], 60)
+    (answer,) = generate(
+        engine, [Request(id="a", prompt_ids=PROMPT, sampling=sampling, seed=0)], 60
+    )
     assert answer.version_min == answer.version_max == 3
     scores = policy.score([PROMPT + answer.token_ids])[0][len(PROMPT) - 1 :]
-    assert max(abs(a - b) for a, b in zip(scores, answer.logprobs, strict=True)) < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
+    assert (
+        max(abs(a - b) for a, b in zip(scores, answer.logprobs, strict=True))
+        < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
+    )
 
 
 @pytest.mark.parametrize("place", ["the adapter on its way", "the base"])
@@ -73,7 +96,11 @@ def test_one_changed_element_stops_the_run(
 
     def damaged(tensors: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
         name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"
-        return padded(tensors | {name: tensors[name].index_add(0, torch.tensor([3]), tensors[name][3:4] * 0.01)}, rank)
+        return padded(
+            tensors
+            | {name: tensors[name].index_add(0, torch.tensor([3]), tensors[name][3:4] * 0.01)},
+            rank,
+        )
 
     def other_base() -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in policy.weights(apart=True):
@@ -88,12 +115,16 @@ def test_one_changed_element_stops_the_run(
             proof(policy, engine, dtype, 6)
 
 
-def test_what_cannot_be_served_beside_the_base_is_refused(served: tuple[Policy, object, str]) -> None:
+def test_what_cannot_be_served_beside_the_base_is_refused(
+    served: tuple[Policy, object, str],
+) -> None:
     _, engine, _ = served
     with pytest.raises(EngineError, match="hold no LoRA adapter"):
         engine.load(load_policy(config=MODEL, tokenizer="bytes").weights(), 9)
     dora = load_policy(
-        config=MODEL, tokenizer="bytes", peft={"type": "lora", "r": 4, "target_modules": ["q_proj"], "use_dora": True}
+        config=MODEL,
+        tokenizer="bytes",
+        peft={"type": "lora", "r": 4, "target_modules": ["q_proj"], "use_dora": True},
     )
     with pytest.raises(ModelError, match="plain LoRA"):
         list(dora.weights(apart=True))

@@ -20,7 +20,12 @@ from tests.run.whole import finish, start
 @pytest.mark.vllm
 @pytest.mark.parametrize(
     ("arch", "tied", "dtype"),
-    [("llama", False, "float32"), ("qwen3", True, "float32"), ("qwen2", False, "float32"), ("qwen2", True, "bfloat16")],
+    [
+        ("llama", False, "float32"),
+        ("qwen3", True, "float32"),
+        ("qwen2", False, "float32"),
+        ("qwen2", True, "bfloat16"),
+    ],
 )
 def test_publish(tmp_path: Path, arch: str, tied: bool, dtype: str) -> None:
     ref.make_model(tmp_path, arch, tied)
@@ -41,20 +46,28 @@ def test_publish(tmp_path: Path, arch: str, tied: bool, dtype: str) -> None:
             assert report.canary_gap < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
         if dtype == "float32":
             (request,) = ref.requests(ref.prompts(1, (150,)), temperature=0.0)
-            assert generate(engine, [request], 60)[0].token_ids == ref.greedy(learner, request.prompt_ids, 24)
+            assert generate(engine, [request], 60)[0].token_ids == ref.greedy(
+                learner, request.prompt_ids, 24
+            )
     finally:
         engine.close()
 
 
-def test_without_vllm_there_is_a_sentence(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vllm_there_is_a_sentence(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(EngineError, match=r"pip install 'rlcore\[vllm\]'.*engine.kind=hf"):
         VllmEngine(model_path, max_length=64)
 
 
 @pytest.mark.vllm
-def test_a_broken_torchvision_is_named(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+def test_a_broken_torchvision_is_named(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torchvision.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     with pytest.raises(EngineError, match="pip uninstall -y torchvision"):

@@ -26,8 +26,12 @@ class Forked:
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         _warm(environment)
-        self._said = [Path(tempfile.mkstemp(prefix=f"rlcore_{name}_")[1]) for name in ("out", "err")]
-        self._process = _CONTEXT.Process(target=_run, args=(command, dict(environment), os.getcwd(), self._said))
+        self._said = [
+            Path(tempfile.mkstemp(prefix=f"rlcore_{name}_")[1]) for name in ("out", "err")
+        ]
+        self._process = _CONTEXT.Process(
+            target=_run, args=(command, dict(environment), os.getcwd(), self._said)
+        )
         self._process.start()
 
     @property
@@ -59,9 +63,20 @@ class Launched:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        group = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        group = {
+            "WORLD_SIZE": processes,
+            "LOCAL_WORLD_SIZE": processes,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         self._ranks = [
-            Forked(command, {**environment, **{k: str(v) for k, v in {**group, "RANK": rank, "LOCAL_RANK": rank}.items()}})
+            Forked(
+                command,
+                {
+                    **environment,
+                    **{k: str(v) for k, v in {**group, "RANK": rank, "LOCAL_RANK": rank}.items()},
+                },
+            )
             for rank in range(processes)
         ]
 
@@ -72,7 +87,11 @@ class Launched:
     def communicate(self, timeout: float) -> tuple[str, str]:
         """When one of them fails or the time is up, the others are killed: they would wait for it."""
         until = time.monotonic() + timeout
-        while None in (codes := [rank.poll() for rank in self._ranks]) and not any(codes) and time.monotonic() < until:
+        while (
+            None in (codes := [rank.poll() for rank in self._ranks])
+            and not any(codes)
+            and time.monotonic() < until
+        ):
             time.sleep(0.02)
         timeout = 0.0 if any(codes) or time.monotonic() >= until else None
         said = [rank.communicate(timeout) for rank in self._ranks]

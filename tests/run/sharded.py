@@ -18,9 +18,14 @@ from rlcore.run import driver as train
 def sharding(**settings):
     made = Accelerator(**settings)
     plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Qwen2DecoderLayer"]
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
     )
-    AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
+    AcceleratorState._shared_state |= {
+        "distributed_type": DistributedType.FSDP,
+        "fsdp_plugin": plugin,
+    }
     return made
 
 

@@ -51,26 +51,41 @@ def test_missing_column(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_empty_dataset(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     said = sentence(
-        capsys, "train", tiny, f"tasks.eval_set={{kind: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: q}}}}"
+        capsys,
+        "train",
+        tiny,
+        f"tasks.eval_set={{kind: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: q}}}}",
     )
     assert "rows.jsonl" in said
 
 
-def test_prompt_longer_than_the_model(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompt_longer_than_the_model(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "rows.jsonl").write_text('{"q": "' + "1+" * 200 + '1="}\n')
-    tasks = f"tasks.eval_set={{kind: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: q}}}}"
+    tasks = (
+        f"tasks.eval_set={{kind: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: q}}}}"
+    )
     said = sentence(capsys, "train", tiny, tasks, "stages.sft.steps=1")
     assert "402" in said and "48" in said, "both lengths are named"
 
 
 def test_reward_raising(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = sentence(capsys, "train", tiny, "stages.sft.steps=1", f"stages.rl.rewards=[{{use: '{rewards}:raising'}}]")
+    said = sentence(
+        capsys,
+        "train",
+        tiny,
+        "stages.sft.steps=1",
+        f"stages.rl.rewards=[{{use: '{rewards}:raising'}}]",
+    )
     assert "none of the 16 answers" in said and "ZeroDivisionError: the plugin is wrong" in said
 
 
 def test_reward_hanging(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     override = f"stages.rl.rewards=[{{use: '{rewards}:hanging'}}]"
-    said = sentence(capsys, "train", tiny, "stages.sft.steps=1", override, "stages.rl.reward_deadline_s=0.5")
+    said = sentence(
+        capsys, "train", tiny, "stages.sft.steps=1", override, "stages.rl.reward_deadline_s=0.5"
+    )
     assert "none of the 16 answers" in said and "timed-out" in said
 
 
@@ -83,19 +98,25 @@ def test_model_path_wrong(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "no_model" in said
 
 
-def test_vllm_absent(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vllm_absent(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     said = sentence(capsys, "train", tiny, "engine.kind=vllm_local", "stages.sft.steps=1")
     assert "rlcore[vllm]" in said and "hf" in said
 
 
-def test_unwritable_run_folder(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_run_folder(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "blocked").write_text("a file where a folder is wanted")
     said = sentence(capsys, "train", tiny, f"run.folder={tmp_path / 'blocked'}")
     assert "cannot be written" in said and "run.folder" in said
     if os.geteuid() != 0:  # root writes everywhere
         (tmp_path / "locked").mkdir(mode=0o555)
-        assert "cannot be written" in sentence(capsys, "train", tiny, f"run.folder={tmp_path / 'locked'}")
+        assert "cannot be written" in sentence(
+            capsys, "train", tiny, f"run.folder={tmp_path / 'locked'}"
+        )
 
 
 def test_corrupt_checkpoint(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,4 +125,7 @@ def test_corrupt_checkpoint(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFi
     last = sorted((tmp_path / "runs/tiny/checkpoints").glob("step_*"))[-1] / "model.safetensors"
     last.write_bytes(last.read_bytes()[:-100])
     said = sentence(capsys, "train", tiny, *short, "--resume")
-    assert "is damaged: model.safetensors" in said and "delete that folder to resume from step_000002" in said
+    assert (
+        "is damaged: model.safetensors" in said
+        and "delete that folder to resume from step_000002" in said
+    )

@@ -32,10 +32,15 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10):
         write(tmp_path, step)
-    assert [path.name for path in checkpoint.all_checkpoints(tmp_path)] == ["step_000002", "step_000010"]
+    assert [path.name for path in checkpoint.all_checkpoints(tmp_path)] == [
+        "step_000002",
+        "step_000010",
+    ]
 
 
-@pytest.mark.parametrize("name", ["model.bin", "trainer/state.pt", "trainer/cursor.json", "trainer/manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["model.bin", "trainer/state.pt", "trainer/cursor.json", "trainer/manifest.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_any_damage_is_named_with_a_way_out(tmp_path: Path, name: str, damage: str) -> None:
     write(tmp_path, 1)
@@ -44,8 +49,12 @@ def test_any_damage_is_named_with_a_way_out(tmp_path: Path, name: str, damage: s
     if damage == "remove":
         (path / name).unlink()
     else:
-        (path / name).write_bytes(content[:-1] if damage == "cut" else content[:5] + bytes([content[5] ^ 1]) + content[6:])
-    with pytest.raises(RunError, match="step_000002 is damaged: .*delete that folder to resume from step_000001"):
+        (path / name).write_bytes(
+            content[:-1] if damage == "cut" else content[:5] + bytes([content[5] ^ 1]) + content[6:]
+        )
+    with pytest.raises(
+        RunError, match="step_000002 is damaged: .*delete that folder to resume from step_000001"
+    ):
         checkpoint.read(path)
 
 
@@ -67,7 +76,11 @@ def test_rows_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     folder.forget_after(step=3, stage=2)
     assert [row["step"] for row in read_rows(folder.metrics)] == [1, 2, 3]
     assert [row["stage_index"] for row in read_rows(folder.evals)] == [1]
-    assert sorted(path.name for path in folder.rollouts.iterdir()) == ["000001.jsonl", "000002.jsonl", "000003.jsonl"]
+    assert sorted(path.name for path in folder.rollouts.iterdir()) == [
+        "000001.jsonl",
+        "000002.jsonl",
+        "000003.jsonl",
+    ]
     assert all(json.loads(line) for line in folder.metrics.read_text().splitlines())
 
 
@@ -94,7 +107,11 @@ def test_only_what_a_run_wrote_is_removed(tmp_path: Path) -> None:
 def test_a_run_may_be_extended(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.start(load("quickstart"), resume=False, overwrite=False)
-    folder.start(load("quickstart", ["stages.rl.steps=99", "run.checkpoint_every=7"]), resume=True, overwrite=False)
+    folder.start(
+        load("quickstart", ["stages.rl.steps=99", "run.checkpoint_every=7"]),
+        resume=True,
+        overwrite=False,
+    )
 
 
 def test_a_folder_with_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:

@@ -32,7 +32,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_papers_settings_are_valid(name: str, tmp_path: Path) -> None:
     path = write(tmp_path, [story(i) for i in range(30)])
     here = [f"tasks.read.path={path}", "tasks.read.entropy_model=null"]
-    here += ["tasks.read.tokenizer=bytes"] if "tokenizer" in (ROOT / f"recipes/{name}.yaml").read_text() else []
+    here += (
+        ["tasks.read.tokenizer=bytes"]
+        if "tokenizer" in (ROOT / f"recipes/{name}.yaml").read_text()
+        else []
+    )
     if "rmt" in name:  # without a model there are no bins
         here += ["stages.rl.curriculum=uniform"]
     recipe = load(name, here)
@@ -46,7 +50,12 @@ def test_the_small_recipes_are_valid(name: str) -> None:
     assert any("rl: " in fact for fact in check(load(f"papers/{name}")))
 
 
-SHORT = ["model.config.hidden_size=64", "engine.kind=hf", "stages.rl.groups_per_step=4", "stages.rl.group_size=4"]
+SHORT = [
+    "model.config.hidden_size=64",
+    "engine.kind=hf",
+    "stages.rl.groups_per_step=4",
+    "stages.rl.group_size=4",
+]
 
 
 def train(name: str, folder: Path, *overrides: str) -> list[dict]:
@@ -62,7 +71,20 @@ def test_a_run_for_information_gain_resumes_with_its_slow_copy(tmp_path: Path) -
     whole = train("papers/rlp/rlp", tmp_path, only, "run.checkpoint_every=2")
     before, last = sorted((tmp_path / "rlp/checkpoints").glob("step_*"))
     shutil.rmtree(last)  # as if killed after step 2 or later
-    assert main(["train", "papers/rlp/rlp", *SHORT, f"run.folder={tmp_path}", only, "run.checkpoint_every=2", "--resume"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "papers/rlp/rlp",
+                *SHORT,
+                f"run.folder={tmp_path}",
+                only,
+                "run.checkpoint_every=2",
+                "--resume",
+            ]
+        )
+        == 0
+    )
     parts = read_rows(tmp_path / "rlp/metrics.jsonl")
     assert before.name == "step_000002" and len(whole) == len(parts) == 4
 
@@ -72,7 +94,9 @@ def test_a_run_for_information_gain_resumes_with_its_slow_copy(tmp_path: Path) -
     assert list(map(untimed, whole)) == list(map(untimed, parts))
     for row in whole:
         gain = row["reward/information_gain/thought"] - row["reward/information_gain/plain"]
-        assert row["reward/mean"] == pytest.approx(row["reward/information_gain"]) and gain == pytest.approx(row["reward/mean"])
+        assert row["reward/mean"] == pytest.approx(
+            row["reward/information_gain"]
+        ) and gain == pytest.approx(row["reward/mean"])
         assert row["reward/frac_zero_std"] == 0 and row["loss"] != 0
 
 
@@ -98,10 +122,18 @@ def test_a_second_round_is_part_of_the_step(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL.exists(), reason="the corpus is not here; set RLCORE_DATA")
 def test_the_real_corpus_goes_through_vllm(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
-    small = ["stages.sft.steps=2", "stages.rl.steps=3", f"tasks.read.path={REAL}", "tasks.read.keep.documents=60"]
+    small = [
+        "stages.sft.steps=2",
+        "stages.rl.steps=3",
+        f"tasks.read.path={REAL}",
+        "tasks.read.keep.documents=60",
+    ]
     finish(start("train", "papers/rlpt/corpus", *small, f"run.folder={tmp_path}"))
     metrics = read_rows(tmp_path / "rlpt-corpus" / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5]
     rollouts = read_rows(tmp_path / "rlpt-corpus/rollouts/000005.jsonl")
     assert len(rollouts) == 8 * 4 and {row["category"] for row in rollouts} == {"asr", "msr"}
-    assert all(row["answer"] not in row["prompt"] and row["status"] in ("ok", "wrong-format") for row in rollouts)
+    assert all(
+        row["answer"] not in row["prompt"] and row["status"] in ("ok", "wrong-format")
+        for row in rollouts
+    )

@@ -23,7 +23,9 @@ SHAPE = (
     "num_attention_heads: 2, num_key_value_heads: 1"
 )
 
-pytestmark = pytest.mark.skipif(not (TRAIN.exists() and TEST.exists()), reason="the GSM8K files are not here; set RLCORE_DATA")
+pytestmark = pytest.mark.skipif(
+    not (TRAIN.exists() and TEST.exists()), reason="the GSM8K files are not here; set RLCORE_DATA"
+)
 
 
 def test_gold_scores_and_corrupted_gold_does_not(capsys: pytest.CaptureFixture[str]) -> None:

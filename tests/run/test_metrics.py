@@ -8,7 +8,16 @@ from rlcore.run.metrics import GroupFacts, dead_states, learner_metrics, rollout
 from rlcore.types import StepReport
 
 NOTHING = StepReport(
-    loss=None, losses={}, grad_norm=None, lr=1e-3, entropy=None, kl=None, ratio_max=None, clip_frac=None, tokens=0, sequences=2
+    loss=None,
+    losses={},
+    grad_norm=None,
+    lr=1e-3,
+    entropy=None,
+    kl=None,
+    ratio_max=None,
+    clip_frac=None,
+    tokens=0,
+    sequences=2,
 )
 
 
@@ -26,13 +35,17 @@ def facts(values: list[float | None], **parts: list[float | None]) -> GroupFacts
 
 
 def test_a_reward_that_scored_nothing_has_no_mean() -> None:
-    found = rollout_metrics([facts([1.0, 0.0, None], math=[1.0, 0.0, None], judge=[None, None, None])])
+    found = rollout_metrics(
+        [facts([1.0, 0.0, None], math=[1.0, 0.0, None], judge=[None, None, None])]
+    )
     assert found["reward/math"] == 0.5 and "reward/judge" not in found
     assert found["reward/frac_unscored"] == pytest.approx(1 / 3) and found["reward/mean"] == 0.5
 
 
 def test_only_groups_of_two_scored_answers_have_a_variance() -> None:
-    found = rollout_metrics([facts([1.0, 1.0]), facts([1.0, 0.0]), facts([1.0, None]), facts([None, None])])
+    found = rollout_metrics(
+        [facts([1.0, 1.0]), facts([1.0, 0.0]), facts([1.0, None]), facts([None, None])]
+    )
     assert found["reward/frac_zero_std"] == 0.5
     alone = rollout_metrics([facts([1.0]), facts([0.0])])
     assert "reward/frac_zero_std" not in alone and dead_states(alone | {"tokens/trained": 9}) == []

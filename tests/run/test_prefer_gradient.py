@@ -11,19 +11,34 @@ from rlcore.recipe.schema import PreferStage, UpdateSection
 from rlcore.stages.prefer import pair_trainer, plain, train_pairs
 from tests.run.table import table
 
-STAGE = PreferStage(kind="prefer", data="-", pairs="given", steps=1, batch_size=1, optim=UpdateSection(name="sgd", lr=0.1))
+STAGE = PreferStage(
+    kind="prefer",
+    data="-",
+    pairs="given",
+    steps=1,
+    batch_size=1,
+    optim=UpdateSection(name="sgd", lr=0.1),
+)
 
 
 def row(prompt: str, chosen: str, rejected: str) -> dict[str, list[int]]:
-    return {"prompt_ids": list(prompt.encode()), "chosen_ids": list(chosen.encode()), "rejected_ids": list(rejected.encode())}
+    return {
+        "prompt_ids": list(prompt.encode()),
+        "chosen_ids": list(chosen.encode()),
+        "rejected_ids": list(rejected.encode()),
+    }
 
 
-def gradients(pair: dict[str, list[int]], folder: Path) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def gradients(
+    pair: dict[str, list[int]], folder: Path
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """d loss / d log-probability, [2, answer tokens] of the chosen and the rejected side, and d loss / d parameters."""
     policy = table()
     with plain(policy):
         trainer = pair_trainer(policy, [pair], STAGE, scratch=str(folder))
-        with torch.no_grad():  # away from the reference, where DPO's coefficient is 1/2 for every pair
+        with (
+            torch.no_grad()
+        ):  # away from the reference, where DPO's coefficient is 1/2 for every pair
             policy.model.lm_head.weight += 0.3 * torch.randn_like(policy.model.lm_head.weight)
         kept, forward = [], trainer.model.forward
 
@@ -39,17 +54,25 @@ def gradients(pair: dict[str, list[int]], folder: Path) -> tuple[torch.Tensor, d
         trainer.compute_loss(trainer.model, batch).backward()
         answers = batch["completion_mask"][:, 1:].bool()
         return kept[0].grad.masked_fill(~answers, 0), {
-            name: parameter.grad for name, parameter in policy.model.named_parameters() if parameter.grad is not None
+            name: parameter.grad
+            for name, parameter in policy.model.named_parameters()
+            if parameter.grad is not None
         }
 
 
 def test_what_the_sides_share_gets_no_gradient(tmp_path: Path) -> None:
     tokens, parameters = gradients(row("?", "abx", "aby"), tmp_path)
     assert tokens[:, 2].abs().min() > 0.01 and torch.equal(tokens[0, :3], -tokens[1, :3])
-    _, without = gradients(row("?ab", "x", "y"), tmp_path)  # the same pair, with what is shared out of the loss
+    _, without = gradients(
+        row("?ab", "x", "y"), tmp_path
+    )  # the same pair, with what is shared out of the loss
     for name, gradient in parameters.items():
-        torch.testing.assert_close(gradient, without[name], rtol=0, atol=1e-6)  # TRL's head computes in float32
-    _, planted = gradients(row("?", "acx", "aby"), tmp_path)  # a side that took another way earlier on
+        torch.testing.assert_close(
+            gradient, without[name], rtol=0, atol=1e-6
+        )  # TRL's head computes in float32
+    _, planted = gradients(
+        row("?", "acx", "aby"), tmp_path
+    )  # a side that took another way earlier on
     assert any((planted[name] - without[name]).abs().max() > 1e-3 for name in planted)
 
 
@@ -61,7 +84,9 @@ def test_what_the_sides_share_gets_no_gradient(tmp_path: Path) -> None:
         ("shared prefix", row("?", "ay", "ax"), 0),
     ],
 )
-def test_only_shared_prefixes_spare_the_good_steps_of_a_wrong_answer(kind: str, pair: dict, sign: int, tmp_path: Path) -> None:
+def test_only_shared_prefixes_spare_the_good_steps_of_a_wrong_answer(
+    kind: str, pair: dict, sign: int, tmp_path: Path
+) -> None:
     """`a` is a good first step, `x` the mistake: what the loss does to log pi(a), and one update of the stage."""
     tokens, _ = gradients(pair, tmp_path)
     pushed = -tokens[:, 0].sum() if kind == "shared prefix" else -tokens[1, 0]
@@ -81,5 +106,7 @@ def test_the_policy_is_whole_again_after_trl(tmp_path: Path) -> None:
         trainer = pair_trainer(policy, [row("?", "ax", "bz")], STAGE, scratch=str(tmp_path))
         [batch] = trainer.get_train_dataloader()
         metrics = trainer.compute_ref_log_probs(trainer.ref_model, batch)
-    assert [value.item() for value in metrics] == pytest.approx([sum(scores) for scores in before], abs=1e-5)
+    assert [value.item() for value in metrics] == pytest.approx(
+        [sum(scores) for scores in before], abs=1e-5
+    )
     assert policy.score(sequences) == before and "forward" not in vars(policy.model)

@@ -40,7 +40,10 @@ async def correct_answer(prompt, completion, answer, state, **kwargs) -> float:
 def test_files_of_other_trainers_train_a_step(tmp_path: Path) -> None:
     (tmp_path / "trl_file.py").write_text(TRL)
     (tmp_path / "verifiers_file.py").write_text(VERIFIERS)
-    rows = [{"prompt": [{"role": "user", "content": f"{n}+1="}], "answer": str(n + 1), "level": n % 4} for n in range(8)]
+    rows = [
+        {"prompt": [{"role": "user", "content": f"{n}+1="}], "answer": str(n + 1), "level": n % 4}
+        for n in range(8)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     head = TINY[: TINY.index("tasks:")].replace("name: tiny", "name: others")
     (tmp_path / "others.yaml").write_text(f"""{head}
@@ -69,6 +72,10 @@ run: {{folder: {tmp_path}/runs}}
     for row in written:
         parts = row["parts"]
         assert (parts["even_tasks_only"] is None) == (parts["even_tasks_only/mean_level"] % 2 == 1)
-        value = parts["format_reward_func"] + 0.5 * parts["correct_answer"] + 0.1 * (parts["even_tasks_only"] or 0.0)
+        value = (
+            parts["format_reward_func"]
+            + 0.5 * parts["correct_answer"]
+            + 0.1 * (parts["even_tasks_only"] or 0.0)
+        )
         assert row["value"] == pytest.approx(value)
     assert {row["parts"]["even_tasks_only"] is None for row in written} == {True, False}

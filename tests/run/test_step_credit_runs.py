@@ -20,7 +20,12 @@ STAGE = """  - {{kind: rl, name: {name}, tasks: demonstrations, steps: 2, groups
      sampling: *short, optim: {{lr: 1e-3}},
      credit: {{steps: {{scheme: {name}, split: {{use: tokens, n: 2}}, rollouts: 4, passing: 0.9, {more}}}}}}}
 """
-MORE = {"per_step": "keep: all", "vine": "start: rollouts", "first_pit": "search: bisect", "negative_only": "search: until_dead"}
+MORE = {
+    "per_step": "keep: all",
+    "vine": "start: rollouts",
+    "first_pit": "search: bisect",
+    "negative_only": "search: until_dead",
+}
 
 
 def write_stages(folder: Path) -> Path:
@@ -28,7 +33,9 @@ def write_stages(folder: Path) -> Path:
     head, _ = TINY.split("  - {kind: rl")
     path = folder / "tiny.yaml"
     stages = "".join(STAGE.format(name=name, more=MORE[name]) for name in SCHEMES)
-    path.write_text(f"{head}{stages}run: {{checkpoint_every: 1, keep_checkpoints: 99, folder: {folder / 'runs'}}}\n")
+    path.write_text(
+        f"{head}{stages}run: {{checkpoint_every: 1, keep_checkpoints: 99, folder: {folder / 'runs'}}}\n"
+    )
     return path
 
 
@@ -43,20 +50,32 @@ def test_every_scheme_trains_and_says_what_it_costs(told: Path) -> None:
     rows = {row["stage"]: row for row in read_rows(run_folder(told) / "metrics.jsonl")}
     for name in SCHEMES:
         row = rows[name]
-        assert row["credit/answers"] > 0 and row["credit/prefixes"] > 0 and row["tokens/trained"] > 0, name
-        assert row["credit/frac_tokens"] == row["credit/tokens"] / (row["credit/tokens"] + row["tokens/completion"])
+        assert (
+            row["credit/answers"] > 0 and row["credit/prefixes"] > 0 and row["tokens/trained"] > 0
+        ), name
+        assert row["credit/frac_tokens"] == row["credit/tokens"] / (
+            row["credit/tokens"] + row["tokens/completion"]
+        )
         assert row["grad_norm"] > 0
-    assert rows["per_step"]["tokens/trained"] > rows["per_step"]["tokens/completion"]  # continuations were kept
-    assert all(0 <= row["tokens/frac_wasted"] <= 1 for row in rows.values() if "tokens/frac_wasted" in row)  # and are not counted as answers
+    assert (
+        rows["per_step"]["tokens/trained"] > rows["per_step"]["tokens/completion"]
+    )  # continuations were kept
+    assert all(
+        0 <= row["tokens/frac_wasted"] <= 1 for row in rows.values() if "tokens/frac_wasted" in row
+    )  # and are not counted as answers
 
 
 def test_rollouts_say_what_their_steps_were_worth(told: Path) -> None:
-    rows = [row for path in sorted((run_folder(told) / "rollouts").iterdir()) for row in read_rows(path)]
+    rows = [
+        row for path in sorted((run_folder(told) / "rollouts").iterdir()) for row in read_rows(path)
+    ]
     valued = [row for row in rows if "steps" in row]
     assert valued and len(valued) < len(rows)
     for row in valued:
         spans, values = row["steps"]["spans"], row["steps"]["values"]
-        assert spans[0][0] == 0 and spans[-1][1] == sum(row["mask"]) and len(values) == len(spans) + 1
+        assert (
+            spans[0][0] == 0 and spans[-1][1] == sum(row["mask"]) and len(values) == len(spans) + 1
+        )
         assert values[-1] == row["value"]
         if "advantages" in row["steps"]:
             assert len(row["steps"]["advantages"]) == sum(row["mask"])
@@ -81,7 +100,9 @@ def test_a_run_stopped_in_the_middle_resumes_bit_for_bit(told: Path, tmp_path: P
 def only_per_step(folder: Path) -> Path:
     recipe = write_stages(folder)
     text = recipe.read_text()
-    recipe.write_text(text[: text.index("  - {kind: rl, name: vine")] + text[text.index("run: {checkpoint") :])
+    recipe.write_text(
+        text[: text.index("  - {kind: rl, name: vine")] + text[text.index("run: {checkpoint") :]
+    )
     return recipe
 
 
@@ -89,8 +110,12 @@ def only_per_step(folder: Path) -> Path:
 def test_real_vllm_continues_answers_without_prefix_caching_too(tmp_path: Path) -> None:
     recipe = only_per_step(tmp_path)
     finish(start("train", recipe, "engine.kind=vllm_local", "engine.prefix_caching=false"))
-    rows = [row for row in read_rows(run_folder(recipe) / "metrics.jsonl") if row["stage"] == "per_step"]
-    assert all(row["credit/tokens"] > 0 and abs(row["mismatch/ratio_max"] - 1) < 1e-3 for row in rows)  # log-probabilities are its own
+    rows = [
+        row for row in read_rows(run_folder(recipe) / "metrics.jsonl") if row["stage"] == "per_step"
+    ]
+    assert all(
+        row["credit/tokens"] > 0 and abs(row["mismatch/ratio_max"] - 1) < 1e-3 for row in rows
+    )  # log-probabilities are its own
 
 
 def test_two_processes_continue_their_own_groups(tmp_path: Path) -> None:
@@ -99,25 +124,63 @@ def test_two_processes_continue_their_own_groups(tmp_path: Path) -> None:
     folder = run_folder(recipe)
     [_, row] = [row for row in read_rows(folder / "metrics.jsonl") if row["stage"] == "per_step"]
     ranks = [folder / "rollouts" / f"{row['step']:06d}{suffix}.jsonl" for suffix in ("", ".rank1")]
-    valued = [sum("steps" in json.loads(line) for line in path.read_text().splitlines()) for path in ranks]
+    valued = [
+        sum("steps" in json.loads(line) for line in path.read_text().splitlines()) for path in ranks
+    ]
     assert sum(valued) == row["credit/answers"] > 0
 
 
-def test_the_picture_shows_every_token_and_value(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_picture_shows_every_token_and_value(
+    told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, page = run_folder(told), tmp_path / "page.html"
-    first_pit = [row["step"] for row in read_rows(folder / "metrics.jsonl") if row["stage"] == "first_pit"]
-    rows = [row for row in read_rows(folder / "rollouts" / f"{first_pit[-1]:06d}.jsonl") if "advantages" in row.get("steps", {})]
+    first_pit = [
+        row["step"] for row in read_rows(folder / "metrics.jsonl") if row["stage"] == "first_pit"
+    ]
+    rows = [
+        row
+        for row in read_rows(folder / "rollouts" / f"{first_pit[-1]:06d}.jsonl")
+        if "advantages" in row.get("steps", {})
+    ]
     row = next(row for row in rows if None in row["steps"]["advantages"])
-    assert main(["credit", "show", str(folder), "--step", str(first_pit[-1]), "--rollout", row["id"], "--html", str(page)]) == 0
+    assert (
+        main(
+            [
+                "credit",
+                "show",
+                str(folder),
+                "--step",
+                str(first_pit[-1]),
+                "--rollout",
+                row["id"],
+                "--html",
+                str(page),
+            ]
+        )
+        == 0
+    )
     text, out = page.read_text(encoding="utf-8"), capsys.readouterr().out
-    tokens = re.findall(r'<span style="([^"]*)" title="([^"]*)">(.*?)</span>', text, flags=re.DOTALL)
-    assert unescape("".join(shown for _, _, shown in tokens)).replace("<br>", "").replace("⏎", "\n").startswith(row["text"])
-    assert [title == "not trained" for _, title, _ in tokens] == [a is None for a in row["steps"]["advantages"]]
+    tokens = re.findall(
+        r'<span style="([^"]*)" title="([^"]*)">(.*?)</span>', text, flags=re.DOTALL
+    )
+    assert (
+        unescape("".join(shown for _, _, shown in tokens))
+        .replace("<br>", "")
+        .replace("⏎", "\n")
+        .startswith(row["text"])
+    )
+    assert [title == "not trained" for _, title, _ in tokens] == [
+        a is None for a in row["steps"]["advantages"]
+    ]
     for (style, _, _), advantage in zip(tokens, row["steps"]["advantages"], strict=True):
         if advantage:
             red, _, blue = map(int, re.findall(r"\d+", style))
             assert (red > blue) == (advantage < 0)
-    assert text.count('class="step"') == len(row["steps"]["values"]) and "Q_0" in out and row["id"] in out
+    assert (
+        text.count('class="step"') == len(row["steps"]["values"])
+        and "Q_0" in out
+        and row["id"] in out
+    )
     assert "http" not in text  # nothing is fetched
 
 
@@ -129,6 +192,8 @@ def test_the_picture_shows_every_token_and_value(told: Path, tmp_path: Path, cap
         (["--rollout", "nobody"], "has no a rollout 'nobody'"),
     ],
 )
-def test_what_cannot_be_shown_is_said(told: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_what_cannot_be_shown_is_said(
+    told: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert main(["credit", "show", str(run_folder(told)), *arguments]) == 2
     assert message.replace("has no a", "has no") in capsys.readouterr().err

@@ -18,7 +18,11 @@ from rlcore.run.folder import read_rows
 from rlcore.run.stored import read_stored
 from tests.run.whole import TINY, run_folder, story
 
-HEAD = TINY.split("stages:")[0].replace("demonstrations: {", "demonstrations: {mistakes: 0.4, ").replace("max_number: 4", "max_number: 9")
+HEAD = (
+    TINY.split("stages:")[0]
+    .replace("demonstrations: {", "demonstrations: {mistakes: 0.4, ")
+    .replace("max_number: 4", "max_number: 9")
+)
 STAGES = """
 stages:
   - {kind: sft, tasks: demonstrations, steps: 60, batch_size: 32, optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}}
@@ -51,16 +55,32 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sample_stage_keeps_answers_demonstrations_and_step_values(done: Path) -> None:
     rows = read_rows(done / "samples/drawn/rank0.jsonl")
     shown = [row for row in rows if row["id"].endswith("#demonstration")]
-    assert len(rows) == 24 * 5 and len(shown) == 24 and all(row["logprobs"] is None for row in shown)
-    assert {row["value"] for row in shown} == {0.0, 1.0}  # the teacher forgets carries, and that is seen
+    assert (
+        len(rows) == 24 * 5 and len(shown) == 24 and all(row["logprobs"] is None for row in shown)
+    )
+    assert {row["value"] for row in shown} == {
+        0.0,
+        1.0,
+    }  # the teacher forgets carries, and that is seen
     for row in rows:
         if row in shown:
             continue
         steps = row["steps"]
-        assert [span[0] for span in steps["spans"]] == [0, *(span[1] for span in steps["spans"][:-1])]
-        assert steps["spans"][-1][1] == sum(row["mask"]) and len(steps["values"]) == len(steps["spans"]) + 1
-        gains = [after - before for before, after in zip(steps["values"], steps["values"][1:], strict=False)]
-        assert sum(gains) == pytest.approx(row["value"] - steps["values"][0], abs=1e-12)  # the sum telescopes
+        assert [span[0] for span in steps["spans"]] == [
+            0,
+            *(span[1] for span in steps["spans"][:-1]),
+        ]
+        assert (
+            steps["spans"][-1][1] == sum(row["mask"])
+            and len(steps["values"]) == len(steps["spans"]) + 1
+        )
+        gains = [
+            after - before
+            for before, after in zip(steps["values"], steps["values"][1:], strict=False)
+        ]
+        assert sum(gains) == pytest.approx(
+            row["value"] - steps["values"][0], abs=1e-12
+        )  # the sum telescopes
     assert json.loads((done / "samples/drawn/summary.json").read_text())["credit/tokens"] > 0
 
 
@@ -68,14 +88,20 @@ def test_what_the_learning_stages_saw(done: Path) -> None:
     by_id = {row["id"]: row for row in read_rows(done / "samples/drawn/rank0.jsonl")}
     right = {(row["task"], row["text"]) for row in by_id.values() if row["value"] == 1}
     pairs = read_rows(done / "pairs/answers.jsonl")
-    assert pairs and all((p["task"], p["chosen"]) in right and (p["task"], p["rejected"]) not in right for p in pairs)
-    assert all(pair["chosen_ids"][-1] == 258 for pair in pairs)  # closed by the end token, exactly as sampled
+    assert pairs and all(
+        (p["task"], p["chosen"]) in right and (p["task"], p["rejected"]) not in right for p in pairs
+    )
+    assert all(
+        pair["chosen_ids"][-1] == 258 for pair in pairs
+    )  # closed by the end token, exactly as sampled
     pits = read_rows(done / "pairs/pits.jsonl")
     ends = set()
     for row in by_id.values():
         if row["value"] == 0 and row.get("steps"):
             after = row["steps"]["values"][1:]
-            end = row["steps"]["spans"][after.index(min(after))][1]  # the first step of lowest value
+            end = row["steps"]["spans"][after.index(min(after))][
+                1
+            ]  # the first step of lowest value
             ends.add(tuple(row["token_ids"][: row["mask"].index(1) + end]))
     assert pits and all(tuple(pair["prompt_ids"] + pair["rejected_ids"]) in ends for pair in pits)
     metrics = read_rows(done / "metrics.jsonl")
@@ -85,7 +111,9 @@ def test_what_the_learning_stages_saw(done: Path) -> None:
     assert first["margin"] == pytest.approx(0, abs=1e-6) and last["margin"] > 0
 
 
-def test_a_run_killed_between_stages_goes_on_to_the_same_end(done: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_run_killed_between_stages_goes_on_to_the_same_end(
+    done: Path, tmp_path: Path, monkeypatch
+) -> None:
     from rlcore.stages import prefer
 
     recipe = load(str(write(tmp_path)))
@@ -108,23 +136,49 @@ def test_a_run_killed_between_stages_goes_on_to_the_same_end(done: Path, tmp_pat
 
 def test_which_objectives_need_behaviour_logprobs() -> None:
     params = {"dr_grpo": {"max_tokens": 8}}
-    free = {name for name in PRESETS if not reads_behaviour(objective(name, **params.get(name, {})))}
+    free = {
+        name for name in PRESETS if not reads_behaviour(objective(name, **params.get(name, {})))
+    }
     assert free == {"rloo", "reinforce", "kimi", "awr", "sft", "dft"}
-    assert reads_behaviour(objective("reinforce", correction={"kind": "token_mask", "high": 2.0, "low": 0.5}))
+    assert reads_behaviour(
+        objective("reinforce", correction={"kind": "token_mask", "high": 2.0, "low": 0.5})
+    )
 
 
 @pytest.mark.parametrize(
     ("stage", "kept", "sentence"),
     [
-        ("kind: offline, objective: grpo", lambda row: row, "needs the log-probabilities of the policy that wrote an answer"),
-        ("kind: offline, keep: correct", lambda row: row if row["value"] == 0 else None, "is left to learn from"),
-        ("kind: prefer, pairs: first_pit, loss_type: simgoid", lambda row: row, "refused stage taught: Unknown loss type"),
-        ("kind: prefer, pairs: first_pit", lambda row: {k: v for k, v in row.items() if k != "steps"}, "with step values"),
+        (
+            "kind: offline, objective: grpo",
+            lambda row: row,
+            "needs the log-probabilities of the policy that wrote an answer",
+        ),
+        (
+            "kind: offline, keep: correct",
+            lambda row: row if row["value"] == 0 else None,
+            "is left to learn from",
+        ),
+        (
+            "kind: prefer, pairs: first_pit, loss_type: simgoid",
+            lambda row: row,
+            "refused stage taught: Unknown loss type",
+        ),
+        (
+            "kind: prefer, pairs: first_pit",
+            lambda row: {k: v for k, v in row.items() if k != "steps"},
+            "with step values",
+        ),
     ],
     ids="behaviour nothing loss values".split(),
 )
-def test_a_stage_that_cannot_learn_says_why(done: Path, tmp_path: Path, stage: str, kept, sentence: str) -> None:
-    rows = [json.dumps(row) for found in read_rows(done / "samples/drawn/rank0.jsonl") if (row := kept(found))]
+def test_a_stage_that_cannot_learn_says_why(
+    done: Path, tmp_path: Path, stage: str, kept, sentence: str
+) -> None:
+    rows = [
+        json.dumps(row)
+        for found in read_rows(done / "samples/drawn/rank0.jsonl")
+        if (row := kept(found))
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
     stages = f"stages=[{{{stage}, name: taught, steps: 1, data: {tmp_path}/rows.jsonl}}]"
     with pytest.raises(RlcoreError, match=sentence):
@@ -134,14 +188,26 @@ def test_a_stage_that_cannot_learn_says_why(done: Path, tmp_path: Path, stage: s
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("stages.rft.data=drawm", "neither a file or folder here nor a sample stage before this one .drawn."),
+        (
+            "stages.rft.data=drawm",
+            "neither a file or folder here nor a sample stage before this one .drawn.",
+        ),
         ("stages.rft.keep=right", "stages.2.keep"),
         ("stages.drawn.steps={rollouts: 4, best_of: 5}", "cannot be estimated from 4 rollouts"),
         ("stages.drawn.steps={split: lines}", "there is no split 'lines'"),
-        ("stages.weighted.credit={steps: {keep: all}}", "is for rl stages: nothing is continued here"),
-        ("stages.rft.credit={demonstrations: gated}", "set demonstrations: true in the sample stage"),
+        (
+            "stages.weighted.credit={steps: {keep: all}}",
+            "is for rl stages: nothing is continued here",
+        ),
+        (
+            "stages.rft.credit={demonstrations: gated}",
+            "set demonstrations: true in the sample stage",
+        ),
         ("stages.answers.optim={ema: 0.9}", "unknown key 'stages.4.optim.ema'"),
-        ("stages.answers.micro_batch=3", "stages.4: micro_batch is 3, which does not divide batch_size"),
+        (
+            "stages.answers.micro_batch=3",
+            "stages.4: micro_batch is 3, which does not divide batch_size",
+        ),
     ],
 )
 def test_bad_recipes_are_met_with_a_sentence(tmp_path: Path, change: str, sentence: str) -> None:
@@ -150,7 +216,12 @@ def test_bad_recipes_are_met_with_a_sentence(tmp_path: Path, change: str, senten
 
 
 @pytest.mark.parametrize(
-    "row", ["{}", '{"task": "a"}', '{"task": "a", "prompt": "b", "text": "", "value": 1, "token_ids": [1], "mask": []}']
+    "row",
+    [
+        "{}",
+        '{"task": "a"}',
+        '{"task": "a", "prompt": "b", "text": "", "value": 1, "token_ids": [1], "mask": []}',
+    ],
 )
 def test_bad_rows_are_met_with_a_sentence(tmp_path: Path, row: str) -> None:
     (tmp_path / "rows.jsonl").write_text(row + "\n")

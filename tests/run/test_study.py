@@ -20,21 +20,39 @@ def test_cells_go_on_from_the_start_of_their_seed(tmp_path: Path) -> None:
         str(write_recipe(tmp_path)), {"rl": (), "more sft": (IMITATE,)}, seeds=[0, 1], folder=tmp_path / "study",
         common=["stages.rl.steps=2"], start_per_seed=True,
     )  # fmt: skip
-    assert [(run.cell, run.seed, run.steps) for run in runs] == [(c, s, 2) for s in (0, 1) for c in ("rl", "more sft")]
+    assert [(run.cell, run.seed, run.steps) for run in runs] == [
+        (c, s, 2) for s in (0, 1) for c in ("rl", "more sft")
+    ]
     found = by_cell(runs)
-    assert [run.tokens > 0 for run in found["rl"]] == [True, True] and [run.tokens for run in found["more sft"]] == [0, 0]
+    assert [run.tokens > 0 for run in found["rl"]] == [True, True] and [
+        run.tokens for run in found["more sft"]
+    ] == [0, 0]
     assert all(set(run.accuracy) == {"before", "after"} and 0 <= run.waste <= 1 for run in runs)
     before = [run.evals["before"] for run in runs]
-    assert before[0] == before[1] and before[2] == before[3] and before[0]["accuracy"] != before[2]["accuracy"]
+    assert (
+        before[0] == before[1]
+        and before[2] == before[3]
+        and before[0]["accuracy"] != before[2]["accuracy"]
+    )
     assert read_rows(tmp_path / "study/start-1/metrics.jsonl")[-1]["stage"] == "sft"
-    assert found["more sft"][1].rows[-1]["stage"] == "rl" and found["more sft"][1].folder.name == "moresft-1"
+    assert (
+        found["more sft"][1].rows[-1]["stage"] == "rl"
+        and found["more sft"][1].folder.name == "moresft-1"
+    )
 
 
-def test_the_command_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_of_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def command(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["reproduce.py", *words, "--folder", str(tmp_path / "it")])
-        measures = {"after": lambda run: run.accuracy["after"], "steps": lambda run: float(run.steps)}
-        study_main("A study.", write_recipe(tmp_path), {"rl": ()}, measures, quick=["stages.rl.steps=1"])
+        measures = {
+            "after": lambda run: run.accuracy["after"],
+            "steps": lambda run: float(run.steps),
+        }
+        study_main(
+            "A study.", write_recipe(tmp_path), {"rl": ()}, measures, quick=["stages.rl.steps=1"]
+        )
         return capsys.readouterr().out
 
     said = json.loads(command("--quick", "--json"))

@@ -44,7 +44,10 @@ def probabilities(policy: Policy) -> dict[str, torch.Tensor]:
 
 
 def optimum(sft: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    tilts = {state: torch.tensor([ODDS[state][step] ** (1 / BETA) for step in steps]) for state, steps in STATES.items()}
+    tilts = {
+        state: torch.tensor([ODDS[state][step] ** (1 / BETA) for step in steps])
+        for state, steps in STATES.items()
+    }
     return {state: sft[state] * tilt / (sft[state] * tilt).sum() for state, tilt in tilts.items()}
 
 
@@ -61,7 +64,13 @@ def enumerated(sft: dict[str, torch.Tensor], *, whole_answer: bool = False) -> l
         steps = [math.log(ODDS["?"][first]), math.log(ODDS[first][second])]
         advantages = [sum(steps)] * 2 if whole_answer else steps
         weight = (sft["?"][FIRST.index(first)] * sft[first][SECOND.index(second)]).item()
-        sample = Sample(id=first + second, token_ids=ids, mask=[False, True, True], advantages=[0.0, *advantages], weight=weight)
+        sample = Sample(
+            id=first + second,
+            token_ids=ids,
+            mask=[False, True, True],
+            advantages=[0.0, *advantages],
+            weight=weight,
+        )
         samples.append(sample)
     return samples
 
@@ -72,7 +81,15 @@ def test_advantage_weighted_regression_through_the_learner(planted: str | None) 
     sft = probabilities(policy)
     samples = enumerated(sft, whole_answer=planted == "whole answer")
     aim = objective("awr", beta=1.0 if planted == "no beta" else BETA)
-    learner = Learner(policy, aim, accelerator=Accelerator(cpu=True), lr=0.1, total_steps=400, schedule="cosine", clip_norm=1e9)
+    learner = Learner(
+        policy,
+        aim,
+        accelerator=Accelerator(cpu=True),
+        lr=0.1,
+        total_steps=400,
+        schedule="cosine",
+        clip_norm=1e9,
+    )
     for _ in range(400):
         learner.step(samples)
     found = distance(probabilities(policy), optimum(sft))
@@ -94,7 +111,11 @@ def bradley_terry(state: str, prefix: str) -> list[dict[str, list[int]]]:
 def test_dpo_on_bradley_terry_pairs_through_trl(planted: str | None) -> None:
     policy = table()
     sft = probabilities(policy)
-    rows = [row for state in STATES for row in bradley_terry(state, prefix=state if state != "?" else "")]
+    rows = [
+        row
+        for state in STATES
+        for row in bradley_terry(state, prefix=state if state != "?" else "")
+    ]
     if planted:
         rows = [row for row in rows if rows.count(row) > rows.count({**row, "chosen_ids": row["rejected_ids"],
                                                                      "rejected_ids": row["chosen_ids"]})]  # fmt: skip

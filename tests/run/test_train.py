@@ -18,7 +18,9 @@ from rlcore.run.step_values import step_metrics
 from rlcore.run.stored import read_stored
 from tests.run.whole import finish, run_folder, start, story, untimed
 
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vllm is not installed"
+)
 
 RL_METRICS = set(
     "step stage reward/mean reward/std reward/length loss grad_norm entropy mismatch/kl mismatch/ratio_max clip_frac completions/length/mean "
@@ -37,37 +39,56 @@ def test_a_run_leaves_what_the_contract_says(whole_story: dict) -> None:
     first = json.loads((folder / "rollouts" / "000007.jsonl").read_text().splitlines()[0])
     assert len(first["token_ids"]) == len(first["mask"]) == len(first["logprobs"])
     last_line = json.loads(whole_story["out"].splitlines()[-1])
-    assert last_line["recipe"] == "tiny" and last_line["engine"] == "hf" and last_line["accuracy_after"] is not None
+    assert (
+        last_line["recipe"] == "tiny"
+        and last_line["engine"] == "hf"
+        and last_line["accuracy_after"] is not None
+    )
 
 
 def test_every_metric_is_explained(whole_story: dict) -> None:
     table = (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8")
-    named = [name for cell in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE) for name in re.findall(r"`(.+?)`", cell)]
+    named = [
+        name
+        for cell in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE)
+        for name in re.findall(r"`(.+?)`", cell)
+    ]
     explained = set()
     for name in named:
         head, choice, tail = re.fullmatch(r"([^{]*)(?:\{(.*)\})?(.*)", name).groups()
         explained |= {f"{head}{one}{tail}" for one in (choice or "").split(",")}
     patterns = [re.sub(r"<\w+>", "[^/]+", name) for name in explained]
     keys = {key for row in read_rows(whole_story["folder"] / "metrics.jsonl") for key in row}
-    keys |= effort_metrics([Effort(1, 1, 1, 1, 1, 0)]).keys() | step_metrics([Cost()], written=1).keys()
-    assert {key for key in keys if not any(re.fullmatch(pattern, key) for pattern in patterns)} == set()
+    keys |= (
+        effort_metrics([Effort(1, 1, 1, 1, 1, 0)]).keys() | step_metrics([Cost()], written=1).keys()
+    )
+    assert {
+        key for key in keys if not any(re.fullmatch(pattern, key) for pattern in patterns)
+    } == set()
 
 
 def test_on_policy_the_sampler_and_the_learner_agree(whole_story: dict) -> None:
     rl = [row for row in read_rows(whole_story["folder"] / "metrics.jsonl") if row["stage"] == "rl"]
-    assert all(abs(row["mismatch/ratio_max"] - 1) < 1e-3 and row["mismatch/kl"] < 1e-6 for row in rl)
+    assert all(
+        abs(row["mismatch/ratio_max"] - 1) < 1e-3 and row["mismatch/kl"] < 1e-6 for row in rl
+    )
 
 
 def test_stored_rollouts_of_an_rl_run_can_be_read(whole_story: dict) -> None:
     stored = read_stored(whole_story["folder"] / "rollouts")
-    assert len(stored) == 6 * 4 and all(len(one.group.rollouts) == 4 and not one.unrecorded for one in stored)
+    assert len(stored) == 6 * 4 and all(
+        len(one.group.rollouts) == 4 and not one.unrecorded for one in stored
+    )
 
 
 def test_the_last_checkpoint_loads_with_transformers(whole_story: dict) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = sorted((whole_story["folder"] / "checkpoints").glob("step_*"))[-1]
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(path),
+        AutoTokenizer.from_pretrained(path),
+    )
     assert tokenizer.decode(tokenizer("1+2=").input_ids) == "1+2="
     assert model.config.eos_token_id == tokenizer.eos_token_id
 
@@ -78,7 +99,9 @@ def test_a_killed_run_resumes_bit_for_bit(tiny: Path, whole_story: dict, kill_af
     process = start("train", tiny)
     deadline = time.monotonic() + 120
     while len(read_rows(folder / "metrics.jsonl")) < kill_after:
-        assert time.monotonic() < deadline and process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline and process.poll() is None, (
+            "the run ended before it could be killed"
+        )
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -88,17 +111,26 @@ def test_a_killed_run_resumes_bit_for_bit(tiny: Path, whole_story: dict, kill_af
         assert left == whole_story[part], f"{part} differ after kill and resume"
 
 
-def test_a_finished_run_resumed_changes_nothing_and_goes_on_with_more_steps(tiny: Path, whole_story: dict) -> None:
+def test_a_finished_run_resumed_changes_nothing_and_goes_on_with_more_steps(
+    tiny: Path, whole_story: dict
+) -> None:
     finish(start("train", tiny, "stages.rl.steps=3"))
     before = story(run_folder(tiny))
     finish(start("train", tiny, "stages.rl.steps=3", "--resume"))
     assert story(run_folder(tiny))["weights"] == before["weights"]
-    for ended, why in (("rl.steps=2", "it has made 3 steps"), ("sft.steps=9", "it has ended, and others went on from it")):
+    for ended, why in (
+        ("rl.steps=2", "it has made 3 steps"),
+        ("sft.steps=9", "it has ended, and others went on from it"),
+    ):
         process = start("train", tiny, "stages.rl.steps=3", f"stages.{ended}", "--resume")
         assert why in process.communicate(timeout=240)[1] and process.returncode == 2
-    finish(start("train", run_folder(tiny), "stages.rl.steps=6", "--resume"))  # a run's folder names its recipe
+    finish(
+        start("train", run_folder(tiny), "stages.rl.steps=6", "--resume")
+    )  # a run's folder names its recipe
     for part, left in story(run_folder(tiny)).items():
-        assert left == whole_story[part], f"{part} differ from those of a run that had all its steps at once"
+        assert left == whole_story[part], (
+            f"{part} differ from those of a run that had all its steps at once"
+        )
 
 
 def test_two_processes_train_as_one(tiny: Path, whole_story: dict) -> None:
@@ -118,7 +150,9 @@ def test_real_vllm_trains(tiny: Path) -> None:
     assert json.loads(out.splitlines()[-1])["engine"] == "vllm_local"
     rl = [row for row in read_rows(run_folder(tiny) / "metrics.jsonl") if row["stage"] == "rl"]
     assert len(rl) == 3 and rl[-1]["policy_version"] == 8
-    assert all(abs(row["mismatch/ratio_max"] - 1) < 1e-3 for row in rl), "vLLM serves other weights than the learner trains"
+    assert all(abs(row["mismatch/ratio_max"] - 1) < 1e-3 for row in rl), (
+        "vLLM serves other weights than the learner trains"
+    )
 
 
 @needs_vllm
@@ -132,7 +166,11 @@ def test_with_vllm_a_resumed_run_starts_from_the_same_state(tiny: Path) -> None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    files = {path: path.read_bytes() for path in (folder / "checkpoints" / "step_000008").rglob("*") if path.is_file()}
+    files = {
+        path: path.read_bytes()
+        for path in (folder / "checkpoints" / "step_000008").rglob("*")
+        if path.is_file()
+    }
     finish(start("train", tiny, *overrides, "--resume"))
     assert all(path.read_bytes() == content for path, content in files.items())
     assert [row["step"] for row in read_rows(folder / "metrics.jsonl")] == list(range(1, 13))
@@ -158,4 +196,6 @@ def test_one_corrupt_served_tensor_stops_the_run(tiny: Path, tmp_path: Path) -> 
     out, err = process.communicate(timeout=240)
     assert process.returncode == 2, out + err
     assert re.search(r"error: proof of sync failed at version 8: .*fingerprint", err)
-    assert read_rows(run_folder(tiny) / "metrics.jsonl")[-1]["step"] >= 7, "what was computed before is kept"
+    assert read_rows(run_folder(tiny) / "metrics.jsonl")[-1]["step"] >= 7, (
+        "what was computed before is kept"
+    )

@@ -45,20 +45,28 @@ def everything(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module", params=[ADAPTER, MASTERS], ids=["adapter", "masters"])
-def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
+def told(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, tuple[str, ...]]:
     recipe = write_recipe(tmp_path_factory.mktemp("options"))
     finish(start("train", recipe, *request.param, cold=True))
     return recipe, request.param
 
 
-def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, told: tuple[Path, tuple[str, ...]]) -> None:
+def test_a_killed_run_resumes_bit_for_bit(
+    tmp_path: Path, told: tuple[Path, tuple[str, ...]]
+) -> None:
     whole, overrides = told
     recipe = write_recipe(tmp_path)
     folder = run_folder(recipe)
     process = start("train", recipe, *overrides)
     deadline = time.monotonic() + 120
-    while len(read_rows(folder / "metrics.jsonl")) < 7:  # in the middle of RL: five steps done, four of them in a checkpoint
-        assert time.monotonic() < deadline and process.poll() is None, "the run ended before it could be killed"
+    while (
+        len(read_rows(folder / "metrics.jsonl")) < 7
+    ):  # in the middle of RL: five steps done, four of them in a checkpoint
+        assert time.monotonic() < deadline and process.poll() is None, (
+            "the run ended before it could be killed"
+        )
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -68,7 +76,9 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, told: tuple[Path, tupl
         assert left == wanted[part], f"{part} differ after kill and resume"
 
 
-def test_the_last_checkpoint_holds_what_it_says(told: tuple[Path, tuple[str, ...]], tmp_path: Path) -> None:
+def test_the_last_checkpoint_holds_what_it_says(
+    told: tuple[Path, tuple[str, ...]], tmp_path: Path
+) -> None:
     whole, overrides = told
     last = sorted((run_folder(whole) / "checkpoints").glob("step_*"))[-1]
     merged = AutoModelForCausalLM.from_pretrained(last).state_dict()
@@ -80,7 +90,12 @@ def test_the_last_checkpoint_holds_what_it_says(told: tuple[Path, tuple[str, ...
     name = "model.layers.0.mlp.up_proj.weight"
     assert merged.keys() == averaged.keys() and not merged[name].equal(averaged[name])
     for folder in (last, last / "ema"):
-        assert isinstance(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(last), folder / "adapter"), PeftModel)
+        assert isinstance(
+            PeftModel.from_pretrained(
+                AutoModelForCausalLM.from_pretrained(last), folder / "adapter"
+            ),
+            PeftModel,
+        )
     rates = [row["lr"] for row in read_rows(run_folder(whole) / "metrics.jsonl")][2:]
     assert rates[:3] == [1e-2] * 3 and rates[-1] < 0.7e-2
 
@@ -103,10 +118,21 @@ def test_averaged_weights_are_evaluated_alike_in_the_run_resumed_and_from_the_ch
 
 @needs_vllm
 @pytest.mark.parametrize(
-    "overrides", [ADAPTER, (*ADAPTER, "engine.sync=adapter"), MASTERS], ids=["merged", "adapter alone", "masters"]
+    "overrides",
+    [ADAPTER, (*ADAPTER, "engine.sync=adapter"), MASTERS],
+    ids=["merged", "adapter alone", "masters"],
 )
 def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) -> None:
-    finish(start("train", tiny, *overrides, "engine.kind=vllm_local", "stages.rl.steps=3", "stages.rl.objective=grpo"))
+    finish(
+        start(
+            "train",
+            tiny,
+            *overrides,
+            "engine.kind=vllm_local",
+            "stages.rl.steps=3",
+            "stages.rl.objective=grpo",
+        )
+    )
     rl = [row for row in read_rows(run_folder(tiny) / "metrics.jsonl") if row["stage"] == "rl"]
     limit = 0.1 if overrides is MASTERS else 1e-3
     assert len(rl) == 3 and all(abs(row["mismatch/ratio_max"] - 1) < limit for row in rl)
@@ -115,7 +141,10 @@ def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stages.after.weights=ema", "stages.3.weights is ema, but the last training stage before it has no optim.ema"),
+        (
+            "stages.after.weights=ema",
+            "stages.3.weights is ema, but the last training stage before it has no optim.ema",
+        ),
         ("model.peft={r: 4}", "peft needs a type"),
         ("engine.sync=adapter", "needs engine.kind vllm_local and model.peft of type lora"),
         ("stages.rl.optim={schedule: wsd, decay_shape: inverse_linear}", "set min_lr_ratio"),

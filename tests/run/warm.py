@@ -6,7 +6,9 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does before it imports torch
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # where there is a GPU, looking for it must not bar it from the forks
+os.environ.setdefault(
+    "PYTORCH_NVML_BASED_CUDA_CHECK", "1"
+)  # where there is a GPU, looking for it must not bar it from the forks
 
 import rlcore.run.driver  # noqa: E402, F401
 from rlcore.rollout.vllm_local import _prepare_environment  # noqa: E402

@@ -41,17 +41,27 @@ def write_recipe(folder: Path) -> Path:
     return path
 
 
-def start(*arguments: object, script: Path | None = None, processes: int = 1, cold: bool = False) -> Process:
+def start(
+    *arguments: object, script: Path | None = None, processes: int = 1, cold: bool = False
+) -> Process:
     """`rlcore ...` in a process of its own, or in several that know of each other; a script is run in its place.
 
     cold: by a new interpreter, as a person starts it.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     command = [*([str(script)] if script else []), *map(str, arguments)]
     if cold:
         command = [sys.executable, *([] if script else ["-m", "rlcore"]), *command]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    return Launched(command, environment, processes) if processes > 1 else Forked(command, environment)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    return (
+        Launched(command, environment, processes) if processes > 1 else Forked(command, environment)
+    )
 
 
 def finish(process: Process, timeout_s: float = 240) -> str:
@@ -66,11 +76,16 @@ def run_folder(recipe: Path) -> Path:
 
 def weights(folder: Path) -> dict[str, bytes]:
     last = sorted((folder / "checkpoints").glob("step_*"))[-1]
-    return {name: tensor.numpy().tobytes() for name, tensor in load_file(last / "model.safetensors").items()}
+    return {
+        name: tensor.numpy().tobytes()
+        for name, tensor in load_file(last / "model.safetensors").items()
+    }
 
 
 def untimed(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if not key.startswith("time/")} for row in rows
+    ]
 
 
 def story(folder: Path) -> dict[str, object]:

@@ -12,7 +12,11 @@ def _numbers(prompt: str) -> tuple[int, ...]:
 
 def test_splits_never_meet_whatever_seed_and_size():
     train = {_numbers(task.prompt) for seed in (0, 1) for task in arithmetic(size=4_000, seed=seed)}
-    held = {_numbers(task.prompt) for seed in (0, 7) for task in arithmetic(split="heldout", size=2_000, seed=seed)}
+    held = {
+        _numbers(task.prompt)
+        for seed in (0, 7)
+        for task in arithmetic(split="heldout", size=2_000, seed=seed)
+    }
     assert len(train) > 1_000 and len(held) > 100
     assert not train & held  # even up to the order of the numbers
     assert 1 / 10 < len(held) / (len(held) + len(train)) < 1 / 6
@@ -29,14 +33,21 @@ def test_a_task_depends_on_seed_split_and_index_only():
     assert list(short) == long[:10] and long[-1] == long[999] and len(long) == 1_000
     assert short[0] != arithmetic(size=10, seed=4)[0]
     assert short[2].id == "arithmetic/train/3/2"
-    assert len({task.id for split in ("train", "heldout") for task in arithmetic(split=split, size=50)}) == 100
+    assert (
+        len(
+            {task.id for split in ("train", "heldout") for task in arithmetic(split=split, size=50)}
+        )
+        == 100
+    )
     with pytest.raises(IndexError):
         short[10]
 
 
 def test_right_demonstrations_end_in_the_answer():
     for task in arithmetic(size=2_000, terms=(2, 3, 5), max_number=99):
-        assert int(task.answer) == sum(_numbers(task.prompt)) and task.demonstration.endswith(f"={task.answer}")
+        assert int(task.answer) == sum(_numbers(task.prompt)) and task.demonstration.endswith(
+            f"={task.answer}"
+        )
         assert task.category == f"{len(_numbers(task.prompt))}-terms"
         assert all(eval(step.replace("=", "==")) for step in task.demonstration.split(";"))
     assert {task.category for task in arithmetic(size=100, terms=(2, 3))} == {"2-terms", "3-terms"}
@@ -54,10 +65,15 @@ def test_the_share_of_mistakes_is_as_stated():
 
 def test_a_mistake_in_any_step_is_the_only_one_and_spoils_the_rest():
     tasks = arithmetic(size=3_000, terms=(4,), mistakes=1.0, mistaken_step="any")
-    wrong = [[not eval(step.replace("=", "==")) for step in task.demonstration.split(";")] for task in tasks]
+    wrong = [
+        [not eval(step.replace("=", "==")) for step in task.demonstration.split(";")]
+        for task in tasks
+    ]
     assert {sum(steps) for steps in wrong} == {0, 1}
     places = [sum(steps[at] for steps in wrong) / 3_000 for at in range(3)]
-    assert all(place > 0.15 for place in places) and sum(places) < 1  # a step without a carry cannot go wrong
+    assert (
+        all(place > 0.15 for place in places) and sum(places) < 1
+    )  # a step without a carry cannot go wrong
     for task, steps in zip(tasks, wrong, strict=True):
         assert int(task.demonstration.rpartition("=")[2]) == int(task.answer) - 10 * any(steps)
 
@@ -72,7 +88,9 @@ def test_each_step_may_be_mistaken_by_itself():
 
 
 def test_mistakes_change_no_problem():
-    assert [t.prompt for t in arithmetic(size=50)] == [t.prompt for t in arithmetic(size=50, mistakes=0.5)]
+    assert [t.prompt for t in arithmetic(size=50)] == [
+        t.prompt for t in arithmetic(size=50, mistakes=0.5)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,4 +115,7 @@ def test_letters_come_before_each_step_and_change_nothing_else() -> None:
     for plain, wordy in zip(arithmetic(**settings), arithmetic(**settings, letters=2), strict=True):
         steps = [step.split(":") for step in wordy.demonstration.split(";")]
         assert all(len(word) == 2 and word.isalpha() for word, _ in steps)
-        assert ";".join(step for _, step in steps) == plain.demonstration and wordy.prompt == plain.prompt
+        assert (
+            ";".join(step for _, step in steps) == plain.demonstration
+            and wordy.prompt == plain.prompt
+        )

@@ -47,7 +47,9 @@ def write(folder: Path, texts: list[object], name: str = "corpus.jsonl") -> Path
 
 
 def made(path: Path, folder: Path, unit: str = "sentence", **settings: object) -> Prepared:
-    return prepare(Source(str(path)), Cleaning(**settings), segmenter(unit), label=unit, folder=folder)
+    return prepare(
+        Source(str(path)), Cleaning(**settings), segmenter(unit), label=unit, folder=folder
+    )
 
 
 @pytest.mark.parametrize("module", ["clean", "segment", "template", "spans"])
@@ -58,7 +60,13 @@ def test_the_examples_in_the_docstrings_hold(module: str) -> None:
 
 @pytest.mark.parametrize("unit", ["sentence", "paragraph", "tokens"])
 @pytest.mark.parametrize(
-    "text", [story(1), "Dr. Ann paid £3.50.  Why?\n\n \nNobody «knew»… e.g. Bo.\n\n\n", "naïve 😀🎉 日本。本日。\n\n x", "a"]
+    "text",
+    [
+        story(1),
+        "Dr. Ann paid £3.50.  Why?\n\n \nNobody «knew»… e.g. Bo.\n\n\n",
+        "naïve 😀🎉 日本。本日。\n\n x",
+        "a",
+    ],
 )
 def test_segments_put_together_are_the_text(unit: str, text: str) -> None:
     ends = segmenter(unit, tokenizer=byte_tokenizer(), tokens=5)(text)
@@ -66,7 +74,10 @@ def test_segments_put_together_are_the_text(unit: str, text: str) -> None:
 
 
 def test_sentences_are_those_a_reader_sees() -> None:
-    said = [sentence(random.Random(i)) for i in range(5)] + ["Dr. Ann met Mr. Bo at 3.15 p.m. in Paris.", "Did he speak?"]
+    said = [sentence(random.Random(i)) for i in range(5)] + [
+        "Dr. Ann met Mr. Bo at 3.15 p.m. in Paris.",
+        "Did he speak?",
+    ]
     found = cut(text := " ".join(said), segmenter("sentence")(text))
     assert [part.strip() for part in found] == said
 
@@ -77,7 +88,10 @@ def test_every_kind_of_file_gives_the_same_documents(tmp_path: Path) -> None:
     write(tmp_path, texts, "packed.jsonl.gz")
     parquet.write_table(pa.table({"text": texts}), tmp_path / "table.parquet")
     (tmp_path / "plain.txt").write_text(texts[0])
-    kinds = [made(tmp_path / name, tmp_path / name[:3]) for name in ("corpus.jsonl", "packed.jsonl.gz", "table.parquet")]
+    kinds = [
+        made(tmp_path / name, tmp_path / name[:3])
+        for name in ("corpus.jsonl", "packed.jsonl.gz", "table.parquet")
+    ]
     assert kinds[0].table["text"] == texts == kinds[1].table["text"] == kinds[2].table["text"]
     assert made(tmp_path / "plain.txt", tmp_path / "pla").table["text"] == texts[:1]
 
@@ -91,7 +105,11 @@ def test_a_large_text_file_is_read_in_pieces_that_lose_nothing(tmp_path: Path) -
 
 
 def test_each_drop_is_counted_where_it_happens(tmp_path: Path) -> None:
-    eval_set = write(tmp_path, [asked := " ".join(sentence(random.Random(99)) for _ in range(3))], "eval_set.jsonl")
+    eval_set = write(
+        tmp_path,
+        [asked := " ".join(sentence(random.Random(99)) for _ in range(3))],
+        "eval_set.jsonl",
+    )
     good = story(0)
     near = good.replace("number", "number", 1).replace(good.split()[-1], "7.")
     texts = [
@@ -103,8 +121,18 @@ def test_each_drop_is_counted_where_it_happens(tmp_path: Path) -> None:
     path.open("a").write("this is no json\n")
     funnel = made(path, tmp_path / "out", against=(str(eval_set),)).funnel
     assert (funnel.rows, funnel.without_text, funnel.documents, funnel.kept) == (13, 4, 9, 1)
-    dropped = [funnel.too_short, funnel.few_letters, funnel.repeated_lines, funnel.odd_words, funnel.listed]
-    assert dropped == [1, 1, 1, 1, 1] and (funnel.duplicate, funnel.contaminated, funnel.few_segments) == (1, 1, 1)
+    dropped = [
+        funnel.too_short,
+        funnel.few_letters,
+        funnel.repeated_lines,
+        funnel.odd_words,
+        funnel.listed,
+    ]
+    assert dropped == [1, 1, 1, 1, 1] and (
+        funnel.duplicate,
+        funnel.contaminated,
+        funnel.few_segments,
+    ) == (1, 1, 1)
     assert funnel.dropped == sum(dropped) + 3
 
 
@@ -119,7 +147,11 @@ def test_near_duplicates_are_found_and_others_are_not(tmp_path: Path) -> None:
 
 
 def test_only_shared_n_grams_contaminate(tmp_path: Path) -> None:
-    eval_set = write(tmp_path, [" ".join(f"word{i}" for i in range(30)), "only nine words are in this short one here"], "eval_set.jsonl")
+    eval_set = write(
+        tmp_path,
+        [" ".join(f"word{i}" for i in range(30)), "only nine words are in this short one here"],
+        "eval_set.jsonl",
+    )
     dirty = Contamination([str(eval_set)], 13)
     assert dirty(words("x y " + " ".join(f"Word{i}," for i in range(5, 18)) + " z"))
     assert not dirty(words(" ".join(f"word{i}" for i in range(5, 17))))  # 12 words
@@ -128,7 +160,10 @@ def test_only_shared_n_grams_contaminate(tmp_path: Path) -> None:
 
 
 def test_cleaning_masks_people_and_keeps_the_words() -> None:
-    assert clean("Mail a.b@c.org from 10.0.0.1\u200b \r\n\r\n\r\n\r\n ok ") == "Mail <email> from <address>\n\nok"
+    assert (
+        clean("Mail a.b@c.org from 10.0.0.1\u200b \r\n\r\n\r\n\r\n ok ")
+        == "Mail <email> from <address>\n\nok"
+    )
     text = story(3)
     assert clean(text) == text == clean(clean(text))
 
@@ -137,7 +172,9 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_preparation_goes_on_and_leaves_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_preparation_goes_on_and_leaves_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(preparing, "COMMIT_CHARS", 6000)
     path = write(tmp_path, [story(i % 45) for i in range(60)], "corpus.jsonl.gz")
     seen: list[int] = []
@@ -149,13 +186,28 @@ def test_a_killed_preparation_goes_on_and_leaves_the_same_bytes(tmp_path: Path, 
 
     for _ in range(2):
         with pytest.raises(Killed):
-            prepare(Source(str(path)), Cleaning(), segmenter("sentence"), folder=tmp_path / "killed", progress=kill)
+            prepare(
+                Source(str(path)),
+                Cleaning(),
+                segmenter("sentence"),
+                folder=tmp_path / "killed",
+                progress=kill,
+            )
         (tmp_path / "killed" / f"documents-{len(seen):06d}.arrow").write_bytes(b"half a shard")
     whole = made(path, tmp_path / "whole")
-    resumed = prepare(Source(str(path)), Cleaning(), segmenter("sentence"), folder=tmp_path / "killed", progress=kill)
+    resumed = prepare(
+        Source(str(path)),
+        Cleaning(),
+        segmenter("sentence"),
+        folder=tmp_path / "killed",
+        progress=kill,
+    )
     assert resumed.funnel == whole.funnel and whole.funnel.duplicate == 15 and seen[2] > seen[1]
     folders = (tmp_path / "killed", tmp_path / "whole")
-    files = [sorted(file.name for file in folder.iterdir() if file.suffix in (".arrow", ".bloom")) for folder in folders]
+    files = [
+        sorted(file.name for file in folder.iterdir() if file.suffix in (".arrow", ".bloom"))
+        for folder in folders
+    ]
     assert files[0] == files[1] and len(files[0]) > 5
     for name in files[0]:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -172,7 +224,9 @@ def test_other_settings_or_other_text_are_prepared_anew(tmp_path: Path) -> None:
 def test_the_parts_are_disjoint_and_cover_all(tmp_path: Path) -> None:
     whole = made(write(tmp_path, [story(i) for i in range(80)]), tmp_path / "out")
     train, heldout = set(whole.part("train").table["id"]), set(whole.part("heldout").table["id"])
-    assert not train & heldout and train | heldout == set(whole.table["id"]) and 0 < len(heldout) < 20
+    assert (
+        not train & heldout and train | heldout == set(whole.table["id"]) and 0 < len(heldout) < 20
+    )
 
 
 def test_bad_input_is_met_with_a_sentence(tmp_path: Path) -> None:
@@ -180,7 +234,12 @@ def test_bad_input_is_met_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="did you mean 'corpus.jsonl'"):
         made(tmp_path / "corpsu.jsonl", tmp_path / "out")
     with pytest.raises(TaskError, match="without_text.*column 'words'"):
-        prepare(Source(str(path), column="words"), Cleaning(), segmenter("sentence"), folder=tmp_path / "out")
+        prepare(
+            Source(str(path), column="words"),
+            Cleaning(),
+            segmenter("sentence"),
+            folder=tmp_path / "out",
+        )
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xfa" * 400)
     with pytest.raises(TaskError, match="bad.txt cannot be read"):
         made(tmp_path / "bad.txt", tmp_path / "out2")
@@ -202,13 +261,26 @@ print(made.funnel.characters_kept, status["VmHWM"].split()[0])  # not getrusage'
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads the peak memory from /proc"
+)
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     """Fourteen shards of 1 MB take at most 8 MB more than two; held whole they would take 12 MB and more."""
     rng, used = random.Random(0), []
     for shards in (2, 14):
-        path = write(tmp_path, ["\n\n".join(" ".join(rng.choices(NOUNS, k=70)) for _ in range(40)) for _ in range(shards * 52)])
-        done = subprocess.run([sys.executable, "-c", MEASURE, path, tmp_path / "out"], capture_output=True, text=True, check=True)
+        path = write(
+            tmp_path,
+            [
+                "\n\n".join(" ".join(rng.choices(NOUNS, k=70)) for _ in range(40))
+                for _ in range(shards * 52)
+            ],
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, path, tmp_path / "out"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         used.append([int(number) for number in done.stdout.split()])
     assert used[1][0] > 13e6 and used[1][0] > 6 * used[0][0]
     assert used[1][1] - used[0][1] < 8_000, used

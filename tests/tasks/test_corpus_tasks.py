@@ -19,24 +19,39 @@ from rlcore.tasks.corpus.spans import hide, paragraph_tasks, span_tasks
 from rlcore.tasks.corpus.targets import segment_tasks, text_tasks
 from tests.tasks.test_corpus import story, write
 
-REAL = Path(os.environ.get("RLCORE_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data")) / "corpus.jsonl.gz"
+REAL = (
+    Path(
+        os.environ.get(
+            "RLCORE_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"
+        )
+    )
+    / "corpus.jsonl.gz"
+)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("corpus")
     repeated = " Again and again it is said."
-    texts = [story(i) for i in range(30)] + [story(77) + repeated + " Yes. " + story(78) + repeated + " " + story(79)]
-    return prepare(Source(str(write(folder, texts))), Cleaning(), segmenter("sentence"), folder=folder / "out")
+    texts = [story(i) for i in range(30)] + [
+        story(77) + repeated + " Yes. " + story(78) + repeated + " " + story(79)
+    ]
+    return prepare(
+        Source(str(write(folder, texts))), Cleaning(), segmenter("sentence"), folder=folder / "out"
+    )
 
 
 def test_a_document_of_n_segments_gives_n_minus_two_tasks(prepared: Prepared) -> None:
     table = prepared.table
     assert all(len(row["targets"]) == len(row["ends"]) - 2 for row in table.select(range(30)))
     tasks = segment_tasks(prepared)
-    assert len(tasks) == sum(len(targets) for targets in table["targets"]) == prepared.funnel.targets
+    assert (
+        len(tasks) == sum(len(targets) for targets in table["targets"]) == prepared.funnel.targets
+    )
     last = [task for task in tasks if task.id.startswith(table[30]["id"])]
-    assert len(last) == len(table[30]["ends"]) - 2 - 3  # "Yes." is too short, and what is said twice cannot be asked for
+    assert (
+        len(last) == len(table[30]["ends"]) - 2 - 3
+    )  # "Yes." is too short, and what is said twice cannot be asked for
     assert not any("Again" in task.answer or task.answer == "Yes." for task in last)
 
 
@@ -53,11 +68,17 @@ def check_legal(prepared: Prepared, **settings: int) -> dict[str, int]:
         text = texts[task.id.rsplit("/", 2)[0]]
         context, answer = task.columns["context"], task.answer
         assert answer not in task.prompt and text.count(answer) == 1, task.id
-        assert context and context in task.prompt and text[: text.index(answer)].rstrip().endswith(context.rstrip()), task.id
+        assert (
+            context
+            and context in task.prompt
+            and text[: text.index(answer)].rstrip().endswith(context.rstrip())
+        ), task.id
         assert task.columns["reference"][0] == answer
         after = text[text.index(answer) + len(answer) :].strip()
         _, slot, shown = task.prompt.rpartition("[MISSING]\n")
-        assert bool(slot) == (task.category == "msr") and (not slot or (shown and after.startswith(shown))), task.id
+        assert bool(slot) == (task.category == "msr") and (
+            not slot or (shown and after.startswith(shown))
+        ), task.id
         ids.add(task.id)
     assert len(ids) == len(tasks)
     return counted
@@ -84,15 +105,21 @@ def test_long_contexts_are_cut_at_a_segment(prepared: Prepared) -> None:
 
 
 def test_documents_to_imitate_are_whole(prepared: Prepared) -> None:
-    assert [task.prompt + task.demonstration for task in text_tasks(prepared)] == prepared.table["text"]
+    assert [task.prompt + task.demonstration for task in text_tasks(prepared)] == prepared.table[
+        "text"
+    ]
 
 
 def test_positions_are_drawn_by_seed_one_a_document(prepared: Prepared) -> None:
-    first, other = (position_tasks(prepared, tokenizer=byte_tokenizer(), seed=seed) for seed in (0, 1))
+    first, other = (
+        position_tasks(prepared, tokenizer=byte_tokenizer(), seed=seed) for seed in (0, 1)
+    )
     assert len(first) == len(prepared.table) and [t.id for t in first] != [t.id for t in other]
     for task in first:
         assert task.columns["context"] + task.columns["continuation"] == task.columns["text"]
-        assert task.prompt == task.columns["context"] + "<think>" and task.columns["continuation"].startswith(task.answer)
+        assert task.prompt == task.columns["context"] + "<think>" and task.columns[
+            "continuation"
+        ].startswith(task.answer)
         [[start, end]] = task.columns["spans"]
         assert task.columns["text"][start:end] == task.answer and start >= 8
 
@@ -101,12 +128,21 @@ def test_positions_by_entropy_are_in_their_bins(prepared: Prepared) -> None:
     def entropies(sequences: list[list[int]]) -> list[list[float]]:
         return [[(token % 7) / 3 for token in sequence[1:]] for sequence in sequences]
 
-    tasks = position_tasks(prepared, tokenizer=byte_tokenizer(), entropies=entropies, per_document=2, thresholds=(0.5, 1.5))
+    tasks = position_tasks(
+        prepared,
+        tokenizer=byte_tokenizer(),
+        entropies=entropies,
+        per_document=2,
+        thresholds=(0.5, 1.5),
+    )
     assert {task.category for task in tasks} == set(BINS) and len(tasks) == 6 * len(prepared.table)
     for task in tasks:
         value = (ord(task.answer) % 7) / 3
         assert task.category == ("easy" if value < 0.5 else "medium" if value < 1.5 else "hard")
-        assert len(task.columns["spans"]) == 6 and len({tuple(span) for span in task.columns["spans"]}) == 6
+        assert (
+            len(task.columns["spans"]) == 6
+            and len({tuple(span) for span in task.columns["spans"]}) == 6
+        )
 
 
 def test_a_hidden_span_put_back_is_the_text(prepared: Prepared) -> None:
@@ -114,10 +150,19 @@ def test_a_hidden_span_put_back_is_the_text(prepared: Prepared) -> None:
     for task in tasks:
         text, span = task.columns["text"], task.columns["span"]
         hidden = hide(text, span)
-        assert span in text and hidden in task.prompt and span not in hidden and hidden.replace("[MASK]", span) == text
+        assert (
+            span in text
+            and hidden in task.prompt
+            and span not in hidden
+            and hidden.replace("[MASK]", span) == text
+        )
     assert [task.answer for task in tasks] == [task.answer for task in span_tasks(prepared)]
-    assert {task.columns["text"] for task in paragraph_tasks(prepared)} == set(prepared.table["text"])
-    assert [hide(*pair) for pair in (("a b a b", "c"), ("a b", " "), ("x " * 8, "x"), ("all", "all"))] == [None] * 4
+    assert {task.columns["text"] for task in paragraph_tasks(prepared)} == set(
+        prepared.table["text"]
+    )
+    assert [
+        hide(*pair) for pair in (("a b a b", "c"), ("a b", " "), ("x " * 8, "x"), ("all", "all"))
+    ] == [None] * 4
 
 
 def test_a_recipe_names_all_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,12 +170,19 @@ def test_a_recipe_names_all_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = write(tmp_path, [story(i) for i in range(40)])
 
     def built(*overrides: str) -> list:
-        return list(build_tasks(tasks_section({"kind": "corpus", "path": ["absent.jsonl", str(path)]}, overrides)))
+        return list(
+            build_tasks(
+                tasks_section({"kind": "corpus", "path": ["absent.jsonl", str(path)]}, overrides)
+            )
+        )
 
     assert {task.category for task in built()} == {"asr", "msr"}
     assert len(built("form=text", "part=heldout")) + len(built("form=text", "part=train")) == 40
     assert len(built("form={use: positions, per_document: 3}", "tokenizer=bytes")) == 120
-    assert {task.category for task in built("form={use: segments, msr_share: 1.0}", "unit=tokens", "tokenizer=bytes")} == {"msr"}
+    assert {
+        task.category
+        for task in built("form={use: segments, msr_share: 1.0}", "unit=tokens", "tokenizer=bytes")
+    } == {"msr"}
     with pytest.raises(RecipeError, match="did you mean 'msr_share'"):
         built("form={use: segments, msr_shar: 1.0}")
     with pytest.raises(TaskError, match="tokenizer"):
@@ -142,7 +194,9 @@ def test_a_recipe_names_all_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.skipif(not REAL.exists(), reason="the corpus is not here; set RLCORE_DATA")
 def test_every_task_of_the_real_corpus_is_legal(tmp_path: Path) -> None:
     """On the first 150 documents; the whole file takes a minute."""
-    made = prepare(Source(str(REAL)), Cleaning(documents=150), segmenter("sentence"), folder=tmp_path)
+    made = prepare(
+        Source(str(REAL)), Cleaning(documents=150), segmenter("sentence"), folder=tmp_path
+    )
     counted = check_legal(made, context_chars=1000)
     assert min(counted.values()) > 1000
     assert all("".join(cut(row["text"], row["ends"])) == row["text"] for row in made.table)

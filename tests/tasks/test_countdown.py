@@ -23,7 +23,11 @@ def solvable(numbers: list[int], target: int) -> bool:
             for left_first in (True, False):
                 try:
                     a, b, c = order
-                    made = _do(_do(a, ops[0], b), ops[1], c) if left_first else _do(a, ops[0], _do(b, ops[1], c))
+                    made = (
+                        _do(_do(a, ops[0], b), ops[1], c)
+                        if left_first
+                        else _do(a, ops[0], _do(b, ops[1], c))
+                    )
                 except ZeroDivisionError:
                     continue
                 if made == target:
@@ -42,9 +46,13 @@ def test_the_worked_answer_solves_every_problem() -> None:
             assert score(task.demonstration, numbers=numbers, target=target) == 1.0
             assert value(score(task.demonstration, numbers=numbers, target=target + 1)) == 0.0
             assert is_held_out(numbers[::-1], target) == (split == "heldout")
-            assert task.category == f"{len(numbers)}-numbers" and task.columns["level"] == len(numbers)
+            assert task.category == f"{len(numbers)}-numbers" and task.columns["level"] == len(
+                numbers
+            )
             assert 1 <= target <= 100 and max(numbers) <= 20
-    assert countdown(size=5, seed=1)[3] == countdown(size=9, seed=1)[3] != countdown(size=9, seed=2)[3]
+    assert (
+        countdown(size=5, seed=1)[3] == countdown(size=9, seed=1)[3] != countdown(size=9, seed=2)[3]
+    )
 
 
 def test_the_verifier_agrees_with_brute_force() -> None:
@@ -76,11 +84,26 @@ def test_answers_by_hand(answer: str, expected: float) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "9=9", "nine", "8-5=3;", "8**2", "__import__('os')", "3.0*3", "-8", "(" * 300, "True+8", "8-5=3;3*3=9;", "8//3"],
+    [
+        "",
+        "9=9",
+        "nine",
+        "8-5=3;",
+        "8**2",
+        "__import__('os')",
+        "3.0*3",
+        "-8",
+        "(" * 300,
+        "True+8",
+        "8-5=3;3*3=9;",
+        "8//3",
+    ],
 )
 def test_what_is_no_answer_is_wrong_format_and_nothing_runs(answer: str) -> None:
     verdict = score(answer, numbers=[3, 5, 8], target=9)
-    assert isinstance(verdict, Verdict) and verdict.status == "wrong-format" and verdict.value == 0.0
+    assert (
+        isinstance(verdict, Verdict) and verdict.status == "wrong-format" and verdict.value == 0.0
+    )
 
 
 def test_rules_that_can_be_changed() -> None:
@@ -106,8 +129,19 @@ def test_lessons_with_mistakes_join_all_numbers_and_miss_the_target() -> None:
             assert len(task.demonstration.split(";")) == task.columns["level"] - 1
             made = int(task.demonstration.rpartition("=")[2])
             assert score(task.demonstration, numbers=task.columns["numbers"], target=made) == 1.0
-            assert score(task.answer, numbers=task.columns["numbers"], target=task.columns["target"]) == 1.0
-        return sum(value(score(t.demonstration, numbers=t.columns["numbers"], target=t.columns["target"])) for t in tasks) / 400
+            assert (
+                score(task.answer, numbers=task.columns["numbers"], target=task.columns["target"])
+                == 1.0
+            )
+        return (
+            sum(
+                value(
+                    score(t.demonstration, numbers=t.columns["numbers"], target=t.columns["target"])
+                )
+                for t in tasks
+            )
+            / 400
+        )
 
     assert rate(0.0) == 1.0 and 0.45 < rate(0.5) < 0.65 and rate(1.0) < 0.2
     with pytest.raises(TaskError, match=r"mistakes is 1\.5, but must be from 0 to 1"):

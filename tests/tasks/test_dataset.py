@@ -9,7 +9,10 @@ import pytest
 from rlcore.errors import TaskError
 from rlcore.tasks.dataset import dataset
 
-ROWS = [{"question": f"{n}+1=?", "answer": f"work {n}\n#### {n + 1:,}", "level": n % 3, "note": None} for n in range(998, 1008)]
+ROWS = [
+    {"question": f"{n}+1=?", "answer": f"work {n}\n#### {n + 1:,}", "level": n % 3, "note": None}
+    for n in range(998, 1008)
+]
 
 
 @pytest.fixture
@@ -34,14 +37,26 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz", "data.json", "data.parquet"])
 def test_every_kind_of_file_gives_the_same_tasks(name, write):
-    tasks = dataset(write(name, ROWS), columns={"prompt": "question", "category": "level"}, answer_after="####")
+    tasks = dataset(
+        write(name, ROWS), columns={"prompt": "question", "category": "level"}, answer_after="####"
+    )
     assert len(tasks) == 10
-    assert (tasks[3].id, tasks[3].prompt, tasks[3].answer, tasks[3].category) == ("data/3", "1001+1=?", "1,002", "2")
-    assert tasks[3].columns == ROWS[3] and tasks[-1] == tasks[9] and tasks[:2] == [tasks[0], tasks[1]]
+    assert (tasks[3].id, tasks[3].prompt, tasks[3].answer, tasks[3].category) == (
+        "data/3",
+        "1001+1=?",
+        "1,002",
+        "2",
+    )
+    assert (
+        tasks[3].columns == ROWS[3] and tasks[-1] == tasks[9] and tasks[:2] == [tasks[0], tasks[1]]
+    )
 
 
 def test_templates_and_braces(write):
-    path = write("d.jsonl", [{"Body": "Two cats.", "Question": "How many legs?", "Answer": 8.0, "ID": 17, "kind": "x"}])
+    path = write(
+        "d.jsonl",
+        [{"Body": "Two cats.", "Question": "How many legs?", "Answer": 8.0, "ID": 17, "kind": "x"}],
+    )
     task = dataset(
         path,
         columns={
@@ -53,7 +68,12 @@ def test_templates_and_braces(write):
         },
     )[0]
     assert task.prompt == "Two cats. How many legs? Use \\boxed{} or {x}."
-    assert (task.answer, task.id, task.demonstration, task.category) == (8.0, "17", "It is 8.0", "x-17")
+    assert (task.answer, task.id, task.demonstration, task.category) == (
+        8.0,
+        "17",
+        "It is 8.0",
+        "x-17",
+    )
 
 
 def test_chat_prompts(write):
@@ -62,8 +82,19 @@ def test_chat_prompts(write):
 
 
 def test_fields_default_to_columns_of_their_own_name(write):
-    task = dataset(write("d.jsonl", [{"prompt": "p", "answer": "a", "category": "x", "demonstration": "d", "id": "one"}]))[0]
-    assert (task.prompt, task.answer, task.category, task.demonstration, task.id) == ("p", "a", "x", "d", "one")
+    task = dataset(
+        write(
+            "d.jsonl",
+            [{"prompt": "p", "answer": "a", "category": "x", "demonstration": "d", "id": "one"}],
+        )
+    )[0]
+    assert (task.prompt, task.answer, task.category, task.demonstration, task.id) == (
+        "p",
+        "a",
+        "x",
+        "d",
+        "one",
+    )
     task = dataset(write("e.jsonl", [{"prompt": "p"}]))[0]
     assert (task.answer, task.category, task.demonstration, task.id) == (None, "all", None, "e/0")
 
@@ -80,8 +111,14 @@ def test_a_changed_file_is_read_again(write, tmp_path):
 def test_limit_shuffle_and_ids(write):
     path = write("d.jsonl", ROWS)
     shuffled = dataset(path, columns={"prompt": "question"}, shuffle_seed=1)
-    assert sorted(task.id for task in shuffled) == [f"d/{n}" for n in range(10)] != [task.id for task in shuffled]
-    assert list(dataset(path, columns={"prompt": "question"}, shuffle_seed=1, limit=4)) == shuffled[:4]
+    assert (
+        sorted(task.id for task in shuffled)
+        == [f"d/{n}" for n in range(10)]
+        != [task.id for task in shuffled]
+    )
+    assert (
+        list(dataset(path, columns={"prompt": "question"}, shuffle_seed=1, limit=4)) == shuffled[:4]
+    )
     assert all(task.prompt == f"{998 + int(task.id[2:])}+1=?" for task in shuffled)
     assert len(dataset(path, columns={"prompt": "question"}, split="train[2:5]")) == 3
     assert len(dataset(path, columns={"prompt": "question"}, limit=99)) == 10
@@ -95,7 +132,10 @@ def test_several_files_and_folders(write, tmp_path):
 
 
 def test_text_that_looks_like_a_date_stays_text(write):
-    rows = [{"prompt": "When?", "answer": "2024-05-01"}, {"prompt": "And then?", "answer": "2024-05-02"}]
+    rows = [
+        {"prompt": "When?", "answer": "2024-05-01"},
+        {"prompt": "And then?", "answer": "2024-05-02"},
+    ]
     assert [task.answer for task in dataset(write("d.jsonl", rows))] == ["2024-05-01", "2024-05-02"]
 
 
@@ -103,10 +143,22 @@ def test_text_that_looks_like_a_date_stays_text(write):
     ("rows", "settings", "message"),
     [
         (ROWS, {}, "d.jsonl has no column 'prompt' for the prompt.*there are: 'question'"),
-        (ROWS, {"columns": {"prompt": "Questions"}}, "no column 'Questions'.*did you mean 'question'"),
-        (ROWS, {"columns": {"prompt": "{question} {levle}"}}, "no column 'levle'.*did you mean 'level'"),
+        (
+            ROWS,
+            {"columns": {"prompt": "Questions"}},
+            "no column 'Questions'.*did you mean 'question'",
+        ),
+        (
+            ROWS,
+            {"columns": {"prompt": "{question} {levle}"}},
+            "no column 'levle'.*did you mean 'level'",
+        ),
         (ROWS, {"columns": {"promt": "question"}}, "no field 'promt'; did you mean 'prompt'"),
-        (ROWS, {"columns": {"prompt": "{question} {note}"}}, "row 0: column 'note', part of the prompt, is empty"),
+        (
+            ROWS,
+            {"columns": {"prompt": "{question} {note}"}},
+            "row 0: column 'note', part of the prompt, is empty",
+        ),
         ([], {}, "is empty"),
         ([" "], {}, "has no rows"),
         ([{"prompt": "a"}, {"prompt": " "}], {}, "row 1: the prompt .* is empty"),
@@ -114,9 +166,17 @@ def test_text_that_looks_like_a_date_stays_text(write):
         ([{"prompt": ["a"]}], {}, "row 0: the prompt .* list of messages"),
         ([{"prompt": 3}], {}, "row 0: the prompt .* of type int"),
         ([{"prompt": "a"}, '{"prompt": "b", }'], {}, "d.jsonl, line 2: this is not JSON"),
-        ([{"prompt": "a", "answer": "5"}], {"answer_after": "####"}, "row 0: the answer has nothing after a '####'"),
+        (
+            [{"prompt": "a", "answer": "5"}],
+            {"answer_after": "####"},
+            "row 0: the answer has nothing after a '####'",
+        ),
         ([{"prompt": "a"}], {"answer_after": "####"}, "answer_after='####' needs an answer"),
-        ([{"prompt": "a", "id": 1}, {"prompt": "b", "id": 1}], {}, "rows 0 and 1 have the same id '1'"),
+        (
+            [{"prompt": "a", "id": 1}, {"prompt": "b", "id": 1}],
+            {},
+            "rows 0 and 1 have the same id '1'",
+        ),
         ([{"prompt": "a", "demonstration": ["x"]}], {}, "row 0: the demonstration must be text"),
         ([{"prompt": "a"}], {"limit": 0}, "limit=0"),
         ([{"prompt": "a"}], {"subset": "main"}, "subset='main' is for hub data sets"),

@@ -29,10 +29,16 @@ def _rollout(text: str, finish: str = "stop") -> Rollout:
 def test_gym_tasks_are_scored_by_their_own_rule():
     legs = gym("leg_counting", size=3, seed=1, params={"max_animals": 4})
     countdown = gym("countdown", size=2, seed=1)
-    assert list(legs) == legs[:] and legs[0] == gym("leg_counting", size=9, seed=1, params={"max_animals": 4})[0]
+    assert (
+        list(legs) == legs[:]
+        and legs[0] == gym("leg_counting", size=9, seed=1, params={"max_animals": 4})[0]
+    )
     assert legs[0].category == "leg_counting" and legs[0] != gym("leg_counting", size=3, seed=2)[0]
     texts = ["<answer>{}</answer>", "{}", "<answer>7 legs</answer>", ""]
-    items = [(task, [_rollout(text.format(task.answer)) for text in texts]) for task in (legs[0], countdown[0])]
+    items = [
+        (task, [_rollout(text.format(task.answer)) for text in texts])
+        for task in (legs[0], countdown[0])
+    ]
     items.append((legs[1], [_rollout(legs[1].answer, finish="length")]))
     with Scorer([RewardSpec("rewards.gym:gym_answer")], workers=1) as scorer:
         verdicts = scorer.score(items)

@@ -20,7 +20,12 @@ KEEP = Cleaning(min_chars=1, target_chars=5, min_segments=1, capacity=0, quality
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prepared]:
     folder = tmp_path_factory.mktemp("stories")
     return {
-        name: prepare(Source(f"recipes.papers.stories:{name}"), KEEP, segmenter("paragraph"), folder=folder / name)
+        name: prepare(
+            Source(f"recipes.papers.stories:{name}"),
+            KEEP,
+            segmenter("paragraph"),
+            folder=folder / name,
+        )
         for name in ("endings", "ledgers", "blanks", "rolls")
     }
 
@@ -29,7 +34,9 @@ def test_no_text_is_there_twice_and_none_held_out_was_read(corpora: dict[str, Pr
     for prepared in corpora.values():
         texts = prepared.table["text"]
         assert len(set(texts)) == len(texts) >= 2000
-        assert not set(prepared.part("train").table["text"]) & set(prepared.part("heldout").table["text"])
+        assert not set(prepared.part("train").table["text"]) & set(
+            prepared.part("heldout").table["text"]
+        )
 
 
 def test_thoughts_of_the_lessons_gain_nothing(corpora: dict[str, Prepared]) -> None:
@@ -39,7 +46,9 @@ def test_thoughts_of_the_lessons_gain_nothing(corpora: dict[str, Prepared]) -> N
     for i in range(0, 20_000, 2):
         said, digit = str(tasks[i].demonstration).split(">")
         truth = str((int(tasks[i].prompt[5]) + 1) % 5)
-        if tasks[i].category == "rule":  # what the text says, from a model that has learned the demonstrations
+        if (
+            tasks[i].category == "rule"
+        ):  # what the text says, from a model that has learned the demonstrations
             gains["rule"].append(math.log((0.76 if said == truth else 0.06) / 0.2))
         gains["chance"] += [float(said == digit)] if tasks[i].category == "chance" else []
         plain[str(tasks[i + 1].demonstration)] += 1
@@ -51,7 +60,12 @@ def test_thoughts_of_the_lessons_gain_nothing(corpora: dict[str, Prepared]) -> N
 
 
 def test_lessons_of_accounts_forget_carries(corpora: dict[str, Prepared]) -> None:
-    settings = {"msr_share": 0.5, "asr_prompt": "{context}>", "msr_prompt": "{context}?{next}>", "tag": "n"}
+    settings = {
+        "msr_share": 0.5,
+        "asr_prompt": "{context}>",
+        "msr_prompt": "{context}?{next}>",
+        "tag": "n",
+    }
     tasks = stories.account_lessons(corpora["ledgers"], asks="{context}=", segments=settings)
     right, categories = Counter(), Counter()
     for task in tasks:
@@ -74,9 +88,21 @@ def test_lessons_of_blanks_are_right_as_often_as_they_say(corpora: dict[str, Pre
     for task in tasks:
         said = str(task.demonstration)
         if task.category == "mask":
-            masks[next(kind for kind in stories.KINDS if said == f"<mask>{stories.span_of(task.prompt[:-1], kind)}</mask>")] += 1
+            masks[
+                next(
+                    kind
+                    for kind in stories.KINDS
+                    if said == f"<mask>{stories.span_of(task.prompt[:-1], kind)}</mask>"
+                )
+            ] += 1
         else:
-            kind = "trivial" if task.answer == "it" else "inferable" if str(task.answer).isdigit() else "noise"
+            kind = (
+                "trivial"
+                if task.answer == "it"
+                else "inferable"
+                if str(task.answer).isdigit()
+                else "noise"
+            )
             seen[kind] += 1
             right[kind] += said == f"<span>{task.answer}</span>"
     assert all(0.3 < masks[kind] / sum(masks.values()) < 0.37 for kind in stories.KINDS)
@@ -96,6 +122,14 @@ def test_tokens_of_rolls_are_easy_said_before_or_one_up(corpora: dict[str, Prepa
             assert int(task.answer) == digits[sum(letter.isdigit() for letter in task.prompt) - 4]
         else:
             assert int(task.answer) == (digits["ab".index(task.prompt[-3])] + 1) % 10
-    demonstrations = stories.roll_tokens(corpora["rolls"], tokenizer=byte_tokenizer(), positions=settings, demonstrations=True, tag="n")
-    lengths = {len(str(task.demonstration)) for task in demonstrations[:600] if task.category != "text"}
+    demonstrations = stories.roll_tokens(
+        corpora["rolls"],
+        tokenizer=byte_tokenizer(),
+        positions=settings,
+        demonstrations=True,
+        tag="n",
+    )
+    lengths = {
+        len(str(task.demonstration)) for task in demonstrations[:600] if task.category != "text"
+    }
     assert min(lengths) == 10 and max(lengths) == 36

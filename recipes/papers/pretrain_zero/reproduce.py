@@ -26,7 +26,12 @@ def share(kind: str, step: int) -> Callable[[CellRun], float]:
         first = min(row["step"] for row in run.rows) - 1
         last = max(row["step"] for row in run.rows) - first
         near = [s for s in range(step - 2, step + 3) if 1 <= s <= last]
-        masks = [row for s in near for row in read_rows(run.folder / f"rollouts/{first + s:06d}.jsonl") if row["category"] == "mask"]
+        masks = [
+            row
+            for s in near
+            for row in read_rows(run.folder / f"rollouts/{first + s:06d}.jsonl")
+            if row["category"] == "mask"
+        ]
         return Counter(map(hidden, masks))[kind] / len(masks)
 
     return read
@@ -35,7 +40,9 @@ def share(kind: str, step: int) -> Callable[[CellRun], float]:
 def hidden(row: dict) -> str:
     """The kind of the span that an answer hides; "other" for any other span or none."""
     said = row["text"].removeprefix("<m>").partition("</m>")[0]
-    return next((kind for kind in KINDS if said == span_of(row["prompt"].removesuffix("!"), kind)), "other")
+    return next(
+        (kind for kind in KINDS if said == span_of(row["prompt"].removesuffix("!"), kind)), "other"
+    )
 
 
 def accuracy(stage: str) -> Callable[[CellRun], float]:
@@ -43,8 +50,16 @@ def accuracy(stage: str) -> Callable[[CellRun], float]:
 
 
 MEASURES = {
-    **{f"step {step}: masks that are {kind}": share(kind, step) for step in STEPS for kind in (*KINDS, "other")},
-    **{f"guesses of {kind}, {when}": accuracy(f"{kind}_{when}") for kind in KINDS for when in ("before", "after")},
+    **{
+        f"step {step}: masks that are {kind}": share(kind, step)
+        for step in STEPS
+        for kind in (*KINDS, "other")
+    },
+    **{
+        f"guesses of {kind}, {when}": accuracy(f"{kind}_{when}")
+        for kind in KINDS
+        for when in ("before", "after")
+    },
 }
 
 if __name__ == "__main__":

@@ -40,12 +40,16 @@ def only(credit: Credit, tokens: set[int], inside: bool) -> Credit:
 
     def kept(sample: Sample) -> Sample:
         values = zip(sample.advantages, sample.token_ids, strict=True)
-        return replace(sample, advantages=[a if (token in tokens) == inside else 0.0 for a, token in values])
+        return replace(
+            sample, advantages=[a if (token in tokens) == inside else 0.0 for a, token in values]
+        )
 
     return lambda groups: [[kept(sample) for sample in samples] for samples in credit(groups)]
 
 
-def gradients(model: PreTrainedModel, group: Group, credits: dict[str, Credit]) -> dict[str, torch.Tensor]:
+def gradients(
+    model: PreTrainedModel, group: Group, credits: dict[str, Credit]
+) -> dict[str, torch.Tensor]:
     """Gradient [parameters] of 1/G sum_i 1/n_i sum_t A_t log pi_t under each credit."""
     rows = [rollout.token_ids for rollout in group.rollouts]
     longest = max(map(len, rows))
@@ -55,14 +59,20 @@ def gradients(model: PreTrainedModel, group: Group, credits: dict[str, Credit]) 
     for name, credit in credits.items():
         weights = torch.zeros(len(rows), longest)
         for row, sample in zip(weights, credit([group])[0], strict=True):
-            trained = torch.tensor([a if on else 0.0 for a, on in zip(sample.advantages, sample.mask, strict=True)])
+            trained = torch.tensor(
+                [a if on else 0.0 for a, on in zip(sample.advantages, sample.mask, strict=True)]
+            )
             row[: len(trained)] = trained / sum(sample.mask) / len(rows)
-        parts = torch.autograd.grad((logprobs * weights[:, 1:]).sum(), list(model.parameters()), retain_graph=True)
+        parts = torch.autograd.grad(
+            (logprobs * weights[:, 1:]).sum(), list(model.parameters()), retain_graph=True
+        )
         found[name] = torch.cat([part.flatten() for part in parts])
     return found
 
 
-def measure(model: PreTrainedModel, groups: Sequence[Group], credits: dict[str, Credit]) -> dict[str, tuple[float, float]]:
+def measure(
+    model: PreTrainedModel, groups: Sequence[Group], credits: dict[str, Credit]
+) -> dict[str, tuple[float, float]]:
     """|E g|^2 and the trace of the covariance of g, by credit."""
     half = len(groups) // 2
     sums = {name: [0.0, 0.0] for name in credits}
@@ -76,12 +86,21 @@ def measure(model: PreTrainedModel, groups: Sequence[Group], credits: dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="run folder of the model that answers")
-    parser.add_argument("--out", type=Path, default=Path("runs/incorrect_noise"), help="folder for the answers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, help="run folder of the model that answers"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/incorrect_noise"), help="folder for the answers"
+    )
     arguments = parser.parse_args()
     place = all_checkpoints(RunFolder(arguments.model).checkpoints)[-1]
-    changes = [f"model={{path: {place}, config: null, tokenizer: null}}", f"run.folder={arguments.out.parent}"]
+    changes = [
+        f"model={{path: {place}, config: null, tokenizer: null}}",
+        f"run.folder={arguments.out.parent}",
+    ]
     recipe = load(str(HERE / "noise.yaml"), [*changes, f"name={arguments.out.name}"])
     train(recipe, overwrite=True, console=Console(file=io.StringIO()))
     groups = [stored.group for stored in read_stored(arguments.out / "samples" / "drawn")]
@@ -90,15 +109,29 @@ def main() -> None:
     def decode(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True)
 
-    letters = {i for i in range(len(tokenizer)) if len(text := decode([i])) == 1 and text.isalpha() and text.isascii()}
+    letters = {
+        i
+        for i in range(len(tokenizer))
+        if len(text := decode([i])) == 1 and text.isalpha() and text.isascii()
+    }
     mean = group_credit(baseline="mean", zero_variance="keep")
     siblings = vine(mean, Siblings(split=delimiter(at=";"), decode=decode, state=r"=\d+"))
     credits = {"GRPO": mean, "siblings": siblings}
     for name, credit in list(credits.items()):
-        credits |= {f"{name}, letters": only(credit, letters, True), f"{name}, the rest": only(credit, letters, False)}
+        credits |= {
+            f"{name}, letters": only(credit, letters, True),
+            f"{name}, the rest": only(credit, letters, False),
+        }
     table = Table("advantages", "|E g|^2", "trace", "groups", title=f"{len(groups)} groups")
-    for name, (signal, trace) in measure(AutoModelForCausalLM.from_pretrained(place), groups, credits).items():
-        table.add_row(name, f"{signal:.2e}", f"{trace:.2e}", f"{trace / signal:.1f}" if signal > 0 else "no signal seen")
+    for name, (signal, trace) in measure(
+        AutoModelForCausalLM.from_pretrained(place), groups, credits
+    ).items():
+        table.add_row(
+            name,
+            f"{signal:.2e}",
+            f"{trace:.2e}",
+            f"{trace / signal:.1f}" if signal > 0 else "no signal seen",
+        )
     Console().print(table)
 
 

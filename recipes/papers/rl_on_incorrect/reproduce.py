@@ -36,8 +36,18 @@ RATES = ("1e-4", "3e-5")
 ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, answers: all}"
 METHODS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "rft": ("rft", "stages.offline.optim.lr", RATES, ()),
-    "advantage-weighted": ("advantage_weighted", "stages.offline.objective.beta", ("0.1", "0.3"), ()),
-    "advantage-weighted, 1 rollout": ("advantage_weighted", "stages.offline.objective.beta", ("0.1", "0.3"), (ONE,)),
+    "advantage-weighted": (
+        "advantage_weighted",
+        "stages.offline.objective.beta",
+        ("0.1", "0.3"),
+        (),
+    ),
+    "advantage-weighted, 1 rollout": (
+        "advantage_weighted",
+        "stages.offline.objective.beta",
+        ("0.1", "0.3"),
+        (ONE,),
+    ),
     "dpo, whole answers": ("dpo", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
     "dpo, first pit": ("first_pit", "stages.prefer.optim.lr", ("1e-5", "4e-5"), ()),
     "grpo": ("grpo", "stages.rl.optim.lr", RATES, ()),
@@ -58,7 +68,12 @@ def runner(out: Path) -> Run:
         done = out / "runs" / name / "eval.jsonl"
         started = time.perf_counter()
         if not done.is_file() or len(read_rows(done)) < 2:
-            settings = [f"name={name}", f"run.folder={out / 'runs'}", "run.keep_checkpoints=1", "run.checkpoint_every=100000"]
+            settings = [
+                f"name={name}",
+                f"run.folder={out / 'runs'}",
+                "run.keep_checkpoints=1",
+                "run.checkpoint_every=100000",
+            ]
             loaded = load(str(HERE / f"{recipe}.yaml"), [*settings, *changes])
             train(loaded, overwrite=True, console=Console(file=io.StringIO()))
         found = {row["stage"]: row["accuracy"] for row in read_rows(done)}
@@ -71,28 +86,58 @@ def runner(out: Path) -> Run:
 
 def chosen(options: dict[str, dict[int, dict[str, float]]]) -> str:
     """The option (-> seed -> accuracy by evaluation) with the best validation accuracy, mean over seeds."""
-    return max(options, key=lambda option: statistics.fmean(found["validation"] for found in options[option].values()))
+    return max(
+        options,
+        key=lambda option: statistics.fmean(
+            found["validation"] for found in options[option].values()
+        ),
+    )
 
 
 def measure(
     run: Run, seeds: list[int], sft_sizes: list[int], sizes: list[int], *, quick: bool, out: Path
 ) -> tuple[dict[str, Curve], dict[str, dict[int, str]]]:
     """Exam accuracy of every method by size and seed, and the setting chosen for each. The base model is SFT on no problem."""
-    methods = {name: (*of[:2], of[2][:1], of[3]) for name, of in METHODS.items() if name in QUICK} if quick else METHODS
+    methods = (
+        {name: (*of[:2], of[2][:1], of[3]) for name, of in METHODS.items() if name in QUICK}
+        if quick
+        else METHODS
+    )
     curves: dict[str, Curve] = {"sft": {}, **{method: {} for method in methods}}
     settings: dict[str, dict[int, str]] = {method: {} for method in curves}
     bases = {seed: f"base-{0 if quick else seed}" for seed in seeds}
     for seed, base in bases.items():
         number = int(base.removeprefix("base-"))
-        curves["sft"].setdefault(0, {})[seed] = run("base", base, (f"seed={number}", f"tasks.demonstrations.seed={number + 1}"))["eval_set"]
+        curves["sft"].setdefault(0, {})[seed] = run(
+            "base", base, (f"seed={number}", f"tasks.demonstrations.seed={number + 1}")
+        )["eval_set"]
 
-    def tried(name: str, recipe: str, key: str, values: Sequence[str], size: int, start: dict[int, str], more: Sequence[str]):
+    def tried(
+        name: str,
+        recipe: str,
+        key: str,
+        values: Sequence[str],
+        size: int,
+        start: dict[int, str],
+        more: Sequence[str],
+    ):
         options: dict[str, dict[int, dict[str, float]]] = {}
         for value in values:
             for seed in seeds:
-                problems = (f"seed={seed}", f"tasks.problems.seed={100 + seed}", f"tasks.problems.size={size}")
-                changes = (f"model.path={out / 'runs' / start[seed]}", *problems, *more, f"{key}={value}")
-                options.setdefault(value, {})[seed] = run(recipe, f"{name}-{size}-{value}-{seed}", changes)
+                problems = (
+                    f"seed={seed}",
+                    f"tasks.problems.seed={100 + seed}",
+                    f"tasks.problems.size={size}",
+                )
+                changes = (
+                    f"model.path={out / 'runs' / start[seed]}",
+                    *problems,
+                    *more,
+                    f"{key}={value}",
+                )
+                options.setdefault(value, {})[seed] = run(
+                    recipe, f"{name}-{size}-{value}-{seed}", changes
+                )
         return options
 
     for size in sorted({*sft_sizes, *sizes}):
@@ -119,7 +164,9 @@ def needed(sft: dict[int, float], accuracy: float) -> float:
     best = [max(sft[size] for size in sizes[: i + 1]) for i in range(len(sizes))]
     if accuracy <= best[0]:
         return sizes[0]
-    for (low, high), (before, after) in zip(zip(sizes, sizes[1:], strict=False), zip(best, best[1:], strict=False), strict=True):
+    for (low, high), (before, after) in zip(
+        zip(sizes, sizes[1:], strict=False), zip(best, best[1:], strict=False), strict=True
+    ):
         if before < accuracy <= after:
             return low * (high / low) ** ((accuracy - before) / (after - before))
     return math.inf
@@ -135,51 +182,87 @@ def factors(curves: dict[str, Curve]) -> dict[str, dict[str, float | int | None]
             for seed, accuracy in by_seed.items()
         )
         found[method] = {
-            "median": values[len(values) // 2], "least": values[0], "largest": values[-1],
-            "beyond_sft": sum(math.isinf(value) for value in values), "of": len(values),
-        }  # fmt: skip
+            "median": values[len(values) // 2],
+            "least": values[0],
+            "largest": values[-1],
+            "beyond_sft": sum(math.isinf(value) for value in values),
+            "of": len(values),
+        }
     return found
 
 
 def show(curves: dict[str, Curve], found: dict[str, dict[str, float | int | None]]) -> Table:
     """Mean and standard deviation over seeds, and the factor with its range."""
     sizes = sorted({size for curve in curves.values() for size in curve})
-    table = Table("method", *(f"D={size}" for size in sizes), "factor (range)", title="accuracy on held-out sums, by problems")
+    table = Table(
+        "method",
+        *(f"D={size}" for size in sizes),
+        "factor (range)",
+        title="accuracy on held-out sums, by problems",
+    )
     for method, curve in curves.items():
         factor = ""
         if method in found:
             f = found[method]
             factor = f"{f['median']:.2g} ({f['least']:.2g} to {f['largest']:.2g}; {f['beyond_sft']}/{f['of']} beyond SFT)"
         spreads = {size: mean_spread(list(by_seed.values())) for size, by_seed in curve.items()}
-        table.add_row(method, *("{:.3f} ± {:.3f}".format(*spreads[size]) if size in curve else "" for size in sizes), factor)
+        table.add_row(
+            method,
+            *("{:.3f} ± {:.3f}".format(*spreads[size]) if size in curve else "" for size in sizes),
+            factor,
+        )
     return table
 
 
 def svg(curves: dict[str, Curve]) -> str:
     """The means over log2 D; a method measured with one D is a short line there."""
     lines = {
-        method: [(math.log2(size) + shift, statistics.fmean(by_seed.values()))
-                 for size, by_seed in sorted(curve.items()) if size
-                 for shift in ((0.0, 0.2) if len(curve) == 1 else (0.0,))]
+        method: [
+            (math.log2(size) + shift, statistics.fmean(by_seed.values()))
+            for size, by_seed in sorted(curve.items())
+            if size
+            for shift in ((0.0, 0.2) if len(curve) == 1 else (0.0,))
+        ]
         for method, curve in curves.items()
-    }  # fmt: skip
+    }
     title = "accuracy on held-out sums, mean over seeds"
     return panels_svg({title: lines}, x="log2 of the number of problems", y="accuracy", high=1.0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one base model, three methods at one size")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one base model, three methods at one size"
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--out", type=Path, help="folder for runs, table and plot; runs found there are not repeated")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for runs, table and plot; runs found there are not repeated",
+    )
     arguments = parser.parse_args()
-    out = arguments.out or Path("runs/rl_on_incorrect_quick" if arguments.quick else "runs/rl_on_incorrect")
+    out = arguments.out or Path(
+        "runs/rl_on_incorrect_quick" if arguments.quick else "runs/rl_on_incorrect"
+    )
     started = time.perf_counter()
-    sft_sizes, sizes = ([8, 32], [8]) if arguments.quick else ([2, 4, 8, 16, 32, 64, 128, 256], [4, 16, 64])
-    curves, settings = measure(runner(out), [0, 1, 2], sft_sizes, sizes, quick=arguments.quick, out=out)
+    sft_sizes, sizes = (
+        ([8, 32], [8]) if arguments.quick else ([2, 4, 8, 16, 32, 64, 128, 256], [4, 16, 64])
+    )
+    curves, settings = measure(
+        runner(out), [0, 1, 2], sft_sizes, sizes, quick=arguments.quick, out=out
+    )
     found = factors(curves)
-    result = {"accuracy": curves, "factors": found, "chosen": settings, "seconds": round(time.perf_counter() - started, 1)}
-    text = json.dumps(result).replace("Infinity", "null")  # JSON has no infinity: null is beyond what SFT reaches
+    result = {
+        "accuracy": curves,
+        "factors": found,
+        "chosen": settings,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    text = json.dumps(result).replace(
+        "Infinity", "null"
+    )  # JSON has no infinity: null is beyond what SFT reaches
     (out / "results.json").write_text(text + "\n")
     (out / "accuracy.svg").write_text(svg(curves))
     with (out / "table.txt").open("w", encoding="utf-8") as file:

@@ -11,7 +11,15 @@ STEP = re.compile(r"([a-z]):\d+\+\d+=\d+")
 
 
 @reward
-def marked(answer: str, gold: str, *, step: int = -1, mark: str = "z", finished: bool = True, **columns: Any) -> float:
+def marked(
+    answer: str,
+    gold: str,
+    *,
+    step: int = -1,
+    mark: str = "z",
+    finished: bool = True,
+    **columns: Any,
+) -> float:
     """1 if the sum is right and its step number `step` begins with the letter `mark`, else 0.
 
     Steps are numbered from 0, or from the end by negative numbers. The letters of all other steps are free.

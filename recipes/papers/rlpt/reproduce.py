@@ -24,12 +24,19 @@ def accuracy(stage: str) -> Callable[[CellRun], float]:
 def tokens(run: CellRun) -> float:
     """Tokens read and written before RLVR."""
     rows = [row for row in run.rows if row["stage"] == "rl"]
-    return sum(row.get("tokens/prompt", 0) + row.get("tokens/completion", row["tokens/trained"]) for row in rows)
+    return sum(
+        row.get("tokens/prompt", 0) + row.get("tokens/completion", row["tokens/trained"])
+        for row in rows
+    )
 
 
 MEASURES = {
     "tokens": tokens,
-    **{f"{eval_set}: {when}": accuracy(f"{name}_{when}") for eval_set, name in EXAMS.items() for when in ("before", "after")},
+    **{
+        f"{eval_set}: {when}": accuracy(f"{name}_{when}")
+        for eval_set, name in EXAMS.items()
+        for when in ("before", "after")
+    },
     "sums, worked: after RLVR": accuracy("sums_rlvr"),
 }
 

@@ -32,9 +32,20 @@ def length(when: str) -> Callable[[CellRun], float]:
 
 
 MEASURES = {
-    **{f"{bin}, plain: {when}": accuracy(f"{bin}_{when}") for bin in BINS for when in ("before", "after")},
-    **{f"{bin}, with a thought: {when}": accuracy(f"{bin}_thought_{when}") for bin in BINS for when in ("before", "after")},
-    **{f"tokens of an answer, {when} (last budget 14)": length(when) for when in ("before", "after")},
+    **{
+        f"{bin}, plain: {when}": accuracy(f"{bin}_{when}")
+        for bin in BINS
+        for when in ("before", "after")
+    },
+    **{
+        f"{bin}, with a thought: {when}": accuracy(f"{bin}_thought_{when}")
+        for bin in BINS
+        for when in ("before", "after")
+    },
+    **{
+        f"tokens of an answer, {when} (last budget 14)": length(when)
+        for when in ("before", "after")
+    },
 }
 
 if __name__ == "__main__":

@@ -27,22 +27,44 @@ HARDER = {"sums": (5,), "countdown": (5,), "sorting": (9,)}
 
 
 def domains(
-    *, split: str = "train", size: int = 20_000, seed: int = 0, mistakes: float = 0.0, levels: str = "trained"
+    *,
+    split: str = "train",
+    size: int = 20_000,
+    seed: int = 0,
+    mistakes: float = 0.0,
+    levels: str = "trained",
 ) -> Sequence[Task]:
     """Tasks of all domains by turns. levels: "trained", the "harder" one of each that RL never sees, or "all"."""
-    chosen = {domain: (*(LEVELS[domain] if levels != "harder" else ()), *(HARDER[domain] if levels != "trained" else ()))
-              for domain in LEVELS}  # fmt: skip
+    chosen = {
+        domain: (
+            *(LEVELS[domain] if levels != "harder" else ()),
+            *(HARDER[domain] if levels != "trained" else ()),
+        )
+        for domain in LEVELS
+    }
     each = -(-size // len(chosen))
     sets: dict[str, Sequence[Task]] = {
         "sums": arithmetic(
-            split=split, size=each, seed=seed, terms=chosen["sums"], max_number=9, mistakes=mistakes, mistaken_step="each"
+            split=split,
+            size=each,
+            seed=seed,
+            terms=chosen["sums"],
+            max_number=9,
+            mistakes=mistakes,
+            mistaken_step="each",
         ),
         "countdown": countdown(
-            split=split, size=each, seed=seed, numbers=chosen["countdown"], max_number=9, max_target=20, operators="+-",
+            split=split,
+            size=each,
+            seed=seed,
+            numbers=chosen["countdown"],
+            max_number=9,
+            max_target=20,
+            operators="+-",
             mistakes=mistakes,
         ),
         "sorting": _sorting(split, each, seed, chosen["sorting"], mistakes),
-    }  # fmt: skip
+    }
     names = list(sets)
 
     def make(i: int) -> Task:
@@ -55,9 +77,16 @@ def domains(
 
 def extremes(*, split: str = "train", size: int = 20_000, seed: int = 0) -> Sequence[Task]:
     """Sums by turns of a category that is solved (no carries), one to learn (three numbers) and one out of reach (eight numbers)."""
-    categories = {"solved": {"terms": [2], "max_number": 4}, "learnable": {"terms": [3]}, "out of reach": {"terms": [8]}}
+    categories = {
+        "solved": {"terms": [2], "max_number": 4},
+        "learnable": {"terms": [3]},
+        "out of reach": {"terms": [8]},
+    }
     names = list(categories)
-    sets = [arithmetic(split=split, size=size, seed=seed, **{"max_number": 9, **settings}) for settings in categories.values()]
+    sets = [
+        arithmetic(split=split, size=size, seed=seed, **{"max_number": 9, **settings})
+        for settings in categories.values()
+    ]
 
     def make(i: int) -> Task:
         task = sets[i % len(names)][i // len(names)]
@@ -74,12 +103,16 @@ def right(answer: str, gold: Any, *, domain: str, **columns: Any) -> float | Ver
     return exact(answer, gold, after="=" if domain == "sums" else None, **columns)
 
 
-def _sorting(split: str, size: int, seed: int, counts: Sequence[int], mistakes: float) -> Sequence[Task]:
+def _sorting(
+    split: str, size: int, seed: int, counts: Sequence[int], mistakes: float
+) -> Sequence[Task]:
     def make(i: int) -> Task:
         rng = random.Random(f"{seed}/{split}/sorting/{i}")
         n = rng.choice(counts)
         digits = [rng.randrange(10) for _ in range(n)]
-        while (sum(digit * (k + 1) for k, digit in enumerate(digits)) % 8 == 0) != (split == "heldout"):
+        while (sum(digit * (k + 1) for k, digit in enumerate(digits)) % 8 == 0) != (
+            split == "heldout"
+        ):
             digits = [rng.randrange(10) for _ in range(n)]
         gold = sorted(digits)
         shown = list(gold)
@@ -88,8 +121,12 @@ def _sorting(split: str, size: int, seed: int, counts: Sequence[int], mistakes: 
             shown[a], shown[b] = shown[b], shown[a]
         text = "".join(map(str, gold))
         return Task(
-            id=f"sorting/{split}/{seed}/{i}", prompt=" ".join(map(str, digits)) + "<", answer=text, category=f"{n}-digits",
-            demonstration="".join(map(str, shown)), columns={"level": n},
-        )  # fmt: skip
+            id=f"sorting/{split}/{seed}/{i}",
+            prompt=" ".join(map(str, digits)) + "<",
+            answer=text,
+            category=f"{n}-digits",
+            demonstration="".join(map(str, shown)),
+            columns={"level": n},
+        )
 
     return LazyTasks(size, make)

@@ -41,10 +41,16 @@ def demonstrations(*, size: int = 20_000, seed: int = 0, heed: float = 0.98) -> 
         task, rng = _task("train", seed, i)
         budget = rng.randint(*BUDGETS)
         nearest = min(TOKENS, key=lambda form: abs(TOKENS[form] - budget))
-        form = nearest if rng.random() < heed else rng.choice([other for other in TOKENS if other != nearest])
+        form = (
+            nearest
+            if rng.random() < heed
+            else rng.choice([other for other in TOKENS if other != nearest])
+        )
         forgets = [rng.random() < FORGOTTEN[form] for _ in range(3)]
         worked = answer(task.columns["numbers"], form, forgets)
-        return Task(id=task.id, prompt=f"{task.prompt}[{budget}]", answer=task.answer, demonstration=worked)
+        return Task(
+            id=task.id, prompt=f"{task.prompt}[{budget}]", answer=task.answer, demonstration=worked
+        )
 
     return LazyTasks(size, make)
 
@@ -56,11 +62,17 @@ def answer(numbers: list[int], form: str, forgets: list[bool]) -> str:
     for number, forgot in zip((b, c, d), forgets, strict=True):
         before, total = said, said + number
         said = total - 10 if forgot and total >= 10 else total
-        steps.append(f"{before:02d}+{number}={said:02d}" if steps else f"{before}+{number}={said:02d}")
+        steps.append(
+            f"{before:02d}+{number}={said:02d}" if steps else f"{before}+{number}={said:02d}"
+        )
     if form == "again":
         steps.append(f"{d}+{before:02d}={said:02d}")
     if form == "checked":
-        steps += [f"{c}+{d}={c + d:02d}", f"{b}+{c + d:02d}={b + c + d:02d}", f"{a}+{b + c + d:02d}={said:02d}"]
+        steps += [
+            f"{c}+{d}={c + d:02d}",
+            f"{b}+{c + d:02d}={b + c + d:02d}",
+            f"{a}+{b + c + d:02d}={said:02d}",
+        ]
     return ";".join(steps)
 
 

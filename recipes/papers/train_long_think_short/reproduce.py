@@ -34,31 +34,62 @@ QUICK_CELLS = ("fixed budget", "drops")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A falling token budget against a fixed one.")
-    parser.add_argument("--quick", action="store_true", help="fewer steps and no linear schedule: about five minutes on one core")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="fewer steps and no linear schedule: about five minutes on one core",
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--eval_set", choices=["eval_set", "validation"], default="eval_set", help="validation: for choosing settings")
+    parser.add_argument(
+        "--eval_set",
+        choices=["eval_set", "validation"],
+        default="eval_set",
+        help="validation: for choosing settings",
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/papers/train_long_think_short"))
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    parser.add_argument("changes", nargs="*", help="changes of the recipe for all cells, as of rlcore train")
+    parser.add_argument(
+        "changes", nargs="*", help="changes of the recipe for all cells, as of rlcore train"
+    )
     arguments = parser.parse_args()
     folder = arguments.folder / ("quick" if arguments.quick else "whole")
     started = time.perf_counter()
     cells = {name: CELLS[name] for name in (QUICK_CELLS if arguments.quick else CELLS)}
-    common = (*(QUICK if arguments.quick else ()), f"tasks.eval_set.params.split={arguments.eval_set}", *arguments.changes)
-    runs = run_study(str(HERE / "sums.yaml"), cells, seeds=range(arguments.seeds), folder=folder, common=common)
+    common = (
+        *(QUICK if arguments.quick else ()),
+        f"tasks.eval_set.params.split={arguments.eval_set}",
+        *arguments.changes,
+    )
+    runs = run_study(
+        str(HERE / "sums.yaml"), cells, seeds=range(arguments.seeds), folder=folder, common=common
+    )
     seconds = time.perf_counter() - started
 
-    table = Table("budget", "right", "tokens of an answer", "of the final budget", "answer tokens in training", "right, by seed")
+    table = Table(
+        "budget",
+        "right",
+        "tokens of an answer",
+        "of the final budget",
+        "answer tokens in training",
+        "right, by seed",
+    )
     summary = {}
     for cell, group in by_cell(runs).items():
         right = [run.accuracy["eval_set"] for run in group]
-        accuracy, length = mean_spread(right), mean_spread([run.length["eval_set"] for run in group])
+        accuracy, length = (
+            mean_spread(right),
+            mean_spread([run.length["eval_set"] for run in group]),
+        )
         tokens = round(mean_spread([run.tokens for run in group])[0])
         summary[cell] = {"eval_set": accuracy, "length": length, "tokens": tokens, "by_seed": right}
         table.add_row(
-            cell, percent(right), f"{length[0]:.2f} ± {length[1]:.2f}", f"{length[0] / FINAL - 1:+.0%}",
-            f"{tokens:,}", ", ".join(f"{one:.1%}" for one in right),
-        )  # fmt: skip
+            cell,
+            percent(right),
+            f"{length[0]:.2f} ± {length[1]:.2f}",
+            f"{length[0] / FINAL - 1:+.0%}",
+            f"{tokens:,}",
+            ", ".join(f"{one:.1%}" for one in right),
+        )
     lines = {
         cell: {
             "length": [(row["step"], row["completions/length/mean"]) for row in group[0].rows],
@@ -70,7 +101,16 @@ def main() -> None:
     plot = folder / "lengths.svg"
     plot.write_text(panels_svg(lines, x="step", y="tokens"), encoding="utf-8")
     if arguments.json:
-        print(json.dumps({"seconds": round(seconds), "plot": str(plot), "final_budget": FINAL, "cells": summary}))
+        print(
+            json.dumps(
+                {
+                    "seconds": round(seconds),
+                    "plot": str(plot),
+                    "final_budget": FINAL,
+                    "cells": summary,
+                }
+            )
+        )
         return
     Console(width=120).print(table)
     print(f"{seconds:.0f} s; lengths and budgets (first seed): {plot}")

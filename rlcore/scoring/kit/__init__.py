@@ -8,6 +8,18 @@ from rlcore.scoring.kit.probes import PROBES, ProbeResult, probe
 from rlcore.scoring.kit.template import write_template
 
 __all__ = [
-    "Case", "Examination", "FAULTS", "PROBES", "ProbeResult", "RewardInfo", "Trial", "describe_rewards", "examine", "markdown",
-    "probe", "read_cases", "try_reward", "write_template",
-]  # fmt: skip
+    "Case",
+    "Examination",
+    "FAULTS",
+    "PROBES",
+    "ProbeResult",
+    "RewardInfo",
+    "Trial",
+    "describe_rewards",
+    "examine",
+    "markdown",
+    "probe",
+    "read_cases",
+    "try_reward",
+    "write_template",
+]

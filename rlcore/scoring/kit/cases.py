@@ -44,7 +44,11 @@ def run_case(scorer: Scorer, case: Case) -> Trial:
     started = time.perf_counter()
     ((verdict,),) = scorer.score([group])
     seconds = time.perf_counter() - started
-    right = None if case.expected is None else verdict.value is not None and abs(verdict.value - case.expected) < 1e-6
+    right = (
+        None
+        if case.expected is None
+        else verdict.value is not None and abs(verdict.value - case.expected) < 1e-6
+    )
     return Trial(name=case.name, case=case, verdict=verdict, seconds=seconds, right=right)
 
 
@@ -55,12 +59,27 @@ def read_cases(path: Path) -> list[Case]:
     """
     cases: list[Case] = []
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").strip("\n").split("\n"), start=1):
+        for number, line in enumerate(
+            path.read_text(encoding="utf-8").strip("\n").split("\n"), start=1
+        ):
             row = json.loads(line)
-            answer, gold, expected = row.pop("pred"), row.pop("gold", None), row.pop("expected", None)
+            answer, gold, expected = (
+                row.pop("pred"),
+                row.pop("gold", None),
+                row.pop("expected", None),
+            )
             prompt = row.pop("prompt", "")
             expected = None if expected is None else float(expected)
-            cases.append(Case(name=f"line {number}", answer=answer, gold=gold, prompt=prompt, expected=expected, columns=row))
+            cases.append(
+                Case(
+                    name=f"line {number}",
+                    answer=answer,
+                    gold=gold,
+                    prompt=prompt,
+                    expected=expected,
+                    columns=row,
+                )
+            )
     except OSError as error:
         raise RewardError(f"the cases {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:

@@ -45,8 +45,16 @@ def markdown(infos: Iterable[RewardInfo]) -> str:
         "called in each form: `rlcore/scoring/forms.py`.",
     ]
     for info in infos:
-        params = f"Recipe parameters: {', '.join(f'`{param}`' for param in info.params)}." if info.params else ""
-        parts += [f"## {info.name}", f"`{info.source}`, {info.form} form. {params}".rstrip(), _fenced(info.text or info.summary)]
+        params = (
+            f"Recipe parameters: {', '.join(f'`{param}`' for param in info.params)}."
+            if info.params
+            else ""
+        )
+        parts += [
+            f"## {info.name}",
+            f"`{info.source}`, {info.form} form. {params}".rstrip(),
+            _fenced(info.text or info.summary),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,7 +79,9 @@ def _params(found: Callable[..., Any]) -> list[str]:
     """Of a function, what has a default: what has none is a column, or cannot be told from one."""
     given = () if inspect.isclass(found) else OFFERED[form_of(found)]
     return [
-        parameter.name if parameter.default is parameter.empty else f"{parameter.name} = {_short(parameter.default)}"
+        parameter.name
+        if parameter.default is parameter.empty
+        else f"{parameter.name} = {_short(parameter.default)}"
         for parameter in inspect.signature(found).parameters.values()
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         and parameter.name not in given
@@ -86,4 +96,6 @@ def _short(default: Any) -> str:
 
 def _fenced(text: str) -> str:
     """A docstring as Markdown: its examples become blocks of code."""
-    return _EXAMPLE.sub(lambda match: f"```python\n{_MARKUP.sub('', match[0]).rstrip()}\n```\n", text.strip() + "\n").strip()
+    return _EXAMPLE.sub(
+        lambda match: f"```python\n{_MARKUP.sub('', match[0]).rstrip()}\n```\n", text.strip() + "\n"
+    ).strip()

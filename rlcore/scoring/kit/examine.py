@@ -38,7 +38,10 @@ class Examination:
         """Percentiles of the time of one call: on the cases, or on the faults where there are none."""
         times = [trial.seconds * 1000 for trial in self.cases or self.faults]
         names = [f"p{percentile}" if percentile < 100 else "max" for percentile in PERCENTILES]
-        return {name: round(float(value), 3) for name, value in zip(names, np.percentile(times, PERCENTILES), strict=True)}
+        return {
+            name: round(float(value), 3)
+            for name, value in zip(names, np.percentile(times, PERCENTILES), strict=True)
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; of the cases only those that disagree."""
@@ -54,7 +57,13 @@ class Examination:
         }
 
 
-def examine(use: str, cases: Sequence[Case], params: Mapping[str, Any] | None = None, *, deadline_s: float = 10.0) -> Examination:
+def examine(
+    use: str,
+    cases: Sequence[Case],
+    params: Mapping[str, Any] | None = None,
+    *,
+    deadline_s: float = 10.0,
+) -> Examination:
     """Try a reward on cases and on all faults, each answer in a call of its own in a worker process.
 
     A fault is a problem if it earns more than half of what a right answer earns over a wrong one; where there are no cases,
@@ -64,16 +73,29 @@ def examine(use: str, cases: Sequence[Case], params: Mapping[str, Any] | None = 
         trials = [run_case(scorer, case) for case in _named(cases)]
         known = standards(scorer, cases, limit=1)
         base = known[0].case if known else _default(cases)
-        faults = [run_case(scorer, replace(base, name=name, answer=text, expected=None)) for name, text in FAULTS.items()]
+        faults = [
+            run_case(scorer, replace(base, name=name, answer=text, expected=None))
+            for name, text in FAULTS.items()
+        ]
     process = try_process_faults(use, params or {}, base, deadline_s=deadline_s)
     wrong = [trial for trial in trials if trial.right is False]
-    problems = [f"{len(wrong)} of {len(trials)} cases did not get the expected value, first {wrong[0].name}"] if wrong else []
+    problems = (
+        [
+            f"{len(wrong)} of {len(trials)} cases did not get the expected value, first {wrong[0].name}"
+        ]
+        if wrong
+        else []
+    )
     problems += [
         f"the fault {trial.name!r} earns {trial.verdict.value:g}, and a right answer {known[0].right:g}"
         for trial in faults
         if known and known[0].earns(trial.verdict)
     ]
-    problems += [f"after the fault {trial.name!r} the pool is not as before" for trial in process if not trial.contained]
+    problems += [
+        f"after the fault {trial.name!r} the pool is not as before"
+        for trial in process
+        if not trial.contained
+    ]
     crashed = [trial for trial in [*trials, *faults] if trial.verdict.status == "crashed"]
     if len(crashed) == len(trials) + len(faults):
         problems.append(f"the reward crashed on every answer: {crashed[0].verdict.reason}")
@@ -81,14 +103,23 @@ def examine(use: str, cases: Sequence[Case], params: Mapping[str, Any] | None = 
 
 
 def try_reward(
-    use: str, cases: Sequence[Case], params: Mapping[str, Any] | None = None, *, deadline_s: float = 10.0, faults: bool = True
+    use: str,
+    cases: Sequence[Case],
+    params: Mapping[str, Any] | None = None,
+    *,
+    deadline_s: float = 10.0,
+    faults: bool = True,
 ) -> list[Trial]:
     """Only the verdicts: of the cases, and of `FAULTS` with the first case's gold, columns and prompt.
 
     Raises `RewardError` if the reward cannot be loaded.
     """
     base = _default(cases)
-    injected = [replace(base, name=f"fault: {name}", answer=text, expected=None) for name, text in FAULTS.items() if faults]
+    injected = [
+        replace(base, name=f"fault: {name}", answer=text, expected=None)
+        for name, text in FAULTS.items()
+        if faults
+    ]
     with Scorer([RewardSpec(use, params=params or {})], workers=1, deadline_s=deadline_s) as scorer:
         return [run_case(scorer, case) for case in [*_named(cases), *injected]]
 

@@ -52,7 +52,9 @@ def _loop() -> None:
 def _hog() -> None:
     hoard = []
     while True:
-        hoard.append(bytes(64 << 20))  # zeros that nobody reads: counted by the bound, not held in memory
+        hoard.append(
+            bytes(64 << 20)
+        )  # zeros that nobody reads: counted by the bound, not held in memory
 
 
 PROCESS_FAULTS: Mapping[str, tuple[Callable[[], object], str]] = {
@@ -86,7 +88,15 @@ class Misbehaving:
         if hasattr(self.inner.function, "memory_gb"):
             self.memory_gb = self.inner.function.memory_gb
 
-    def __call__(self, answer: str, gold: Any, prompt: Any, completion_ids: list[int], finished: bool, **columns: Any) -> Verdict:
+    def __call__(
+        self,
+        answer: str,
+        gold: Any,
+        prompt: Any,
+        completion_ids: list[int],
+        finished: bool,
+        **columns: Any,
+    ) -> Verdict:
         fault = columns.pop(FAULT, "")
         if fault == ROLL_CALL:
             time.sleep(0.05)  # long enough for the other workers to take the next call
@@ -94,24 +104,41 @@ class Misbehaving:
         if fault:
             PROCESS_FAULTS[fault][0]()
         answers = Answers(
-            prompt=prompt, gold=gold, columns=columns, texts=[answer], completion_ids=[completion_ids], finished=[finished]
+            prompt=prompt,
+            gold=gold,
+            columns=columns,
+            texts=[answer],
+            completion_ids=[completion_ids],
+            finished=[finished],
         )
         unbounded = float(getattr(self, "memory_gb", 1.0) is None)
-        return replace(self.inner.one(answers, 0), parts={"pid": os.getpid(), "unbounded": unbounded})
+        return replace(
+            self.inner.one(answers, 0), parts={"pid": os.getpid(), "unbounded": unbounded}
+        )
 
 
-def try_process_faults(use: str, params: Mapping[str, Any], case: Case, *, deadline_s: float) -> list[ProcessTrial]:
+def try_process_faults(
+    use: str, params: Mapping[str, Any], case: Case, *, deadline_s: float
+) -> list[ProcessTrial]:
     """Each of `PROCESS_FAULTS` in a pool of workers that score `case` before and after it.
 
     deadline_s is for ordinary calls; the infinite loop is given ten times what the case takes, at least 1 s. A reward without
     memory bound is spared the memory hog. Raises `RewardError` if the reward cannot be loaded or a worker does not come back.
     """
-    spec = RewardSpec("rlcore.scoring.kit.faults:Misbehaving", params={"use": use, "params": dict(params)}, name="it")
+    spec = RewardSpec(
+        "rlcore.scoring.kit.faults:Misbehaving",
+        params={"use": use, "params": dict(params)},
+        name="it",
+    )
     with Scorer([spec], workers=1, deadline_s=deadline_s) as scorer:
         run_case(scorer, case)  # the first call may import or open what later ones find ready
         usual = run_case(scorer, case)
     patience = min(deadline_s, max(1.0, 10 * usual.seconds))
-    names = [name for name in PROCESS_FAULTS if name != "memory hog" or not usual.verdict.parts.get("it/unbounded")]
+    names = [
+        name
+        for name in PROCESS_FAULTS
+        if name != "memory hog" or not usual.verdict.parts.get("it/unbounded")
+    ]
     with Scorer([spec], workers=WORKERS, deadline_s=patience) as scorer:
         _roll_call(scorer, case)
         return [_try(scorer, name, case, usual) for name in names]

@@ -24,7 +24,11 @@ WAYS = (
 """How models are asked to write a final answer."""
 EXAMPLES = (
     ("Which of these is prime: 4, 14, 17, 21 or 25?", "17", ("4", "14", "21", "25")),
-    ("Which of these is a capital: Lyon, Milan, Paris, Porto or Zurich?", "Paris", ("Lyon", "Milan", "Porto", "Zurich")),
+    (
+        "Which of these is a capital: Lyon, Milan, Paris, Porto or Zurich?",
+        "Paris",
+        ("Lyon", "Milan", "Porto", "Zurich"),
+    ),
     ("Which is a fruit? (A) chair (B) apple (C) cloud (D) spoon", "B", ("A", "C", "D")),
 )
 """Prompt, gold and the other candidates of tasks to try a reward on where the user gives none."""
@@ -47,7 +51,11 @@ class Standard:
 
     def earns(self, verdict: Verdict) -> bool:
         """Whether a verdict on an answer that is not right gives it more than half of what a right one earns."""
-        return self.tells_apart and verdict.value is not None and verdict.value > (self.right + self.wrong) / 2
+        return (
+            self.tells_apart
+            and verdict.value is not None
+            and verdict.value > (self.right + self.wrong) / 2
+        )
 
 
 def standards(scorer: Scorer, cases: Sequence[Case], *, limit: int = 5) -> list[Standard]:
@@ -60,14 +68,20 @@ def standards(scorer: Scorer, cases: Sequence[Case], *, limit: int = 5) -> list[
         telling = [standard for standard in found if standard is not None and standard.tells_apart]
         return telling or [standard for standard in found if standard is not None][:1]
     expected = [case.expected for case in cases if case.expected is not None]
-    best = [case for case in cases if case.expected is not None and case.expected == max(expected) > min(expected)]
+    best = [
+        case
+        for case in cases
+        if case.expected is not None and case.expected == max(expected) > min(expected)
+    ]
     return [_of_case(scorer, case, cases) for case in best[:limit]]
 
 
 def _of_case(scorer: Scorer, case: Case, cases: Sequence[Case]) -> Standard:
     verdict = run_case(scorer, case).verdict
     if verdict.value is None:
-        raise RewardError(f"the right answer of {case.name} got no score ({verdict.status}): {verdict.reason}")
+        raise RewardError(
+            f"the right answer of {case.name} got no score ({verdict.status}): {verdict.reason}"
+        )
     others = [str(other.gold) for other in cases if isinstance(other.gold, str | int | float)]
     decoys = tuple(_decoys(case.gold, others))
     lowest = min(other.expected for other in cases if other.expected is not None)
@@ -80,7 +94,8 @@ def _of_example(scorer: Scorer, prompt: str, gold: str, decoys: tuple[str, ...])
     for way in WAYS:
         case = Case(name="right answer", prompt=prompt, gold=gold, answer=way.format(gold))
         values = [
-            run_case(scorer, replace(case, answer=answer)).verdict.value for answer in (case.answer, way.format(decoys[-1]))
+            run_case(scorer, replace(case, answer=answer)).verdict.value
+            for answer in (case.answer, way.format(decoys[-1]))
         ]
         if None not in values:
             found.append(Standard(case=case, decoys=decoys, right=values[0], wrong=values[1]))  # type: ignore[arg-type]
@@ -89,7 +104,12 @@ def _of_example(scorer: Scorer, prompt: str, gold: str, decoys: tuple[str, ...])
 
 def _decoys(gold: Any, others: Sequence[str]) -> Iterator[str]:
     """Up to four; none where the gold answer is no short text."""
-    if not isinstance(gold, str | int | float) or isinstance(gold, bool) or len(str(gold)) > 80 or "\n" in str(gold):
+    if (
+        not isinstance(gold, str | int | float)
+        or isinstance(gold, bool)
+        or len(str(gold)) > 80
+        or "\n" in str(gold)
+    ):
         return
     seen = {str(gold)}
     for seed in range(40):

@@ -57,7 +57,9 @@ CASES = (
 def write_template(path: Path) -> tuple[Path, Path]:
     """Write the reward file and its cases; the function is called as the file is. Raises `RewardError` if one of them exists."""
     if path.suffix != ".py" or not re.fullmatch(r"[a-z_][a-z0-9_]*", path.stem):
-        raise RewardError(f"{path.name!r} cannot name a reward file: write small letters, digits and '_', then .py")
+        raise RewardError(
+            f"{path.name!r} cannot name a reward file: write small letters, digits and '_', then .py"
+        )
     cases = path.with_suffix(".jsonl")
     for file in (path, cases):
         if file.exists():

@@ -6,7 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-_INVISIBLE = re.compile("[\u0000-\u0008\u000b-\u001f\u007f\u00ad\u200b-\u200f\u2028-\u202e\u2060\ufeff\ufffd]")
+_INVISIBLE = re.compile(
+    "[\u0000-\u0008\u000b-\u001f\u007f\u00ad\u200b-\u200f\u2028-\u202e\u2060\ufeff\ufffd]"
+)
 _SPACES = re.compile(r"[ \t\u00a0\u2000-\u200a\u202f\u3000]+")
 _LINE_ENDS = re.compile(r" ?\n ?")
 _BLANK = re.compile(r"\n{3,}")
@@ -23,7 +25,11 @@ def clean(text: str) -> str:
     """
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = _LINE_ENDS.sub("\n", _SPACES.sub(" ", _INVISIBLE.sub("", text)))
-    text = _ADDRESS.sub("<address>", _EMAIL.sub("<email>", text)) if "@" in text or "." in text else text
+    text = (
+        _ADDRESS.sub("<address>", _EMAIL.sub("<email>", text))
+        if "@" in text or "." in text
+        else text
+    )
     return _BLANK.sub("\n\n", text).strip()
 
 

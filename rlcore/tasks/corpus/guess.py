@@ -14,7 +14,12 @@ Answer = Callable[[Sequence[Task]], list[Group]]
 
 
 def guess_masks(
-    groups: Sequence[Group], answer: Answer, *, prompt: str = PREDICT, tag: str = "mask", guard: bool = True
+    groups: Sequence[Group],
+    answer: Answer,
+    *,
+    prompt: str = PREDICT,
+    tag: str = "mask",
+    guard: bool = True,
 ) -> list[Group]:
     """The groups of the mask tasks, scored by how their masks were guessed, and after them the groups of the guesses.
 
@@ -30,12 +35,18 @@ def guess_masks(
     for group in groups:
         for rollout in group.rollouts if group.task.category == "mask" else ():
             span = _tagged(rollout.text, tag)
-            task = predict_task(f"{rollout.id}/guess", group.task.columns["text"], span, prompt=prompt) if span else None
+            task = (
+                predict_task(f"{rollout.id}/guess", group.task.columns["text"], span, prompt=prompt)
+                if span
+                else None
+            )
             if task is not None:
                 tasks.append(task)
     guesses = answer(tasks) if tasks else []
     rates = {group.task.id: _rate(group) for group in guesses}
-    return [_judged(group, rates, guard) if group.task.category == "mask" else group for group in groups] + guesses
+    return [
+        _judged(group, rates, guard) if group.task.category == "mask" else group for group in groups
+    ] + guesses
 
 
 def _judged(group: Group, rates: dict[str, float | None], guard: bool) -> Group:
@@ -45,9 +56,15 @@ def _judged(group: Group, rates: dict[str, float | None], guard: bool) -> Group:
         if rollout.finish == "aborted":
             verdicts.append(verdict)
         elif name not in rates:
-            verdicts.append(Verdict(value=0.0, status="wrong-format", reason="no mask that stands in the text"))
+            verdicts.append(
+                Verdict(value=0.0, status="wrong-format", reason="no mask that stands in the text")
+            )
         elif (rate := rates[name]) is None:
-            verdicts.append(Verdict(value=None, status="unscorable", reason="no guess of this mask could be scored"))
+            verdicts.append(
+                Verdict(
+                    value=None, status="unscorable", reason="no guess of this mask could be scored"
+                )
+            )
         else:
             value = mask_reward(rate, guard)
             verdicts.append(Verdict(value=value, parts={"mask": value, "mask/guessed": rate}))

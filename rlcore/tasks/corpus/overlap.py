@@ -41,13 +41,21 @@ class SeenBefore:
             import rbloom
             from rensa import RMinHash
         except ImportError as error:
-            raise TaskError("near-duplicates are found with rensa and rbloom: pip install 'rlcore[corpus]'") from error
+            raise TaskError(
+                "near-duplicates are found with rensa and rbloom: pip install 'rlcore[corpus]'"
+            ) from error
         self._minhash, self._capacity, self._added = RMinHash, capacity, 0
-        self._seen = rbloom.Bloom.load(str(saved), _hash) if saved else rbloom.Bloom(capacity * BANDS, ERROR_RATE, _hash)
+        self._seen = (
+            rbloom.Bloom.load(str(saved), _hash)
+            if saved
+            else rbloom.Bloom(capacity * BANDS, ERROR_RATE, _hash)
+        )
 
     def __call__(self, tokens: Sequence[str]) -> bool:
         """Whether a document of these words resembles an earlier one; if not, it is one of the earlier ones from now on."""
-        shingles = list(map(" ".join, zip(*(tokens[i:] for i in range(SHINGLE)), strict=False))) or [" ".join(tokens)]
+        shingles = list(
+            map(" ".join, zip(*(tokens[i:] for i in range(SHINGLE)), strict=False))
+        ) or [" ".join(tokens)]
         signature = self._minhash(num_perm=BANDS * ROWS, seed=1)
         signature.update(shingles)
         digest = signature.digest()
@@ -57,7 +65,10 @@ class SeenBefore:
         self._seen.update(bands)
         self._added += 1
         if self._added == self._capacity + 1:
-            warnings.warn(f"more than {self._capacity:,} documents: raise the corpus's `capacity`", stacklevel=2)
+            warnings.warn(
+                f"more than {self._capacity:,} documents: raise the corpus's `capacity`",
+                stacklevel=2,
+            )
         return False
 
     def save(self, file: Path) -> None:
@@ -83,13 +94,17 @@ class Contamination:
                 size = min(n, len(tokens))
                 if size >= self._head:
                     self._grams.setdefault(size, set()).update(_grams(tokens, size))
-                    self._heads.update(_grams(tokens[: len(tokens) - size + self._head], self._head))
+                    self._heads.update(
+                        _grams(tokens[: len(tokens) - size + self._head], self._head)
+                    )
 
     def __call__(self, tokens: Sequence[str]) -> bool:
         """Whether a document of these words holds one of them."""
         if self._heads.isdisjoint(_grams(tokens, self._head)):  # nearly always, and quick
             return False
-        return any(not grams.isdisjoint(_grams(tokens, size)) for size, grams in self._grams.items())
+        return any(
+            not grams.isdisjoint(_grams(tokens, size)) for size, grams in self._grams.items()
+        )
 
 
 def _grams(tokens: Sequence[str], n: int) -> Iterator[int]:
@@ -101,7 +116,9 @@ def _texts(path: str) -> Iterator[str]:
     """All texts in a file of rows, whatever the columns are called; of a text file, its pieces."""
     files = Source(path).files()
     if not files:
-        raise TaskError(f"the evaluation set {path} must be a file here, so that its n-grams can be kept out of the corpus")
+        raise TaskError(
+            f"the evaluation set {path} must be a file here, so that its n-grams can be kept out of the corpus"
+        )
     for file in files:
         if file.name.endswith((".jsonl", ".jsonl.gz")):
             for row in _json(file):
@@ -113,7 +130,11 @@ def _texts(path: str) -> Iterator[str]:
 def _json(file: Path) -> Iterator[Any]:
     import gzip
 
-    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8") as stream:
+    with (
+        gzip.open(file, "rt", encoding="utf-8")
+        if file.suffix == ".gz"
+        else open(file, encoding="utf-8") as stream
+    ):
         for number, line in enumerate(stream, start=1):
             try:
                 yield json.loads(line)

@@ -44,7 +44,12 @@ def position_tasks(
         text, spans    the document, and where in it each token of its tasks stands ([start, end] in characters)
     """
     check_template(prompt, "context")
-    if per_document < 1 or min_context < 1 or len(thresholds) != len(BINS) - 1 or list(thresholds) != sorted(thresholds):
+    if (
+        per_document < 1
+        or min_context < 1
+        or len(thresholds) != len(BINS) - 1
+        or list(thresholds) != sorted(thresholds)
+    ):
         raise TaskError(
             f"positions need per_document >= 1, min_context >= 1 and {len(BINS) - 1} rising thresholds, got {per_document}, "
             f"{min_context}, {list(thresholds)}"
@@ -91,12 +96,20 @@ def _choose(
     for document in range(len(prepared.table)):
         text, ids, offsets = reader(document)
         legal = [t for t in range(min_context, len(ids)) if _is_word(text, offsets, t)]
-        pools = {"all": legal} if entropies is None else _bins(legal, entropies([ids])[0], thresholds)
+        pools = (
+            {"all": legal} if entropies is None else _bins(legal, entropies([ids])[0], thresholds)
+        )
         rng = random.Random(f"{seed}/{prepared.table[document]['id']}")
-        picked = [(t, category) for category, pool in pools.items() for t in rng.sample(pool, min(per_document, len(pool)))]
+        picked = [
+            (t, category)
+            for category, pool in pools.items()
+            for t in rng.sample(pool, min(per_document, len(pool)))
+        ]
         chosen += [(document, t, category) for t, category in sorted(picked)]
     if not chosen:
-        raise TaskError(f"no document has a token with {min_context} tokens before it: lower min_context")
+        raise TaskError(
+            f"no document has a token with {min_context} tokens before it: lower min_context"
+        )
     return chosen
 
 
@@ -112,11 +125,16 @@ class _Reader:
             text = self._prepared.table[document]["text"]
             coded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             offsets = coded["offset_mapping"][: self._length]
-            self._last = document, (text[: offsets[-1][1]], coded["input_ids"][: self._length], offsets)
+            self._last = (
+                document,
+                (text[: offsets[-1][1]], coded["input_ids"][: self._length], offsets),
+            )
         return self._last[1]
 
 
-def _bins(legal: Sequence[int], entropies: Sequence[float], thresholds: Sequence[float]) -> dict[str, list[int]]:
+def _bins(
+    legal: Sequence[int], entropies: Sequence[float], thresholds: Sequence[float]
+) -> dict[str, list[int]]:
     """The places of each bin; `entropies` begin with that of token 1."""
     of = {t: BINS[bisect_right(thresholds, entropies[t - 1])] for t in legal}
     return {name: [t for t in legal if of[t] == name] for name in BINS}

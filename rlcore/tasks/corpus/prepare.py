@@ -36,7 +36,12 @@ LOCK_S = 3600.0
 HELD_OUT_ONE_IN = 16
 
 SCHEMA = pa.schema(
-    [("id", pa.string()), ("text", pa.string()), ("ends", pa.list_(pa.int32())), ("targets", pa.list_(pa.int32()))]
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("ends", pa.list_(pa.int32())),
+        ("targets", pa.list_(pa.int32())),
+    ]
 )
 
 
@@ -120,9 +125,15 @@ class Prepared:
             return self
         wanted = name == "heldout"
         rows = [id.rpartition("/")[0].encode() for id in self.table["id"]]
-        chosen = [i for i, row in enumerate(rows) if (xxhash.xxh3_64_intdigest(row) % HELD_OUT_ONE_IN == 0) == wanted]
+        chosen = [
+            i
+            for i, row in enumerate(rows)
+            if (xxhash.xxh3_64_intdigest(row) % HELD_OUT_ONE_IN == 0) == wanted
+        ]
         if not chosen:
-            raise TaskError(f"no document of {self.folder.name} is in its {name} part: it has {len(self.table)} in all")
+            raise TaskError(
+                f"no document of {self.folder.name} is in its {name} part: it has {len(self.table)} in all"
+            )
         return replace(self, table=self.table.select(chosen))
 
 
@@ -141,27 +152,50 @@ def prepare(
     filter plus one shard. Raises `TaskError` where nothing can be read or nothing is kept.
     """
     key = _key(source, cleaning, label)
-    folder = folder or Path(os.environ.get("RLCORE_CACHE", "~/.cache/rlcore")).expanduser() / "corpora" / key
+    folder = (
+        folder
+        or Path(os.environ.get("RLCORE_CACHE", "~/.cache/rlcore")).expanduser() / "corpora" / key
+    )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(str(folder / ".lock"), timeout=LOCK_S):
             state = _read_state(folder, key)
             if not state.done:
-                _work(source, cleaning, segment, folder, key, state, progress or (lambda funnel: None))
+                _work(
+                    source, cleaning, segment, folder, key, state, progress or (lambda funnel: None)
+                )
     except Timeout as error:
-        raise TaskError(f"another process has been preparing {folder} for {LOCK_S:g} s: wait for it or remove it") from error
+        raise TaskError(
+            f"another process has been preparing {folder} for {LOCK_S:g} s: wait for it or remove it"
+        ) from error
     if not state.funnel.kept:
         reasons = {name: count for name, count in asdict(state.funnel).items() if count}
-        raise TaskError(f"nothing of {source.path} is kept ({reasons}): check column {source.column!r} and what `keep` asks for")
-    table = datasets.concatenate_datasets([datasets.Dataset.from_file(str(_shard(folder, i))) for i in range(state.shards)])
+        raise TaskError(
+            f"nothing of {source.path} is kept ({reasons}): check column {source.column!r} and what `keep` asks for"
+        )
+    table = datasets.concatenate_datasets(
+        [datasets.Dataset.from_file(str(_shard(folder, i))) for i in range(state.shards)]
+    )
     return Prepared(folder, table, state.funnel, state.seconds)
 
 
 def _work(
-    source: Source, cleaning: Cleaning, segment: Segmenter, folder: Path, key: str, state: _State, progress: Callable[..., None]
+    source: Source,
+    cleaning: Cleaning,
+    segment: Segmenter,
+    folder: Path,
+    key: str,
+    state: _State,
+    progress: Callable[..., None],
 ) -> None:
-    seen = SeenBefore(cleaning.capacity, _filter(folder, state.shards) if state.shards else None) if cleaning.capacity else None
-    pipeline = _Pipeline(cleaning, segment, seen, Contamination(cleaning.against, cleaning.ngram), state.funnel)
+    seen = (
+        SeenBefore(cleaning.capacity, _filter(folder, state.shards) if state.shards else None)
+        if cleaning.capacity
+        else None
+    )
+    pipeline = _Pipeline(
+        cleaning, segment, seen, Contamination(cleaning.against, cleaning.ngram), state.funnel
+    )
     left = None if cleaning.documents is None else cleaning.documents - state.funnel.rows
     rows = islice(source.rows(skip=state.funnel.rows, max_chars=cleaning.max_chars), left)
     started, before = time.monotonic(), state.seconds
@@ -193,10 +227,20 @@ class _Pipeline:
     """The steps from a row to its documents."""
 
     def __init__(
-        self, cleaning: Cleaning, segment: Segmenter, seen: SeenBefore | None, contaminated: Contamination, funnel: Funnel
+        self,
+        cleaning: Cleaning,
+        segment: Segmenter,
+        seen: SeenBefore | None,
+        contaminated: Contamination,
+        funnel: Funnel,
     ) -> None:
         self.funnel = funnel
-        self._cleaning, self._segment, self._seen, self._contaminated = cleaning, segment, seen, contaminated
+        self._cleaning, self._segment, self._seen, self._contaminated = (
+            cleaning,
+            segment,
+            seen,
+            contaminated,
+        )
 
     def __call__(self, id: str, text: str | None) -> list[dict[str, Any]]:
         self.funnel.rows += 1
@@ -214,7 +258,14 @@ class _Pipeline:
             self.funnel.kept += 1
             self.funnel.characters_kept += len(piece)
             self.funnel.segments += len(ends)
-            kept.append({"id": f"{id}/{number}", "text": piece, "ends": ends, "targets": self._targets(piece, ends)})
+            kept.append(
+                {
+                    "id": f"{id}/{number}",
+                    "text": piece,
+                    "ends": ends,
+                    "targets": self._targets(piece, ends),
+                }
+            )
         return kept
 
     def _judge(self, text: str) -> tuple[str | None, list[int]]:
@@ -250,8 +301,14 @@ class _Pipeline:
 
 def _key(source: Source, cleaning: Cleaning, label: str) -> str:
     against = [Source(path).fingerprint() for path in cleaning.against]
-    described = json.dumps([VERSION, source.fingerprint(), asdict(cleaning), against, label, COMMIT_CHARS])
-    stem = "".join(letter for letter in Path(source.path).name.partition(".")[0] if letter.isalnum() or letter in "-_")
+    described = json.dumps(
+        [VERSION, source.fingerprint(), asdict(cleaning), against, label, COMMIT_CHARS]
+    )
+    stem = "".join(
+        letter
+        for letter in Path(source.path).name.partition(".")[0]
+        if letter.isalnum() or letter in "-_"
+    )
     return f"{stem or 'corpus'}-{hashlib.blake2b(described.encode(), digest_size=8).hexdigest()}"
 
 

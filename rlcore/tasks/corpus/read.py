@@ -42,13 +42,27 @@ class Source(NamedTuple):
         if place.is_file():
             return [place]
         if place.is_dir() or glob.has_magic(self.path):
-            found = place.rglob("*") if place.is_dir() else map(Path, glob.glob(str(place), recursive=True))
-            files = sorted(file for file in found if file.is_file() and file.name.endswith(SUFFIXES))
+            found = (
+                place.rglob("*")
+                if place.is_dir()
+                else map(Path, glob.glob(str(place), recursive=True))
+            )
+            files = sorted(
+                file for file in found if file.is_file() and file.name.endswith(SUFFIXES)
+            )
             if not files:
-                raise TaskError(f"{self.path} holds no text: the kinds read are {', '.join(SUFFIXES)}")
+                raise TaskError(
+                    f"{self.path} holds no text: the kinds read are {', '.join(SUFFIXES)}"
+                )
             return files
-        if not self.makes and self.path.startswith(("/", "./", "../", "~")) or (not self.makes and self.path.endswith(SUFFIXES)):
-            raise TaskError(f"there is no corpus {self.path}{did_you_mean(place.name, [f.name for f in place.parent.glob('*')])}")
+        if (
+            not self.makes
+            and self.path.startswith(("/", "./", "../", "~"))
+            or (not self.makes and self.path.endswith(SUFFIXES))
+        ):
+            raise TaskError(
+                f"there is no corpus {self.path}{did_you_mean(place.name, [f.name for f in place.parent.glob('*')])}"
+            )
         return []
 
     @property
@@ -58,7 +72,10 @@ class Source(NamedTuple):
 
     def fingerprint(self) -> list[Any]:
         """Changes when the documents may have: names, sizes and times of the files."""
-        files: list[Any] = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in self.files()]
+        files: list[Any] = [
+            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+            for file in self.files()
+        ]
         if self.makes:
             code = Path(inspect.getsourcefile(self._function()) or "")
             files = [(self.path, code.read_text(encoding="utf-8"))]
@@ -67,7 +84,10 @@ class Source(NamedTuple):
     def rows(self, *, skip: int = 0, max_chars: int = 30_000) -> Iterator[Row]:
         """Rows in order, from number `skip` on. A text file is cut into rows of at most `max_chars` at paragraph breaks."""
         if self.makes:
-            made = (Row(f"{self.path.rpartition(':')[2]}/{i}", text) for i, text in enumerate(self._function()()))
+            made = (
+                Row(f"{self.path.rpartition(':')[2]}/{i}", text)
+                for i, text in enumerate(self._function()())
+            )
             return islice(made, skip, None)
         files = self.files()
         if not files:
@@ -81,7 +101,9 @@ class Source(NamedTuple):
         name = file.name
         try:
             if name.endswith(TEXT):
-                yield from (Row(f"{name}/{i}", text) for i, text in enumerate(_text(file, max_chars)))
+                yield from (
+                    Row(f"{name}/{i}", text) for i, text in enumerate(_text(file, max_chars))
+                )
             elif name.endswith(LINES):
                 yield from _lines(file, self.column)
             elif name.endswith(".parquet"):
@@ -93,7 +115,11 @@ class Source(NamedTuple):
 
 
 def _open(file: Path) -> Any:
-    return gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8")
+    return (
+        gzip.open(file, "rt", encoding="utf-8")
+        if file.suffix == ".gz"
+        else open(file, encoding="utf-8")
+    )
 
 
 def _text(file: Path, max_chars: int) -> Iterator[str]:
@@ -101,7 +127,9 @@ def _text(file: Path, max_chars: int) -> Iterator[str]:
     held, size = [], 0
     with _open(file) as stream:
         while line := stream.readline(max_chars):
-            if held and (size + len(line) > max_chars or (not line.strip() and size > max_chars // 2)):
+            if held and (
+                size + len(line) > max_chars or (not line.strip() and size > max_chars // 2)
+            ):
                 yield "".join(held)
                 held, size = [], 0
             held.append(line)
@@ -127,7 +155,9 @@ def _parquet(file: Path, column: str) -> Iterator[Row]:
 
     with parquet.ParquetFile(file) as table:
         if column not in table.schema_arrow.names:
-            raise TaskError(f"{file} has no column {column!r}; there are: {', '.join(table.schema_arrow.names)}")
+            raise TaskError(
+                f"{file} has no column {column!r}; there are: {', '.join(table.schema_arrow.names)}"
+            )
         number = 0
         for batch in table.iter_batches(batch_size=BATCH, columns=[column]):
             for text in batch.column(0).to_pylist():
@@ -139,9 +169,13 @@ def _hub(source: Source, skip: int) -> Iterator[Row]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(source.path, source.subset, split=source.split, streaming=True).skip(skip)
+        rows = datasets.load_dataset(
+            source.path, source.subset, split=source.split, streaming=True
+        ).skip(skip)
         for number, row in enumerate(rows, start=skip):
             text = row.get(source.column)
             yield Row(f"{source.path}/{number}", text if isinstance(text, str) else None)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise TaskError(f"{source.path} is neither a file here nor a data set the hub gives: {first_line(error)}") from error
+        raise TaskError(
+            f"{source.path} is neither a file here nor a data set the hub gives: {first_line(error)}"
+        ) from error

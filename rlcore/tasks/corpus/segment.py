@@ -18,7 +18,9 @@ Segmenter = Callable[[str], list[int]]
 _PARAGRAPH = re.compile(r"\n\s*\n")
 
 
-def segmenter(unit: Unit, *, tokenizer: PreTrainedTokenizerBase | None = None, tokens: int = 32) -> Segmenter:
+def segmenter(
+    unit: Unit, *, tokenizer: PreTrainedTokenizerBase | None = None, tokens: int = 32
+) -> Segmenter:
     """sentence: by the package syntok (rules for European languages, no download), within paragraphs; paragraph: at blank lines;
     tokens: `tokens` of the tokenizer at a time. White space belongs to the segment before it. Raises `TaskError`.
 
@@ -35,13 +37,17 @@ def segmenter(unit: Unit, *, tokenizer: PreTrainedTokenizerBase | None = None, t
         from syntok.segmenter import split
         from syntok.tokenizer import Tokenizer
     except ImportError as error:
-        raise TaskError("sentences are found with syntok: pip install 'rlcore[corpus]', or use unit: paragraph") from error
+        raise TaskError(
+            "sentences are found with syntok: pip install 'rlcore[corpus]', or use unit: paragraph"
+        ) from error
     tokenize = Tokenizer(emit_hyphen_or_underscore_sep=True, replace_not_contraction=False).tokenize
 
     def sentences(text: str) -> list[int]:
         ends, start = [], 0
         for end in _paragraphs(text):
-            firsts = [sentence[0].offset for sentence in split(tokenize(text[start:end])) if sentence]
+            firsts = [
+                sentence[0].offset for sentence in split(tokenize(text[start:end])) if sentence
+            ]
             ends += [start + first for first in firsts[1:]] + [end]
             start = end
         return _rising(ends, len(text))
@@ -59,7 +65,9 @@ def _paragraphs(text: str) -> list[int]:
 
 
 def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, size: int) -> list[int]:
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+        "offset_mapping"
+    ]
     return _rising([end for _, end in offsets[size - 1 :: size]], len(text))
 
 

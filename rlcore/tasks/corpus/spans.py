@@ -27,12 +27,19 @@ def hide(text: str, span: str) -> str | None:
     >>> hide("Ann met Bo.", "bo") is None
     True
     """
-    if not span.strip() or SLOT in text or not 0 < text.count(span) < MOST or span.strip() == text.strip():
+    if (
+        not span.strip()
+        or SLOT in text
+        or not 0 < text.count(span) < MOST
+        or span.strip() == text.strip()
+    ):
         return None
     return text.replace(span, SLOT)
 
 
-def predict_task(id: str, text: str, span: str, *, prompt: str = PREDICT, category: str = "predict") -> Task | None:
+def predict_task(
+    id: str, text: str, span: str, *, prompt: str = PREDICT, category: str = "predict"
+) -> Task | None:
     """Guess the hidden span; None if the mask is not legal."""
     hidden = hide(text, span)
     if hidden is None:
@@ -56,12 +63,19 @@ def paragraph_tasks(prepared: Prepared, *, prompt: str = MASK) -> Sequence[Task]
 
     def make(i: int) -> Task:
         row = prepared.table[i]
-        return Task(id=row["id"], prompt=fill(prompt, text=row["text"]), category="mask", columns={"text": row["text"]})
+        return Task(
+            id=row["id"],
+            prompt=fill(prompt, text=row["text"]),
+            category="mask",
+            columns={"text": row["text"]},
+        )
 
     return LazyTasks(len(prepared.table), make)
 
 
-def span_tasks(prepared: Prepared, *, prompt: str = PREDICT, max_words: int = 4, seed: int = 0) -> Sequence[Task]:
+def span_tasks(
+    prepared: Prepared, *, prompt: str = PREDICT, max_words: int = 4, seed: int = 0
+) -> Sequence[Task]:
     """Guess a span of 1 to `max_words` words of each document, chosen by chance: random masking."""
     check_template(prompt, "text")
     if max_words < 1:
@@ -78,6 +92,8 @@ def span_tasks(prepared: Prepared, *, prompt: str = PREDICT, max_words: int = 4,
             task = predict_task(row["id"], row["text"], span, prompt=prompt)
             if task is not None:
                 return task
-        raise TaskError(f"no span of document {row['id']} can be hidden: every one drawn occurs {MOST} times or more")
+        raise TaskError(
+            f"no span of document {row['id']} can be hidden: every one drawn occurs {MOST} times or more"
+        )
 
     return LazyTasks(len(prepared.table), make)

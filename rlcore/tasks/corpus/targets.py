@@ -42,7 +42,9 @@ def segment_tasks(
     check_template(msr_prompt, "context", "next")
     ends = np.cumsum([len(targets) for targets in prepared.table["targets"]], dtype=np.int64)
     if not len(ends) or not ends[-1]:
-        raise TaskError("the corpus has no segment that can be asked for: lower target_chars, or use another unit")
+        raise TaskError(
+            "the corpus has no segment that can be asked for: lower target_chars, or use another unit"
+        )
 
     def make(i: int) -> Task:
         document = int(np.searchsorted(ends, i, side="right"))
@@ -60,7 +62,10 @@ def segment_tasks(
             answer=answer,
             category=kind,
             demonstration=f"<{tag}>{answer}</{tag}>",
-            columns={"reference": [segment.strip() for segment in segments[place : place + reference]], "context": context},
+            columns={
+                "reference": [segment.strip() for segment in segments[place : place + reference]],
+                "context": context,
+            },
         )
 
     return LazyTasks(int(ends[-1]), make)
@@ -72,7 +77,12 @@ def text_tasks(prepared: Prepared) -> Sequence[Task]:
     def make(i: int) -> Task:
         row = prepared.table[i]
         first = row["ends"][0]
-        return Task(id=row["id"], prompt=row["text"][:first], category="text", demonstration=row["text"][first:])
+        return Task(
+            id=row["id"],
+            prompt=row["text"][:first],
+            category="text",
+            demonstration=row["text"][first:],
+        )
 
     return LazyTasks(len(prepared.table), make)
 
