@@ -213,7 +213,7 @@ def main(steps: int = STEPS, seed: int = 0) -> list[float]:
         advantages: list[float] = []
         rewards: list[float] = []
         for prompt, group in zip(prompts, groups, strict=True):
-            scores = [reward(prompt, rollout.answer_ids) for rollout in group]
+            scores = [reward(prompt, rollout.completion_ids) for rollout in group]
             rewards += scores
             if any(credit(scores)):
                 rollouts += group

@@ -31,7 +31,7 @@ LAYERS = {
     "rlcore": 1,
     "rlcore.plugin": 0.5,
     "rewards.sandbox": 0,
-    "rlcore.types": 0,
+    "rlcore.types": 0.2,
     "rlcore.errors": 0,
 }
 """Longest prefix wins; a module imports only lower layers and its own package. Packages not named here are layer 1."""

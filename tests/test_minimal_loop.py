@@ -43,7 +43,7 @@ def rollouts_of(minimal, policy, *, off_policy):
                 for value, wrote in zip(rollout.logprobs, rollout.mask, strict=True)
             ]
     rewards = [
-        [minimal.reward(p, r.answer_ids) for r in group]
+        [minimal.reward(p, r.completion_ids) for r in group]
         for p, group in zip(prompts, groups, strict=True)
     ]
     rewards[2] = [0.5] * ATTEMPTS  # a group that says nothing
@@ -54,9 +54,9 @@ def engine_samples(groups, rewards):
     samples = []
     for i, (group, values) in enumerate(zip(groups, rewards, strict=True)):
         rollouts = [
-            Rollout(
+            Rollout.from_tokens(
                 id=f"{i}/{j}", task_id=str(i), token_ids=r.token_ids, mask=r.mask, logprobs=r.logprobs, text="", finish="stop",
-                version_min=0, version_max=0,
+                version=0,
             )
             for j, r in enumerate(group)
         ]  # fmt: skip

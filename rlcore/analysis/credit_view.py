@@ -11,10 +11,10 @@ from rich.console import Group as Lines
 from rich.text import Text
 
 from rlcore.credit.split import text_ends
-from rlcore.credit.step_values import StepValues
 from rlcore.errors import RunError
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.types import StepValues
 
 UP, DOWN = (33, 102, 172), (178, 24, 43)
 """Blue is pushed up, red down: two colours that most people tell apart."""

@@ -69,7 +69,7 @@ def _unsolved(group: Group, threshold: float) -> bool:
 
 
 def _joined(group: Group, demo: Sample, reward: float) -> Group:
-    rollout = Rollout(
+    rollout = Rollout.from_tokens(
         id=demo.id,
         task_id=group.task.id,
         token_ids=demo.token_ids,
@@ -77,8 +77,7 @@ def _joined(group: Group, demo: Sample, reward: float) -> Group:
         logprobs=[0.0] * len(demo.mask),
         text=group.task.demonstration or "",
         finish="stop",
-        version_min=0,
-        version_max=0,
+        version=0,
     )
     return Group(
         task=group.task,

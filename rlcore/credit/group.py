@@ -98,6 +98,7 @@ def group_samples(
             advantages=[advantage if trained else 0.0 for trained in rollout.mask],
             logprobs=rollout.logprobs,
             version=rollout.version_min,
+            temperature=rollout.temperature,
         )
         for (rollout, _), advantage in zip(scored, advantages, strict=False)
     ]
@@ -106,7 +107,7 @@ def group_samples(
 _EXAMPLE = Group(
     task=Task(id="example", prompt=""),
     rollouts=[
-        Rollout(
+        Rollout.from_tokens(
             id=f"example#{i}",
             task_id="example",
             token_ids=[0, 0],
@@ -114,8 +115,7 @@ _EXAMPLE = Group(
             logprobs=[0.0, 0.0],
             text="",
             finish="stop",
-            version_min=0,
-            version_max=0,
+            version=0,
         )
         for i in range(4)
     ],

@@ -17,9 +17,8 @@ from typing import Literal
 
 from rlcore.credit.search import SEARCHES
 from rlcore.credit.split import Decode, Splitter, split_steps
-from rlcore.credit.step_values import StepValues
 from rlcore.errors import RecipeError
-from rlcore.types import Group, Prefix, Rollout, Task
+from rlcore.types import Group, Prefix, Rollout, StepValues, Task
 
 Answers = Literal["negatives", "positives", "all"]
 Continue = Callable[[Sequence[Prefix], float], list[Group]]
@@ -147,7 +146,7 @@ class MonteCarlo(StepEstimator):
         chosen.sort(key=lambda pair: hashlib.blake2b(pair[0].id.encode()).digest())
         tracks = []
         for rollout, value in chosen[: math.ceil(self.share * len(chosen))]:
-            spans = split_steps(rollout.answer_ids, self.decode, self.split)
+            spans = split_steps(rollout.completion_ids, self.decode, self.split)
             siblings = [other for sibling, other in scored if sibling is not rollout]
             first = self._value(siblings) if self.start == "siblings" else None
             values: list[float | None] = [first, *[None] * (len(spans) - 1), value]
@@ -186,7 +185,7 @@ class MonteCarlo(StepEstimator):
             asked, needs = [], 0
             for step in steps:
                 prefix = self._prefix(track, step)
-                key = (track.task.id, *track.rollout.answer_ids[: prefix.length])
+                key = (track.task.id, *track.rollout.completion_ids[: prefix.length])
                 asked.append((track, step, key, prefix))
                 needs += 0 if key in seen else prefix.n * prefix.max_tokens
             if (

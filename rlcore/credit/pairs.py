@@ -18,9 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, cycle
 
-from rlcore.credit.step_values import StepValues
 from rlcore.errors import LearnerError
-from rlcore.types import Group, Rollout, Verdict
+from rlcore.types import Group, Rollout, StepValues, Verdict
 
 CORRECT = 0.5
 """Least value of a correct answer: right for rewards in {0, 1} and in {-1, 1}."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlcore.credit.group import Credit
-from rlcore.credit.step_values import StepValues, Values, by_step, group_advantage
-from rlcore.types import Group, Sample
+from rlcore.credit.step_values import Values, by_step, group_advantage
+from rlcore.types import Group, Sample, StepValues
 
 
 def per_step(credit: Credit, values: Values, *, mix: float = 0.5, scale: float = 1.0) -> Credit:

@@ -17,10 +17,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlcore.credit.monte_carlo import Answers, Cost, StepEstimator
-from rlcore.credit.split import Decode, Span, Splitter, split_steps
-from rlcore.credit.step_values import StepValues
+from rlcore.credit.split import Decode, Splitter, split_steps
 from rlcore.errors import RecipeError
-from rlcore.types import Group, Rollout
+from rlcore.types import Group, Rollout, Span, StepValues
 
 
 @dataclass(kw_only=True)
@@ -55,7 +54,7 @@ class Siblings(StepEstimator):
 
     def _group(self, group: Group) -> list[StepValues]:
         scored = [
-            (rollout, verdict.value, split_steps(rollout.answer_ids, self.decode, self.split))
+            (rollout, verdict.value, split_steps(rollout.completion_ids, self.decode, self.split))
             for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
             if verdict.value is not None and any(rollout.mask)
         ]
@@ -76,7 +75,7 @@ class Siblings(StepEstimator):
 
     def _states(self, rollout: Rollout, spans: Sequence[Span]) -> list[Hashable]:
         """The states after 0 to L - 1 of L steps, each told by the number of steps too."""
-        answer, states = rollout.answer_ids, [(0,)]
+        answer, states = rollout.completion_ids, [(0,)]
         for i, span in enumerate(spans[:-1], start=1):
             matches = (
                 list(self._pattern.finditer(self.decode(answer[slice(*span)])))

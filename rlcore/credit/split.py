@@ -17,19 +17,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from rlcore.errors import RecipeError
+from rlcore.types import Span
 
 Decode = Callable[[list[int]], str]
 """Text of answer tokens, special tokens left out."""
-
-
-class Span(NamedTuple):
-    """Tokens `answer[start:end]`; positions count from the first token of the answer."""
-
-    start: int
-    end: int
 
 
 Splitter = Callable[[Sequence[int], Decode], list[Span]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlcore.credit.group import Credit
-from rlcore.credit.step_values import StepValues, Values, by_step, reward_spread
-from rlcore.types import Group, Sample
+from rlcore.credit.step_values import Values, by_step, reward_spread
+from rlcore.types import Group, Sample, StepValues
 
 
 def vine(credit: Credit, values: Values, *, scale: float = 1.0, normalise: bool = False) -> Credit:

@@ -50,7 +50,9 @@ def pass_rate(*, low: float = 0.0, high: float = 1.0, part: str | None = None) -
 def staleness(*, at_most: int = 0) -> Filter:
     """Admits groups whose oldest token was written at most so many policy versions ago."""
     return lambda group, version: (
-        version - min(rollout.version_min for rollout in group.rollouts) <= at_most
+        version
+        - min((v for r in group.rollouts if (v := r.version_min) is not None), default=version)
+        <= at_most
     )
 
 

@@ -97,7 +97,7 @@ class InformationGain:
         return ids
 
     def _thought_ids(self, rollout: Rollout) -> list[int]:
-        ids, special = rollout.answer_ids, set(self._policy.tokenizer.all_special_ids)
+        ids, special = rollout.completion_ids, set(self._policy.tokenizer.all_special_ids)
         while ids and ids[-1] in special:
             ids = ids[:-1]
         if not self._close or self._close not in rollout.text:

@@ -71,7 +71,7 @@ def _requests(prefix: Prefix, sampling: Sampling, seed: int, max_length: int) ->
         Request(
             id=f"{prefix.id}~{k}",
             prompt_ids=prompt_ids,
-            prefix_ids=prefix.rollout.answer_ids[: prefix.length],
+            prefix_ids=prefix.rollout.completion_ids[: prefix.length],
             sampling=fitted,
             seed=request_seed(seed, prefix.id, k),
         )
@@ -82,19 +82,16 @@ def _requests(prefix: Prefix, sampling: Sampling, seed: int, max_length: int) ->
 def _whole(completion: Completion, prefix: Prefix, encoder: PromptEncoder) -> Rollout:
     begun, first = prefix.rollout, prefix.rollout.mask.index(True)
     kept = first + prefix.length
-    versions = [(completion.version_min, completion.version_max)]
-    if prefix.length:
-        versions.append((begun.version_min, begun.version_max))
-    return Rollout(
+    return Rollout.from_tokens(
         id=completion.request_id,
         task_id=prefix.task.id,
         token_ids=begun.token_ids[:kept] + completion.token_ids,
         mask=begun.mask[:kept] + [True] * len(completion.token_ids),
         logprobs=begun.logprobs[:kept] + completion.logprobs,
-        text=encoder.decode(begun.answer_ids[: prefix.length] + completion.token_ids),
+        text=encoder.decode(begun.completion_ids[: prefix.length] + completion.token_ids),
         finish=completion.finish,
-        version_min=min(low for low, _ in versions),
-        version_max=max(high for _, high in versions),
+        versions=[version or 0 for version in begun.versions[:kept]] + completion.versions,
+        temperature=begun.temperature,
     )
 
 

@@ -100,7 +100,7 @@ class Desk:
         n, answer = len(prompt_ids), completion.token_ids
         self.prompt_tokens += n
         self.completion_tokens += len(answer)
-        group.rollouts[completion.request_id] = Rollout(
+        group.rollouts[completion.request_id] = Rollout.from_tokens(
             id=completion.request_id,
             task_id=group.task.id,
             token_ids=prompt_ids + answer,
@@ -108,8 +108,8 @@ class Desk:
             logprobs=[0.0] * n + completion.logprobs,
             text=self._encoder.decode(answer),
             finish=completion.finish,
-            version_min=completion.version_min,
-            version_max=completion.version_max,
+            versions=[0] * n + completion.versions,
+            temperature=self._sampling.temperature,
         )
         if group.written and group.key in self._open:
             self._scorer.submit(group.key, group.task, group.in_order())

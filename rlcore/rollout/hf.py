@@ -129,7 +129,7 @@ class HfEngine:
 
     def _finish(self, draft: Draft, finish: str) -> None:
         self._live.discard(draft.request.id)
-        self._done.append(draft.completion(finish, self.version))
+        self._done.append(draft.completion(finish))
 
 
 def _open(model_path: str | Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

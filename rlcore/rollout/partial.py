@@ -16,26 +16,22 @@ class Draft:
     request: Request
     token_ids: list[int] = field(default_factory=list)  # [L]
     logprobs: list[float] = field(default_factory=list)  # [L]
-    version_min: int | None = None
-    version_max: int | None = None
+    versions: list[int] = field(default_factory=list)  # [L]
 
     def extend(self, token_ids: Sequence[int], logprobs: Sequence[float], version: int) -> None:
         """Append tokens written under `version`."""
         self.token_ids.extend(token_ids)
         self.logprobs.extend(logprobs)
-        if self.version_min is None:
-            self.version_min = version
-        self.version_max = version
+        self.versions.extend([version] * len(token_ids))
 
-    def completion(self, finish: Finish, version: int) -> Completion:
-        """Close the draft; `version` stands in where no token was written."""
+    def completion(self, finish: Finish) -> Completion:
+        """Close the draft."""
         return Completion(
             request_id=self.request.id,
             token_ids=self.token_ids,
             logprobs=self.logprobs,
+            versions=self.versions,
             finish=finish,
-            version_min=version if self.version_min is None else self.version_min,
-            version_max=version if self.version_max is None else self.version_max,
         )
 
 

@@ -65,7 +65,7 @@ class ScriptedEngine:
             if wait == 0:
                 del self._live[id]
                 cut = len(draft.token_ids) > draft.request.sampling.max_tokens
-                self._done.append(_cut(draft).completion("length" if cut else "stop", self.version))
+                self._done.append(_cut(draft).completion("length" if cut else "stop"))
         if not self._done:
             time.sleep(min(timeout_s, 0.001))
         done, self._done = self._done, []
@@ -76,7 +76,7 @@ class ScriptedEngine:
         for id in request_ids:
             if id in self._live:
                 draft, _, _ = self._live.pop(id)
-                self._done.append(_cut(draft).completion("aborted", self.version))
+                self._done.append(_cut(draft).completion("aborted"))
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Keep the fingerprint of the weights, nothing else."""
@@ -117,5 +117,6 @@ class ScriptedEngine:
 
 def _cut(draft: Draft) -> Draft:
     limit = draft.request.sampling.max_tokens
-    draft.token_ids, draft.logprobs = draft.token_ids[:limit], draft.logprobs[:limit]
+    for values in (draft.token_ids, draft.logprobs, draft.versions):
+        del values[limit:]
     return draft

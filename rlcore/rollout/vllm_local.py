@@ -102,7 +102,7 @@ class VllmEngine:
         live = [id for id in request_ids if id in self._drafts]
         self._engine.abort_request(live)
         for id in live:
-            self._done.append(self._drafts.pop(id).completion("aborted", self.version))
+            self._done.append(self._drafts.pop(id).completion("aborted"))
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Copy weights into the engine, renew packed copies, and drop every cached key and value, running requests' too."""
@@ -188,9 +188,7 @@ class VllmEngine:
                     f"vLLM ended request {output.request_id!r} with {written.finish_reason!r}; see its log "
                     "(VLLM_LOGGING_LEVEL=INFO)"
                 )
-            self._done.append(
-                self._drafts.pop(output.request_id).completion(written.finish_reason, self.version)
-            )
+            self._done.append(self._drafts.pop(output.request_id).completion(written.finish_reason))
 
 
 def _prepare_environment() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -163,7 +164,11 @@ def rollout_rows(
                 "parts": dict(verdict.parts),
                 "reason": verdict.reason,
                 "finish": rollout.finish,
-                "version": [rollout.version_min, rollout.version_max],
+                "versions": [
+                    [version, len(list(run))]
+                    for version, run in groupby(v for v in rollout.versions if v is not None)
+                ],
+                "temperature": rollout.temperature,
                 "token_ids": rollout.token_ids,
                 "mask": [int(wrote) for wrote in rollout.mask],
                 "logprobs": rollout.logprobs,

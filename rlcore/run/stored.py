@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlcore.credit.split import Span
-from rlcore.credit.step_values import StepValues
 from rlcore.errors import RunError
 from rlcore.run.folder import read_rows
-from rlcore.types import Group, Rollout, Task, Verdict
+from rlcore.types import Group, Rollout, Span, StepValues, Task, Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +90,7 @@ def _stored(rows: list[dict[str, Any]], file: str) -> Stored:
 
 
 def _rollout(row: Mapping[str, Any], id: str) -> Rollout:
-    first, last = row.get("version") or (0, 0)
-    return Rollout(
+    return Rollout.from_tokens(
         id=id,  # an rl run uses the names of a task's answers again in every step
         task_id=row["task"],
         token_ids=row["token_ids"],
@@ -101,9 +98,15 @@ def _rollout(row: Mapping[str, Any], id: str) -> Rollout:
         logprobs=row["logprobs"] if row.get("logprobs") is not None else [0.0] * len(row["mask"]),
         text=row["text"],
         finish=row.get("finish", "stop"),
-        version_min=first,
-        version_max=last,
+        versions=_per_token(row),
+        temperature=row.get("temperature", 1.0),
     )
+
+
+def _per_token(row: Mapping[str, Any]) -> list[int]:
+    """Version of every token, 0 where the row does not say; rows hold runs of equal ones, `[version, tokens]`."""
+    written = iter([version for version, n in row.get("versions") or () for _ in range(n)])
+    return [next(written, 0) if wrote else 0 for wrote in row["mask"]]
 
 
 def _verdict(row: Mapping[str, Any]) -> Verdict:

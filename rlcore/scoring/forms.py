@@ -143,9 +143,9 @@ class Reward:
         return any(
             map(
                 inspect.iscoroutinefunction,
-                (self.function, getattr(self.function, "__call__", None)),
+                (self.function, getattr(self.function, "__call__", None)),  # noqa: B004
             )
-        )  # noqa: B004
+        )
 
     def one(self, answers: Answers, i: int) -> Verdict:
         """Score answer i alone; an exception becomes `crashed`."""

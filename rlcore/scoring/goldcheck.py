@@ -137,7 +137,7 @@ def _demonstration_is_wrong(task: Task) -> bool:
 def written(id: str, text: str) -> Rollout:
     """A text as a whole answer, for the scorer. There is no tokenizer here: a word stands for a token."""
     words = max(1, len(text.split()))
-    return Rollout(
+    return Rollout.from_tokens(
         id=id,
         task_id=id,
         token_ids=[0] * (words + 1),
@@ -145,8 +145,7 @@ def written(id: str, text: str) -> Rollout:
         logprobs=[0.0] * (words + 1),
         text=text,
         finish="stop",
-        version_min=0,
-        version_max=0,
+        version=0,
     )
 
 

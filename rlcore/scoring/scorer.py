@@ -139,7 +139,7 @@ class Scorer:
             gold=task.answer,
             columns=task.columns,
             texts=[rollouts[i].text for i in live],
-            completion_ids=[rollouts[i].answer_ids for i in live],
+            completion_ids=[rollouts[i].completion_ids for i in live],
             finished=[rollouts[i].finish == "stop" for i in live],
         )
         by_reward = [

@@ -94,12 +94,12 @@ def demonstration_rows(
         for (place, task, rollout), own in zip(shown.values(), verdicts, strict=True)
     ]
     for row in rollout_rows(placed):
-        yield row | {"logprobs": None, "version": None}
+        yield row | {"logprobs": None, "versions": []}
 
 
 def _demonstration(run: Run, task: Task) -> Rollout:
     sample = demonstrate(run, task)
-    return Rollout(
+    return Rollout.from_tokens(
         id=f"{task.id}#demonstration",
         task_id=task.id,
         token_ids=sample.token_ids,
@@ -107,6 +107,5 @@ def _demonstration(run: Run, task: Task) -> Rollout:
         logprobs=[0.0] * len(sample.mask),
         text=task.demonstration or "",
         finish="stop",
-        version_min=0,
-        version_max=0,
+        version=0,
     )

@@ -13,9 +13,9 @@ GOOD, SLIP, LOST = 1, 2, 3
 
 def rollout(tokens: Sequence[int], id: str) -> Rollout:
     n = len(tokens)
-    return Rollout(
+    return Rollout.from_tokens(
         id=id, task_id=id.partition("#")[0], token_ids=[0, *tokens], mask=[False] + [True] * n, logprobs=[0.0] + [-0.5] * n,
-        text="", finish="stop", version_min=0, version_max=0,
+        text="", finish="stop", version=0,
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def tabular(
 
     def finish(prefix: Prefix, k: int) -> list[int]:
         rng = random.Random(f"{seed}/{prefix.id}/{k}")
-        begun = prefix.rollout.answer_ids[: prefix.length]
+        begun = prefix.rollout.completion_ids[: prefix.length]
         rest = [LOST if rng.random() < error else GOOD for _ in range(steps - prefix.length)]
         if SLIP in begun and rest and rng.random() < 0.5:
             rest[-1] = LOST

@@ -53,9 +53,9 @@ def carried_on(request: Request) -> list[int]:
 
 def answered(task: Task, text: str, number: int) -> Rollout:
     prompt, answer = ENCODER.encode(task), encode(text)
-    return Rollout(
+    return Rollout.from_tokens(
         id=f"{task.id}#{number}", task_id=task.id, token_ids=prompt + answer, mask=[False] * len(prompt) + [True] * len(answer),
-        logprobs=[0.0] * len(prompt) + [-0.25] * len(answer), text=text, finish="stop", version_min=3, version_max=4,
+        logprobs=[0.0] * len(prompt) + [-0.25] * len(answer), text=text, finish="stop", versions=[0] * len(prompt) + [4] * (len(answer) - 1) + [3],
     )  # fmt: skip
 
 
@@ -142,9 +142,9 @@ def test_continuations_are_whole_answers_with_the_prefix_as_it_was_written(score
     assert [rollout.id for rollout in group.rollouts] == [f"sum0#0@{kept}~{k}" for k in range(3)]
     assert len({request.seed for request in requests}) == 3
     for rollout in group.rollouts:
-        assert rollout.token_ids == prompt + prefix.rollout.answer_ids[:kept] + encode("=26")
+        assert rollout.token_ids == prompt + prefix.rollout.completion_ids[:kept] + encode("=26")
         assert rollout.logprobs == [0.0] * len(prompt) + [-0.25] * kept + [-1.0] * 4
-        assert rollout.text == ENCODER.decode(prefix.rollout.answer_ids[:kept]) + "=26"
+        assert rollout.text == ENCODER.decode(prefix.rollout.completion_ids[:kept]) + "=26"
         assert (rollout.version_min, rollout.version_max) == (0, 4)
     _, [again] = some(scorer, ScriptedEngine(script), seed=8)
     assert {r.seed for r in requests[:3]}.isdisjoint(r.seed for r in requests[3:]) and len(

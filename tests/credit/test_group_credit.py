@@ -13,7 +13,7 @@ REWARDS = [1.0, 0.0, 0.25, 0.0, 1.0]
 
 def group(rewards):
     rollouts = [
-        Rollout(
+        Rollout.from_tokens(
             id=f"r{i}",
             task_id="t",
             token_ids=[7, 8, 9, 1],
@@ -21,8 +21,7 @@ def group(rewards):
             logprobs=[0.0, 0.0, -0.5, -0.1 * i],
             text="x",
             finish="stop",
-            version_min=3,
-            version_max=4,
+            versions=[0, 0, 4, 3],
         )
         for i in range(len(rewards))
     ]

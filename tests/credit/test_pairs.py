@@ -7,10 +7,8 @@ import random
 import pytest
 
 from rlcore.credit.pairs import answer_pairs, first_pit_pairs, shared_prefix_pairs
-from rlcore.credit.split import Span
-from rlcore.credit.step_values import StepValues
 from rlcore.errors import LearnerError
-from rlcore.types import Group, Rollout, Task, Verdict
+from rlcore.types import Group, Rollout, Span, StepValues, Task, Verdict
 
 PROMPT = [1, 2]
 
@@ -18,9 +16,9 @@ PROMPT = [1, 2]
 def rollout(id: str, steps: str) -> Rollout:
     """An answer whose steps are words; a token a letter."""
     ids = [ord(letter) for letter in steps if letter != " "]
-    return Rollout(
+    return Rollout.from_tokens(
         id=id, task_id="t", token_ids=PROMPT + ids, mask=[False] * 2 + [True] * len(ids), logprobs=[0.0] * (2 + len(ids)),
-        text=steps, finish="stop", version_min=0, version_max=0,
+        text=steps, finish="stop", version=0,
     )  # fmt: skip
 
 

@@ -15,9 +15,9 @@ from rlcore.recipe.schema import CreditSection, RlStage
 def group(parts: dict[str, list[float | None]], tokens: int = 2, id: str = "t") -> Group:
     rows = [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
     rollouts = [
-        Rollout(
+        Rollout.from_tokens(
             id=f"{id}/{i}", task_id=id, token_ids=[1] * (tokens + 1), mask=[False] + [True] * tokens,
-            logprobs=[0.0] * (tokens + 1), text="", finish="stop", version_min=0, version_max=0,
+            logprobs=[0.0] * (tokens + 1), text="", finish="stop", version=0,
         )
         for i in range(len(rows))
     ]  # fmt: skip

@@ -41,7 +41,7 @@ def rarely(p: float) -> Callable[[Sequence[Prefix], float], list[Group]]:
     def finish(prefix: Prefix, k: int) -> list[int]:
         last = GOOD if random.Random(f"{prefix.id}/{k}").random() < p else LOST
         return [
-            *prefix.rollout.answer_ids[: prefix.length],
+            *prefix.rollout.completion_ids[: prefix.length],
             *[GOOD] * (STEPS - prefix.length - 1),
             last,
         ]

@@ -11,11 +11,10 @@ import pytest
 from rlcore.credit.group import group_credit
 from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import delimiter, fixed
-from rlcore.credit.step_values import StepValues
 from rlcore.credit.vine import vine
 from rlcore.errors import RecipeError
 from rlcore.recipe.build import build_credit, build_step_values
-from rlcore.types import Group, Verdict
+from rlcore.types import Group, StepValues, Verdict
 from tests.credit.chains import GOOD, LOST, group
 from tests.credit.test_step_schemes import stage
 
@@ -54,7 +53,7 @@ def test_values_are_the_mean_rewards_of_answers_that_begin_alike(seed: int) -> N
     of = drawn(seed)
     found = Siblings(**EACH_TOKEN)([of], answers="all")
     rewards = [verdict.value for verdict in of.verdicts]
-    wanted = brute_force([rollout.answer_ids for rollout in of.rollouts], rewards)
+    wanted = brute_force([rollout.completion_ids for rollout in of.rollouts], rewards)
     for rollout, row, reward in zip(of.rollouts, wanted, rewards, strict=True):
         values = found[rollout.id]
         assert values.values == pytest.approx(row)
@@ -77,7 +76,7 @@ def test_advantages_of_all_answers_at_a_branch_add_up_to_nothing() -> None:
     """The baseline of a state is the mean of what follows it, so a state pushes its steps neither up nor down together."""
     of = drawn(5)
     found = Siblings(**EACH_TOKEN)([of], answers="all")
-    answers = {rollout.id: rollout.answer_ids for rollout in of.rollouts}
+    answers = {rollout.id: rollout.completion_ids for rollout in of.rollouts}
     states = {tuple(answer[:i]) for answer in answers.values() for i in range(len(answer))}
     for state in states:
         i = len(state)

@@ -6,10 +6,11 @@ import random
 
 import pytest
 
-from rlcore.credit.split import SPLITTERS, Span, by_text, split_steps, text_ends
+from rlcore.credit.split import SPLITTERS, by_text, split_steps, text_ends
 from rlcore.errors import RecipeError
 from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.plugin import build
+from rlcore.types import Span
 
 TOKENIZER = byte_tokenizer()
 EOS = TOKENIZER.eos_token_id

@@ -23,9 +23,9 @@ def groups(rewards=REWARDS, lengths=LENGTHS):
     made = []
     for number, (values, sizes) in enumerate(zip(rewards, lengths, strict=True)):
         rollouts = [
-            Rollout(
+            Rollout.from_tokens(
                 id=f"{number}/{i}", task_id=str(number), token_ids=[1, *range(2, n + 2)], mask=[False] + [True] * n,
-                logprobs=[0.0] + [-1.0] * n, text="", finish="stop", version_min=0, version_max=0,
+                logprobs=[0.0] + [-1.0] * n, text="", finish="stop", version=0,
             )
             for i, n in enumerate(sizes)
         ]  # fmt: skip

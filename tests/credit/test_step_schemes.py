@@ -13,13 +13,12 @@ from rlcore.credit.first_pit import first_pit
 from rlcore.credit.group import Credit, group_credit, outcome
 from rlcore.credit.negative_only import negative_only
 from rlcore.credit.per_step import per_step
-from rlcore.credit.split import Span
-from rlcore.credit.step_values import StepValues, by_step, without_zeros
+from rlcore.credit.step_values import by_step, without_zeros
 from rlcore.credit.vine import vine
 from rlcore.errors import RecipeError
 from rlcore.recipe.build import build_credit, build_step_values
 from rlcore.recipe.schema import RlStage
-from rlcore.types import Group, Prefix, Sample
+from rlcore.types import Group, Prefix, Sample, Span, StepValues
 from tests.credit.chains import GOOD, LOST, group, tabular
 
 GROUP = group([[GOOD] * 4, [GOOD, GOOD, LOST, GOOD]])

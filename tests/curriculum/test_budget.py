@@ -97,8 +97,8 @@ def test_the_length_reward_follows_the_budget_of_the_step() -> None:
     """Band: of equally right answers, those within the budget tie at the top; the same answers under a smaller one do not."""
     lengths = [4, 10, 15, 30]
     rollouts = [
-        Rollout(id=str(n), task_id="t", token_ids=[0] + [1] * n, mask=[False] + [True] * n, logprobs=[0.0] * (n + 1), text="x",
-                finish="stop", version_min=0, version_max=0)
+        Rollout.from_tokens(id=str(n), task_id="t", token_ids=[0] + [1] * n, mask=[False] + [True] * n, logprobs=[0.0] * (n + 1), text="x",
+                finish="stop", version=0)
         for n in lengths
     ]  # fmt: skip
     with Scorer([RewardSpec("length")], workers=1) as scorer:

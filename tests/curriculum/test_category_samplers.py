@@ -168,11 +168,11 @@ def test_mixture_keeps_its_shares() -> None:
 @pytest.mark.parametrize("kind", [Thompson, Ucb, Exp3])
 def test_bandits_find_the_arm_that_teaches_and_follow_it_when_it_moves(kind) -> None:
     sampler = kind(tasks(), seed=0)
-    moved = lambda task, step: (
-        RATES[task.category]
-        if step < 60
-        else {"easy": 1.0, "middle": 1.0, "hard": 0.5}[task.category]
-    )  # noqa: E731
+
+    def moved(task, step):
+        rates = RATES if step < 60 else {"easy": 1.0, "middle": 1.0, "hard": 0.5}
+        return rates[task.category]
+
     counts = play(sampler, tasks(), moved, steps=140, batch=16)
     first, last = (
         sum((counts[i] for i in steps), Counter()) for steps in (range(30, 60), range(110, 140))

@@ -265,8 +265,8 @@ def test_without_a_gate_nothing_is_turned_away() -> None:
 def group(*values: float | None, versions: Sequence[int] = (3,)) -> Group:
     task = Task(id="t", prompt="?")
     rollouts = [
-        Rollout(id=f"t#{i}", task_id="t", token_ids=[1, 2], mask=[False, True], logprobs=[0.0, -1.0], text="", finish="stop",
-                version_min=versions[i % len(versions)], version_max=5)
+        Rollout.from_tokens(id=f"t#{i}", task_id="t", token_ids=[1, 2], mask=[False, True], logprobs=[0.0, -1.0], text="", finish="stop",
+                version=versions[i % len(versions)])
         for i in range(len(values))
     ]  # fmt: skip
     verdicts = [

@@ -31,9 +31,9 @@ def rollout_of(
         for text in (task.prompt, thought)
     )
     answer = answer + [policy.tokenizer.eos_token_id] * ended
-    return Rollout(
+    return Rollout.from_tokens(
         id=f"{task.id}#{number}", task_id=task.id, token_ids=prompt + answer, mask=[False] * len(prompt) + [True] * len(answer),
-        logprobs=[0.0] * len(prompt) + [-1.0] * len(answer), text=thought, finish="stop", version_min=0, version_max=0,
+        logprobs=[0.0] * len(prompt) + [-1.0] * len(answer), text=thought, finish="stop", version=0,
     )  # fmt: skip
 
 
@@ -152,8 +152,8 @@ def test_the_slow_copy_is_the_weighted_sum_of_all_weights_so_far(
 def advantages(rewards: list[float]) -> list[float]:
     task = Task(id="t", prompt="p")
     rollouts = [
-        Rollout(id=str(i), task_id="t", token_ids=[1, 2, 3], mask=[False, True, True], logprobs=[0.0, -1.0, -1.0], text="",
-                finish="stop", version_min=0, version_max=0)
+        Rollout.from_tokens(id=str(i), task_id="t", token_ids=[1, 2, 3], mask=[False, True, True], logprobs=[0.0, -1.0, -1.0], text="",
+                finish="stop", version=0)
         for i in range(len(rewards))
     ]  # fmt: skip
     [samples] = group_credit(baseline="leave_one_out")([scored(task, rollouts, rewards)])

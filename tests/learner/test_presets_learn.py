@@ -56,7 +56,7 @@ def answer_distribution(policy):
 def group_of(asked, probabilities, rng, version):
     answers = rng.choices(range(LETTERS), weights=probabilities.tolist(), k=ATTEMPTS)
     rollouts = [
-        Rollout(
+        Rollout.from_tokens(
             id=f"{asked}/{i}",
             task_id=str(asked),
             token_ids=[asked, answer],
@@ -64,8 +64,7 @@ def group_of(asked, probabilities, rng, version):
             logprobs=[0.0, float(probabilities[answer].log())],
             text="",
             finish="stop",
-            version_min=version,
-            version_max=version,
+            version=version,
         )
         for i, answer in enumerate(answers)
     ]

@@ -14,7 +14,7 @@ def rollout() -> Callable[..., Rollout]:
     """Rollouts from their text; token i of the answer is 10 + i."""
 
     def make(text: str, finish: str = "stop", tokens: int = 3) -> Rollout:
-        return Rollout(
+        return Rollout.from_tokens(
             id=f"r/{text[:20]}",
             task_id="t",
             token_ids=[1, *range(10, 10 + tokens)],
@@ -22,8 +22,7 @@ def rollout() -> Callable[..., Rollout]:
             logprobs=[0.0] * (tokens + 1),
             text=text,
             finish=finish,
-            version_min=0,
-            version_max=0,
+            version=0,
         )
 
     return make

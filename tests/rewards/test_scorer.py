@@ -286,8 +286,8 @@ import time
 from rlcore import RewardSpec, Rollout, Task
 from rlcore.scoring.scorer import Scorer
 scorer = Scorer([RewardSpec({path + ":orphans"!r}, params={{"note": {str(note)!r}}})], workers=1, deadline_s=600)
-answer = Rollout(id="r", task_id="t", token_ids=[1, 2], mask=[False, True], logprobs=[0.0, 0.0], text="x", finish="stop",
-                 version_min=0, version_max=0)
+answer = Rollout.from_tokens(id="r", task_id="t", token_ids=[1, 2], mask=[False, True], logprobs=[0.0, 0.0], text="x", finish="stop",
+                 version=0)
 scorer.submit("k", Task(id="t", prompt="p"), [answer])
 time.sleep(600)
 """

@@ -119,7 +119,7 @@ def test_a_prompt_without_room_is_refused() -> None:
     with pytest.raises(TaskError, match="task 'long' has 64 tokens and max_length is 64"):
         run(scripted(), [Task(id="long", prompt="1" * 64)])
     assert (
-        run(scripted(), [Task(id="fits", prompt="1" * 63)]).groups[0].rollouts[0].answer_ids
+        run(scripted(), [Task(id="fits", prompt="1" * 63)]).groups[0].rollouts[0].completion_ids
         == encode("a")[:1]
     )
 

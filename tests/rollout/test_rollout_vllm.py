@@ -221,7 +221,10 @@ class ParityScorer:
 
     def submit(self, key: str, task: Task, rollouts: list[Rollout]) -> None:
         self._ready.append(
-            (key, [Verdict(value=float(rollout.answer_ids[0] % 2 == 0)) for rollout in rollouts])
+            (
+                key,
+                [Verdict(value=float(rollout.completion_ids[0] % 2 == 0)) for rollout in rollouts],
+            )
         )
 
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:

@@ -29,8 +29,8 @@ SHAPE = {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 48, "num
 
 def group(task: Task, texts: list[str], values: list[float | None]) -> Group:
     rollouts = [
-        Rollout(id=f"{task.id}#{i}", task_id=task.id, token_ids=[1, 65, 66 + i], mask=[False, True, True], logprobs=[-1.0] * 3,
-                text=text, finish="stop", version_min=0, version_max=0)
+        Rollout.from_tokens(id=f"{task.id}#{i}", task_id=task.id, token_ids=[1, 65, 66 + i], mask=[False, True, True], logprobs=[-1.0] * 3,
+                text=text, finish="stop", version=0)
         for i, text in enumerate(texts)
     ]  # fmt: skip
     verdicts = [

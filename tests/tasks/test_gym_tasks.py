@@ -13,7 +13,7 @@ pytest.importorskip("reasoning_gym")
 
 
 def _rollout(text: str, finish: str = "stop") -> Rollout:
-    return Rollout(
+    return Rollout.from_tokens(
         id="r",
         task_id="t",
         token_ids=[1, 2],
@@ -21,8 +21,7 @@ def _rollout(text: str, finish: str = "stop") -> Rollout:
         logprobs=[0.0, 0.0],
         text=text,
         finish=finish,
-        version_min=0,
-        version_max=0,
+        version=0,
     )
 
 

@@ -1,0 +1,48 @@
+"""The values that travel through a run, in the order in which they are made.
+
+    Task -> Request -> Completion -> Turn -> Rollout -> Verdict -> Group -> Sample -> StepReport -> Outcome
+
+Every value is frozen and checks its own lengths, so a misalignment is reported where it is made, with the id and all
+lengths. Reward, credit and advantage are three words for three things: a *reward* function gives a `Verdict`, *credit*
+turns the verdicts of a group into one *advantage* per token.
+
+Shape letters: [T] all tokens of a sequence, [L] tokens of one turn or completion, [G] rollouts of a group.
+"""
+
+from rlcore.types.rollout import (
+    Completion,
+    Finish,
+    Group,
+    Prefix,
+    Request,
+    Role,
+    Rollout,
+    Sampling,
+    Span,
+    StepValues,
+    Turn,
+)
+from rlcore.types.sample import Outcome, Sample, StepReport
+from rlcore.types.task import SCORED, Message, Status, Task, Verdict
+
+__all__ = [
+    "SCORED",
+    "Completion",
+    "Finish",
+    "Group",
+    "Message",
+    "Outcome",
+    "Prefix",
+    "Request",
+    "Role",
+    "Rollout",
+    "Sample",
+    "Sampling",
+    "Span",
+    "Status",
+    "StepReport",
+    "StepValues",
+    "Task",
+    "Turn",
+    "Verdict",
+]

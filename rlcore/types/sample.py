@@ -1,0 +1,83 @@
+"""What the learner and the curriculum are given: samples with one advantage per token, reports and outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlcore.types.task import check_lengths
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One sequence to learn from. Credit is decided here: the learner sees one advantage per token and no algorithm."""
+
+    id: str
+    token_ids: list[int]  # [T]
+    mask: list[bool]  # [T], True where the token is trained
+    advantages: list[float]  # [T], read where mask is True
+    logprobs: list[float] | None = None
+    """[T] of the policy that wrote the tokens, as the engine recorded them; None if nobody did."""
+    weight: float = 1.0
+    version: int | None = None
+    """Oldest policy version that wrote a token; None for text no policy of this run wrote."""
+    temperature: float = 1.0
+    """At which the tokens were sampled; the learner computes log-probabilities at the same one."""
+    old_logprobs: list[float] | None = None
+    """[T] of the policy that the ratio is taken to; None: the engine's `logprobs`, or the policy itself if it wrote them."""
+    stream: str = "policy"
+    """Which terms of the objective read it; each stream has its own global counts."""
+
+    def __post_init__(self) -> None:
+        check_lengths(
+            "sample",
+            self.id,
+            token_ids=self.token_ids,
+            mask=self.mask,
+            advantages=self.advantages,
+            logprobs=self.logprobs,
+            old_logprobs=self.old_logprobs,
+        )
+        if not self.token_ids or self.mask[0]:
+            raise ValueError(
+                f"sample {self.id!r} must start with a token that is not trained: nothing predicts the first token"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What one optimiser step did; all means are over the global batch. None: there was nothing to measure it on."""
+
+    loss: float | None
+    losses: Mapping[str, float]
+    """Loss of each term by name."""
+    grad_norm: float | None
+    lr: float
+    entropy: float | None
+    kl: float | None
+    """Engine to trainer: k3 estimate of KL(engine || trainer) on the trained tokens, before any mask.
+
+    None where no trained token has a recorded log-probability of its engine."""
+    ratio_max: float | None
+    """Largest trainer/engine probability ratio of a trained token, before any mask. None as for `kl`."""
+    clip_frac: float | None
+    """Share of trained tokens whose gradient a mask removed or reduced; None for an objective without masks."""
+    tokens: int
+    sequences: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a curriculum learns of one finished group; small, so that ranks can exchange it."""
+
+    index: int
+    """Position of the task in its task set."""
+    category: str
+    rewards: tuple[float, ...]
+    """Values of the scored rollouts only."""
+    abs_advantage: float
+    """Mean over the scored rollouts of the mean |advantage| of their trained tokens."""
+    accepted: bool = True
+    """By the filter; True without one."""
+    scores: tuple[float, ...] = ()
+    """First reward of the scored rollouts, which decides what passed; empty: `rewards` do."""
