@@ -25,6 +25,8 @@ LAYERS = {
     "rlcore.stages": 5,
     "rlcore.run": 4,
     "rlcore.recipe.build": 3,
+    "rlcore.recipe.build_credit": 3,
+    "rlcore.recipe.build_learner": 3,
     "rlcore.recipe.check": 3,
     "rlcore.recipe.corpus": 3,
     "rewards": 2,

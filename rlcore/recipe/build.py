@@ -5,52 +5,33 @@ Heavy wings are imported where they are built, so that checking a recipe stays l
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlcore.credit.category_weights import weighted_categories
-from rlcore.credit.continuations import with_continuations
-from rlcore.credit.demonstrations import gated, mixed
-from rlcore.credit.group import Credit, group_credit
-from rlcore.credit.monte_carlo import Continue, MonteCarlo, StepEstimator
-from rlcore.credit.reward_parts import normalised_parts
-from rlcore.credit.siblings import Siblings
-from rlcore.credit.split import SPLITTERS, Decode
-from rlcore.credit.step_values import SCHEMES, Values, checked_scheme, without_zeros
-from rlcore.credit.whiten import Gather, exponential_weights, whitened
 from rlcore.curriculum.filter import FILTERS, Filter, checked_filter
 from rlcore.curriculum.length_budget import BUDGETS, Schedule, checked_schedule
 from rlcore.curriculum.prefilter import Prefilter
 from rlcore.curriculum.task_sampler import CURRICULA, TaskSampler
 from rlcore.errors import RecipeError
-from rlcore.objective.presets import find_preset, objective
-from rlcore.objective.term import Objective
 from rlcore.plugin import Named, build, build_later
 from rlcore.recipe import schema, task_sections
-from rlcore.scoring.aggregate import Mix, build_mix, part_weights, weighted_sum
+from rlcore.scoring.aggregate import Mix, build_mix, weighted_sum
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.scoring.unscored import Unscored
-from rlcore.types import Group, Sample, Sampling, Task
+from rlcore.types import Group, Sampling, Task
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from rlcore.learner.information_gain import Gain
     from rlcore.learner.policy import Policy
-    from rlcore.learner.update import Learner
-    from rlcore.rollout.engine import Engine
 
 
 POLICY_REWARDS = {"information_gain": "rlcore.learner.information_gain:InformationGain"}
 """Name in a recipe's `rewards` -> a reward that reads the policy itself: made as `Part(policy, **parameters)`."""
-ENGINES = {"vllm_local": "rlcore.rollout.vllm_local:VllmEngine", "hf": "rlcore.rollout.hf:HfEngine"}
-"""Name in a recipe -> a class made as `Engine(model_folder, ...)`; of what is offered below it takes what it asks for."""
-WHITENED = {"global": "none", "mean_global": "mean"}
-"""Baselines whose advantages are whitened over all tokens of a step -> the one in the group."""
+
+
 SECOND_ROUNDS = {"guess_masks": "rlcore.tasks.corpus.guess:guess_masks"}
 """Name in a recipe -> a function `(groups, answer, **parameters) -> groups`."""
 
@@ -229,172 +210,4 @@ def build_second_round(named: Named | None) -> Callable[..., list[Group]] | None
     """A function from a step's groups, and from one that answers further tasks, to all groups of the step."""
     return (
         None if named is None else build_later(named, SECOND_ROUNDS, what="second round", given=2)
-    )
-
-
-def credit_weights(stage: schema.RlStage) -> dict[str, float] | None:
-    """The weights of the parts that credit sums itself; None where the rewards' own mix stands. Raises `RecipeError`."""
-    if not stage.credit.normalise_parts:
-        return None
-    if stage.credit.demonstrations == "mixed":
-        raise RecipeError(
-            "credit.normalise_parts needs every part of an answer's reward, which a mixed-in demonstration lacks"
-        )
-    return part_weights(stage.mix, build_rewards(stage.rewards))
-
-
-def build_credit(
-    section: schema.CreditSection,
-    *,
-    weights: Mapping[str, float] | None = None,
-    gather: Gather = list,
-    demonstrate: Callable[[Task], Sample] | None = None,
-    values: StepEstimator | Values | None = None,
-) -> Credit:
-    """`weights`: of parts that are normalised each by itself. `gather` joins the items of all processes; `demonstrate` makes the
-    sample of a task's demonstration, where one is used; `values` estimates those of steps (`build_step_values`)."""
-    whitening = WHITENED.get(section.baseline) if isinstance(section.baseline, str) else None
-    kept = "keep" if whitening or values else section.zero_variance
-    credit = group_credit(baseline=whitening or section.baseline, zero_variance=kept)
-    if weights is not None:
-        credit = normalised_parts(credit, weights)
-    if section.category_weights:
-        credit = weighted_categories(credit, section.category_weights)
-    compared = credit
-    if demonstrate and section.demonstrations == "mixed":
-        credit = mixed(credit, demonstrate)
-    if section.steps and values:
-        credit = _build_scheme(section.steps.scheme, credit, values)
-        if section.steps.keep != "none":
-            credit = with_continuations(
-                credit, compared, lambda: values.continued, section.steps.keep
-            )
-        if (
-            section.zero_variance == "drop" and not whitening and not section.exponential
-        ):  # to these two, zero says something
-            credit = without_zeros(credit)
-    if whitening:
-        credit = whitened(credit, gather)
-    if section.exponential:
-        credit = exponential_weights(credit, gather, beta=section.exponential)
-    if demonstrate and section.demonstrations == "gated":
-        credit = gated(credit, demonstrate, threshold=section.threshold)
-    return credit
-
-
-def _build_scheme(named: Named, credit: Credit, values: Values) -> Credit:
-    scheme = build(named, SCHEMES, credit, values, what="credit scheme")
-    name = named if isinstance(named, str) else named["use"]
-    return scheme if name in SCHEMES else checked_scheme(f"credit scheme {name!r}", scheme)
-
-
-def build_step_values(
-    stage: schema.RlStage | schema.SampleStage,
-    continue_: Continue,
-    decode: Decode,
-    *,
-    processes: int = 1,
-) -> StepEstimator | None:
-    """What estimates the values of steps, where the stage asks for them; of `total_tokens` each process has an equal part."""
-    section = stage.steps if isinstance(stage, schema.SampleStage) else stage.credit.steps
-    if section is None:
-        return None
-    if policy_rewards(stage.rewards):
-        raise RecipeError(
-            "step values are made of rewards that workers compute: leave out those of the learner, or the steps"
-        )
-    splitter = build(section.split, SPLITTERS, what="split")
-    if section.values == "siblings":
-        return Siblings(
-            split=splitter,
-            decode=decode,
-            state=section.state,
-            answers=section.answers,
-            passing=section.passing,
-        )
-    settings = section.model_dump(exclude={"scheme", "split", "keep", "values", "state"})
-    if settings["total_tokens"] is not None:
-        settings["total_tokens"] //= processes
-    return MonteCarlo(
-        continue_=continue_,
-        split=splitter,
-        decode=decode,
-        max_tokens=stage.sampling.max_tokens,
-        **settings,
-    )
-
-
-def build_objective(value: str | dict[str, Any], *, max_tokens: int) -> Objective:
-    """A preset with its parameters; one that is normalised by a fixed length takes the stage's `max_tokens` by default."""
-    if isinstance(value, str):
-        value = {"preset": value}
-    params = {key: item for key, item in value.items() if key != "preset"}
-    if "preset" not in value:
-        raise RecipeError(
-            f"objective {value!r} names no preset; write objective: grpo or objective: {{preset: grpo, clip_high: 0.28}}"
-        )
-    if "max_tokens" in inspect.signature(find_preset(value["preset"])).parameters:
-        params.setdefault("max_tokens", max_tokens)
-    return objective(value["preset"], **params)
-
-
-def build_policy(
-    recipe: schema.Recipe, checkpoint: Path | None, accelerator: Accelerator
-) -> Policy:
-    """The model of the recipe or of a checkpoint of its run; under an adapter the recipe's, with the checkpoint's adapter."""
-    from rlcore.learner.policy import load_policy
-
-    source = recipe.model.model_dump()
-    if source["path"] and (saved := sorted(Path(source["path"]).glob("checkpoints/step_*"))):
-        source["path"] = str(saved[-1])
-    if checkpoint and recipe.model.peft is None:
-        source |= {"path": str(checkpoint), "config": None, "tokenizer": None}
-    return load_policy(**source, saved=checkpoint, seed=recipe.seed, device=accelerator.device)
-
-
-def build_learner(
-    policy: Policy,
-    stage: schema.SftStage | schema.RlStage | schema.OfflineStage,
-    aim: Objective,
-    *,
-    accelerator: Accelerator,
-    version: int,
-    temperature: float = 1.0,
-    reference: Policy | None = None,
-) -> Learner:
-    from rlcore.learner.update import Learner
-
-    settings = stage.optim.model_dump()
-    settings["optimizer"] = settings.pop("name")
-    return Learner(
-        policy,
-        aim,
-        accelerator=accelerator,
-        total_steps=stage.steps,
-        version=version,
-        temperature=temperature,
-        reference=reference,
-        **settings,
-    )
-
-
-def build_engine(
-    section: schema.EngineSection,
-    model_folder: Path,
-    *,
-    dtype: str,
-    device: str,
-    adapter_rank: int | None = None,
-) -> Engine:
-    """The back end the recipe names, serving the model in `model_folder` until weights are published to it."""
-    settings = section.model_dump(exclude={"kind", "deadline_s", "sync", "sync_tolerance"})
-    return build(
-        section.kind,
-        ENGINES,
-        model_folder,
-        what="engine",
-        dtype=dtype,
-        device=device,
-        adapter_rank=adapter_rank,
-        **settings,
     )

@@ -13,23 +13,20 @@ from rlcore.objective.term import Objective
 from rlcore.plugin import find
 from rlcore.recipe import schema
 from rlcore.recipe.build import (
-    ENGINES,
     build_budget,
-    build_credit,
     build_curriculum,
     build_filter,
-    build_objective,
     build_policy_reward,
     build_prefilter,
     build_rule,
     build_scorer,
     build_second_round,
-    build_step_values,
     build_tasks,
-    credit_weights,
     policy_rewards,
     worker_rewards,
 )
+from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
+from rlcore.recipe.build_learner import ENGINES, build_objective
 from rlcore.scoring.aggregate import weighted_sum
 from rlcore.scoring.goldcheck import check_gold
 from rlcore.types import Group, Prefix, Task

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from rlcore.errors import RlcoreError
-from rlcore.recipe.build import build_policy
+from rlcore.recipe.build_learner import build_policy
 from rlcore.recipe.check import check
 from rlcore.recipe.schema import (
     EvalStage,

@@ -19,7 +19,7 @@ from rlcore.learner.optim import Average
 from rlcore.learner.policy import Policy
 from rlcore.learner.update import Learner
 from rlcore.objective.term import Objective
-from rlcore.recipe.build import build_engine, build_learner, build_policy
+from rlcore.recipe.build_learner import build_engine, build_learner, build_policy
 from rlcore.recipe.schema import OfflineStage, Recipe, RlStage, SampleStage, SftStage
 from rlcore.rollout.engine import Engine
 from rlcore.rollout.prompt import PromptEncoder

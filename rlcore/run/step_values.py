@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlcore.credit.monte_carlo import Cost, StepEstimator
-from rlcore.recipe.build import build_sampling, build_step_values
+from rlcore.recipe.build import build_sampling
+from rlcore.recipe.build_credit import build_step_values
 from rlcore.recipe.schema import RlStage, SampleStage
 from rlcore.rollout.continuations import continuations
 from rlcore.run.seeds import derive

@@ -19,7 +19,8 @@ from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RunError
 from rlcore.learner.gradient import reads_behaviour
 from rlcore.objective.term import Objective
-from rlcore.recipe.build import build_credit, build_objective
+from rlcore.recipe.build_credit import build_credit
+from rlcore.recipe.build_learner import build_objective
 from rlcore.recipe.schema import OfflineStage
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.seeds import derive

@@ -11,14 +11,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from rlcore.recipe.build import (
-    build_credit,
-    build_curriculum,
-    build_objective,
-    build_prefilter,
-    build_scorer,
-    credit_weights,
-)
+from rlcore.recipe.build import build_curriculum, build_prefilter, build_scorer
+from rlcore.recipe.build_credit import build_credit, credit_weights
+from rlcore.recipe.build_learner import build_objective
 from rlcore.recipe.schema import RlStage
 from rlcore.run.batches import Intake
 from rlcore.run.metrics import (

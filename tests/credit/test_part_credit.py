@@ -8,7 +8,7 @@ import torch
 from rlcore import Group, Rollout, Task, Verdict
 from rlcore.credit import group_credit, normalised_parts
 from rlcore.errors import RecipeError, RewardError
-from rlcore.recipe.build import build_credit, credit_weights
+from rlcore.recipe.build_credit import build_credit, credit_weights
 from rlcore.recipe.schema import CreditSection, RlStage
 
 

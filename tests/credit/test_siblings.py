@@ -13,7 +13,7 @@ from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import delimiter, fixed
 from rlcore.credit.vine import vine
 from rlcore.errors import RecipeError
-from rlcore.recipe.build import build_credit, build_step_values
+from rlcore.recipe.build_credit import build_credit, build_step_values
 from rlcore.types import Group, StepValues, Verdict
 from tests.credit.chains import GOOD, LOST, group
 from tests.credit.test_step_schemes import stage

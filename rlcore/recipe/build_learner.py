@@ -1,0 +1,103 @@
+"""From a recipe to the objects that hold the model: objective, policy, learner and engine.
+
+Heavy packages are imported where they are used, so that checking a recipe stays light.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlcore.errors import RecipeError
+from rlcore.objective.presets import find_preset, objective
+from rlcore.objective.term import Objective
+from rlcore.plugin import build
+from rlcore.recipe import schema
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlcore.learner.policy import Policy
+    from rlcore.learner.update import Learner
+    from rlcore.rollout.engine import Engine
+
+
+ENGINES = {"vllm_local": "rlcore.rollout.vllm_local:VllmEngine", "hf": "rlcore.rollout.hf:HfEngine"}
+"""Name in a recipe -> a class made as `Engine(model_folder, ...)`; of what is offered below it takes what it asks for."""
+
+
+def build_objective(value: str | dict[str, Any], *, max_tokens: int) -> Objective:
+    """A preset with its parameters; one that is normalised by a fixed length takes the stage's `max_tokens` by default."""
+    if isinstance(value, str):
+        value = {"preset": value}
+    params = {key: item for key, item in value.items() if key != "preset"}
+    if "preset" not in value:
+        raise RecipeError(
+            f"objective {value!r} names no preset; write objective: grpo or objective: {{preset: grpo, clip_high: 0.28}}"
+        )
+    if "max_tokens" in inspect.signature(find_preset(value["preset"])).parameters:
+        params.setdefault("max_tokens", max_tokens)
+    return objective(value["preset"], **params)
+
+
+def build_policy(
+    recipe: schema.Recipe, checkpoint: Path | None, accelerator: Accelerator
+) -> Policy:
+    """The model of the recipe or of a checkpoint of its run; under an adapter the recipe's, with the checkpoint's adapter."""
+    from rlcore.learner.policy import load_policy
+
+    source = recipe.model.model_dump()
+    if source["path"] and (saved := sorted(Path(source["path"]).glob("checkpoints/step_*"))):
+        source["path"] = str(saved[-1])
+    if checkpoint and recipe.model.peft is None:
+        source |= {"path": str(checkpoint), "config": None, "tokenizer": None}
+    return load_policy(**source, saved=checkpoint, seed=recipe.seed, device=accelerator.device)
+
+
+def build_learner(
+    policy: Policy,
+    stage: schema.SftStage | schema.RlStage | schema.OfflineStage,
+    aim: Objective,
+    *,
+    accelerator: Accelerator,
+    version: int,
+    temperature: float = 1.0,
+    reference: Policy | None = None,
+) -> Learner:
+    from rlcore.learner.update import Learner
+
+    settings = stage.optim.model_dump()
+    settings["optimizer"] = settings.pop("name")
+    return Learner(
+        policy,
+        aim,
+        accelerator=accelerator,
+        total_steps=stage.steps,
+        version=version,
+        temperature=temperature,
+        reference=reference,
+        **settings,
+    )
+
+
+def build_engine(
+    section: schema.EngineSection,
+    model_folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    adapter_rank: int | None = None,
+) -> Engine:
+    """The back end the recipe names, serving the model in `model_folder` until weights are published to it."""
+    settings = section.model_dump(exclude={"kind", "deadline_s", "sync", "sync_tolerance"})
+    return build(
+        section.kind,
+        ENGINES,
+        model_folder,
+        what="engine",
+        dtype=dtype,
+        device=device,
+        adapter_rank=adapter_rank,
+        **settings,
+    )
