@@ -86,16 +86,12 @@ class Learner:
         self.layout, self._proven = layout, layout == "packed"
         self._one_pass = sums_over_tokens(objective)
         self._updates = 0
-        self._reference = None
-        if objective.needs_reference:
-            device = accelerator.device
-            self._reference = (
-                reference.module.to(device).requires_grad_(False)
-                if reference
-                else policy.frozen(device)
-            )
         made = OPTIMIZERS[optimizer](policy.module, lr=lr, betas=betas, weight_decay=weight_decay)
         self._module, self._optimizer = accelerator.prepare(policy.module, made)
+        # After `prepare`, which shards the policy: the reference is then sharded like it.
+        self._reference = None
+        if objective.needs_reference:
+            self._reference = policy.frozen(accelerator.device, reference)
         self.average = None if ema is None else Average(policy.module, ema)
 
     def step(self, samples: Sequence[Sample]) -> StepReport:
