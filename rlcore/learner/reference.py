@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlcore.learner.module import PackedModule
-from rlcore.learner.sharding import reshard, in_parts
+from rlcore.learner.sharding import in_parts, reshard
 
 
 def frozen_copy(module: PackedModule, device: torch.device) -> PackedModule:

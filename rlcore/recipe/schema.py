@@ -291,6 +291,12 @@ class RunSection(Section):
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="also log there"
     )
+    timeout_s: PositiveFloat = Field(
+        1800, description="a process that waits longer than this for another ends the run"
+    )
+    peak_tflops: PositiveFloat | None = Field(
+        None, description="peak TFLOP/s of a device, for the metric mfu; null: known GPUs only"
+    )
 
 
 class Recipe(Section):

@@ -27,6 +27,7 @@ from rlcore.recipe.schema import (
 )
 from rlcore.run import checkpoint
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.run.processes import group_settings, lost_process_named
 from rlcore.run.session import Run
 from rlcore.run.tracking import Tracker
 from rlcore.stages.eval import run_eval
@@ -62,6 +63,7 @@ def train(
         cpu=not torch.cuda.is_available(),
         log_with=list(recipe.run.trackers) or None,
         project_dir=str(folder.path),
+        kwargs_handlers=[group_settings(recipe.run.timeout_s)],
     )
     tracker = Tracker(folder, accelerator, console or Console())
     tasks: dict[str, Sequence[Task]] = {}
@@ -73,12 +75,13 @@ def train(
     accelerator.init_trackers(recipe.name)
     run = open_run(recipe, folder, accelerator, tracker, tasks)
     try:
-        while run.cursor.stage < len(recipe.stages):
-            run_stage(run)
+        with lost_process_named(recipe.run.timeout_s):
+            while run.cursor.stage < len(recipe.stages):
+                run_stage(run)
     except RlcoreError:
         if found := checkpoint.all_checkpoints(folder.checkpoints):
             tracker.say(
-                f"the run is kept in {folder.path}; once mended, --resume goes on after {found[-1].name}"
+                f"the run is kept in {folder.path}; rerun with --resume to continue after {found[-1].name}"
             )
         raise
     finally:
