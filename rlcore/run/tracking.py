@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on, and what is written down: metrics.jsonl, trackers, a bar or plain lines."""
+"""What a person sees of a run, and where it is logged: metrics.jsonl, trackers, a progress bar."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from rich.progress import (
 from rich.table import Table
 
 from rlcore.recipe.schema import OfflineStage, PreferStage, RlStage, SftStage
+from rlcore.run.dead_states import dead_states, loss_meaning
 from rlcore.run.folder import RunFolder
-from rlcore.run.metrics import dead_states
 
 FIRST_STEPS = 5
-"""Dead states are named in the first steps of a stage, where they usually mean a mistake in the set-up."""
+"""Dead states are named in the first steps of a stage.
+
+There they usually mean a mistake in the set-up.
+"""
 
 HEADLINES = {
     "sft": ("loss", "entropy"),
@@ -53,14 +56,16 @@ class StageLog:
 
 
 class Tracker:
-    """Writes on the main process only; the other ranks keep silent."""
+    """Writes on the main process only; the other ranks are silent."""
 
     def __init__(self, folder: RunFolder, accelerator: Accelerator, console: Console) -> None:
-        self.folder, self.accelerator = folder, accelerator
+        self.folder = folder
+        self.accelerator = accelerator
         self.console = console if accelerator.is_main_process else Console(quiet=True)
         self.stages: list[StageLog] = []
         self._bar: tuple[Progress, TaskID] | None = None
-        self._total, self._every = 0, 1
+        self._total = 0
+        self._every = 1
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -69,10 +74,14 @@ class Tracker:
     def stage(
         self, stage: SftStage | RlStage | OfflineStage | PreferStage, *, done: int
     ) -> Iterator[None]:
-        """Frame a training stage of which `done` steps are done: a bar on a terminal, about ten lines elsewhere."""
+        """Frame a training stage of which `done` steps are done.
+
+        It shows a bar on a terminal, and about ten lines elsewhere.
+        """
         log = StageLog(name=stage.label, kind=stage.kind, done=done)
         self.stages.append(log)
-        self._total, self._every = stage.steps, max(1, stage.steps // 10)
+        self._total = stage.steps
+        self._every = max(1, stage.steps // 10)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -81,13 +90,10 @@ class Tracker:
             TextColumn("{task.fields[shown]}"),
         )
         try:
-            with Progress(
-                *columns, console=self.console, disable=not self.console.is_terminal
-            ) as progress:
-                self._bar = (
-                    progress,
-                    progress.add_task(log.name, total=stage.steps, completed=done, shown=""),
-                )
+            is_hidden = not self.console.is_terminal
+            with Progress(*columns, console=self.console, disable=is_hidden) as progress:
+                bar = progress.add_task(log.name, total=stage.steps, completed=done, shown="")
+                self._bar = (progress, bar)
                 yield
         finally:
             self._bar = None
@@ -103,64 +109,71 @@ class Tracker:
             yield
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write one optimiser step down and show it."""
+        """Log one step and show it."""
         log = self.stages[-1]
         row = {"step": step, "stage": log.name, **metrics}
         log.first = log.first or row
-        log.last, log.steps = row, log.steps + 1
+        log.last = row
+        log.steps += 1
         if self.accelerator.is_main_process:
             self.folder.log_metrics(row)
-        self.accelerator.log(
-            {key: value for key, value in metrics.items() if isinstance(value, int | float)},
-            step=step,
-        )
-        if self._bar is not None:
-            progress, bar = self._bar
-            progress.update(bar, advance=1, shown=_headline(log.kind, row))
-            done = int(progress.tasks[bar].completed)
-            if not self.console.is_terminal and (
-                log.steps == 1 or done % self._every == 0 or done == self._total
-            ):
-                self.say(f"{log.name} {done}/{self._total}  {_headline(log.kind, row)}")
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        self.accelerator.log(numbers, step=step)
+        self._show_step(log, row)
+        meaning = loss_meaning(log.kind)
+        if log.steps == 1 and "loss" in row and meaning is not None:
+            self.say(f"note, {log.name}: {meaning}")
         if log.steps <= FIRST_STEPS:
             for sentence in dead_states(row):
                 self.say(f"warning, {log.name} step {log.done + log.steps}: {sentence}")
 
+    def _show_step(self, log: StageLog, row: Mapping[str, Any]) -> None:
+        if self._bar is None:
+            return
+        progress, bar = self._bar
+        headline = _headline(log.kind, row)
+        progress.update(bar, advance=1, shown=headline)
+        if self.console.is_terminal:
+            return
+        done = int(progress.tasks[bar].completed)
+        if log.steps == 1 or done % self._every == 0 or done == self._total:
+            self.say(f"{log.name} {done}/{self._total}  {headline}")
+
     def evaluated(self, row: Mapping[str, Any]) -> None:
-        """Write one evaluation down and show it."""
-        log = StageLog(
-            name=row["stage"],
-            kind="eval",
-            seconds=row["time/total"],
-            first=dict(row),
-            last=dict(row),
-        )
-        self.stages.append(log)
+        """Log one evaluation and show it."""
+        log = self._log_whole_stage("eval", row)
         if self.accelerator.is_main_process:
             self.folder.log_eval(row)
         self.accelerator.log({f"eval/{log.name}/accuracy": row["accuracy"]}, step=row["step"])
-        self.say(
-            f"{log.name}: {_headline('eval', row)} of {row['answers']} answers ({row['time/total']:.1f} s)"
-        )
+        seconds = f"{row['time/total']:.1f} s"
+        headline = _headline("eval", row)
+        self.say(f"{log.name}: {headline} of {row['answers']} completions ({seconds})")
 
     def sampled(self, row: Mapping[str, Any]) -> None:
-        """Write one sample stage down and show it."""
+        """Log one sample stage and show it."""
+        log = self._log_whole_stage("sample", row)
+        if self.accelerator.is_main_process:
+            self.folder.summarise_sample(row["stage"], row)
+        seconds = f"{row['time/total']:.1f} s"
+        headline = _headline("sample", row)
+        self.say(f"{log.name}: {headline}, {row['answers']} completions ({seconds})")
+
+    def _log_whole_stage(self, kind: str, row: Mapping[str, Any]) -> StageLog:
         log = StageLog(
             name=row["stage"],
-            kind="sample",
+            kind=kind,
             seconds=row["time/total"],
             first=dict(row),
             last=dict(row),
         )
         self.stages.append(log)
-        if self.accelerator.is_main_process:
-            self.folder.summarise_sample(row["stage"], row)
-        self.say(
-            f"{log.name}: {_headline('sample', row)}, {row['answers']} answers ({row['time/total']:.1f} s)"
-        )
+        return log
 
     def summary(self) -> None:
-        """Print one line a stage: what it was, how long it took, and its first headline number at its first and last step."""
+        """Print a table with one line a stage.
+
+        It has the stage's seconds, and its first headline metric at the first and the last step.
+        """
         table = Table(
             "stage",
             "steps",
@@ -182,7 +195,8 @@ class Tracker:
 
 
 def _headline(kind: str, row: Mapping[str, Any]) -> str:
-    return "  ".join(f"{_label(key)} {_number(key, row)}" for key in HEADLINES[kind] if key in row)
+    shown = [f"{_label(key)} {_number(key, row)}" for key in HEADLINES[kind] if key in row]
+    return "  ".join(shown)
 
 
 def _label(key: str) -> str:
@@ -190,5 +204,9 @@ def _label(key: str) -> str:
 
 
 def _number(key: str, row: Mapping[str, Any]) -> str:
-    """Nothing where the row has no such number."""
-    return "" if key not in row else f"{row[key]:.1%}" if key == "accuracy" else f"{row[key]:.3g}"
+    """The number as it is shown; empty where the row has none."""
+    if key not in row:
+        return ""
+    if key == "accuracy":
+        return f"{row[key]:.1%}"
+    return f"{row[key]:.3g}"
