@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,19 @@ from rlcore.learner.update import Learner
 from rlcore.objective.term import Objective
 from rlcore.recipe.build_learner import build_engine, build_learner, build_policy
 from rlcore.recipe.schema import OfflineStage, Recipe, RlStage, SampleStage, SftStage
+from rlcore.rollout.collector import Collector
 from rlcore.rollout.engine import Engine
+from rlcore.rollout.generator import Generator, Scorer
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import PublishReport, publish
 from rlcore.run import checkpoint
+from rlcore.run.batches import BatchSource
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracking import Tracker
-from rlcore.types import Task
+from rlcore.types import Sampling, Task
 
+IN_FLIGHT = 4
+"""Requests handed to the engine at a time, in multiples of what it decodes together."""
 CANARY = 24
 """Tokens of the canary text: the head of the first published task's prompt, repeated to this length."""
 
@@ -157,8 +162,13 @@ class Run:
         """Context in which the policy has its own weights, or the averaged ones of the last training stage."""
         return self._average.applied() if weights == "ema" and self._average else nullcontext()
 
-    def publish(self, version: int) -> PublishReport:
-        """Serve the policy's present weights as `version`, with proof. Raises `PublishError`."""
+    def publish(self, version: int, generator: Generator | None = None) -> PublishReport:
+        """Serve the policy's present weights as `version`, with proof. Raises `PublishError`.
+
+        generator: what may have requests in flight; they are taken back before and go on afterwards.
+        """
+        if generator is not None:
+            generator.take_back()
         canary = (self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0]) * CANARY)[
             :CANARY
         ]
@@ -172,6 +182,31 @@ class Run:
             tolerance=self.recipe.engine.sync_tolerance,
         )
 
+    def collector(
+        self,
+        scorer: Scorer,
+        sampling: Sampling,
+        *,
+        group_size: int,
+        seed_of_batch: Callable[[int], int],
+        probe: int | None = None,
+    ) -> Collector:
+        """What samples and scores groups of tasks with the run's engine."""
+        engine = self.engine()
+        generator = Generator(
+            engine=engine,
+            encoder=self.encoder,
+            scorer=scorer,
+            sampling=sampling,
+            group_size=group_size,
+            seed_of_batch=seed_of_batch,
+            max_length=self.max_length,
+            deadline_s=self.recipe.engine.deadline_s,
+            max_requests=IN_FLIGHT * self.recipe.engine.max_sequences,
+            probe=probe,
+        )
+        return Collector(generator, streaming=not engine.deterministic)
+
     def my_share(self, items: Sequence[Any]) -> list[Any]:
         """This rank's part of a list that all ranks hold."""
         return list(items[self.accelerator.process_index :: self.accelerator.num_processes])
@@ -180,16 +215,24 @@ class Run:
         """The items of all ranks, in rank order, on every rank."""
         return list(items) if self.accelerator.num_processes == 1 else gather_object(list(items))
 
-    def resume_stage(self, learner: Learner, curriculum: TaskSampler) -> None:
+    def resume_stage(
+        self, learner: Learner, curriculum: TaskSampler, batches: BatchSource | None = None
+    ) -> None:
         """Give a stage back what it had when the run was killed, if it was killed in this stage."""
         if self.saved is not None and "learner" in self.saved:
             learner.load_state_dict(self.saved["learner"])
             curriculum.load_state_dict(self.cursor.curriculum)
+            if batches is not None:
+                batches.load_state_dict(self.saved.get("batches", []))
             torch.set_rng_state(self.saved["rng"])
             self.saved = None
 
     def end_step(
-        self, learner: Learner, curriculum: TaskSampler, metrics: Mapping[str, Any]
+        self,
+        learner: Learner,
+        curriculum: TaskSampler,
+        metrics: Mapping[str, Any],
+        batches: BatchSource | None = None,
     ) -> None:
         """Log the step, move the cursor, and write a checkpoint when one is due (`end_stage` saves the stage's last step).
 
@@ -199,7 +242,10 @@ class Run:
         done, steps = self.cursor.stage_step, self.recipe.stages[self.cursor.stage].steps
         if done % self.recipe.run.checkpoint_every == 0 and done < steps:
             self.cursor.curriculum = curriculum.state_dict()
-            self._save(_state(learner))
+            state = _state(learner)
+            if batches is not None:
+                state["batches"] = self.gather([batches.state_dict()])
+            self._save(state)
 
     def log_step(self, metrics: Mapping[str, Any]) -> None:
         """Log an optimiser step and move the cursor past it."""

@@ -6,31 +6,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlcore.credit.monte_carlo import Cost, StepEstimator
-from rlcore.recipe.build import build_sampling
 from rlcore.recipe.build_credit import build_step_values
 from rlcore.recipe.schema import RlStage, SampleStage
-from rlcore.rollout.continuations import continuations
+from rlcore.rollout.collector import Collector
 from rlcore.run.seeds import derive
 from rlcore.run.session import Run
-from rlcore.scoring.scorer import Scorer
 from rlcore.types import Group, Prefix, Sample
 
 
 def step_values(
-    run: Run, stage: RlStage | SampleStage, scorer: Scorer, *, seed: int
+    run: Run, stage: RlStage | SampleStage, collector: Collector, *, seed: int
 ) -> StepEstimator | None:
     """What estimates step values in this stage; None where it asks for none. Seeds follow from the step of the stage."""
 
     def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
-        return continuations(
+        return collector.continue_prefixes(
             prefixes,
-            engine=run.engine(),
-            encoder=run.encoder,
-            scorer=scorer,
-            sampling=build_sampling(stage.sampling),
+            batch=run.cursor.stage_step,
             seed=derive(seed, "steps", run.cursor.stage_step),
             deadline_s=left_s,
-            max_length=run.max_length,
         )
 
     return build_step_values(

@@ -14,7 +14,7 @@ from rlcore.plugin import did_you_mean
 from rlcore.recipe.build import build_rewards, build_sampling, build_scorer
 from rlcore.recipe.load import load, recipe_names
 from rlcore.recipe.schema import EvalStage, ModelSection, Recipe
-from rlcore.rollout.collect import collect
+from rlcore.rollout.open_group import TaskDraw
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.folder import RunFolder
 from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics
@@ -32,17 +32,19 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
     with run.holding(stage.weights):
         run.publish(run.cursor.step)
     with build_scorer(stage) as scorer, run.tracker.wait(f"evaluating {len(positions)} tasks"):
-        collected = collect(
-            [_with_budget(tasks[position], stage) for position in run.my_share(positions)],
-            engine=run.engine(),
-            encoder=run.encoder,
-            scorer=scorer,
-            sampling=build_sampling(stage.sampling),
+        seed = derive(run.recipe.seed, "eval", stage.tasks)
+        collector = run.collector(
+            scorer,
+            build_sampling(stage.sampling),
             group_size=stage.num_samples,
-            seed=derive(run.recipe.seed, "eval", stage.tasks),
-            deadline_s=run.recipe.engine.deadline_s,
-            max_length=run.max_length,
+            seed_of_batch=lambda batch: seed,
         )
+        draws = [
+            TaskDraw(task=_with_budget(tasks[position], stage), position=position, order=position)
+            for position in run.my_share(positions)
+        ]
+        collector.open(0, draws)
+        collected = collector.wait(0)
     with run.holding(stage.weights):
         groups = policy_scorer(run, stage)(collected.groups)
     facts = run.gather(group_facts(group) for group in groups)

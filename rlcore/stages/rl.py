@@ -9,13 +9,24 @@ tasks, is seen by the curriculum, and is not learned from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
-from rlcore.recipe.build import build_curriculum, build_prefilter, build_scorer
+from rlcore.recipe.build import (
+    build_budget,
+    build_curriculum,
+    build_filter,
+    build_prefilter,
+    build_sampling,
+    build_scorer,
+    build_second_round,
+)
 from rlcore.recipe.build_credit import build_credit, credit_weights
 from rlcore.recipe.build_learner import build_objective
 from rlcore.recipe.schema import RlStage
-from rlcore.run.batches import Intake
+from rlcore.run.batches import BatchPlan, BatchSource
+from rlcore.run.folder import read_rows
 from rlcore.run.metrics import (
     group_facts,
     learner_metrics,
@@ -38,14 +49,30 @@ def run_rl(run: Run, stage: RlStage) -> None:
     curriculum = build_prefilter(
         stage, build_curriculum(stage.curriculum, tasks, seed=seed), tasks, seed=seed
     )
-    intake = Intake(run, stage, tasks, curriculum, seed=seed)
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     learner = run.learner(stage, objective, temperature=stage.sampling.temperature)
-    run.resume_stage(learner, curriculum)
-    score = policy_scorer(run, stage, learner.average)
+    limit = TokenLimit(run, stage.stop_after_tokens)
 
     with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
-        steps = step_values(run, stage, scorer, seed=seed)
+        collector = run.collector(
+            scorer,
+            build_sampling(stage.sampling),
+            group_size=stage.group_size,
+            seed_of_batch=partial(derive, seed),
+            probe=stage.resample.probe,
+        )
+        source = BatchSource(
+            batch_plan(stage),
+            tasks,
+            curriculum,
+            collector,
+            rank=run.accelerator.process_index,
+            ranks=run.accelerator.num_processes,
+            gather=run.gather,
+            rescore=policy_scorer(run, stage, learner.average),
+        )
+        run.resume_stage(learner, curriculum, source)
+        steps = step_values(run, stage, collector, seed=seed)
         credit = build_credit(
             stage.credit,
             weights=credit_weights(stage),
@@ -53,48 +80,75 @@ def run_rl(run: Run, stage: RlStage) -> None:
             demonstrate=partial(demonstrate, run),
             values=steps,
         )
-        run.publish(learner.version)
-        while run.cursor.stage_step < stage.steps and not intake.exhausted:
+        run.publish(learner.version, collector.generator)
+        while run.cursor.stage_step < stage.steps and not limit.reached:
             watch = Stopwatch()
-            collected = intake.collect(scorer, score, version=learner.version)
-            facts = run.gather(
-                group_facts(group) for group in collected.groups + collected.rejected
-            )
-            refuse_unscored(facts)
+            batch = source.next(run.cursor.stage_step, version=learner.version)
+            facts = run.gather([group_facts(group) for group in batch.all_groups])
             watch.lap("rollout")
 
-            samples = credit(collected.groups)
-            rows = rollout_rows(
-                intake.everything(collected), step_rows(steps, samples) if steps else {}
-            )
+            samples = credit(batch.groups)
+            rows = rollout_rows(batch.placed(), step_rows(steps, samples) if steps else {})
             run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
-            seen = intake.report(collected, samples, continued=steps.cost.tokens if steps else 0)
+            refuse_unscored(facts)
+            curriculum_metrics = source.observe(batch, samples)
             watch.lap("credit")
 
             behaviour = learner.version
-            texts = (
-                text_samples(run, (group.task for group in collected.groups))
-                if STREAM in objective.streams
-                else []
-            )
+            texts = []
+            if STREAM in objective.streams:
+                texts = text_samples(run, [group.task for group in batch.groups])
             report = learner.step([sample for group in samples for sample in group] + texts)
             watch.lap("learn")
 
             if learner.version != behaviour:
-                run.publish(learner.version)
+                run.publish(learner.version, collector.generator)
             watch.lap("sync")
 
-            metrics = rollout_metrics(facts) | learner_metrics(report) | seen
-            metrics |= {
-                "policy_version": behaviour,
-                "staleness": 0,
-                **watch.times(reward=collected.reward_s),
-            }
+            metrics = rollout_metrics(facts) | learner_metrics(report) | curriculum_metrics
+            metrics |= {"policy_version": behaviour, "staleness/mean": 0}
+            metrics |= watch.times(reward=batch.collected.reward_s)
             if steps:
-                metrics |= step_metrics(
-                    run.gather([steps.cost]), written=metrics["tokens/completion"]
-                )
-            run.end_step(learner, curriculum, metrics)
+                costs = run.gather([steps.cost])
+                metrics |= step_metrics(costs, written=metrics["tokens/completion"])
+            limit.add(metrics)
+            run.end_step(learner, curriculum, metrics, source)
     if run.accelerator.is_main_process:
         draw_categories(run.folder.path, run.folder.picture)
     run.end_stage(learner, curriculum)
+
+
+def batch_plan(stage: RlStage) -> BatchPlan:
+    """How the stage's batches are made."""
+    return BatchPlan(
+        groups_per_step=stage.groups_per_step,
+        steps=stage.steps,
+        filter=build_filter(stage),
+        rounds=stage.resample.rounds,
+        oversubmit=stage.resample.oversubmit,
+        budget=build_budget(stage),
+        budget_text=stage.budget_text,
+        follow_up=build_second_round(stage.second_round),
+    )
+
+
+class TokenLimit:
+    """The number of completion tokens after which a stage ends, continuations for step values included."""
+
+    def __init__(self, run: Run, limit: int | None) -> None:
+        self._limit, self._tokens = limit, 0
+        first = run.cursor.step - run.cursor.stage_step
+        rows = read_rows(run.folder.metrics)[first:]  # of this stage, before it was killed
+        self._tokens = run.gather([sum(map(self._written, rows))])[0]
+
+    @property
+    def reached(self) -> bool:
+        return self._limit is not None and self._tokens >= self._limit
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Count a step's tokens."""
+        self._tokens += self._written(metrics)
+
+    @staticmethod
+    def _written(metrics: Mapping[str, Any]) -> int:
+        return metrics["tokens/completion"] + metrics.get("credit/tokens", 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlcore.recipe.build import build_sampling, build_scorer
 from rlcore.recipe.schema import SampleStage
-from rlcore.rollout.collect import collect
+from rlcore.rollout.open_group import TaskDraw
 from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics, rollout_rows
 from rlcore.run.seeds import derive
 from rlcore.run.session import Run
@@ -40,21 +40,19 @@ def run_sample(run: Run, stage: SampleStage) -> None:
     run.accelerator.wait_for_everyone()
     run.publish(run.cursor.step)
     with build_scorer(stage) as scorer, run.tracker.wait(f"answering {len(positions)} tasks"):
-        values = step_values(run, stage, scorer, seed=seed)
+        collector = run.collector(
+            scorer, sampling, group_size=stage.num_samples, seed_of_batch=lambda batch: seed
+        )
+        values = step_values(run, stage, collector, seed=seed)
         for start in range(0, len(positions), size):
             places = run.my_share(positions[start : start + size])
             chosen = [tasks[place] for place in places]
-            groups = collect(
-                chosen,
-                engine=run.engine(),
-                encoder=run.encoder,
-                scorer=scorer,
-                sampling=sampling,
-                group_size=stage.num_samples,
-                seed=seed,
-                deadline_s=run.recipe.engine.deadline_s,
-                max_length=run.max_length,
-            ).groups
+            draws = [
+                TaskDraw(task=task, position=place, order=place)
+                for place, task in zip(places, chosen, strict=True)
+            ]
+            collector.open(start, draws)
+            groups = collector.wait(start).groups
             facts += run.gather(group_facts(group) for group in groups)
             refuse_unscored(facts)
             if values:

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rlcore.errors import EngineError, PublishError
-from rlcore.rollout.collect import Resample, collect, generate
+from rlcore.rollout.engine import generate
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import fingerprint, publish
 from rlcore.rollout.vllm_local import VllmEngine
@@ -97,7 +97,7 @@ def _outside(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0) -> torch.
 
 def test_scores_equal_transformers(engine: VllmEngine, model: PreTrainedModel) -> None:
     sequences = [*ref.prompts(3, (2, 130, 300)), [7]]
-    for ours, expected in zip(engine.score(sequences), ref.score(model, sequences), strict=True):
+    for ours, expected in zip([s.logprobs for s in engine.score(sequences)], ref.score(model, sequences), strict=True):
         assert ours == pytest.approx(expected, abs=1e-4)
     with pytest.raises(EngineError, match="at most 511 tokens here and sequence 1 has 512"):
         engine.score([[7], [7] * 512])

@@ -24,7 +24,7 @@ needs_vllm = pytest.mark.skipif(
 
 RL_METRICS = set(
     "step stage reward/mean reward/std reward/length loss grad_norm entropy mismatch/kl mismatch/ratio_max clip_frac completions/length/mean "
-    "completions/frac_truncated reward/frac_zero_std reward/frac_unscored policy_version staleness time/rollout time/reward "
+    "completions/frac_truncated reward/frac_zero_std reward/frac_unscored policy_version staleness/mean time/rollout time/reward "
     "time/credit time/learn time/sync time/total tokens/prompt tokens/completion tokens/trained".split()
 )
 
