@@ -6,19 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from rlcore.credit.group import group_samples, outcome
 from rlcore.curriculum.length_budget import state_budget
 from rlcore.curriculum.rank_draws import Shares
 from rlcore.curriculum.task_sampler import TaskSampler
 from rlcore.recipe.build import build_budget, build_filter, build_sampling, build_second_round
-from rlcore.recipe.schema import RlStage
 from rlcore.rollout.collect import Collected, Resample, Scorer, collect
 from rlcore.run.folder import read_rows
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
 from rlcore.run.seeds import derive
-from rlcore.run.session import Run
 from rlcore.types import Group, Outcome, Sample, Task
+
+if TYPE_CHECKING:
+    from rlcore.run.session import Run
+    from rlcore.stages.rl import RlStage
 
 Score = Callable[[Sequence[Group]], list[Group]]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ from rlcore.learner.policy import Policy
 from rlcore.learner.update import Learner
 from rlcore.objective.term import Objective
 from rlcore.recipe.build_learner import build_engine, build_learner, build_policy
-from rlcore.recipe.schema import OfflineStage, Recipe, RlStage, SampleStage, SftStage
+from rlcore.recipe.schema import Recipe
 from rlcore.rollout.engine import Engine
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import PublishReport, publish
@@ -28,6 +28,9 @@ from rlcore.run import checkpoint
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracking import Tracker
 from rlcore.types import Task
+
+if TYPE_CHECKING:
+    from rlcore.stages.base import Stage
 
 CANARY = 24
 """Tokens of the canary text: the head of the first published task's prompt, repeated to this length."""
@@ -83,7 +86,7 @@ class Run:
 
     def stored(self, data: str) -> Path:
         """Where the rows are that a stage calls `data`: those of a sample stage of this run, or what the name says."""
-        own = {stage.label for stage in self.recipe.stages if isinstance(stage, SampleStage)}
+        own = {stage.label for stage in self.recipe.stages if stage.writes_samples}
         return self.folder.samples / data if data in own else Path(data)
 
     def engine(self) -> Engine:
@@ -111,7 +114,7 @@ class Run:
 
     def learner(
         self,
-        stage: SftStage | RlStage | OfflineStage,
+        stage: Stage,
         objective: Objective,
         *,
         temperature: float = 1.0,
@@ -189,7 +192,10 @@ class Run:
             self.saved = None
 
     def end_step(
-        self, learner: Learner, curriculum: TaskSampler, metrics: Mapping[str, Any]
+        self,
+        metrics: Mapping[str, Any],
+        learner: Learner | None = None,
+        curriculum: TaskSampler | None = None,
     ) -> None:
         """Log the step, move the cursor, and write a checkpoint when one is due (`end_stage` saves the stage's last step).
 
@@ -198,8 +204,8 @@ class Run:
         self.log_step(metrics)
         done, steps = self.cursor.stage_step, self.recipe.stages[self.cursor.stage].steps
         if done % self.recipe.run.checkpoint_every == 0 and done < steps:
-            self.cursor.curriculum = curriculum.state_dict()
-            self._save(_state(learner))
+            self.cursor.curriculum = curriculum.state_dict() if curriculum else {}
+            self._save(self._state(learner))
 
     def log_step(self, metrics: Mapping[str, Any]) -> None:
         """Log an optimiser step and move the cursor past it."""
@@ -215,13 +221,7 @@ class Run:
         trained: bool = True,
     ) -> None:
         """Move the cursor to the next stage; what a training stage made is saved, so that it can be given more steps later."""
-        state = (
-            _state(learner)
-            if learner
-            else {"average": self._average.state_dict()}
-            if self._average
-            else {}
-        )
+        state = self._state(learner)
         self.accelerator.free_memory()  # else the next stage's learner would share the parameters with this one's wrapper
         cursor = self.cursor
         cursor.ended_after, cursor.curriculum = (
@@ -232,6 +232,12 @@ class Run:
         if trained:
             self._save(state)
         cursor.ended_after, cursor.curriculum = None, {}
+
+    def _state(self, learner: Learner | None) -> dict[str, Any]:
+        """What a checkpoint keeps beside the model."""
+        if learner:
+            return {"learner": learner.state_dict(), "rng": torch.get_rng_state()}
+        return {"average": self._average.state_dict()} if self._average else {}
 
     def close(self) -> None:
         if self._engine is not None:
@@ -254,7 +260,3 @@ class Run:
         if self._average is not None:
             with self._average.applied():
                 self.policy.save(folder / "ema")
-
-
-def _state(learner: Learner) -> dict[str, Any]:
-    return {"learner": learner.state_dict(), "rng": torch.get_rng_state()}
