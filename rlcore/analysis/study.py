@@ -20,10 +20,12 @@ from rich.table import Table
 
 from rlcore.errors import RecipeError
 from rlcore.recipe.load import load
-from rlcore.recipe.schema import ModelSection, Recipe, RlStage
+from rlcore.recipe.model_sections import ModelSection
+from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.stages.rl import RlStage
 
 
 @dataclass(frozen=True, slots=True)

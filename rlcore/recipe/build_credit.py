@@ -17,19 +17,20 @@ from rlcore.credit.step_values import SCHEMES, Values, checked_scheme, without_z
 from rlcore.credit.whiten import Gather, exponential_weights, whitened
 from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build
-from rlcore.recipe import schema
+from rlcore.recipe.build import build_rewards, policy_rewards
+from rlcore.recipe.credit_sections import CreditSection
 from rlcore.scoring.aggregate import part_weights
 from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
-    pass
-from rlcore.recipe.build import build_rewards, policy_rewards
+    from rlcore.stages.rl import RlStage
+    from rlcore.stages.sample import SampleStage
 
 WHITENED = {"global": "none", "mean_global": "mean"}
 """Baselines whose advantages are whitened over all tokens of a step -> the one in the group."""
 
 
-def credit_weights(stage: schema.RlStage) -> dict[str, float] | None:
+def credit_weights(stage: RlStage) -> dict[str, float] | None:
     """The weights of the parts that credit sums itself; None where the rewards' own mix stands. Raises `RecipeError`."""
     if not stage.credit.normalise_parts:
         return None
@@ -41,7 +42,7 @@ def credit_weights(stage: schema.RlStage) -> dict[str, float] | None:
 
 
 def build_credit(
-    section: schema.CreditSection,
+    section: CreditSection,
     *,
     weights: Mapping[str, float] | None = None,
     gather: Gather = list,
@@ -86,14 +87,14 @@ def _build_scheme(named: Named, credit: Credit, values: Values) -> Credit:
 
 
 def build_step_values(
-    stage: schema.RlStage | schema.SampleStage,
+    stage: RlStage | SampleStage,
     continue_: Continue,
     decode: Decode,
     *,
     processes: int = 1,
 ) -> StepEstimator | None:
     """What estimates the values of steps, where the stage asks for them; of `total_tokens` each process has an equal part."""
-    section = stage.steps if isinstance(stage, schema.SampleStage) else stage.credit.steps
+    section = stage.steps if stage.writes_samples else stage.credit.steps
     if section is None:
         return None
     if policy_rewards(stage.rewards):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlcore.learner.policy import Policy
     from rlcore.learner.update import Learner
     from rlcore.rollout.engine import Engine
+    from rlcore.stages.base import Stage
 
 
 ENGINES = {"vllm_local": "rlcore.rollout.vllm_local:VllmEngine", "hf": "rlcore.rollout.hf:HfEngine"}
@@ -57,7 +58,7 @@ def build_policy(
 
 def build_learner(
     policy: Policy,
-    stage: schema.SftStage | schema.RlStage | schema.OfflineStage,
+    stage: Stage,
     aim: Objective,
     *,
     accelerator: Accelerator,

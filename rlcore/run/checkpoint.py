@@ -19,8 +19,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlcore.errors import RunError
 
 
@@ -70,6 +68,8 @@ def save(
 
 
 def _write_trainer(draft: Path, cursor: Cursor, state: dict[str, Any]) -> None:
+    import torch
+
     trainer = draft / "trainer"
     torch.save(state, trainer / "state.pt")
     (trainer / "cursor.json").write_text(json.dumps(asdict(cursor)), encoding="utf-8")
@@ -99,6 +99,8 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
 def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
     """Cursor and trainer state of a checkpoint whose every byte agrees with its manifest. Raises `RunError`."""
+    import torch  # here: a recipe is checked without it
+
     try:
         manifest = json.loads((path / "trainer/manifest.json").read_text(encoding="utf-8"))
         for name, expected in manifest.items():

@@ -151,11 +151,11 @@ class RunFolder:
     def _refuse_steps(self, before: Recipe, now: Recipe) -> None:
         """Raise `RunError` for other steps of a stage that has ended and was followed, or fewer than were made."""
         found = all_checkpoints(self.checkpoints)
-        if not found or before.stages == now.stages:
+        if not found:
             return
         cursor = read_cursor(found[-1])
         for i, (old, new) in enumerate(zip(before.stages, now.stages, strict=True)):
-            if i > cursor.stage or old == new:
+            if i > cursor.stage or old.model_dump() == new.model_dump():
                 continue
             steps = new.steps
             made = (

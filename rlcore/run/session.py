@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ from rlcore.learner.policy import Policy
 from rlcore.learner.update import Learner
 from rlcore.objective.term import Objective
 from rlcore.recipe.build_learner import build_engine, build_learner, build_policy
-from rlcore.recipe.schema import OfflineStage, Recipe, RlStage, SampleStage, SftStage
+from rlcore.recipe.schema import Recipe
 from rlcore.rollout.collector import Collector
 from rlcore.rollout.engine import Engine
 from rlcore.rollout.generator import Generator, Scorer
@@ -31,6 +31,9 @@ from rlcore.run.batches import BatchSource
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracking import Tracker
 from rlcore.types import Sampling, Task
+
+if TYPE_CHECKING:
+    from rlcore.stages.base import Stage
 
 IN_FLIGHT = 4
 """Requests handed to the engine at a time, in multiples of what it decodes together."""
@@ -88,7 +91,7 @@ class Run:
 
     def stored(self, data: str) -> Path:
         """Where the rows are that a stage calls `data`: those of a sample stage of this run, or what the name says."""
-        own = {stage.label for stage in self.recipe.stages if isinstance(stage, SampleStage)}
+        own = {stage.label for stage in self.recipe.stages if stage.writes_samples}
         return self.folder.samples / data if data in own else Path(data)
 
     def engine(self) -> Engine:
@@ -116,7 +119,7 @@ class Run:
 
     def learner(
         self,
-        stage: SftStage | RlStage | OfflineStage,
+        stage: Stage,
         objective: Objective,
         *,
         temperature: float = 1.0,
@@ -229,9 +232,9 @@ class Run:
 
     def end_step(
         self,
-        learner: Learner,
-        curriculum: TaskSampler,
         metrics: Mapping[str, Any],
+        learner: Learner | None = None,
+        curriculum: TaskSampler | None = None,
         batches: BatchSource | None = None,
     ) -> None:
         """Log the step, move the cursor, and write a checkpoint when one is due (`end_stage` saves the stage's last step).
@@ -241,8 +244,8 @@ class Run:
         self.log_step(metrics)
         done, steps = self.cursor.stage_step, self.recipe.stages[self.cursor.stage].steps
         if done % self.recipe.run.checkpoint_every == 0 and done < steps:
-            self.cursor.curriculum = curriculum.state_dict()
-            state = _state(learner)
+            self.cursor.curriculum = curriculum.state_dict() if curriculum else {}
+            state = self._state(learner)
             if batches is not None:
                 state["batches"] = self.gather([batches.state_dict()])
             self._save(state)
@@ -261,13 +264,7 @@ class Run:
         trained: bool = True,
     ) -> None:
         """Move the cursor to the next stage; what a training stage made is saved, so that it can be given more steps later."""
-        state = (
-            _state(learner)
-            if learner
-            else {"average": self._average.state_dict()}
-            if self._average
-            else {}
-        )
+        state = self._state(learner)
         self.accelerator.free_memory()  # else the next stage's learner would share the parameters with this one's wrapper
         cursor = self.cursor
         cursor.ended_after, cursor.curriculum = (
@@ -278,6 +275,12 @@ class Run:
         if trained:
             self._save(state)
         cursor.ended_after, cursor.curriculum = None, {}
+
+    def _state(self, learner: Learner | None) -> dict[str, Any]:
+        """What a checkpoint keeps beside the model."""
+        if learner:
+            return {"learner": learner.state_dict(), "rng": torch.get_rng_state()}
+        return {"average": self._average.state_dict()} if self._average else {}
 
     def close(self) -> None:
         if self._engine is not None:
@@ -300,7 +303,3 @@ class Run:
         if self._average is not None:
             with self._average.applied():
                 self.policy.save(folder / "ema")
-
-
-def _state(learner: Learner) -> dict[str, Any]:
-    return {"learner": learner.state_dict(), "rng": torch.get_rng_state()}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlcore.credit.monte_carlo import Cost, StepEstimator
 from rlcore.recipe.build_credit import build_step_values
-from rlcore.recipe.schema import RlStage, SampleStage
 from rlcore.rollout.collector import Collector
 from rlcore.run.seeds import derive
-from rlcore.run.session import Run
 from rlcore.types import Group, Prefix, Sample
+
+if TYPE_CHECKING:
+    from rlcore.run.session import Run
+    from rlcore.stages.rl import RlStage
+    from rlcore.stages.sample import SampleStage
 
 
 def step_values(

@@ -4,24 +4,59 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, PositiveInt
 
 from rlcore.curriculum.length_budget import state_budget
 from rlcore.errors import RecipeError, RewardError, RunError
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.build import build_rewards, build_sampling, build_scorer
 from rlcore.recipe.load import load, recipe_names
-from rlcore.recipe.schema import EvalStage, ModelSection, Recipe
+from rlcore.recipe.model_sections import ModelSection
+from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText, SamplingSection
 from rlcore.rollout.open_group import TaskDraw
-from rlcore.run.checkpoint import all_checkpoints
-from rlcore.run.folder import RunFolder
 from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
-from rlcore.run.session import Run
+from rlcore.stages.base import GeneratingStage, Stage
 from rlcore.types import Task
+
+if TYPE_CHECKING:
+    from rlcore.recipe.schema import Recipe
+    from rlcore.run.session import Run
+
+
+class EvalStage(GeneratingStage):
+    headline = ("accuracy",)
+    trains = False
+
+    limit: PositiveInt | None = Field(None, description="evaluate only this many first tasks")
+    weights: Literal["policy", "ema"] = Field(
+        "policy", description="ema: the averaged weights of the last training stage"
+    )
+    num_samples: PositiveInt = Field(1, description="completions per task; accuracy is their mean")
+    budget: PositiveInt | None = Field(
+        None, description="tokens that the prompt states, for a model trained with a budget"
+    )
+    budget_text: BudgetText = Field(
+        BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}"
+    )
+    sampling: SamplingSection = Field(default_factory=lambda: SamplingSection(temperature=0.0))
+
+    def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
+        yield from super().problems(recipe, before)
+        if self.weights != "ema":
+            return
+        training = [stage for stage in before if stage.trains]
+        optim = getattr(training[-1], "optim", None) if training else None
+        if getattr(optim, "ema", None) is None:
+            yield "weights is ema, but the last training stage before it has no optim.ema: set it"
+
+    def run(self, run: Run) -> None:
+        run_eval(run, self)
 
 
 def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
@@ -61,13 +96,14 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
         "stage": stage.label,
         "stage_index": run.cursor.stage,
         "step": run.cursor.step,
+        "eval_set": stage.tasks,
         "tasks": len(positions),
         "answers": len(positions) * stage.num_samples,
         "accuracy": statistics.fmean(scores),
         **rollout_metrics(facts),
         "time/total": time.perf_counter() - started,
     }
-    run.tracker.evaluated(row)
+    run.tracker.evaluated(stage, row)
     run.end_stage(trained=False)
     return row
 
@@ -78,6 +114,9 @@ def _with_budget(task: Task, stage: EvalStage) -> Task:
 
 def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     """The eval stages alone: of a recipe, or of a run folder with its last checkpoint as the model. Raises `RecipeError`."""
+    from rlcore.run.checkpoint import all_checkpoints
+    from rlcore.run.folder import RunFolder
+
     folder = RunFolder(Path(name))
     is_run = folder.recipe.is_file()
     known = [str(path.parent) for path in folder.path.parent.glob("*/recipe.yaml")] + list(

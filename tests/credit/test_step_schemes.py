@@ -17,7 +17,7 @@ from rlcore.credit.step_values import by_step, without_zeros
 from rlcore.credit.vine import vine
 from rlcore.errors import RecipeError
 from rlcore.recipe.build_credit import build_credit, build_step_values
-from rlcore.recipe.schema import RlStage
+from rlcore.stages.rl import RlStage
 from rlcore.types import Group, Prefix, Sample, Span, StepValues
 from tests.credit.chains import GOOD, LOST, group, tabular
 

@@ -18,11 +18,11 @@ from rlcore.errors import RecipeError, RewardError
 from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.plugin import build
 from rlcore.recipe.build import build_filter
-from rlcore.recipe.schema import RlStage
 from rlcore.rollout.collect import Collected, Resample, collect
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
+from rlcore.stages.rl import RlStage
 from rlcore.types import Group, Request, Rollout, Sampling, Task, Verdict
 
 RATES = {"solved": 1.0, "mixed": 0.5, "impossible": 0.0}

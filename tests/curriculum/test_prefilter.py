@@ -17,8 +17,8 @@ from rlcore.curriculum.rank_draws import Shares
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RecipeError
 from rlcore.recipe.build import build_prefilter
-from rlcore.recipe.schema import RlStage
 from rlcore.rollout.collect import Collected
+from rlcore.stages.rl import RlStage
 from rlcore.types import Outcome
 from tests.curriculum.test_filter import SIZE, TASKS, accuracies, gathered, waste
 from tests.curriculum.worlds import category_tasks

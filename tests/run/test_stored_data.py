@@ -114,7 +114,7 @@ def test_what_the_learning_stages_saw(done: Path) -> None:
 def test_a_run_killed_between_stages_goes_on_to_the_same_end(
     done: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    from rlcore.stages import prefer
+    from rlcore.stages import prefer_trl
 
     recipe = load(str(write(tmp_path)))
 
@@ -122,7 +122,7 @@ def test_a_run_killed_between_stages_goes_on_to_the_same_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prefer, "train_pairs", killed)
+        patch.setattr(prefer_trl, "train_pairs", killed)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, console=Console(quiet=True))
     folder = run_folder(tmp_path / "tiny.yaml")

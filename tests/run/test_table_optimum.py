@@ -17,8 +17,9 @@ from accelerate import Accelerator
 from rlcore.learner.policy import Policy
 from rlcore.learner.update import Learner
 from rlcore.objective import objective
-from rlcore.recipe.schema import PreferStage, UpdateSection
-from rlcore.stages.prefer import train_pairs
+from rlcore.recipe.optim_sections import UpdateSection
+from rlcore.stages.prefer import PreferStage
+from rlcore.stages.prefer_trl import train_pairs
 from rlcore.types import Sample
 from tests.run.table import table
 

@@ -39,7 +39,6 @@ RENAMED = {
     "ratio/max": "mismatch/ratio_max",
     "clip_share": "clip_frac",
     "staleness": "staleness/mean",
-    "answers": "num_samples",
 }
 
 

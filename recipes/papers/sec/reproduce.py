@@ -24,8 +24,8 @@ from rich.table import Table
 from rlcore.analysis.study import CellRun, by_cell, percent, run_study
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
-from rlcore.recipe.schema import RlStage
 from rlcore.run.plots import panels_svg
+from rlcore.stages.rl import RlStage
 
 HERE = Path(__file__).resolve().parent
 UNIFORM, GATE, SKIP = (
