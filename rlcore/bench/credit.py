@@ -16,7 +16,7 @@ from rlcore.credit.monte_carlo import Cost, MonteCarlo
 from rlcore.credit.split import fixed
 from rlcore.errors import RecipeError
 from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.rollout.collect import collect
+from rlcore.rollout.collector import collect
 from rlcore.rollout.continuations import continuations
 from rlcore.rollout.engine import Engine
 from rlcore.rollout.prompt import PromptEncoder

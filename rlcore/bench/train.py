@@ -19,7 +19,7 @@ from rlcore.credit.group import group_credit
 from rlcore.learner.policy import load_policy
 from rlcore.learner.update import Learner
 from rlcore.objective import objective
-from rlcore.rollout.collect import collect
+from rlcore.rollout.collector import collect
 from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import publish

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from rlcore.rollout.engine import POLL_S
+from rlcore.rollout.engine import POLL_S, Engine
 from rlcore.rollout.generator import BatchCost, FinishedGroup, Generator
 from rlcore.rollout.open_group import TaskDraw
-from rlcore.types import Group, Prefix
+from rlcore.types import Group, Prefix, Task
 
 Filter = Callable[[Group], bool]
 MoreDraws = Callable[[int], Sequence[TaskDraw]]
@@ -97,16 +99,11 @@ class Collector:
         Completions that are not written after `deadline_s` are left out, so a group may hold fewer than asked for, or none.
         """
         finished = self._continued[batch] = {}
-        self.generator.continue_prefixes(prefixes, batch=batch, seed=seed)
-        until = time.monotonic() + deadline_s
-        while len(finished) < len(prefixes) and time.monotonic() < until:
+        self.generator.continue_prefixes(prefixes, batch=batch, seed=seed, deadline_s=deadline_s)
+        while len(finished) < len(prefixes):
             self._pump()
-        self.generator.drop_continuations(batch)
         del self._continued[batch]
-        empty = [Group(task=prefix.task, rollouts=[], verdicts=[]) for prefix in prefixes]
-        return [
-            finished.get(prefix.id, group) for prefix, group in zip(prefixes, empty, strict=True)
-        ]
+        return [finished[prefix.id] for prefix in prefixes]
 
     def _pump(self) -> None:
         for done in self.generator.pump(POLL_S):
@@ -195,3 +192,29 @@ class _Batch:
             prompt_tokens=cost.prompt_tokens,
             completion_tokens=cost.completion_tokens,
         )
+
+
+def collect(
+    tasks: Sequence[Task],
+    *,
+    engine: Engine,
+    seed: int,
+    probe: int | None = None,
+    resample: Resample | None = None,
+    **settings: Any,
+) -> CollectedBatch:
+    """One batch of these tasks with an engine of one's own. settings: see `Generator`."""
+    generator = Generator(engine=engine, seed_of_batch=lambda batch: seed, probe=probe, **settings)
+    collector = Collector(generator, streaming=not engine.deterministic)
+    collector.open(0, numbered(tasks), resample)
+    return collector.wait(0)
+
+
+def numbered(tasks: Sequence[Task], *, first: int = 0) -> list[TaskDraw]:
+    """Tasks as the draws of a batch, in their order."""
+    occurrences: Counter[str] = Counter()
+    draws = []
+    for order, task in enumerate(tasks, start=first):
+        draws.append(TaskDraw(task=task, order=order, occurrence=occurrences[task.id]))
+        occurrences[task.id] += 1
+    return draws

@@ -125,8 +125,13 @@ class Generator:
         for key in keys:
             self._ask(self._probed.pop(key), self._group_size)
 
-    def continue_prefixes(self, prefixes: Sequence[Prefix], *, batch: int, seed: int) -> None:
-        """Continue prefixes of completions; their groups come back from `pump` with `prefix` set."""
+    def continue_prefixes(
+        self, prefixes: Sequence[Prefix], *, batch: int, seed: int, deadline_s: float
+    ) -> None:
+        """Continue prefixes of completions; their groups come back from `pump` with `prefix` set.
+
+        Continuations that are not written after `deadline_s` are left out of their group.
+        """
         for prefix in prefixes:
             group = plan_continuations(
                 prefix,
@@ -136,17 +141,12 @@ class Generator:
                 max_length=self._max_length,
             )
             self._ask(group, prefix.n)
+            group.deadline = time.monotonic() + deadline_s
 
     def drop_unwritten(self, batch: int) -> None:
         """Give up the groups of a batch that are still being written: it is full."""
         for group in self._of_batch(batch):
             if group.running:
-                self._drop(group)
-
-    def drop_continuations(self, batch: int) -> None:
-        """Give up the continuations of a batch, written or not: their time is up."""
-        for group in self._of_batch(batch):
-            if group.prefix is not None:
                 self._drop(group)
 
     def _of_batch(self, batch: int) -> list[OpenGroup]:
