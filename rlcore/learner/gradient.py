@@ -103,6 +103,8 @@ def sums_over_tokens(objective: Objective) -> bool:
     one that sums over sequences is noticed because the pieces do not let it.
     """
     for tokens, counts in _trials():
+        if not objective.needs_reference:
+            tokens = tokens._replace(reference=None)
         n, lengths = len(tokens.row), tokens.row.bincount()[tokens.row].double()
         for term in objective.terms:
             try:
@@ -110,7 +112,8 @@ def sums_over_tokens(objective: Objective) -> bool:
             except Exception as error:
                 raise LearnerError(
                     f"term {term.name!r} of the objective fails on {len(tokens.row)} tokens: {type(error).__name__}: {error}; "
-                    "see rlcore.objective.parts for what each part takes and gives"
+                    "see rlcore.objective.parts for what each part takes and gives (one that reads tokens.reference is "
+                    "marked with reads_reference)"
                 ) from error
             try:
                 pieces = [

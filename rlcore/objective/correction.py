@@ -12,7 +12,7 @@ and pi, being trained. With delta = pi_old / pi_sampler per token, a correction 
 
 What a sequence's product means: a delta of 1.1 a token is 2.6 after 10 tokens and 13,781 after 100, so bounds on D drop long
 answers first. `Tokens.old` decides that nothing is corrected twice: where the learner that trains is the one that sampled it is
-the learner's own log-probability and delta is the mismatch; for samples of an older version it is what the engine has_behaviour, so
+the learner's own log-probability and delta is the mismatch; for samples of an older version it is what the engine recorded, so
 that the ratio pi / pi_old holds the mismatch already and delta is 1. Objectives without a ratio (`reinforce`, `rloo`, `sft`) then
 correct the mismatch of on_policy samples only.
 
@@ -27,8 +27,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rlcore.errors import RecipeError
-from rlcore.objective.parts import Tokens, row_length, row_sum
 from rlcore.objective.term import Objective, Term
+from rlcore.objective.tokens import Tokens, row_length, row_sum, wrapping
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,14 +107,14 @@ def correct(base: Objective, kind: str, high: float, low: float | None = None) -
 def _corrected(term: Term, weight: Correction) -> Term:
     """In the unified form a correction is a shift of the denominator, towards the engine, and a mask of what it drops."""
 
+    @wrapping(term.denominator, weight)
     def denominator(tokens: Tokens) -> Tensor:
         log = weight(tokens)
         return term.denominator(tokens) - log.masked_fill(log == -math.inf, 0)
 
+    @wrapping(term.mask, term.denominator, weight)
     def mask(tokens: Tokens, ratio: Tensor, advantage: Tensor) -> Tensor:
         uncorrected = (tokens.logp - term.denominator(tokens)).clamp(max=80).exp()
         return term.mask(tokens, uncorrected, advantage) * (weight(tokens) > -math.inf)
 
-    for part, original in ((denominator, term.denominator), (mask, term.mask)):
-        part.needs_reference = getattr(original, "needs_reference", False)  # type: ignore[attr-defined]
     return replace(term, denominator=denominator, mask=mask)
