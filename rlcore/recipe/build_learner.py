@@ -62,7 +62,6 @@ def build_learner(
     *,
     accelerator: Accelerator,
     version: int,
-    temperature: float = 1.0,
     reference: Policy | None = None,
 ) -> Learner:
     from rlcore.learner.update import Learner
@@ -73,9 +72,8 @@ def build_learner(
         policy,
         aim,
         accelerator=accelerator,
-        total_steps=stage.steps,
+        total_updates=stage.steps,
         version=version,
-        temperature=temperature,
         reference=reference,
         **settings,
     )

@@ -40,7 +40,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     )
     intake = Intake(run, stage, tasks, curriculum, seed=seed)
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
-    learner = run.learner(stage, objective, temperature=stage.sampling.temperature)
+    learner = run.learner(stage, objective)
     run.resume_stage(learner, curriculum)
     score = policy_scorer(run, stage, learner.average)
 
@@ -77,10 +77,11 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 if STREAM in objective.streams
                 else []
             )
-            report = learner.step([sample for group in samples for sample in group] + texts)
+            report = learner.update([sample for group in samples for sample in group] + texts)
             watch.lap("learn")
 
-            if learner.version != behaviour:
+            if report.updates:
+                learner.version += 1
                 run.publish(learner.version)
             watch.lap("sync")
 
