@@ -45,7 +45,7 @@ class Rollout:
     ]  # [T], log-probability of each written token when it was drawn; 0 elsewhere
 
     @property
-    def answer_ids(self) -> list[int]:
+    def completion_ids(self) -> list[int]:
         return [token for token, wrote in zip(self.token_ids, self.mask, strict=True) if wrote]
 
 

@@ -63,7 +63,6 @@ def build_learner(
     *,
     accelerator: Accelerator,
     version: int,
-    temperature: float = 1.0,
     reference: Policy | None = None,
 ) -> Learner:
     from rlcore.learner.update import Learner
@@ -74,9 +73,8 @@ def build_learner(
         policy,
         aim,
         accelerator=accelerator,
-        total_steps=stage.steps,
+        total_updates=stage.steps,
         version=version,
-        temperature=temperature,
         reference=reference,
         **settings,
     )

@@ -117,13 +117,7 @@ class Run:
                 shutil.rmtree(folder)
         return self._engine
 
-    def learner(
-        self,
-        stage: Stage,
-        objective: Objective,
-        *,
-        temperature: float = 1.0,
-    ) -> Learner:
+    def learner(self, stage: Stage, objective: Objective) -> Learner:
         """A fresh learner of the run's policy for one stage."""
         learner = build_learner(
             self.policy,
@@ -131,7 +125,6 @@ class Run:
             objective,
             accelerator=self.accelerator,
             version=self.cursor.step,
-            temperature=temperature,
             reference=self._reference() if objective.needs_reference else None,
         )
         self._average = learner.average

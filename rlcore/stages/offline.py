@@ -95,7 +95,7 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
     with run.tracker.stage(stage, done=run.cursor.stage_step):
         while run.cursor.stage_step < stage.steps:
             watch = Stopwatch()
-            report = learner.step(
+            report = learner.update(
                 [samples[position] for position in run.my_share(order.draw(stage.batch_size))]
             )
             watch.lap("learn")

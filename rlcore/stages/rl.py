@@ -221,7 +221,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
         stage, build_curriculum(stage.curriculum, tasks, seed=seed), tasks, seed=seed
     )
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
-    learner = run.learner(stage, objective, temperature=stage.sampling.temperature)
+    learner = run.learner(stage, objective)
     limit = TokenLimit(run, stage.stop_after_tokens)
 
     with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
@@ -269,10 +269,11 @@ def run_rl(run: Run, stage: RlStage) -> None:
             texts = []
             if STREAM in objective.streams:
                 texts = text_samples(run, [group.task for group in batch.groups])
-            report = learner.step([sample for group in samples for sample in group] + texts)
+            report = learner.update([sample for group in samples for sample in group] + texts)
             watch.lap("learn")
 
-            if learner.version != behaviour:
+            if report.updates:
+                learner.version += 1
                 run.publish(learner.version, collector.generator)
             watch.lap("sync")
 

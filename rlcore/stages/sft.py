@@ -47,7 +47,7 @@ def run_sft(run: Run, stage: SftStage) -> None:
         while run.cursor.stage_step < stage.steps:
             watch = Stopwatch()
             positions = run.my_share(curriculum.draw(stage.batch_size))
-            report = learner.step([demonstrate(run, tasks[position]) for position in positions])
+            report = learner.update([demonstrate(run, tasks[position]) for position in positions])
             watch.lap("learn")
             run.end_step(learner_metrics(report) | watch.times(), learner, curriculum)
     run.end_stage(learner, curriculum)

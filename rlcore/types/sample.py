@@ -24,7 +24,8 @@ class Sample:
     temperature: float = 1.0
     """At which the tokens were sampled; the learner computes log-probabilities at the same one."""
     old_logprobs: list[float] | None = None
-    """[T] of the policy that the ratio is taken to; None: the engine's `logprobs`, or the policy itself if it wrote them."""
+    """[T] of the policy that the ratio is taken to; None: the engine's `logprobs`, or the policy itself if it wrote them.
+    `rlcore.learner.updates` sets it."""
     stream: str = "policy"
     """Which terms of the objective read it; each stream has its own global counts."""
 
@@ -46,13 +47,16 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepReport:
-    """What one optimiser step did; all means are over the global batch. None: there was nothing to measure it on."""
+    """What one update did, or all updates of a step together; all means are over the tokens of all ranks.
+
+    None: there was nothing to measure it on."""
 
     loss: float | None
     losses: Mapping[str, float]
     """Loss of each term by name."""
     grad_norm: float | None
     lr: float
+    """Of the last update."""
     entropy: float | None
     kl: float | None
     """Engine to trainer: k3 estimate of KL(engine || trainer) on the trained tokens, before any mask.
@@ -61,9 +65,26 @@ class StepReport:
     ratio_max: float | None
     """Largest trainer/engine probability ratio of a trained token, before any mask. None as for `kl`."""
     clip_frac: float | None
-    """Share of trained tokens whose gradient a mask removed or reduced; None for an objective without masks."""
+    """Fraction of trained tokens whose gradient a mask removed or reduced; None for an objective without masks."""
     tokens: int
+    """Trained tokens; over several updates their sum, so that a second epoch counts them again."""
     sequences: int
+    updates: int = 0
+    """Optimiser updates that were applied."""
+    abs_advantage: float | None = None
+    """Mean |advantage| of the trained tokens."""
+    old_kl: float | None = None
+    """Old to current policy: k3 estimate of KL(old || current), on tokens whose ratio is not 1 by construction. None without any."""
+    old_ratio_max: float | None = None
+    """Largest current/old probability ratio, the one that is clipped, of a trained token. None as for `old_kl`."""
+    recorded_tokens: int = 0
+    """Trained tokens with a log-probability recorded by the engine."""
+    off_policy_tokens: int = 0
+    """Trained tokens whose ratio is taken to recorded or recomputed log-probabilities."""
+    model_tokens: int = 0
+    """Tokens read in forward and backward passes; with a shared layout a common beginning counts once."""
+    forward_only_tokens: int = 0
+    """Tokens read in forward passes alone: of the reference model, and to recompute old log-probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from rlcore.rollout.collect import Collected, Resample, collect
 
 from rlcore.credit.group import group_samples
 from rlcore.curriculum.filter import FILTERS, Filter, zero_variance
@@ -18,7 +19,6 @@ from rlcore.errors import RecipeError, RewardError
 from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.plugin import build
 from rlcore.recipe.build import build_filter
-from rlcore.rollout.collect import Collected, Resample, collect
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient

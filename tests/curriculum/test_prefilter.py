@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from rlcore.rollout.collect import Collected
 
 from rlcore.credit.group import group_samples, outcome
 from rlcore.curriculum.filter import zero_variance
@@ -17,7 +18,6 @@ from rlcore.curriculum.rank_draws import Shares
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RecipeError
 from rlcore.recipe.build import build_prefilter
-from rlcore.rollout.collect import Collected
 from rlcore.stages.rl import RlStage
 from rlcore.types import Outcome
 from tests.curriculum.test_filter import SIZE, TASKS, accuracies, gathered, waste

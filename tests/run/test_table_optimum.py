@@ -87,12 +87,12 @@ def test_advantage_weighted_regression_through_the_learner(planted: str | None) 
         aim,
         accelerator=Accelerator(cpu=True),
         lr=0.1,
-        total_steps=400,
+        total_updates=400,
         schedule="cosine",
         clip_norm=1e9,
     )
     for _ in range(400):
-        learner.step(samples)
+        learner.update(samples)
     found = distance(probabilities(policy), optimum(sft))
     assert found < 1e-3 if planted is None else found > 0.05
 

@@ -192,7 +192,7 @@ def gradient(samples: list[Sample], **settings: float) -> torch.Tensor:
         objective("grpo", **settings),
         accelerator=Accelerator(cpu=True),
         lr=1e-2,
-        total_steps=9,
+        total_updates=9,
     )
     learner.accumulate(samples)
     return torch.cat([p.grad.flatten() for p in policy.module.parameters()])
