@@ -114,9 +114,9 @@ def _check_rl(stage: schema.RlStage, tasks: Sequence[Task], place: str) -> None:
     with _at(f"{place}.objective"):
         aim = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     with _at(f"{place}.credit.steps"):
-        values = build_step_values(stage, _no_engine, str)
+        build_step_values(stage, _no_engine, str)
     with _at(f"{place}.credit"):
-        build_credit(stage.credit, weights=credit_weights(stage), values=values)
+        build_credit(stage.credit, weights=credit_weights(stage))
     with _at(f"{place}.credit.demonstrations"):
         _check_streams(stage.credit.demonstrations, aim)
 
@@ -198,9 +198,7 @@ def _check_data(
         with _at(f"{place}.objective"):
             build_objective(stage.objective, max_tokens=recipe.engine.max_length)
         with _at(f"{place}.credit"):
-            build_credit(
-                stage.credit, values=(lambda groups, answers: {}) if stage.credit.steps else None
-            )
+            build_credit(stage.credit)
     elif importlib.util.find_spec("trl") is None:
         raise RecipeError(
             f"{place} needs the package trl, which is not installed: pip install 'rlcore[prefer]'"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rlcore.credit.pairs import is_correct
+from rlcore.credit.group import passed
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RunError
 from rlcore.learner.gradient import reads_behaviour
@@ -52,9 +52,7 @@ def offline_samples(
     stored: Sequence[Stored], stage: OfflineStage, objective: Objective
 ) -> list[Sample]:
     """What the stage trains on, in row order. Raises `RunError` for nothing, or rows without what the objective needs."""
-    values = {id: found for one in stored for id, found in one.steps.items()}
-    asked = (lambda groups, answers: values) if stage.credit.steps else None
-    credited = build_credit(stage.credit, values=asked)([one.group for one in stored])
+    credited = build_credit(stage.credit)([one.group for one in stored])
     samples = [
         # Versions number the weights of the run that wrote the rows, not of this one: no answer here is on-policy.
         replace(
@@ -84,7 +82,7 @@ def _kept(one: Stored, stage: OfflineStage) -> set[str]:
     for rollout, verdict in zip(one.group.rollouts, one.group.verdicts, strict=True):
         if verdict.value is not None and stage.keep in (
             "all",
-            "correct" if is_correct(verdict) else "incorrect",
+            "correct" if passed(verdict) else "incorrect",
         ):
             ids.setdefault(rollout.id if stage.distinct is None else rollout.text, rollout.id)
     return set(list(ids.values())[: stage.distinct])

@@ -9,8 +9,10 @@ tasks, is seen by the curriculum, and is not learned from.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
+from rlcore.credit.estimator import Cost
 from rlcore.recipe.build import build_curriculum, build_prefilter, build_scorer
 from rlcore.recipe.build_credit import build_credit, credit_weights
 from rlcore.recipe.build_learner import build_objective
@@ -45,13 +47,12 @@ def run_rl(run: Run, stage: RlStage) -> None:
     score = policy_scorer(run, stage, learner.average)
 
     with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
-        steps = step_values(run, stage, scorer, seed=seed)
+        estimator = step_values(run, stage, scorer, seed=seed)
         credit = build_credit(
             stage.credit,
             weights=credit_weights(stage),
             gather=run.gather,
             demonstrate=partial(demonstrate, run),
-            values=steps,
         )
         run.publish(learner.version)
         while run.cursor.stage_step < stage.steps and not intake.exhausted:
@@ -63,12 +64,14 @@ def run_rl(run: Run, stage: RlStage) -> None:
             refuse_unscored(facts)
             watch.lap("rollout")
 
+            cost = Cost()
+            if estimator:
+                groups, cost = estimator(collected.groups)
+                collected = replace(collected, groups=groups)
             samples = credit(collected.groups)
-            rows = rollout_rows(
-                intake.everything(collected), step_rows(steps, samples) if steps else {}
-            )
+            rows = rollout_rows(intake.everything(collected), step_rows(collected.groups, samples))
             run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
-            seen = intake.report(collected, samples, continued=steps.cost.tokens if steps else 0)
+            seen = intake.report(collected, samples, continued=cost.tokens)
             watch.lap("credit")
 
             behaviour = learner.version
@@ -90,10 +93,8 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 "staleness": 0,
                 **watch.times(reward=collected.reward_s),
             }
-            if steps:
-                metrics |= step_metrics(
-                    run.gather([steps.cost]), written=metrics["tokens/completion"]
-                )
+            if estimator:
+                metrics |= step_metrics(run.gather([cost]), written=metrics["tokens/completion"])
             run.end_step(learner, curriculum, metrics)
     if run.accelerator.is_main_process:
         draw_categories(run.folder.path, run.folder.picture)

@@ -40,7 +40,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
     run.accelerator.wait_for_everyone()
     run.publish(run.cursor.step)
     with build_scorer(stage) as scorer, run.tracker.wait(f"answering {len(positions)} tasks"):
-        values = step_values(run, stage, scorer, seed=seed)
+        estimator = step_values(run, stage, scorer, seed=seed)
         for start in range(0, len(positions), size):
             places = run.my_share(positions[start : start + size])
             chosen = [tasks[place] for place in places]
@@ -57,11 +57,11 @@ def run_sample(run: Run, stage: SampleStage) -> None:
             ).groups
             facts += run.gather(group_facts(group) for group in groups)
             refuse_unscored(facts)
-            if values:
-                values(groups)
-                costs.append(values.cost)
+            if estimator:
+                groups, cost = estimator(groups)
+                costs.append(cost)
             placed = [(place, group, True) for place, group in zip(places, groups, strict=True)]
-            rows = list(rollout_rows(placed, step_rows(values, []) if values else {}))
+            rows = list(rollout_rows(placed, step_rows(groups, [])))
             if stage.demonstrations:
                 rows += demonstration_rows(run, dict(zip(places, chosen, strict=True)), scorer)
             run.folder.append_sample(name, run.accelerator.process_index, rows)

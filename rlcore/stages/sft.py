@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlcore.credit.demonstration import demonstration_sample
+from rlcore.credit.demonstrations import demonstration_sample
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import TaskError
 from rlcore.objective.presets import objective

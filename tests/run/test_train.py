@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.credit.monte_carlo import Cost
+from rlcore.credit.estimator import Cost
 from rlcore.run.folder import read_rows
 from rlcore.run.metrics import Effort, effort_metrics
 from rlcore.run.step_values import step_metrics
