@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from rlcore.credit.estimator import Cost
 from rlcore.credit.group import group_samples, outcome
-from rlcore.credit.monte_carlo import Cost
 from rlcore.curriculum.filter import Filter
 from rlcore.curriculum.length_budget import state_budget
 from rlcore.curriculum.rank_draws import Draw, RankDraws

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from rlcore.credit.pairs import is_correct
+from rlcore.credit.group import passed
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RunError
 from rlcore.objective.term import Objective
@@ -109,9 +109,7 @@ def offline_samples(
     """What the stage trains on, in row order. Raises `RunError` for nothing, or rows without what the objective needs."""
     from rlcore.learner.gradient import reads_behaviour
 
-    values = {id: found for one in stored for id, found in one.steps.items()}
-    asked = (lambda groups, answers: values) if stage.credit.steps else None
-    credited = build_credit(stage.credit, values=asked)([one.group for one in stored])
+    credited = build_credit(stage.credit)([one.group for one in stored])
     samples = [
         # Versions number the weights of the run that wrote the rows, not of this one: no answer here is on-policy.
         replace(
@@ -141,7 +139,7 @@ def _kept(one: Stored, stage: OfflineStage) -> set[str]:
     for rollout, verdict in zip(one.group.rollouts, one.group.verdicts, strict=True):
         if verdict.value is not None and stage.keep in (
             "all",
-            "correct" if is_correct(verdict) else "incorrect",
+            "correct" if passed(verdict) else "incorrect",
         ):
             ids.setdefault(rollout.id if stage.distinct is None else rollout.text, rollout.id)
     return set(list(ids.values())[: stage.distinct])

@@ -122,12 +122,10 @@ def make_pairs(one: Stored, stage: PreferStage, seed: int) -> list[Pair]:
     """The pairs of one task, at most `per_task`."""
     match stage.pairs:
         case "first_pit":
-            found = list(first_pit_pairs(one.group, one.steps, min_gap=stage.min_gap))
+            found = list(first_pit_pairs(one.group, min_gap=stage.min_gap))
         case "shared_prefix":
             draw = random.Random(f"{seed}/{one.group.task.id}") if stage.bradley_terry else None
-            found = list(
-                shared_prefix_pairs(one.group, one.steps, min_gap=stage.min_gap, draw=draw)
-            )
+            found = list(shared_prefix_pairs(one.group, min_gap=stage.min_gap, draw=draw))
         case _:
             found = list(answer_pairs(one.group))
     return found[: stage.per_task]

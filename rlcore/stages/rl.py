@@ -1,22 +1,23 @@
-"""Stage `rl`: the arrow, one turn a step.
+"""Stage `rl`: the loop of reinforcement learning, one rollout batch a step.
 
-    task -> curriculum -> rollout -> reward -> credit -> pack -> objective -> step -> sync
+    task -> curriculum -> rollout -> reward -> credit -> batch -> updates -> publish
 
 Every rank runs this loop on its own share of the tasks and keeps its groups whole; ranks meet in the learner's all-reduces
-and in the few small values gathered here. A filter may stand between reward and credit: what it rejects is replaced by other
-tasks, is seen by the curriculum, and is not learned from.
+and in the few small values gathered here. A filter may stand between reward and credit: groups that it rejects are replaced
+by other tasks; the curriculum sees them, the learner does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from rlcore.credit.demonstrations import STREAM as DEMONSTRATIONS
 from rlcore.errors import RecipeError
+from rlcore.objective.correction import require_correction
 from rlcore.recipe.build import (
     build_budget,
     build_curriculum,
@@ -32,8 +33,7 @@ from rlcore.recipe.credit_sections import CreditSection
 from rlcore.recipe.optim_sections import OptimSection
 from rlcore.recipe.section import Section
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
-from rlcore.run.batches import BatchPlan, BatchSource
-from rlcore.run.folder import read_rows
+from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
 from rlcore.run.metrics import (
     group_facts,
     learner_metrics,
@@ -47,6 +47,7 @@ from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
 from rlcore.run.step_values import step_metrics, step_rows, step_values
 from rlcore.run.stopwatch import Stopwatch
+from rlcore.run.token_limit import TokenLimit
 from rlcore.stages.base import GeneratingStage, Stage
 from rlcore.stages.sft import demonstrate
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
     from rlcore.run.session import Run
+    from rlcore.types import Sample
 
 
 class ResampleSection(Section):
@@ -129,6 +131,19 @@ class RlStage(GeneratingStage):
         None,
         description="tasks made of a step's answers, answered in the same step: guess_masks, or {use: name, ...}",
     )
+    max_staleness: Annotated[int, Field(ge=0)] = Field(
+        0, description="rollout batches generated beyond the one being trained"
+    )
+    minibatches: PositiveInt = Field(1, description="updates that a rollout batch is cut into")
+    update_epochs: PositiveInt = Field(1, description="times that a rollout batch is trained on")
+    minibatch_by: Literal["group", "sequence"] = Field(
+        "group", description="what stays together when a batch is cut"
+    )
+    old_logprobs: Literal["trainer", "engine"] | None = Field(
+        None,
+        description="denominator of the ratio after the first update and for stale tokens: recomputed by the learner, or as the "
+        "engine recorded them; default: trainer in bfloat16, else engine",
+    )
     credit: CreditSection = Field(default_factory=CreditSection)
     objective: str | dict[str, Any] = Field(
         "grpo",
@@ -162,6 +177,10 @@ class RlStage(GeneratingStage):
                 "so RL learns nothing"
             )
 
+    def denominator(self, recipe: Recipe) -> Literal["trainer", "engine"]:
+        """Where old log-probabilities come from, default applied."""
+        return self.old_logprobs or ("trainer" if recipe.model.dtype == "bfloat16" else "engine")
+
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)
         tasks = context.tasks[self.tasks]
@@ -178,11 +197,17 @@ class RlStage(GeneratingStage):
         with context.at("objective"):
             objective = build_objective(self.objective, max_tokens=self.sampling.max_tokens)
         with context.at("credit.steps"):
-            values = build_step_values(self, context.no_engine, str)
+            build_step_values(self, context.no_engine, str)
         with context.at("credit"):
-            build_credit(self.credit, weights=credit_weights(self), values=values)
+            build_credit(self.credit, weights=credit_weights(self))
         with context.at("credit.demonstrations"):
             check_streams(self.credit.demonstrations, objective)
+        with context.at("max_staleness"):
+            require_correction(
+                objective,
+                old_logprobs=self.denominator(context.recipe),
+                max_staleness=self.max_staleness,
+            )
         return [*facts, f"{self.label}: {self.size_in_words()}"]
 
     def size_in_words(self) -> str:
@@ -216,10 +241,12 @@ def check_streams(demonstrations: str, objective: Objective) -> None:
 
 
 def run_rl(run: Run, stage: RlStage) -> None:
-    tasks, seed = run.tasks(stage.tasks), derive(run.recipe.seed, "rl", run.cursor.stage)
-    curriculum = build_prefilter(
-        stage, build_curriculum(stage.curriculum, tasks, seed=seed), tasks, seed=seed
-    )
+    from rlcore.learner.updates import run_updates
+
+    seed = derive(run.recipe.seed, "rl", run.cursor.stage)
+    tasks = run.tasks(stage.tasks)
+    sampler = build_curriculum(stage.curriculum, tasks, seed=seed)
+    curriculum = build_prefilter(stage, sampler, tasks, seed=seed)
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     learner = run.learner(stage, objective)
     limit = TokenLimit(run, stage.stop_after_tokens)
@@ -232,7 +259,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             seed_of_batch=partial(derive, seed),
             probe=stage.resample.probe,
         )
-        source = BatchSource(
+        batches = BatchSource(
             batch_plan(stage),
             tasks,
             curriculum,
@@ -241,50 +268,47 @@ def run_rl(run: Run, stage: RlStage) -> None:
             ranks=run.accelerator.num_processes,
             gather=run.gather,
             rescore=policy_scorer(run, stage, learner.average),
+            estimate=step_values(run, stage, collector, seed=seed),
         )
-        run.resume_stage(learner, curriculum, source)
-        steps = step_values(run, stage, collector, seed=seed)
+        run.resume_stage(learner, curriculum, batches)
         credit = build_credit(
             stage.credit,
             weights=credit_weights(stage),
             gather=run.gather,
             demonstrate=partial(demonstrate, run),
-            values=steps,
         )
         run.publish(learner.version, collector.generator)
         while run.cursor.stage_step < stage.steps and not limit.reached:
             watch = Stopwatch()
-            batch = source.next(run.cursor.stage_step, version=learner.version)
-            facts = run.gather([group_facts(group) for group in batch.all_groups])
+            batch = batches.next(run.cursor.stage_step, version=learner.version)
             watch.lap("rollout")
 
             samples = credit(batch.groups)
-            rows = rollout_rows(batch.placed(), step_rows(steps, samples) if steps else {})
-            run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
-            refuse_unscored(facts)
-            curriculum_metrics = source.observe(batch, samples)
+            write_rollouts(run, batch, samples)
+            metrics = batch_metrics(run, batch, version=learner.version)
+            metrics |= batches.observe(batch, samples)
             watch.lap("credit")
 
-            behaviour = learner.version
-            texts = []
-            if STREAM in objective.streams:
-                texts = text_samples(run, [group.task for group in batch.groups])
-            report = learner.update([sample for group in samples for sample in group] + texts)
+            report = run_updates(
+                learner,
+                [*keyed(batch, samples), *keyed_texts(run, batch, objective)],
+                minibatches=stage.minibatches,
+                update_epochs=stage.update_epochs,
+                by=stage.minibatch_by,
+                old_logprobs=stage.denominator(run.recipe),
+                seed=derive(seed, "minibatches", run.cursor.stage_step),
+                gather=run.gather,
+            )
             watch.lap("learn")
 
             if report.updates:
                 learner.version += 1
                 run.publish(learner.version, collector.generator)
-            watch.lap("sync")
+            watch.lap("publish")
 
-            metrics = rollout_metrics(facts) | learner_metrics(report) | curriculum_metrics
-            metrics |= {"policy_version": behaviour, "staleness/mean": 0}
-            metrics |= watch.times(reward=batch.collected.reward_s)
-            if steps:
-                costs = run.gather([steps.cost])
-                metrics |= step_metrics(costs, written=metrics["tokens/completion"])
+            metrics |= learner_metrics(report) | watch.times(reward=batch.collected.reward_s)
             limit.add(metrics)
-            run.end_step(metrics, learner, curriculum, source)
+            run.end_step(metrics, learner, curriculum, batches)
     if run.accelerator.is_main_process:
         draw_categories(run.folder.path, run.folder.picture)
     run.end_stage(learner, curriculum)
@@ -295,6 +319,7 @@ def batch_plan(stage: RlStage) -> BatchPlan:
     return BatchPlan(
         groups_per_step=stage.groups_per_step,
         steps=stage.steps,
+        max_staleness=stage.max_staleness,
         filter=build_filter(stage),
         rounds=stage.resample.rounds,
         oversubmit=stage.resample.oversubmit,
@@ -304,23 +329,40 @@ def batch_plan(stage: RlStage) -> BatchPlan:
     )
 
 
-class TokenLimit:
-    """The number of completion tokens after which a stage ends, continuations for step values included."""
+def write_rollouts(run: Run, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]) -> None:
+    """Put every rollout of the batch on disk, before anything can stop the run."""
+    rows = rollout_rows(batch.placed(), step_rows(batch.groups, samples))
+    run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
 
-    def __init__(self, run: Run, limit: int | None) -> None:
-        self._limit, self._tokens = limit, 0
-        first = run.cursor.step - run.cursor.stage_step
-        rows = read_rows(run.folder.metrics)[first:]  # of this stage, before it was killed
-        self._tokens = run.gather([sum(map(self._written, rows))])[0]
 
-    @property
-    def reached(self) -> bool:
-        return self._limit is not None and self._tokens >= self._limit
+def batch_metrics(run: Run, batch: RolloutBatch, *, version: int) -> dict[str, float]:
+    """Metrics of a batch over all ranks. Raises `RewardError` if nothing could be scored."""
+    facts = run.gather([group_facts(group) for group in batch.all_groups])
+    refuse_unscored(facts)
+    metrics = rollout_metrics(facts) | {"policy_version": version, "staleness/mean": 0}
+    if batch.value_cost is not None:
+        costs = run.gather([batch.value_cost])
+        metrics |= step_metrics(costs, written=metrics["tokens/completion"])
+    return metrics
 
-    def add(self, metrics: Mapping[str, Any]) -> None:
-        """Count a step's tokens."""
-        self._tokens += self._written(metrics)
 
-    @staticmethod
-    def _written(metrics: Mapping[str, Any]) -> int:
-        return metrics["tokens/completion"] + metrics.get("credit/tokens", 0)
+def keyed(
+    batch: RolloutBatch, samples: Sequence[Sequence[Sample]]
+) -> list[tuple[tuple[int, int, str], list[Sample]]]:
+    """The samples of each group with its place in the global order; groups of follow-up tasks come last."""
+    pairs = []
+    for draw, of_group in zip(batch.collected.draws, samples, strict=True):
+        follow_up = draw.position is None
+        key = (1, 0, draw.task.id) if follow_up else (0, draw.order, "")
+        pairs.append((key, list(of_group)))
+    return pairs
+
+
+def keyed_texts(
+    run: Run, batch: RolloutBatch, objective: Objective
+) -> list[tuple[tuple[int, int, str], list[Sample]]]:
+    """The texts of the batch's tasks for next-token training, where the objective asks for it."""
+    if STREAM not in objective.streams:
+        return []
+    texts = text_samples(run, [group.task for group in batch.groups])
+    return [((2, run.accelerator.process_index, text.id), [text]) for text in texts]

@@ -74,7 +74,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
         collector = run.collector(
             scorer, sampling, group_size=stage.num_samples, seed_of_batch=lambda batch: seed
         )
-        values = step_values(run, stage, collector, seed=seed)
+        estimate = step_values(run, stage, collector, seed=seed)
         for start in range(0, len(positions), size):
             places = run.my_share(positions[start : start + size])
             chosen = [tasks[place] for place in places]
@@ -86,11 +86,11 @@ def run_sample(run: Run, stage: SampleStage) -> None:
             groups = collector.wait(start).groups
             facts += run.gather(group_facts(group) for group in groups)
             refuse_unscored(facts)
-            if values:
-                values(groups)
-                costs.append(values.cost)
+            if estimate:
+                groups, cost = estimate(groups, start)
+                costs.append(cost)
             placed = [(place, group, True) for place, group in zip(places, groups, strict=True)]
-            rows = list(rollout_rows(placed, step_rows(values, []) if values else {}))
+            rows = list(rollout_rows(placed, step_rows(groups, [])))
             if stage.demonstrations:
                 rows += demonstration_rows(run, dict(zip(places, chosen, strict=True)), scorer)
             run.folder.append_sample(name, run.accelerator.process_index, rows)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt
 
-from rlcore.credit.demonstration import demonstration_sample
+from rlcore.credit.demonstrations import demonstration_sample
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import TaskError
 from rlcore.objective.presets import objective

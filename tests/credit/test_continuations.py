@@ -17,6 +17,7 @@ from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.types import Group, Prefix, Request, Rollout, Sampling, Task, Verdict
+from tests.credit.chains import valued
 
 ENCODER = PromptEncoder(byte_tokenizer())
 SAMPLING = Sampling(max_tokens=64)
@@ -117,10 +118,10 @@ def test_the_forgotten_carry_is_found_in_the_text_of_an_answer(scorer: Scorer) -
         rollouts=16,
         search="bisect",
     )
-    values = estimate([group for group, _ in made])
+    values, cost, continuations_ = valued(estimate, [group for group, _ in made])
     found = [values[group.rollouts[1].id].pit() == wrong_at for group, wrong_at in made]
     assert sum(found) >= 0.95 * len(found)
-    assert estimate.cost.tokens > 0 and len(estimate.continued) == estimate.cost.prefixes
+    assert cost.tokens > 0 and len(continuations_) == cost.prefixes
 
 
 def some(scorer: object, engine: ScriptedEngine, **settings: object) -> tuple[Prefix, list[Group]]:

@@ -27,7 +27,7 @@ STAGES = """
 stages:
   - {kind: sft, tasks: demonstrations, steps: 60, batch_size: 32, optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}}
   - {kind: sample, name: drawn, tasks: demonstrations, limit: 24, num_samples: 4, demonstrations: true,
-     steps: {rollouts: 4, split: {use: delimiter, at: "+"}, answers: all},
+     steps: {rollouts: 4, split: {use: delimiter, at: "+"}, completions: all},
      rewards: [{use: exact, params: {after: "="}}], sampling: {max_tokens: 12}}
   - {kind: offline, name: rft, data: drawn, keep: correct, distinct: 2, steps: 4, batch_size: 8, optim: {lr: 1e-3}}
   - {kind: offline, name: weighted, data: drawn, objective: {preset: awr, beta: 0.5}, steps: 2,

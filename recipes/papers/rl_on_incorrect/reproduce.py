@@ -33,7 +33,7 @@ from rlcore.run.plots import panels_svg
 HERE = Path(__file__).resolve().parent
 LENGTHS = (40, 120)
 RATES = ("1e-4", "3e-5")
-ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, answers: all}"
+ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, completions: all}"
 METHODS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "rft": ("rft", "stages.offline.optim.lr", RATES, ()),
     "advantage-weighted": (
