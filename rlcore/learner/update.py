@@ -67,15 +67,12 @@ class Learner:
         self._one_pass = sums_over_tokens(objective)
         self._settings = OptimSettings(**optim)
         self._schedule = self._settings.make_schedule()
-        self._reference = None
-        if objective.needs_reference:
-            device = accelerator.device
-            if reference is None:
-                self._reference = policy.frozen(device)
-            else:
-                self._reference = reference.module.to(device).requires_grad_(False)
         optimizer = self._settings.make_optimizer(policy.module)
         self._module, self._optimizer = accelerator.prepare(policy.module, optimizer)
+        # After `prepare`, which shards the policy: the reference is then sharded like it.
+        self._reference = None
+        if objective.needs_reference:
+            self._reference = policy.frozen(accelerator.device, reference)
         ema = self._settings.ema
         self.average = None if ema is None else Average(policy.module, ema)
 

@@ -118,7 +118,7 @@ def test_another_base_is_noticed(tmp_path):
     trained(policy)
     policy.save(tmp_path)
     with pytest.raises(
-        ModelError, match="the base model is not the one the adapter in .* was trained on"
+        ModelError, match="the adapter in .* was trained on another base model"
     ):
         load_policy(config=TINY, tokenizer="bytes", seed=1, peft=LORA, saved=tmp_path)
     with pytest.raises(ModelError, match="the adapter in .* cannot be read"):
