@@ -70,7 +70,8 @@ class Collector:
         self, number: int, draws: Sequence[TaskDraw], resample: Resample | None = None
     ) -> None:
         """Begin a batch of as many groups as there are draws."""
-        batch = _Batch(number, len(draws), resample, self._streaming)
+        deadline = time.monotonic() + self.generator.deadline_s
+        batch = _Batch(number, len(draws), resample, self._streaming, deadline)
         self._batches[number] = batch
         extra = batch.replacements(started=len(draws), open=len(draws))
         self.generator.start([*draws, *extra], batch=number)
@@ -119,6 +120,8 @@ class Collector:
         if batch.full:
             self.generator.drop_unwritten(batch.number)
             return
+        if time.monotonic() > batch.deadline:  # what is late is cut; the batch stays smaller
+            return
         self.generator.complete(batch.promising(open=self.generator.open(batch.number)))
         draws = batch.replacements(
             started=self.generator.cost(batch.number).groups, open=self.generator.open(batch.number)
@@ -129,8 +132,12 @@ class Collector:
 class _Batch:
     """Which groups of a batch are scored and accepted, and how many are missing."""
 
-    def __init__(self, number: int, size: int, resample: Resample | None, streaming: bool) -> None:
+    def __init__(
+        self, number: int, size: int, resample: Resample | None, streaming: bool, deadline: float
+    ) -> None:
         self.number = number
+        self.deadline = deadline
+        """Monotonic time after which nothing more is asked for."""
         self._size, self._resample, self._streaming = size, resample, streaming
         self._finished: dict[str, FinishedGroup] = {}
         self._passed: set[str] = set()  # keys that the filter accepted when they were judged last

@@ -98,7 +98,7 @@ class Generator:
         self._engine, self._encoder, self._scorer = engine, encoder, scorer
         self._sampling, self._group_size = sampling, group_size
         self._seed_of_batch, self._max_length = seed_of_batch, max_length
-        self._deadline_s, self._scoring_stall_s = deadline_s, scoring_stall_s
+        self.deadline_s, self._scoring_stall_s = deadline_s, scoring_stall_s
         self._max_requests = max_requests
         self._probe = probe or group_size
         self._open: dict[str, OpenGroup] = {}
@@ -223,7 +223,7 @@ class Generator:
         while self._queue and len(self._in_flight) < self._max_requests:
             group, attempt = self._queue.popleft()
             if group.deadline is None:
-                group.deadline = time.monotonic() + self._deadline_s
+                group.deadline = time.monotonic() + self.deadline_s
             self._in_flight[attempt.request_id] = (group, attempt)
             requests.append(attempt.request())
         if requests:

@@ -109,6 +109,8 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
 def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
     """Cursor and trainer state of a checkpoint, verified by its manifest. Raises `RunError`."""
+    import torch  # here: a recipe is checked without it
+
     try:
         manifest = json.loads((path / "trainer/manifest.json").read_text(encoding="utf-8"))
         if not isinstance(manifest, dict) or "trainer/state.pt" not in manifest:

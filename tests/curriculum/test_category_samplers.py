@@ -16,7 +16,7 @@ from rlcore.curriculum.category_sampler import CategorySampler
 from rlcore.curriculum.exp3 import Exp3
 from rlcore.curriculum.mixture import Mixture
 from rlcore.curriculum.prioritised import Prioritised
-from rlcore.curriculum.rank_draws import Shares
+from rlcore.curriculum.rank_draws import RankDraws
 from rlcore.curriculum.rs2 import Rs2
 from rlcore.curriculum.skill_it import SkillIt
 from rlcore.curriculum.task_sampler import CURRICULA
@@ -77,15 +77,15 @@ def test_resume_goes_on_exactly(name: str, before: int) -> None:
 @pytest.mark.parametrize("name", CURRICULA)
 def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
     samplers = [make(name), make(name)]
-    ranks = [Shares(sampler, 99, rank=rank, ranks=2) for rank, sampler in enumerate(samplers)]
+    ranks = [RankDraws(sampler, 99, rank=rank, ranks=2) for rank, sampler in enumerate(samplers)]
     rng = random.Random(0)
     for _ in range(6):
         resamples = [rng.randint(0, 4), rng.randint(0, 4)]
         firsts = [rank.first(7) for rank in ranks]
         assert [len(first) for first in firsts] == [4, 3]
-        for rank, n in zip(ranks, resamples, strict=True):
-            rank.more(n)
-        taken = [rank.taken for rank in ranks]
+        taken = []
+        for rank, first, n in zip(ranks, firsts, resamples, strict=True):
+            taken.append([draw.position for draw in first + rank.more(n)])
         assert [len(t) for t in taken] == [4 + resamples[0], 3 + resamples[1]]
         told = [rank.resamples for rank in ranks]
         for rank in ranks:
@@ -99,8 +99,8 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
         assert samplers[0].state_dict() == samplers[1].state_dict()
     if name == "uniform":
         whole = Uniform(tasks(), seed=7).draw(11)
-        again = [Shares(make(name), 99, rank=rank, ranks=2) for rank in range(2)]
-        parts = [rank.first(7) + rank.more(2) for rank in again]
+        again = [RankDraws(make(name), 99, rank=rank, ranks=2) for rank in range(2)]
+        parts = [[draw.position for draw in rank.first(7) + rank.more(2)] for rank in again]
         assert sorted(parts[0] + parts[1]) == sorted(
             whole
         )  # no position is drawn twice or forgotten

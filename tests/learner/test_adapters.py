@@ -117,9 +117,7 @@ def test_another_base_is_noticed(tmp_path):
     policy = make()
     trained(policy)
     policy.save(tmp_path)
-    with pytest.raises(
-        ModelError, match="the adapter in .* was trained on another base model"
-    ):
+    with pytest.raises(ModelError, match="the adapter in .* was trained on another base model"):
         load_policy(config=TINY, tokenizer="bytes", seed=1, peft=LORA, saved=tmp_path)
     with pytest.raises(ModelError, match="the adapter in .* cannot be read"):
         load_policy(config=TINY, tokenizer="bytes", peft=LORA | {"r": 8}, saved=tmp_path)

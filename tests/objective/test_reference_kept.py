@@ -28,7 +28,12 @@ def tiny():
 
 def learner_of(policy, made, reference=None):
     return Learner(
-        policy, made, accelerator=Accelerator(cpu=True), lr=1e-2, total_updates=6, reference=reference
+        policy,
+        made,
+        accelerator=Accelerator(cpu=True),
+        lr=1e-2,
+        total_updates=6,
+        reference=reference,
     )
 
 

@@ -144,7 +144,8 @@ def test_seeds_are_stable() -> None:
 
 def test_missing_verdicts_end_with_a_sentence() -> None:
     with pytest.raises(
-        RewardError, match=r"3 groups wait for verdicts and none has come for 0\.1 s .*first: task 't0'"
+        RewardError,
+        match=r"3 groups wait for verdicts and none has come for 0\.1 s .*first: task 't0'",
     ):
         run(scripted(), scorer=LengthScorer(silent=True), scoring_stall_s=0.1)
 

@@ -51,7 +51,9 @@ def test_every_scheme_trains_and_says_what_it_costs(told: Path) -> None:
     for name in SCHEMES:
         row = rows[name]
         assert (
-            row["credit/completions"] > 0 and row["credit/prefixes"] > 0 and row["tokens/trained"] > 0
+            row["credit/completions"] > 0
+            and row["credit/prefixes"] > 0
+            and row["tokens/trained"] > 0
         ), name
         assert row["credit/frac_tokens"] == row["credit/tokens"] / (
             row["credit/tokens"] + row["tokens/completion"]
