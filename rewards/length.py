@@ -61,7 +61,7 @@ def relative_length(completion_ids: Sequence[Sequence[int]], **columns: Any) -> 
     """0.5 for the shortest answer of its group, -0.5 for the longest, in a line between; 0 for all where all are equally long.
 
     From -0.5 to 0.5; shortest and longest are over the whole group, right or wrong. Source: the length penalty of Kimi k1.5
-    (arXiv 2501.12599), which pays a wrong answer at most 0: `mix: {use: by_correctness, right: math, only: relative_length}`.
+    (arXiv 2501.12599), which pays a wrong answer at most 0: `aggregate: {use: by_correctness, right: math, only: relative_length}`.
     Batch form.
 
     >>> relative_length([[0] * 100, [0] * 200, [0] * 300])

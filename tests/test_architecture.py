@@ -29,6 +29,7 @@ LAYERS = {
     "rlcore.recipe.build_learner": 3,
     "rlcore.recipe.check": 3,
     "rlcore.recipe.corpus": 3,
+    "rlcore.recipe.parts": 3,
     "rewards": 2,
     "rlcore": 1,
     "rlcore.plugin": 0.5,

@@ -102,10 +102,11 @@ def recipes_list(arguments: argparse.Namespace) -> None:
 
 
 def recipes_keys(arguments: argparse.Namespace) -> None:
-    from rlcore.recipe.keys import all_keys, find_keys
+    from rlcore.recipe.keys import all_keys, find_keys, part_names
 
     table = Table("key", "type", "default", "meaning")
-    for key in find_keys(arguments.word) if arguments.word else all_keys():
+    keys = find_keys(arguments.word) if arguments.word else [*all_keys(), *part_names()]
+    for key in keys:
         table.add_row(*map(escape, key))
     console.print(table)
 
@@ -244,7 +245,8 @@ def _parser() -> argparse.ArgumentParser:
         "word",
         nargs="?",
         metavar="WORD",
-        help="only those of a section (credit, rl.optim) or with a word in them",
+        help="those of a section (credit, rl.optim), of a part (curriculum.sec), of a stage "
+        "(file.py:Class), or with a word in them",
     )
     takes_recipe(
         command(

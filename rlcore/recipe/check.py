@@ -65,15 +65,15 @@ def check(recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> lis
     exist, with its place in the recipe before it: `stages.rl.filter: ...`.
     """
     tasks = {} if tasks is None else tasks
-    if recipe.engine.kind not in ENGINES:  # the packages of built-in ones may be absent here
-        with at("engine.kind"):
-            find(recipe.engine.kind, ENGINES, what="engine")
+    if recipe.engine.use not in ENGINES:  # the packages of built-in ones may be absent here
+        with at("engine.use"):
+            find(recipe.engine.use, ENGINES, what="engine")
     facts = []
     for name, section in recipe.tasks.items():
         with at(f"tasks.{name}"):
             tasks[name] = build_tasks(section)
         first = str(tasks[name][0].prompt)[:60]
-        facts.append(f"tasks {name}: {len(tasks[name]):,} ({section.kind}), first: {first!r}")
+        facts.append(f"tasks {name}: {len(tasks[name]):,} ({section.use}), first: {first!r}")
     return facts + _stage_facts(recipe, tasks)
 
 

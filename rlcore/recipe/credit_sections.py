@@ -131,3 +131,9 @@ class CreditSection(Section):
     steps: StepsSection | None = Field(
         None, description="credit for each step of an answer, by continuing its prefixes"
     )
+
+    @model_validator(mode="after")
+    def _effective(self) -> CreditSection:
+        if self.threshold and self.demonstrations != "gated":
+            raise ValueError("threshold has no effect: it is for demonstrations: gated")
+        return self

@@ -25,6 +25,29 @@ from rlcore.recipe.schema import Recipe
 
 SUFFIX = ".yaml"
 
+SHORT_FORMS = {"prefilter": "by"}
+"""Key -> the key that its short form stands for; `use` for the others: `curriculum: sec`."""
+
+RENAMED = {
+    "sampler": "engine",
+    "gate": "filter",
+    "refill": "resample",
+    "skip": "prefilter",
+    "mix": "aggregate",
+    "arm_weights": "category_weights",
+    "answers": "num_samples",
+    "preset": "use",
+    "reward_deadline_s": "scoring.deadline_s",
+    "reward_workers": "scoring.workers",
+    "second_round": "follow_up",
+    "kind": "use",
+    "rex_d": "schedule: {use: rex, d: ...}",
+    "decay_shape": "schedule: {use: wsd, decay_shape: ...}",
+    "decay_share": "schedule: {use: wsd, decay_fraction: ...}",
+    "min_lr_ratio": "schedule: {use: ..., min_lr_ratio: ...}",
+}
+"""Key of version 1 -> what takes its place."""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML as people write recipes: 1e-6 is a number, and a key given twice is an error."""
@@ -180,22 +203,41 @@ def _placed(value: Any, folder: Path) -> Any:
     return f"{folder / file}{colon}{name}"
 
 
-def _merge(base: Any, over: Any) -> Any:
-    if isinstance(base, dict) and isinstance(over, dict):
-        return {**base, **{key: _merge(base.get(key), value) for key, value in over.items()}}
-    return over
+def _merge(base: Any, over: Any, key: str = "") -> Any:
+    """`over` laid over `base`: mappings merge, everything else replaces."""
+    if not isinstance(over, dict):
+        return over
+    merged = dict(_as_mapping(key, base))
+    for name, value in over.items():
+        merged[name] = _merge(merged.get(name), value, name)
+    return merged
+
+
+def _as_mapping(key: str, value: Any) -> dict[str, Any]:
+    """The mapping that a short form stands for; {} for a value that is none."""
+    if isinstance(value, dict):
+        return value
+    long_key = SHORT_FORMS.get(key, "use")
+    if isinstance(value, str) or (key in SHORT_FORMS and isinstance(value, list)):
+        return {long_key: value}
+    return {}
 
 
 def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
-    """Set `raw[a][b][c]` for "a.b.c"; missing mappings are made, so that the schema can name an unknown key."""
+    """Set `raw[a][b][c]` for "a.b.c"; mappings that are missing are added.
+
+    So the schema can name an unknown key. A short form on the way becomes the mapping it stands for.
+    """
     node: Any = raw
     *parents, last = dotted.split(".")
     for part in parents:
         if isinstance(node, list):
             node = node[_item(node, part, dotted, where)]
         elif isinstance(node, dict):
-            if not isinstance(node.get(part), dict | list):
-                node[part] = {}
+            child = node.get(part)
+            indexed = isinstance(child, list) and part not in SHORT_FORMS
+            if not indexed:
+                node[part] = _as_mapping(part, child)
             node = node[part]
     if isinstance(node, list):
         node[_item(node, last, dotted, where)] = value
@@ -235,6 +277,9 @@ def _sentence(detail: Any, raw: Any) -> str:
     path = _recipe_path(detail["loc"], raw)
     where = ".".join(map(str, path)) or "the recipe"
     if detail["type"] == "extra_forbidden":
+        key = str(path[-1])
+        if key in RENAMED:
+            return f"unknown key {where!r}; it is now {RENAMED[key]!r}"
         known = dict(keys_below(section_at(path[:-1], raw)))
         return f"unknown key {where!r}{_did_you_mean(str(path[-1]), known)}"
     if detail["type"] == "union_tag_invalid":

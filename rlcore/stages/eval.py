@@ -48,6 +48,8 @@ class EvalStage(GeneratingStage):
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
         yield from super().problems(recipe, before)
+        if self.budget is None and self.budget_text != BUDGET_TEXT:
+            yield "budget_text has no effect without a budget"
         if self.weights != "ema":
             return
         training = [stage for stage in before if stage.trains]

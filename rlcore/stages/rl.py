@@ -22,10 +22,10 @@ from rlcore.recipe.build import (
     build_budget,
     build_curriculum,
     build_filter,
+    build_follow_up,
     build_prefilter,
     build_sampling,
     build_scorer,
-    build_second_round,
 )
 from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
 from rlcore.recipe.build_learner import build_objective
@@ -103,7 +103,7 @@ class RlStage(GeneratingStage):
     )
     groups_per_step: PositiveInt = Field(32, description="tasks in a step, over all processes")
     group_size: PositiveInt = Field(8, description="answers to a task")
-    mix: str | dict[str, Any] = Field(
+    aggregate: str | dict[str, Any] = Field(
         "sum", description="how rewards become one value: a name, or {use: name, parameter: value}"
     )
     curriculum: str | dict[str, Any] = Field(
@@ -127,7 +127,7 @@ class RlStage(GeneratingStage):
     budget_text: BudgetText = Field(
         BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}"
     )
-    second_round: str | dict[str, Any] | None = Field(
+    follow_up: str | dict[str, Any] | None = Field(
         None,
         description="tasks made of a step's answers, answered in the same step: guess_masks, or {use: name, ...}",
     )
@@ -147,12 +147,16 @@ class RlStage(GeneratingStage):
     credit: CreditSection = Field(default_factory=CreditSection)
     objective: str | dict[str, Any] = Field(
         "grpo",
-        description="a preset's name, or {preset: name, parameter: value}; docs/objectives.md",
+        description="a preset's name, or {use: name, parameter: value}; docs/objectives.md",
     )
     optim: OptimSection = Field(default_factory=OptimSection)
 
     @model_validator(mode="after")
     def _parts_of_a_filter(self) -> RlStage:
+        if self.filter is None and self.resample != ResampleSection():
+            raise ValueError("resample has no effect without a filter: set filter, or leave it out")
+        if self.budget is None and self.budget_text != BUDGET_TEXT:
+            raise ValueError("budget_text has no effect without a budget")
         if self.prefilter is not None and self.filter is None:
             raise ValueError("prefilter remembers what a filter rejected: set filter too")
         if self.resample.probe is not None and (
@@ -192,8 +196,8 @@ class RlStage(GeneratingStage):
             build_filter(self)
         with context.at("budget"):
             build_budget(self)
-        with context.at("second_round"):
-            build_second_round(self.second_round)
+        with context.at("follow_up"):
+            build_follow_up(self.follow_up)
         with context.at("objective"):
             objective = build_objective(self.objective, max_tokens=self.sampling.max_tokens)
         with context.at("credit.steps"):
@@ -325,7 +329,7 @@ def batch_plan(stage: RlStage) -> BatchPlan:
         oversubmit=stage.resample.oversubmit,
         budget=build_budget(stage),
         budget_text=stage.budget_text,
-        follow_up=build_second_round(stage.second_round),
+        follow_up=build_follow_up(stage.follow_up),
     )
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recipes.papers.stories import KINDS, span_of
+
 from rlcore.analysis.study import CellRun, study_main
 from rlcore.run.folder import read_rows
 
-CELLS = {"guard": (), "no guard": ("stages.rl.second_round.guard=false",)}
+CELLS = {"guard": (), "no guard": ("stages.rl.follow_up.guard=false",)}
 STEPS = (1, 10, 20, 40)
 
 

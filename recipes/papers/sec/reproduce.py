@@ -62,7 +62,7 @@ RECIPES = {
 TASKS: dict[str, tuple[str, ...]] = {
     "mixed": ("tasks.problems.terms=[2,3,4,5,8,10,12]",),
     "waste": (
-        f"tasks.problems={{kind: function, use: '{HERE}/domains.py:extremes', params: {{seed: 2}}}}",
+        f"tasks.problems={{use: '{HERE}/domains.py:extremes', seed: 2}}",
         "stages.rl.group_size=16",
         "stages.rl.groups_per_step=12",
         "stages.rl.steps=30",
@@ -119,7 +119,7 @@ def main() -> None:
     if "ordered" in cells:
         cells["ordered"] = (
             *cells["ordered"],
-            f"tasks.problems.{_size_key(recipe)}={_walk(recipe, common)}",
+            f"tasks.problems.size={_walk(recipe, common)}",
         )
     cells = {
         cell: changes
@@ -207,10 +207,6 @@ def _shares(runs: Sequence[CellRun]) -> dict[str, dict[str, list[tuple[float, fl
         }
         for cell, group in by_cell(runs).items()
     }
-
-
-def _size_key(recipe: str) -> str:
-    return "params.size" if load(recipe).tasks["problems"].kind == "function" else "size"
 
 
 def _walk(recipe: str, changes: Sequence[str]) -> int:
