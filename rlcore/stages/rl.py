@@ -30,8 +30,8 @@ from rlcore.recipe.build import (
 from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
 from rlcore.recipe.build_learner import build_objective
 from rlcore.recipe.credit_sections import CreditSection
+from rlcore.recipe.filter_sections import PrefilterSection, ResampleSection
 from rlcore.recipe.optim_sections import OptimSection
-from rlcore.recipe.section import Section
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
 from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
 from rlcore.run.metrics import (
@@ -57,40 +57,6 @@ if TYPE_CHECKING:
     from rlcore.recipe.schema import Recipe
     from rlcore.run.session import Run
     from rlcore.types import Sample
-
-
-class ResampleSection(Section):
-    rounds: PositiveInt = Field(
-        10, description="at most so many times the batch is tried; then it stays smaller"
-    )
-    oversubmit: Annotated[float, Field(ge=1)] = Field(
-        1.0,
-        description="groups under way for each one missing; above 1 faster, but what is under way at the end is wasted",
-    )
-    probe: Annotated[int, Field(ge=2)] | None = Field(
-        None,
-        description="answers to a task that are written first; the others only if the filter accepts these",
-    )
-
-
-class PrefilterSection(Section):
-    """`prefilter: category` is short for `prefilter: {by: category}`."""
-
-    by: str | list[str] = Field(
-        "task",
-        description="what is remembered together: task, category, a column, or several columns",
-    )
-    rate: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="how fast a kind's chance follows what the filter accepts"
-    )
-    least: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.02, description="smallest chance of a task to be tried"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by(cls, given: Any) -> Any:
-        return {"by": given} if isinstance(given, str | list) else given
 
 
 class RlStage(GeneratingStage):
