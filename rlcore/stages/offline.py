@@ -74,7 +74,7 @@ class OfflineStage(DataStage):
             build_objective(self.objective, max_tokens=context.recipe.engine.max_length)
         with context.at("credit"):
             values = (lambda groups, whose: {}) if self.credit.steps else None
-            build_credit(self.credit, values=values)
+            build_credit(self.credit)
         total = self.steps * self.batch_size
         size = f"{self.steps} steps x {self.batch_size} stored completions = {total:,}"
         return [*facts, f"{self.label}: {size}"]
