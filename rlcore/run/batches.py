@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from rlcore.credit.group import group_samples, outcome
 from rlcore.curriculum.length_budget import state_budget
-from rlcore.curriculum.rank_draws import Shares
+from rlcore.curriculum.rank_draws import Draw, RankDraws
 from rlcore.curriculum.task_sampler import TaskSampler
 from rlcore.recipe.build import build_budget, build_filter, build_sampling, build_second_round
 from rlcore.recipe.schema import RlStage
@@ -36,9 +36,9 @@ class Intake:
             curriculum,
             seed,
         )
-        self._shares = Shares(
+        self._draws = RankDraws(
             curriculum,
-            len(tasks),
+            tasks,
             rank=run.accelerator.process_index,
             ranks=run.accelerator.num_processes,
         )
@@ -66,7 +66,7 @@ class Intake:
         A second round's groups come after those of the first. `score` adds the rewards that the learner computes.
         """
         first = self._answer(
-            self._made(self._shares.first(self._stage.groups_per_step)),
+            self._made(self._draws.first(self._stage.groups_per_step)),
             scorer,
             self._resample(version),
         )
@@ -89,7 +89,7 @@ class Intake:
 
         continued: tokens this rank wrote to value steps; they count in what the stage may write, and in nothing else here.
         """
-        run, taken = self._run, self._shares.taken
+        run, taken = self._run, self._draws.taken
         part = len(run.my_share(range(self._stage.groups_per_step)))
         efforts = run.gather(
             [
@@ -99,13 +99,13 @@ class Intake:
                     accepted=len(collected.places),
                     generated=collected.completion_tokens,
                     used=tokens_reaching_a_gradient(collected.groups, samples),
-                    resamples=self._shares.resamples,
+                    resamples=self._draws.resamples,
                 )
             ]
         )
         self._written += sum(effort.generated for effort in efforts) + sum(run.gather([continued]))
         outcomes = run.gather(_outcomes(collected, samples, taken))
-        self._shares.settle([effort.resamples for effort in efforts])
+        self._draws.settle([effort.resamples for effort in efforts])
         self._curriculum.observe(sorted(outcomes, key=lambda item: item.index))
         budget = {"budget": self._budget(run.cursor.stage_step)} if self._budget else {}
         return effort_metrics(efforts) | self._curriculum.metrics() | budget
@@ -115,13 +115,13 @@ class Intake:
 
         Tasks of a second round have no position.
         """
-        taken = self._shares.taken
+        taken = self._draws.taken
         for places, groups, accepted in (
             (collected.places, collected.groups, True),
             (collected.rejected_places, collected.rejected, False),
         ):
             for place, group in zip_longest(places, groups):
-                yield None if place is None else taken[place], group, accepted
+                yield None if place is None else taken[place].position, group, accepted
 
     def _answer(
         self, tasks: Sequence[Task], scorer: Scorer, resample: Resample | None = None
@@ -145,14 +145,14 @@ class Intake:
             return None
         return Resample(
             accepts=partial(self._filter, version=version),
-            more=lambda n: self._made(self._shares.more(n)),
+            more=lambda n: self._made(self._draws.more(n)),
             streaming=self._run.recipe.engine.kind
             != "hf",  # which is exact for a fixed set of requests
             **self._stage.resample.model_dump(),
         )
 
-    def _made(self, positions: Sequence[int]) -> list[Task]:
-        tasks = [self._tasks[position] for position in positions]
+    def _made(self, draws: Sequence[Draw]) -> list[Task]:
+        tasks = [self._tasks[draw.position] for draw in draws]
         if self._budget is None:
             return tasks
         tokens = self._budget(self._run.cursor.stage_step)
@@ -160,13 +160,14 @@ class Intake:
 
 
 def _outcomes(
-    collected: Collected, samples: Sequence[Sequence[Sample]], taken: Sequence[int]
+    collected: Collected, samples: Sequence[Sequence[Sample]], taken: Sequence[Draw]
 ) -> list[Outcome]:
     """Of all groups but a second round's. Credit is not asked about those rejected: theirs are group-normalised advantages."""
     accepted = zip(collected.places, collected.groups, samples, strict=False)
-    return [outcome(taken[place], group, made) for place, group, made in accepted] + [
+    return [outcome(taken[place].position, group, made) for place, group, made in accepted] + [
         replace(
-            outcome(taken[place], group, group_samples(group)), accepted=place in collected.spare
+            outcome(taken[place].position, group, group_samples(group)),
+            accepted=place in collected.spare,
         )
         for place, group in zip(collected.rejected_places, collected.rejected, strict=True)
     ]

@@ -12,7 +12,7 @@ import pytest
 
 from rlcore.credit.group import group_samples
 from rlcore.curriculum.filter import FILTERS, Filter, zero_variance
-from rlcore.curriculum.rank_draws import Shares
+from rlcore.curriculum.rank_draws import RankDraws
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RecipeError, RewardError
 from rlcore.learner.tokenizer import byte_tokenizer
@@ -67,7 +67,7 @@ class RightScorer:
 
 def gathered(
     filter: Filter | None,
-    shares: Shares,
+    draws: RankDraws,
     *,
     delay: dict[str, int] | None = None,
     deadline_s: float = 30.0,
@@ -76,18 +76,18 @@ def gathered(
 ) -> Collected:
     resample = filter and Resample(
         accepts=lambda group: filter(group, 0),
-        more=lambda n: [TASKS[i] for i in shares.more(n)],
+        more=lambda n: [TASKS[draw.position] for draw in draws.more(n)],
         **how,
     )
     return collect(
-        [TASKS[i] for i in shares.first(SIZE)],
+        [TASKS[draw.position] for draw in draws.first(SIZE)],
         engine=ScriptedEngine(script, delay=delay), encoder=ENCODER, scorer=RightScorer(), sampling=Sampling(max_tokens=20),
         group_size=answers, seed=3, deadline_s=deadline_s, max_length=64, resample=resample,
     )  # fmt: skip
 
 
-def shares(seed: int = 0) -> Shares:
-    return Shares(Uniform(TASKS, seed=seed), len(TASKS))
+def new_draws(seed: int = 0) -> RankDraws:
+    return RankDraws(Uniform(TASKS, seed=seed), TASKS)
 
 
 def waste(found: Collected) -> float:
@@ -106,7 +106,7 @@ def right(group: Group) -> list[float]:
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_batch_is_full_of_mixed_groups(streaming: bool) -> None:
-    given = shares()
+    given = new_draws()
     found = gathered(zero_variance(), given, streaming=streaming)
     assert len(found.groups) == SIZE and all(
         0 < sum(right(group)) < ANSWERS for group in found.groups
@@ -116,7 +116,9 @@ def test_the_batch_is_full_of_mixed_groups(streaming: bool) -> None:
     by_place = dict(
         zip(found.places + found.rejected_places, found.groups + found.rejected, strict=True)
     )
-    assert [by_place[i].task.id for i in range(found.tried)] == [TASKS[i].id for i in given.taken]
+    assert [by_place[i].task.id for i in range(found.tried)] == [
+        TASKS[draw.position].id for draw in given.taken
+    ]
     assert found.completion_tokens == sum(
         sum(r.mask) for g in found.groups + found.rejected for r in g.rollouts
     )
@@ -126,7 +128,7 @@ def test_the_batch_is_full_of_mixed_groups(streaming: bool) -> None:
 def test_rounds_do_not_depend_on_the_clock(probe: int | None) -> None:
     ids = [f"{task.id}#{a}" for task in TASKS for a in range(ANSWERS)]
     delays = [{id: random.Random(f"{k}/{id}").randint(0, 5) for id in ids} for k in range(3)]
-    runs = [gathered(zero_variance(), shares(), delay=delay, probe=probe) for delay in delays]
+    runs = [gathered(zero_variance(), new_draws(), delay=delay, probe=probe) for delay in delays]
     assert all(
         (run.groups, run.rejected, run.places) == (runs[0].groups, runs[0].rejected, runs[0].places)
         for run in runs
@@ -135,9 +137,9 @@ def test_rounds_do_not_depend_on_the_clock(probe: int | None) -> None:
 
 def test_a_filter_on_the_shaped_reward_lets_hopeless_groups_through() -> None:
     """The planted mistake: `parts` decides, the value would not."""
-    found = gathered(lambda group, version: len({v.value for v in group.verdicts}) > 1, shares())
+    found = gathered(lambda group, version: len({v.value for v in group.verdicts}) > 1, new_draws())
     assert any(sum(right(group)) == 0 for group in found.groups)
-    by_name = gathered(zero_variance(part="brief"), shares())
+    by_name = gathered(zero_variance(part="brief"), new_draws())
     assert any(sum(right(group)) == 0 for group in by_name.groups)
 
 
@@ -148,20 +150,21 @@ def test_the_gate_halves_the_waste_where_choosing_well_is_possible() -> None:
 
     def run(filter: Filter | None, seed: int) -> float:
         curriculum = Sec(TASKS, temperature=0.05, seed=seed)
-        given, wasted = Shares(curriculum, 10**6), []
+        given, wasted = RankDraws(curriculum, TASKS), []
         for _ in range(12):
             found = gathered(filter, given)
             wasted.append(waste(found))
             places, groups = found.places + found.rejected_places, found.groups + found.rejected
             pairs = zip(places, map(accuracies, groups), strict=True)
             credited = [
-                outcome(given.taken[place], group, group_samples(group)) for place, group in pairs
+                outcome(given.taken[place].position, group, group_samples(group))
+                for place, group in pairs
             ]
             given.settle([given.resamples])
             curriculum.observe(credited)
         return sum(wasted) / len(wasted)
 
-    plain = sum(waste(gathered(None, shares(seed))) for seed in range(20)) / 20
+    plain = sum(waste(gathered(None, new_draws(seed))) for seed in range(20)) / 20
     gated = sum(run(zero_variance(), seed) for seed in range(3)) / 3
     print(f"waste: uniform without a filter {plain:.3f}, bandit with filter {gated:.3f}")
     assert gated <= 0.5 * plain
@@ -170,7 +173,7 @@ def test_the_gate_halves_the_waste_where_choosing_well_is_possible() -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_probe_writes_the_rest_only_of_groups_that_look_mixed(streaming: bool) -> None:
     answers, probe = 16, 4
-    given = shares()
+    given = new_draws()
     found = gathered(zero_variance(), given, answers=answers, probe=probe, streaming=streaming)
     assert len(found.groups) == SIZE and found.tried == len(given.taken) == SIZE + len(
         found.rejected
@@ -190,7 +193,7 @@ def test_a_probe_writes_the_rest_only_of_groups_that_look_mixed(streaming: bool)
         sum(r.mask) for g in found.groups + found.rejected for r in g.rollouts
     )
     whole = gathered(
-        zero_variance(), shares(), answers=answers
+        zero_variance(), new_draws(), answers=answers
     )  # the same seeds: the same first answers
     first = {group.task.id: right(group)[:probe] for group in whole.groups + whole.rejected}
     assert all(
@@ -205,7 +208,8 @@ def test_a_probe_lowers_the_waste_of_a_gate_alone() -> None:
 
     def mean(filter: Filter | None, **how) -> float:
         return (
-            sum(waste(gathered(filter, shares(seed), answers=16, **how)) for seed in range(10)) / 10
+            sum(waste(gathered(filter, new_draws(seed), answers=16, **how)) for seed in range(10))
+            / 10
         )
 
     plain, gated, probed = mean(None), mean(zero_variance()), mean(zero_variance(), probe=4)
@@ -217,7 +221,7 @@ def test_a_probe_lowers_the_waste_of_a_gate_alone() -> None:
 
 def test_a_probed_group_that_is_not_completed_in_time_is_turned_away() -> None:
     slow = {f"{task.id}#{a}": 10**6 for task in TASKS for a in range(2, ANSWERS)}
-    found = gathered(zero_variance(), shares(), delay=slow, probe=2, deadline_s=0.3)
+    found = gathered(zero_variance(), new_draws(), delay=slow, probe=2, deadline_s=0.3)
     assert all(len(group.rollouts) == ANSWERS for group in found.groups)
     assert all(r.finish == "aborted" for group in found.groups for r in group.rollouts[2:])
 
@@ -234,30 +238,30 @@ def test_oversubmitting_aborts_what_is_not_needed() -> None:
         if task.category != "mixed"
         for a in range(ANSWERS)
     }
-    found = gathered(zero_variance(), shares(), delay=slow, streaming=True, oversubmit=4.0)
+    found = gathered(zero_variance(), new_draws(), delay=slow, streaming=True, oversubmit=4.0)
     assert len(found.groups) == SIZE and all(
         group.task.category == "mixed" for group in found.groups
     )
     assert found.tried > len(found.groups) + len(found.rejected)  # dropped half written
     assert all(r.finish == "stop" for g in found.groups for r in g.rollouts)
-    calm = gathered(zero_variance(), shares(), oversubmit=2.0)
+    calm = gathered(zero_variance(), new_draws(), oversubmit=2.0)
     assert len(calm.groups) == SIZE and calm.tried == len(calm.groups) + len(calm.rejected)
     assert calm.places == sorted(calm.places)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_batch_that_cannot_be_filled_ends(streaming: bool) -> None:
-    found = gathered(lambda group, version: False, shares(), streaming=streaming, rounds=3)
+    found = gathered(lambda group, version: False, new_draws(), streaming=streaming, rounds=3)
     assert (len(found.groups), found.tried, len(found.rejected)) == (0, 3 * SIZE, 3 * SIZE)
     stuck = {f"{task.id}#0": 10**6 for task in TASKS}
-    late = gathered(zero_variance(), shares(), delay=stuck, streaming=streaming, deadline_s=0.3)
+    late = gathered(zero_variance(), new_draws(), delay=stuck, streaming=streaming, deadline_s=0.3)
     assert late.tried == SIZE and all(
         g.rollouts[0].finish == "aborted" for g in late.groups + late.rejected
     )
 
 
 def test_without_a_gate_nothing_is_turned_away() -> None:
-    found = gathered(None, shares())
+    found = gathered(None, new_draws())
     assert found.places == list(range(SIZE)) and found.rejected == [] and found.tried == SIZE
     assert 0.4 < waste(found) < 1
 
@@ -357,7 +361,7 @@ def test_the_gate_of_the_docs(tmp_path) -> None:
 
 def test_the_binomial_share_of_mixed_groups() -> None:
     """What the test world should give, by enumeration: a half-right category is mixed in 1 - 2 / 2^4 of its groups."""
-    found = [gathered(None, shares(seed)) for seed in range(30)]
+    found = [gathered(None, new_draws(seed)) for seed in range(30)]
     mixed = [len(set(right(g))) > 1 for f in found for g in f.groups if g.task.category == "mixed"]
     assert sum(mixed) / len(mixed) == pytest.approx(
         1 - 2 / 2**ANSWERS, abs=3 * math.sqrt(0.11 / len(mixed))

@@ -13,7 +13,7 @@ import pytest
 from rlcore.credit.group import group_samples, outcome
 from rlcore.curriculum.filter import zero_variance
 from rlcore.curriculum.prefilter import Prefilter
-from rlcore.curriculum.rank_draws import Shares
+from rlcore.curriculum.rank_draws import Draw, RankDraws
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RecipeError
 from rlcore.recipe.build import build_prefilter
@@ -92,7 +92,7 @@ def steps(
     """
     uniform = Uniform(TASKS, seed=seed)
     sampler = uniform if by is None else Prefilter(uniform, TASKS, by=by, seed=seed)
-    given = Shares(sampler, len(TASKS))
+    given = RankDraws(sampler, TASKS)
     wasted = []
     for _ in range(n):
         found = gathered(None if by is None else zero_variance(), given, answers=16)
@@ -104,12 +104,12 @@ def steps(
     return wasted
 
 
-def _outcomes(found: Collected, taken: Sequence[int], told: Sequence[bool]) -> list[Outcome]:
+def _outcomes(found: Collected, taken: Sequence[Draw], told: Sequence[bool]) -> list[Outcome]:
     listed = [(p, g, told[0]) for p, g in zip(found.places, found.groups, strict=True)]
     listed += [(p, g, told[1]) for p, g in zip(found.rejected_places, found.rejected, strict=True)]
     graded = [(place, accuracies(group), accepted) for place, group, accepted in listed]
     return [
-        replace(outcome(taken[p], group, group_samples(group)), accepted=accepted)
+        replace(outcome(taken[p].position, group, group_samples(group)), accepted=accepted)
         for p, group, accepted in graded
     ]
 
