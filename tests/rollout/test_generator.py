@@ -241,7 +241,7 @@ def test_a_task_drawn_twice_has_other_ids_and_seeds_on_every_rank(ranks: int) ->
     tasks = TASKS[:3]
 
     def requests(rank: int, ranks: int) -> list[tuple[str, int]]:
-        draws = RankDraws(Uniform(tasks, seed=0), len(tasks), rank=rank, ranks=ranks)
+        draws = RankDraws(Uniform(tasks, seed=0), tasks, rank=rank, ranks=ranks)
         planned = []
         for draw in [*draws.first(9), *draws.more(1)]:
             task_draw = TaskDraw(
