@@ -99,6 +99,7 @@ def group_samples(
             logprobs=rollout.logprobs,
             version=rollout.version_min,
             temperature=rollout.temperature,
+            support=rollout.support,
         )
         for (rollout, _), advantage in zip(scored, advantages, strict=False)
     ]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rlcore.learner.forest import Forest, common, grow, join
+from rlcore.learner.support import Support, pack_support
 from rlcore.types import Sample
 
 Layout = Literal["auto", "packed", "shared"]
@@ -46,6 +47,8 @@ class MicroBatch:
     has_behaviour: Tensor  # [N] bool
     on_policy: Tensor  # [N] bool, True where the current log-probability is the old_policy
     weight: Tensor  # [N] float64
+    support: Support | None = None
+    """Tokens that truncated sampling kept; None if nothing was truncated."""
 
     @property
     def shares(self) -> bool:
@@ -61,6 +64,8 @@ class MicroBatch:
                 moved[item.name] = value.to(
                     device, dtype if value.is_floating_point() else value.dtype
                 )
+            elif isinstance(value, Support):
+                moved[item.name] = value.to(device)
         return replace(self, **moved)
 
     def of_stream(self, stream: str) -> Tensor | None:
@@ -178,7 +183,7 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
     order = [index for unit in units for index in unit.members]
     starts = [0, *accumulate(forest.lengths)]
     token_ids, positions = np.zeros(starts[-1], np.int64), np.zeros(starts[-1], np.int64)
-    source, target, row, vectors = [], [], [], []
+    source, target, row, vectors, trained_samples = [], [], [], [], []
     for number, (index, path) in enumerate(zip(order, forest.paths, strict=True)):
         sample = samples[index]
         places = np.concatenate(
@@ -187,6 +192,7 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         ids = np.array(sample.token_ids, np.int64)
         token_ids[places], positions[places] = ids[: len(places)], np.arange(len(places))
         trained = np.flatnonzero(sample.mask)
+        trained_samples.append((sample, trained.tolist()))
         source.append(places[trained - 1])
         target.append(ids[trained])
         row.append(np.full(len(trained), number))
@@ -219,6 +225,7 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         weight=torch.from_numpy(weight).double(),
         has_behaviour=torch.from_numpy(has_behaviour),
         on_policy=torch.from_numpy(on_policy),
+        support=pack_support(trained_samples),
     )
 
 

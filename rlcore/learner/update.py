@@ -227,6 +227,7 @@ class Learner:
             batch.target,
             self.temperature,
             batch.parents,
+            batch.support,
         )
         reference = None
         if self._reference is not None:

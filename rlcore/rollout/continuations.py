@@ -92,7 +92,20 @@ def _whole(completion: Completion, prefix: Prefix, encoder: PromptEncoder) -> Ro
         finish=completion.finish,
         versions=[version or 0 for version in begun.versions[:kept]] + completion.versions,
         temperature=begun.temperature,
+        support=_joined_support(begun, kept, completion),
     )
+
+
+def _joined_support(
+    begun: Rollout, kept: int, completion: Completion
+) -> list[list[int] | None] | None:
+    if begun.support is None and completion.support is None:
+        return None
+    before = begun.support[:kept] if begun.support is not None else [None] * kept
+    after = completion.support
+    if after is None:
+        after = [None] * len(completion.token_ids)
+    return before + after
 
 
 def _wait_for(

@@ -110,6 +110,7 @@ class Desk:
             finish=completion.finish,
             versions=[0] * n + completion.versions,
             temperature=self._sampling.temperature,
+            support=None if completion.support is None else [None] * n + completion.support,
         )
         if group.written and group.key in self._open:
             self._scorer.submit(group.key, group.task, group.in_order())

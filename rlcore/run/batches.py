@@ -44,7 +44,7 @@ class Intake:
         )
         self._filter, self._budget = build_filter(stage), build_budget(stage)
         self._second_round = build_second_round(stage.second_round)
-        self._sampling = build_sampling(stage.sampling)
+        self._sampling = build_sampling(stage.sampling, keep_support=True)
         written = read_rows(run.folder.metrics)[
             run.cursor.step - run.cursor.stage_step :
         ]  # of this stage, before it was killed

@@ -27,7 +27,7 @@ def step_values(
             engine=run.engine(),
             encoder=run.encoder,
             scorer=scorer,
-            sampling=build_sampling(stage.sampling),
+            sampling=build_sampling(stage.sampling, keep_support=isinstance(stage, RlStage)),
             seed=derive(seed, "steps", run.cursor.stage_step),
             deadline_s=left_s,
             max_length=run.max_length,

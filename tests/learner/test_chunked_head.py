@@ -195,9 +195,9 @@ def test_a_frozen_weight_gets_no_gradient(monkeypatch):
     """Under an adapter the head's weight is frozen: its gradient, the largest of all, is not made."""
     hidden, weight, _, target = inputs()
     made = []
-    take = logprobs._Gradients.take
+    take = logprobs.HeadGradients.take
     monkeypatch.setattr(
-        logprobs._Gradients, "take", lambda self: made.append(take(self)) or made[-1]
+        logprobs.HeadGradients, "take", lambda self: made.append(take(self)) or made[-1]
     )
     one_pass(hidden, weight.detach(), None, target, lambda logp, entropy, part: logp.sum())[
         2
