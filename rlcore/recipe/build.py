@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,12 @@ def here(places: str | Sequence[str]) -> str:
     return next((place for place in listed if Path(place).exists()), listed[-1])
 
 
-def build_sampling(section: SamplingSection) -> Sampling:
-    return Sampling(**{**section.model_dump(), "stop": tuple(section.stop)})
+def build_sampling(section: SamplingSection, *, keep_support: bool = False) -> Sampling:
+    """`keep_support`: completions are learned from, so truncated sampling returns what it kept."""
+    settings = section.model_dump()
+    settings["stop"] = tuple(section.stop)
+    sampling = Sampling(**settings)
+    return replace(sampling, keep_support=keep_support and sampling.truncates)
 
 
 def build_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:

@@ -73,7 +73,6 @@ class OfflineStage(DataStage):
         with context.at("objective"):
             build_objective(self.objective, max_tokens=context.recipe.engine.max_length)
         with context.at("credit"):
-            values = (lambda groups, whose: {}) if self.credit.steps else None
             build_credit(self.credit)
         total = self.steps * self.batch_size
         size = f"{self.steps} steps x {self.batch_size} stored completions = {total:,}"
