@@ -17,7 +17,7 @@ from rlcore.curriculum.task_sampler import CURRICULA, TaskSampler
 from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build, build_later
 from rlcore.recipe import schema, task_sections
-from rlcore.scoring.aggregate import Mix, build_mix, weighted_sum
+from rlcore.scoring.aggregate import Aggregate, build_aggregate, weighted_sum
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.scoring.unscored import Unscored
@@ -108,18 +108,18 @@ def build_policy_reward(
     )
 
 
-def build_rule(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> Mix:
+def build_rule(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> Aggregate:
     """How the rewards of workers become one value."""
     rewards = worker_rewards(stage.rewards)
     return (
-        build_mix(stage.mix, rewards)
+        build_aggregate(stage.aggregate, rewards)
         if isinstance(stage, schema.RlStage) and rewards
         else weighted_sum
     )
 
 
 def build_scorer(
-    stage: schema.RlStage | schema.EvalStage | schema.SampleStage, rule: Mix | None = None
+    stage: schema.RlStage | schema.EvalStage | schema.SampleStage, rule: Aggregate | None = None
 ) -> Scorer | Unscored:
     """`rule`: in place of the stage's own."""
     rewards = worker_rewards(stage.rewards)

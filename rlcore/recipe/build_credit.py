@@ -30,14 +30,14 @@ WHITENED = {"global": "none", "mean_global": "mean"}
 
 
 def credit_weights(stage: schema.RlStage) -> dict[str, float] | None:
-    """The weights of the parts that credit sums itself; None where the rewards' own mix stands. Raises `RecipeError`."""
+    """The weights of the parts that credit sums itself; None where the rewards are aggregated before. Raises `RecipeError`."""
     if not stage.credit.normalise_parts:
         return None
     if stage.credit.demonstrations == "mixed":
         raise RecipeError(
             "credit.normalise_parts needs every part of an answer's reward, which a mixed-in demonstration lacks"
         )
-    return part_weights(stage.mix, build_rewards(stage.rewards))
+    return part_weights(stage.aggregate, build_rewards(stage.rewards))
 
 
 def build_credit(

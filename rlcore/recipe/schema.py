@@ -28,7 +28,7 @@ class RewardSection(Section):
         False, description="its None leaves it out of the sum, and not the answer out of training"
     )
     against: str = Field(
-        "", description="a column with a reference answer, whose own score is subtracted"
+        "", description="a column with a reference completion, passed to the reward as `reference`"
     )
 
 
@@ -116,9 +116,9 @@ class RlStage(TaskStage):
     groups_per_step: PositiveInt = Field(32, description="tasks in a step, over all processes")
     group_size: PositiveInt = Field(8, description="answers to a task")
     rewards: list[RewardSection] = Field(
-        min_length=1, description="summed by weight, or as `mix` says"
+        min_length=1, description="summed by weight, or as `aggregate` says"
     )
-    mix: str | dict[str, Any] = Field(
+    aggregate: str | dict[str, Any] = Field(
         "sum", description="how rewards become one value: a name, or {use: name, parameter: value}"
     )
     reward_deadline_s: PositiveFloat = Field(10.0, description="longest time for one reward call")

@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from rlcore.errors import RewardError
-from rlcore.scoring.aggregate import Mix, mix, weighted_sum
-from rlcore.scoring.forms import Answers, RewardSpec
+from rlcore.scoring.aggregate import Aggregate, aggregate, weighted_sum
+from rlcore.scoring.forms import GroupView, RewardSpec
 from rlcore.scoring.worker import GRACE_S, Worker, WorkerLost
 from rlcore.types import SCORED, Rollout, Task, Verdict
 
@@ -42,7 +42,7 @@ class Scorer:
         workers: int = 2,
         deadline_s: float = 10.0,
         memory_gb: float | None = 4,
-        rule: Mix = weighted_sum,
+        rule: Aggregate = weighted_sum,
     ) -> None:
         _check_names(rewards)
         self._rewards, self._rule = list(rewards), rule
@@ -134,16 +134,16 @@ class Scorer:
 
     def _score_group(self, worker: Worker, task: Task, rollouts: list[Rollout]) -> list[Verdict]:
         live = [i for i, rollout in enumerate(rollouts) if rollout.finish != "aborted"]
-        answers = Answers(
+        view = GroupView(
             prompt=task.prompt,
-            gold=task.answer,
+            answer=task.answer,
             columns=task.columns,
-            texts=[rollouts[i].text for i in live],
-            completion_ids=[rollouts[i].completion_ids for i in live],
+            completions=[rollouts[i].text for i in live],
+            completion_ids=[rollouts[i].policy_ids for i in live],
             finished=[rollouts[i].finish == "stop" for i in live],
         )
         by_reward = [
-            _judge_all(worker, index, spec, answers) if live else []
+            _judge_all(worker, index, spec, view) if live else []
             for index, spec in enumerate(self._rewards)
         ]
         cut = Verdict(
@@ -154,82 +154,59 @@ class Scorer:
         )
         verdicts = [cut] * len(rollouts)
         for position, i in enumerate(live):
-            verdicts[i] = mix(
+            verdicts[i] = aggregate(
                 self._rewards,
                 [judged[position] for judged in by_reward],
                 self._rule,
-                finished=answers.finished[position],
-                tokens=len(answers.completion_ids[position]),
+                finished=view.finished[position],
+                tokens=len(view.completion_ids[position]),
             )
         return verdicts
 
 
-def _against(spec: RewardSpec, judged: list[Verdict]) -> list[Verdict]:
-    """The verdicts of a group less that of its last text, the reference answer; the value before that is the part `raw`."""
-    *own, reference = judged
-    if reference.value is None:
-        reason = f"the reference answer (column {spec.against!r}) got no score: {reference.reason}"
-        return [Verdict(value=None, status=reference.status, reason=reason)] * len(own)
-    return [
-        verdict
-        if verdict.value is None
-        else replace(
-            verdict,
-            value=verdict.value - reference.value,
-            parts={**verdict.parts, "raw": verdict.value},
-        )
-        for verdict in own
-    ]
+def _judge_all(worker: Worker, index: int, spec: RewardSpec, view: GroupView) -> list[Verdict]:
+    """One reward's verdicts on a group, [G]; with `against` it is also given the reference completion."""
+    if spec.against:
+        reference = view.columns.get(spec.against)
+        if not isinstance(reference, str):
+            reason = f"reward {spec.name!r} compares with the column {spec.against!r}, which holds no text in this task"
+            return [Verdict(value=None, status="unscorable", reason=reason)] * len(view)
+        view = replace(view, columns={**view.columns, "reference": reference})
+    return _judge(worker, index, view)
 
 
-def _judge_all(worker: Worker, index: int, spec: RewardSpec, answers: Answers) -> list[Verdict]:
-    """One reward's verdicts on a group, [G]: of the answers alone, or against the reference answer of the task."""
-    if not spec.against:
-        return _judge(worker, index, answers)
-    if not isinstance(answers.columns.get(spec.against), str):
-        reason = f"reward {spec.name!r} is against the column {spec.against!r}, which holds no text in this task"
-        return [Verdict(value=None, status="unscorable", reason=reason)] * len(answers.texts)
-    joined = replace(
-        answers,
-        texts=[*answers.texts, answers.columns[spec.against]],
-        completion_ids=[*answers.completion_ids, []],
-        finished=[*answers.finished, True],
-    )
-    return _against(spec, _judge(worker, index, joined))
-
-
-def _judge(worker: Worker, index: int, answers: Answers) -> list[Verdict]:
+def _judge(worker: Worker, index: int, view: GroupView) -> list[Verdict]:
     """One reward's verdicts on a group, [G], in calls that no answer can spoil for the others."""
     try:
         worker.ready()
         manner = worker.manner(index)
         if manner == "each":
-            return _one_by_one(worker, index, answers, strikes=0)
+            return _one_by_one(worker, index, view, strikes=0)
         try:
-            worker.send(index, answers, whole=True)
+            worker.send(index, view, whole=True)
             reply = worker.receive(GRACE_S if manner == "side by side" else 0.0)
             if not isinstance(reply, str):
                 return reply
             failure = Verdict(value=None, status="crashed", reason=reply)
         except WorkerLost as lost:
             failure = _give_up(worker, lost)
-        if len(answers.texts) == 1:
+        if len(view.completions) == 1:
             return [failure]
-        return _one_by_one(worker, index, answers, strikes=int(failure.status == "timed-out"))
+        return _one_by_one(worker, index, view, strikes=int(failure.status == "timed-out"))
     except (
         RewardError
     ) as error:  # it was imported before and cannot be now: the file changed, or memory is short
         worker.restart()
-        return [Verdict(value=None, status="crashed", reason=str(error))] * len(answers.texts)
+        return [Verdict(value=None, status="crashed", reason=str(error))] * len(view.completions)
 
 
-def _one_by_one(worker: Worker, index: int, answers: Answers, strikes: int) -> list[Verdict]:
+def _one_by_one(worker: Worker, index: int, view: GroupView, strikes: int) -> list[Verdict]:
     verdicts: list[Verdict] = []
-    missing = len(answers.texts)
+    missing = len(view.completions)
     while missing:
         worker.ready()
         try:
-            worker.send(index, answers.only(range(len(verdicts), len(answers.texts))), whole=False)
+            worker.send(index, view.only(range(len(verdicts), len(view.completions))), whole=False)
             while missing:
                 verdicts.append(worker.receive())
                 missing -= 1

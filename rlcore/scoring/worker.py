@@ -1,7 +1,7 @@
 """One worker process that runs reward functions, seen from both sides of its socket.
 
 The child is a fresh interpreter that imports this file and the rewards, nothing else: not the main program, no torch. It
-gets the reward specs, says "ready" (or what could not be loaded), then serves calls `(reward index, Answers, whole)`. With
+gets the reward specs, says "ready" (or what could not be loaded), then serves calls `(reward index, GroupView, whole)`. With
 `whole` it scores the group at once and sends one message, else it scores answer by answer and sends a message for each,
 so that the parent knows which answer is running. Whatever a plugin prints goes to stderr.
 """
@@ -24,7 +24,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from rlcore.errors import RewardError
-from rlcore.scoring.forms import Answers, GroupCrash, Reward, RewardSpec, load_reward
+from rlcore.scoring.call import GroupCrash, Reward
+from rlcore.scoring.forms import GroupView, RewardSpec
+from rlcore.scoring.load import load_reward
 from rlcore.types import Verdict
 
 LOAD_DEADLINE_S = 600.0
@@ -88,11 +90,11 @@ class Worker:
         """How reward `index` is called first."""
         return self._manners[index]
 
-    def send(self, index: int, answers: Answers, *, whole: bool) -> None:
+    def send(self, index: int, view: GroupView, *, whole: bool) -> None:
         """Start a call of reward `index`. Raises `WorkerLost`."""
         try:
             assert self._pipe is not None
-            self._pipe.send((index, answers, whole))
+            self._pipe.send((index, view, whole))
         except OSError as error:
             raise self._lost(error) from None
 
@@ -122,7 +124,7 @@ class Worker:
                 return self._pipe.recv()
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise self._lost(error) from None
-        raise WorkerLost("timed-out", f"no answer within {deadline_s:g} s")
+        raise WorkerLost("timed-out", f"no reply within {deadline_s:g} s")
 
     def _lost(self, error: Exception) -> WorkerLost:
         try:
@@ -188,10 +190,10 @@ def serve(descriptor: int, parent: int) -> None:
     pipe.send(("ready", [_manner(reward) for reward in rewards]))
     while True:
         try:
-            index, answers, whole = pipe.recv()
+            index, view, whole = pipe.recv()
         except EOFError:
             return
-        _reply(pipe, rewards[index], answers, deadline_s if whole else None)
+        _reply(pipe, rewards[index], view, deadline_s if whole else None)
 
 
 def _manner(reward: Reward) -> Manner:
@@ -207,15 +209,13 @@ def _bound_memory(bounds_gb: list[float | None]) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (int(max(wished) * 2**30),) * 2)
 
 
-def _reply(
-    pipe: Connection, reward: Reward, answers: Answers, whole_within_s: float | None
-) -> None:
+def _reply(pipe: Connection, reward: Reward, view: GroupView, whole_within_s: float | None) -> None:
     if whole_within_s is None:
-        for i in range(len(answers.texts)):
-            pipe.send(_portable(reward.one(answers, i)))
+        for i in range(len(view.completions)):
+            pipe.send(_portable(reward.one(view, i)))
         return
     try:
-        pipe.send([_portable(verdict) for verdict in reward.group(answers, whole_within_s)])
+        pipe.send([_portable(verdict) for verdict in reward.group(view, whole_within_s)])
     except GroupCrash as crash:
         pipe.send(str(crash))
 

@@ -9,8 +9,8 @@ import pytest
 
 from rlcore import RewardSpec, Task, reward
 from rlcore.errors import RewardError
-from rlcore.scoring.forms import load_reward
 from rlcore.scoring.kit import describe_rewards
+from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
 
 # Written as for TRL: nothing here knows of rlcore.
@@ -39,7 +39,7 @@ TRL_STYLE = """
         return await asyncio.gather(*[one(text) for text in completions])
 
     def named_only(completions, answer):
-        return [text == gold for text, gold in zip(completions, answer)]
+        return [text == right for text, right in zip(completions, answer)]
 
     def with_params(prompts, completions, *, scale, offset=0.0, **kwargs):
         return [scale * len(text) + offset for text in completions]
@@ -64,15 +64,15 @@ SHORT = """
     from rlcore import Verdict, reward
 
     @reward
-    def graded(answer: str, gold: str, **columns):
-        return {"right": 1.0, "half": True, "none": None}.get(answer, Verdict(value=0.0, status="wrong-format", reason="what?"))
+    def graded(completion: str, answer: str, **columns):
+        return {"right": 1.0, "half": True, "none": None}.get(completion, Verdict(value=0.0, status="wrong-format", reason="what?"))
 
     @reward
-    async def sees(answer, gold, level, finished, prompt, completion_ids, bonus=0):
+    async def sees(completion, answer, level, finished, prompt, completion_ids, bonus=0):
         return level + bonus + (10 if finished else 0) + 100 * len(completion_ids) + (1000 if prompt == "p" else 0)
 
     @reward
-    def needs(answer, gold, rubric):
+    def needs(completion, answer, rubric):
         return 1.0
 
     not_a_function = 3
@@ -155,7 +155,7 @@ def test_a_wrong_number_of_results_is_a_crash_and_is_not_retried(function, got, 
     assert [verdict.status for verdict in verdicts] == [
         "crashed"
     ] * 2  # one by one, too_few would look right
-    assert f"2 were asked for, got {got}" in verdicts[0].reason
+    assert f"expected 2, got {got}" in verdicts[0].reason
 
 
 def test_short_form_values_and_statuses(plugin, rollout):
@@ -185,8 +185,8 @@ def test_a_missing_column_is_named(plugin, rollout):
 
 def test_the_mark_leaves_the_function_callable():
     @reward
-    def f(answer: str, gold: str) -> float:
-        return float(answer == gold)
+    def f(completion: str, answer: str) -> float:
+        return float(completion == answer)
 
     assert f("4", "4") == 1.0
 
@@ -197,7 +197,7 @@ def test_the_mark_leaves_the_function_callable():
         ("FILE:gradet", {}, "did you mean 'graded'"),
         ("FILE:not_a_function", {}, "is of type int, not a function"),
         ("FILE:sees", {"bonos": 1}, "no parameter 'bonos'; did you mean 'bonus'"),
-        ("FILE:sees", {"gold": 1}, "the engine itself passes 'gold'"),
+        ("FILE:sees", {"answer": 1}, "the engine itself passes 'answer'"),
         ("no/such_file.py:f", {}, "there is no reward file .*such_file.py"),
         ("no_such_package.module:f", {}, "cannot import no_such_package.module"),
         ("rewards.text:exakt", {}, "did you mean 'exact'"),

@@ -12,7 +12,7 @@ import pytest
 
 from rlcore import RewardSpec, Task, Verdict
 from rlcore.errors import RewardError
-from rlcore.scoring.aggregate import mix
+from rlcore.scoring.aggregate import aggregate
 from rlcore.scoring.scorer import Scorer
 
 TASK = Task(id="t", prompt="2+2=?", answer="4", columns={"level": 3})
@@ -21,43 +21,43 @@ TROUBLE = """
     import ctypes, os, subprocess, sys, time
     from rlcore import Verdict, reward
 
-    def _trouble(answer):
-        if answer == "hang":
+    def _trouble(text):
+        if text == "hang":
             while True:
                 pass
-        if answer == "sleep":
+        if text == "sleep":
             time.sleep(1000)
-        if answer == "exit":
+        if text == "exit":
             os._exit(3)
-        if answer == "sys.exit":
+        if text == "sys.exit":
             sys.exit(1)
-        if answer == "segfault":
+        if text == "segfault":
             ctypes.string_at(0)
-        if answer == "memory":
+        if text == "memory":
             return float(len(bytearray(3 << 30)))
-        if answer == "raise":
+        if text == "raise":
             raise KeyError("no such thing")
 
     @reward
-    def short(answer, gold):
+    def short(completion, answer):
         print("a plugin may print", flush=True)
-        _trouble(answer)
-        return answer == gold
+        _trouble(completion)
+        return completion == answer
 
     def batch(prompts, completions, answer, **columns):
         print("a plugin may print", flush=True)
         for text in completions:
             _trouble(text)
-        return [float(text == gold) for text, gold in zip(completions, answer)]
+        return [float(text == right) for text, right in zip(completions, answer)]
 
     @reward
-    def orphans(answer, gold, *, note):
+    def orphans(completion, answer, *, note):
         child = subprocess.Popen(["sleep", "1000"])
         open(note, "w").write(f"{os.getpid()} {child.pid}")
         time.sleep(1000)
 
     @reward
-    def pid(answer, gold):
+    def pid(completion, answer):
         time.sleep(0.05)
         return os.getpid()
 """
@@ -172,7 +172,7 @@ def test_workers_start_fast_and_without_torch(plugin, rollout):
         from rlcore import reward
 
         @reward
-        def torch_is_loaded(answer, gold):
+        def torch_is_loaded(completion, answer):
             return "torch" in sys.modules
     """)
     started = time.monotonic()
@@ -200,7 +200,7 @@ def test_a_plugin_that_cannot_be_loaded_is_an_error_at_once(source, message, plu
 
 def test_an_import_that_hangs_is_killed(plugin, monkeypatch):
     monkeypatch.setattr("rlcore.scoring.worker.LOAD_DEADLINE_S", 0.5)
-    with pytest.raises(RewardError, match="no answer within 0.5 s while importing"):
+    with pytest.raises(RewardError, match="no reply within 0.5 s while importing"):
         Scorer([RewardSpec(f"{plugin('while True: pass')}:f")])
 
 
@@ -219,7 +219,7 @@ def test_names_must_differ():
         Scorer([])
 
 
-# Mixing
+# Aggregation
 
 TWO = [
     RewardSpec("a:right", weight=2.0),
@@ -228,25 +228,25 @@ TWO = [
 ]
 
 
-def test_mix_sums_by_weight_and_keeps_raw_parts():
-    verdict = mix(TWO, [Verdict(value=1.0), Verdict(value=0.5), Verdict(value=7.0)])
+def test_the_aggregate_sums_by_weight_and_keeps_raw_parts():
+    verdict = aggregate(TWO, [Verdict(value=1.0), Verdict(value=0.5), Verdict(value=7.0)])
     assert verdict.value == 1.75 and verdict.parts == {"right": 1.0, "short": 0.5, "logged": 7.0}
     assert verdict.value != 1.0 + 0.5 + 7.0  # planted mistake: unweighted
 
 
-def test_mix_takes_the_first_failure_and_keeps_the_other_parts():
+def test_the_aggregate_takes_the_first_failure_and_keeps_the_other_parts():
     crash, late = (
         Verdict(value=None, status="crashed", reason="boom"),
         Verdict(value=None, status="timed-out"),
     )
-    verdict = mix(TWO, [Verdict(value=1.0), crash, late])
+    verdict = aggregate(TWO, [Verdict(value=1.0), crash, late])
     assert (verdict.value, verdict.status, verdict.reason) == (None, "crashed", "boom")
     assert verdict.parts == {"right": 1.0, "short": None, "logged": None}
-    assert mix(TWO, [late, crash, Verdict(value=1.0)]).status == "timed-out"
+    assert aggregate(TWO, [late, crash, Verdict(value=1.0)]).status == "timed-out"
 
 
 def test_a_failure_without_weight_is_only_logged():
-    verdict = mix(
+    verdict = aggregate(
         TWO, [Verdict(value=1.0), Verdict(value=0.0), Verdict(value=None, status="crashed")]
     )
     assert verdict.value == 2.0 and verdict.status == "ok" and verdict.parts["logged"] is None
@@ -259,21 +259,24 @@ def test_an_optional_reward_that_gives_none_is_left_out_and_one_that_fails_is_no
         Verdict(value=None, status="crashed"),
     )
     assert (
-        mix(two, [none, Verdict(value=0.5)]).value == 1.0
-        and mix(two, [Verdict(value=0.5), none]).value == 0.5
+        aggregate(two, [none, Verdict(value=0.5)]).value == 1.0
+        and aggregate(two, [Verdict(value=0.5), none]).value == 0.5
     )
-    assert (mix(two, [none, none]).value, mix(two, [none, none]).reason) == (None, "gave None")
-    assert mix(two, [crash, Verdict(value=0.5)]).status == "crashed"
-    assert mix([RewardSpec("a:math"), two[1]], [none, Verdict(value=0.5)]).value is None, (
+    assert (aggregate(two, [none, none]).value, aggregate(two, [none, none]).reason) == (
+        None,
+        "gave None",
+    )
+    assert aggregate(two, [crash, Verdict(value=0.5)]).status == "crashed"
+    assert aggregate([RewardSpec("a:math"), two[1]], [none, Verdict(value=0.5)]).value is None, (
         "not declared optional"
     )
 
 
-def test_wrong_format_survives_mixing_unless_something_failed():
+def test_wrong_format_survives_aggregation_unless_something_failed():
     wrong = Verdict(value=0.0, status="wrong-format", reason="no marker")
-    assert mix(TWO, [wrong, Verdict(value=1.0), Verdict(value=1.0)]).status == "wrong-format"
+    assert aggregate(TWO, [wrong, Verdict(value=1.0), Verdict(value=1.0)]).status == "wrong-format"
     assert (
-        mix(TWO, [wrong, Verdict(value=None, status="unscorable"), Verdict(value=1.0)]).status
+        aggregate(TWO, [wrong, Verdict(value=None, status="unscorable"), Verdict(value=1.0)]).status
         == "unscorable"
     )
 
