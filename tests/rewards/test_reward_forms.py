@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcore import RewardSpec, Task, reward
+from rlcore import RewardSpec, Rollout, Task, Verdict, reward
 from rlcore.errors import RewardError
 from rlcore.scoring.kit import describe_rewards
 from rlcore.scoring.load import load_reward
@@ -208,6 +208,59 @@ def test_bad_names_are_met_with_a_sentence(use, params, message, plugin):
     use = use.replace("FILE", plugin(SHORT))
     with pytest.raises(RewardError, match=message):
         load_reward(RewardSpec(use, params=params))
+
+
+def test_a_function_of_the_old_form_is_told_the_new_names(plugin):
+    source = """
+        from rlcore import reward
+
+        @reward
+        def old(answer, gold, **columns):
+            return float(answer == gold)
+
+        @reward
+        class Old:
+            def __call__(self, answer, gold):
+                return 1.0
+
+        @reward
+        def column(completion, answer, gold):
+            return 1.0
+    """
+    path = plugin(source)
+    for function in ("old", "Old"):
+        with pytest.raises(RewardError, match=r"asks for 'gold': name its parameters \(completion"):
+            load_reward(RewardSpec(f"{path}:{function}"))
+    load_reward(RewardSpec(f"{path}:column"))
+
+
+def test_the_first_reward_decides_what_passed():
+    parts = {"math": 1.0, "style": -3.0}
+    assert Verdict(value=-2.0, parts=parts).passed()
+    assert not Verdict(value=5.0, parts={"math": 0.0, "style": 5.0}).passed()
+    assert Verdict(value=None, status="crashed", parts={"math": 1.0, "style": None}).passed()
+    assert not Verdict(value=None, status="crashed", parts={"math": None, "style": 1.0}).passed()
+    assert Verdict(value=0.5).passed() and not Verdict(value=0.5).passed(0.6)
+    assert not Verdict(value=None, status="timed-out").passed()
+
+
+def test_a_multi_turn_rollout_is_offered_all_tokens_of_the_policy(plugin):
+    source = """
+        from rlcore import reward
+
+        @reward
+        def count(completion, answer, completion_ids):
+            return float(len(completion_ids))
+    """
+    rollout = Rollout.from_tokens(
+        id="r",
+        task_id="t",
+        token_ids=[1, 10, 11, 2, 3, 12],
+        mask=[False, True, True, False, False, True],
+        logprobs=[0.0] * 6,
+        text="last",
+    )
+    assert _score(RewardSpec(f"{plugin(source)}:count"), [rollout])[0].value == 3.0
 
 
 def test_a_file_may_import_its_neighbours(plugin, rollout):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
 
 import pytest
 
@@ -14,6 +16,7 @@ from rlcore import RewardSpec, Task, Verdict
 from rlcore.errors import RewardError
 from rlcore.scoring.aggregate import aggregate
 from rlcore.scoring.scorer import Scorer
+from rlcore.scoring.worker import Worker, WorkerLost
 
 TASK = Task(id="t", prompt="2+2=?", answer="4", columns={"level": 3})
 
@@ -210,6 +213,106 @@ def test_a_reward_that_cannot_be_loaded_again_crashes_its_answers(plugin, rollou
         os.remove(path)
         verdicts = scorer.score([(TASK, [rollout(text) for text in ("4", "exit", "4")])])[0]
     assert _statuses(verdicts) == ["crashed"] * 3 and "no reward file" in verdicts[2].reason
+
+
+FORKS = """
+    import os
+    from rlcore import reward
+
+    @reward
+    def forks(completion, answer):
+        if completion == "fork" and os.fork() == 0:
+            return -1.0     # the mistake: the child process comes back
+        return float(completion) if completion != "fork" else 0.5
+
+    class Columns:
+        def __call__(self, completion, answer, odd):
+            return 1.0
+"""
+
+
+def test_a_forked_process_that_returns_never_shifts_verdicts(plugin, rollout):
+    """Each later completion gets its own verdict or none, never that of an earlier one."""
+    texts = ["1", "fork", "2", "3", "fork", "4", "5"]
+    with Scorer([RewardSpec(f"{plugin(FORKS)}:forks")], workers=1, deadline_s=5.0) as scorer:
+        groups = scorer.score([(TASK, [rollout(text) for text in texts])] * 3)
+    crashed = 0
+    for verdicts in groups:
+        for text, verdict in zip(texts, verdicts, strict=True):
+            crashed += verdict.status == "crashed"
+            assert verdict.value in (None, 0.5 if text == "fork" else float(text)), (text, verdict)
+    assert 1 <= crashed <= 12
+    reasons = {verdict.reason for verdicts in groups for verdict in verdicts if verdict.reason}
+    assert any("forked" in reason for reason in reasons), reasons
+
+
+def test_a_worker_that_does_not_go_away_does_not_end_the_run(plugin, rollout, monkeypatch):
+    with Scorer([RewardSpec(f"{plugin(TROUBLE)}:short")], workers=1, deadline_s=0.5) as scorer:
+        stuck = lambda self, timeout=None: (_ for _ in ()).throw(  # noqa: E731
+            subprocess.TimeoutExpired("worker", timeout)
+        )
+        monkeypatch.setattr(subprocess.Popen, "wait", stuck)
+        verdicts = scorer.score([(TASK, [rollout(text) for text in ("sleep", "exit", "4")])])[0]
+        monkeypatch.undo()
+    assert _statuses(verdicts) == ["timed-out", "crashed", "ok"]
+
+
+class Unreadable:
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self):
+        return (_refuse, ())
+
+
+def _refuse():
+    raise LookupError("nobody can read this")
+
+
+def test_messages_that_do_not_unpickle_crash_their_completions(plugin, rollout):
+    odd = Task(id="t", prompt="p", answer="4", columns={"odd": Unreadable()})
+    path = plugin(FORKS)
+    for function in ("forks", "Columns"):
+        with Scorer([RewardSpec(f"{path}:{function}")], workers=1) as scorer:
+            unread, after = scorer.score([(odd, [rollout("1"), rollout("2")]), (TASK, [])])
+        assert _statuses(unread) == ["crashed"] * 2 and after == []
+        assert "cannot be read" in unread[0].reason
+
+
+def test_replies_that_do_not_unpickle_lose_the_worker(plugin):
+    worker = Worker([RewardSpec(f"{plugin(TROUBLE)}:short")], deadline_s=5.0, memory_gb=None)
+    try:
+        worker.ready()
+        for message in (pickle.dumps(Unreadable()), b"no pickle", pickle.dumps((1, -1, 0)), b""):
+            ours, theirs = Pipe()
+            worker._pipe, kept = ours, worker._pipe
+            theirs.send_bytes(message)
+            with pytest.raises(WorkerLost) as lost:
+                worker.receive()
+            worker._pipe = kept
+            assert lost.value.status == "crashed"
+    finally:
+        worker.close()
+
+
+def test_progress_is_what_bounds_the_wait(plugin, rollout, monkeypatch):
+    """Calls that finish may take any time in total; workers that stop are named with the key."""
+    monkeypatch.setattr("rlcore.scoring.scorer.PROGRESS_GRACE_S", 0.5)
+    monkeypatch.setattr("rlcore.scoring.scorer.GRACE_S", 0.0)
+    monkeypatch.setattr("rlcore.scoring.scorer.LOAD_DEADLINE_S", 0.0)
+    path = plugin(TROUBLE)
+    with Scorer([RewardSpec(f"{path}:short")], workers=1, deadline_s=0.5) as scorer:
+        assert scorer.waiting_s == 0.0
+        scorer.check_progress()
+        scorer._deadline_s = -0.4  # so that more than 0.1 s without progress is an error
+        started = time.monotonic()
+        pid = [RewardSpec(f"{path}:pid")]
+        with Scorer(pid, workers=1, deadline_s=0.1) as slow:
+            assert len(slow.score([(TASK, [rollout("x")] * 20)])[0]) == 20
+        assert time.monotonic() - started > 0.6 + 0.1, "longer than the limit in total"
+        scorer.submit("stuck", TASK, [rollout("sleep")])
+        time.sleep(0.3)
+        with pytest.raises(RewardError, match="reward_deadline_s.*1 open groups"):
+            scorer.check_progress()
 
 
 def test_names_must_differ():
