@@ -19,7 +19,7 @@ from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build, build_later
 from rlcore.recipe import task_sections
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection
-from rlcore.scoring.aggregate import Mix, build_mix, weighted_sum
+from rlcore.scoring.aggregate import Aggregate, build_aggregate, weighted_sum
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.scoring.unscored import Unscored
@@ -116,14 +116,14 @@ def build_policy_reward(
     )
 
 
-def build_rule(stage: GeneratingStage) -> Mix:
+def build_rule(stage: GeneratingStage) -> Aggregate:
     """How the rewards of workers become one value."""
     rewards = worker_rewards(stage.rewards)
-    mix = getattr(stage, "mix", "sum")
-    return build_mix(mix, rewards) if rewards else weighted_sum
+    aggregate = getattr(stage, "aggregate", "sum")
+    return build_aggregate(aggregate, rewards) if rewards else weighted_sum
 
 
-def build_scorer(stage: GeneratingStage, rule: Mix | None = None) -> Scorer | Unscored:
+def build_scorer(stage: GeneratingStage, rule: Aggregate | None = None) -> Scorer | Unscored:
     """`rule`: in place of the stage's own."""
     rewards = worker_rewards(stage.rewards)
     if not rewards:

@@ -43,7 +43,7 @@ def credit_weights(stage: RlStage) -> dict[str, float] | None:
             "credit.normalise_parts needs every part of a completion's reward, "
             "which a mixed-in demonstration lacks"
         )
-    return part_weights(stage.mix, build_rewards(stage.rewards))
+    return part_weights(stage.aggregate, build_rewards(stage.rewards))
 
 
 def build_credit(

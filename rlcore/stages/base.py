@@ -107,7 +107,7 @@ class GeneratingStage(TaskStage):
                 context.checked_rewards.append(self.rewards)
             for spec in policy_rewards(self.rewards):
                 build_policy_reward(spec, None)
-        with context.at("mix"):
+        with context.at("aggregate"):
             build_rule(self)
         return super().check(context)
 

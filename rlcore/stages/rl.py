@@ -103,7 +103,7 @@ class RlStage(GeneratingStage):
     )
     groups_per_step: PositiveInt = Field(32, description="tasks in a step, over all processes")
     group_size: PositiveInt = Field(8, description="answers to a task")
-    mix: str | dict[str, Any] = Field(
+    aggregate: str | dict[str, Any] = Field(
         "sum", description="how rewards become one value: a name, or {use: name, parameter: value}"
     )
     curriculum: str | dict[str, Any] = Field(

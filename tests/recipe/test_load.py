@@ -194,20 +194,21 @@ def test_keys_of_a_section_or_with_a_word() -> None:
 def test_a_mix_is_checked_before_a_run(small: str) -> None:
     from rlcore.recipe.check import check
 
-    assert check(load(small, ["stages.rl.mix={use: unless_unfinished, penalty: -5.0}"]))
+    assert check(load(small, ["stages.rl.aggregate={use: unless_unfinished, penalty: -5.0}"]))
     for override, said in [
         (
-            "stages.rl.mix={use: ranked, right: exact, score: judge}",
+            "stages.rl.aggregate={use: ranked, right: exact, score: judge}",
             "asks for a reward 'judge'; there are: exact",
         ),
-        ("stages.rl.mix=summ", "there is no mix 'summ'; did you mean 'sum'?"),
+        ("stages.rl.aggregate=summ", "there is no aggregate 'summ'; did you mean 'sum'?"),
     ]:
         with pytest.raises(RecipeError) as error:
             check(load(small, [override]))
         assert said in str(error.value)
-    with pytest.raises(RecipeError, match="goes with `mix: sum` only"):
+    with pytest.raises(RecipeError, match="needs `aggregate: sum`"):
         check(
             load(
-                small, ["stages.rl.mix=unless_unfinished", "stages.rl.credit.normalise_parts=true"]
+                small,
+                ["stages.rl.aggregate=unless_unfinished", "stages.rl.credit.normalise_parts=true"],
             )
         )

@@ -49,8 +49,8 @@ stages:
             "stages.6.rewards: there is no reward",
         ),  # two stages are called eval
         (
-            "stages.rl.mix={use: ranked, right: exact, score: judge}",
-            "stages.rl.mix: mix 'ranked' asks for a reward 'judge'",
+            "stages.rl.aggregate={use: ranked, right: exact, score: judge}",
+            "stages.rl.aggregate: aggregate 'ranked' asks for a reward 'judge'",
         ),
         (
             "stages.rl.curriculum={use: sec, alfa: 1}",
