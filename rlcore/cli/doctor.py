@@ -24,6 +24,12 @@ class Finding:
     needed: bool = True
     """Whether rlcore cannot run without it."""
 
+    @property
+    def text(self) -> str:
+        if self.works:
+            return self.state
+        return f"{'MISSING' if self.needed else 'missing (optional)'}: {self.state}"
+
 
 def examine() -> list[Finding]:
     """Try every part once. Parts that can take the process down are tried in another process."""

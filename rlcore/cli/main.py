@@ -175,9 +175,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     table = Table("part", "found", "use")
     findings = examine()
     for finding in findings:
-        label = "MISSING: " if finding.needed else "missing (optional): "
-        state = finding.state if finding.works else label + finding.state
-        table.add_row(finding.part, escape(state), finding.use)
+        table.add_row(finding.part, escape(finding.text), finding.use)
     console.print(table)
     return int(any(finding.needed and not finding.works for finding in findings))
 
