@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from rlcore.rollout.collect import generate
+from rlcore.rollout.collector import generate
 
 from rlcore.credit.group import group_samples
 from rlcore.errors import EngineError, LearnerError

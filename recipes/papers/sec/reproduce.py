@@ -23,7 +23,6 @@ from rlcore.analysis.study_results import Point, StudyResults, markdown, origin
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
 from rlcore.run.plots import panels_svg
-from rlcore.stages.rl import RlStage
 
 HERE = Path(__file__).resolve().parent
 UNIFORM = "stages.rl.curriculum=uniform"
