@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from rlcore.rollout.collector import generate
 
 from rlcore.credit.group import group_samples
 from rlcore.errors import EngineError, LearnerError
@@ -14,6 +13,7 @@ from rlcore.learner.pack import pack
 from rlcore.learner.policy import load_policy
 from rlcore.learner.update import Learner
 from rlcore.objective import objective
+from rlcore.rollout.engine import generate
 from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.types import Group, Request, Rollout, Sampling, Task, Turn, Verdict
