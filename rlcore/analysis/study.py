@@ -81,7 +81,8 @@ class CellRun:
 
 
 Measures = Mapping[str, Callable[[CellRun], Value]]
-Curves = Mapping[str, Callable[[CellRun], Sequence[Point]]]
+Curves = Callable[[CellRun], Mapping[str, Sequence[Point]]]
+"""Gives the lines of one run by name, for plots."""
 
 
 def run_study(
@@ -101,7 +102,6 @@ def run_study(
     common: overrides of all cells and of the start. A cell may replace stages from the first rl
     stage on by others. With `start_per_seed` each seed has a start of its own. The results also
     hold cells and seeds of earlier calls on the folder."""
-    curves = curves or {}
     resolved = load(recipe, common)
     cut = _first_rl(resolved)
     settings = {
@@ -112,9 +112,8 @@ def run_study(
     results = StudyResults.open(folder / "results.json", recipe=resolved.name, settings=settings)
     for cell, overrides in cells.items():
         results.cell(cell, overrides)
-    names = [*measures, *curves]
     for seed in seeds:
-        unfinished = [cell for cell in cells if not results.has(cell, seed, names)]
+        unfinished = [cell for cell in cells if not results.has(cell, seed, measures)]
         if not unfinished:
             continue
         start = _run_start(recipe, common, cut, folder, seed if start_per_seed else None)
@@ -126,7 +125,7 @@ def run_study(
                 cell,
                 seed,
                 {name: measure(run) for name, measure in measures.items()},
-                curves={name: curve(run) for name, curve in curves.items()},
+                curves=curves(run) if curves else {},
                 overrides=cells[cell],
                 seconds=time.perf_counter() - started,
             )

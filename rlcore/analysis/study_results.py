@@ -159,12 +159,11 @@ class StudyResults:
         )
         self.save()
 
-    def has(self, cell: str, seed: int, names: Iterable[str]) -> bool:
-        """Whether a run is finished and has all these values and curves."""
+    def has(self, cell: str, seed: int, measures: Iterable[str]) -> bool:
+        """Whether a run is finished and has a value of each of these measures."""
         if cell not in self.cells or seed not in self.cells[cell].runs:
             return False
-        run = self.cells[cell].runs[seed]
-        return set(names) <= run.values.keys() | run.curves.keys()
+        return set(measures) <= self.cells[cell].runs[seed].values.keys()
 
     @property
     def measures(self) -> list[str]:

@@ -123,6 +123,7 @@ def _sample(rollout: Rollout, advantage: float) -> Sample:
         logprobs=rollout.logprobs,
         version=rollout.version_min,
         temperature=rollout.temperature,
+        support=rollout.support,
     )
 
 

@@ -1,63 +1,115 @@
-"""One rank's part of what a task sampler draws, such that the samplers of all ranks stay equal although they resample differently."""
+"""One rank's part of what a task sampler draws, such that the samplers of all ranks stay equal although their resamples differ."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlcore.curriculum.task_sampler import TaskSampler, drawn
+from rlcore.types import Task
 
 
 class Draw(NamedTuple):
-    """One position that a rank was given."""
+    """One task that was drawn for a batch; equal for any number of ranks."""
 
     position: int
+    """Of the task in its task set."""
     order: int
-    """Place among all draws of the batch, over all ranks."""
+    """How many tasks were drawn for this batch before it, over all ranks: the global order of its groups."""
     occurrence: int
-    """How often the position was drawn before in this batch, over all ranks."""
+    """How many of them were this same task: together with the task it names the group."""
 
 
 class RankDraws:
     """Each rank draws what all ranks draw, and keeps every `ranks`-th position.
 
-    A resample draws one position for each rank, whoever asks first; at the end of a batch the ranks that asked for fewer draw
-    as often as the one that asked for most, and pass over what they draw. So the calls, and with them the states, are equal.
+    A resample draws one position for each rank, whoever asks first; at the end of a batch the ranks that asked for fewer
+    draw as often as the one that asked for most, and discard what they draw. So the draws, and with them the states, are
+    the same on all ranks. Resamples are drawn one by one, so the sequence of draws does not depend on the number of ranks.
     """
 
-    def __init__(self, sampler: TaskSampler, tasks: int, *, rank: int = 0, ranks: int = 1) -> None:
-        self._sampler, self._tasks = sampler, tasks
-        self.rank, self.ranks = rank, ranks
+    def __init__(
+        self, sampler: TaskSampler, tasks: Sequence[Task], *, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self._sampler = sampler
+        self._tasks = tasks
+        self._rank = rank
+        self._ranks = ranks
+        self._reset()
+
+    def _reset(self) -> None:
+        self.taken: list[Draw] = []
+        """This rank's draws since the last `settle`, in the order they were given out."""
+        self._resamples = 0
         self._order = 0
         self._occurrences: Counter[int] = Counter()
-        self.resamples = 0
-        """Positions that `more` gave since the last `settle`: what the ranks must tell each other."""
 
     def first(self, n: int) -> list[Draw]:
-        """This rank's part of the next n positions."""
-        return self._draw(n)[self.rank :: self.ranks]
+        """This rank's part of the next n draws."""
+        part = self._draw(n)[self._rank :: self._ranks]
+        self.taken += part
+        return part
 
     def more(self, n: int) -> list[Draw]:
-        """n further positions for this rank."""
-        self.resamples += n
-        return [self._draw(self.ranks)[self.rank] for _ in range(n)]
+        """n further draws for this rank."""
+        part = [self._draw_for_each_rank()[self._rank] for _ in range(n)]
+        self.taken += part
+        self._resamples += n
+        return part
+
+    @property
+    def resamples(self) -> int:
+        """Draws that `more` gave since the last `settle`: what the ranks must tell each other."""
+        return self._resamples
 
     def settle(self, resamples: Sequence[int]) -> None:
         """End the batch, given the `resamples` of all ranks."""
-        for _ in range(max(resamples) - self.resamples):
-            self._draw(self.ranks)
-        self.resamples, self._order = 0, 0
-        self._occurrences.clear()
+        for _ in range(max(resamples) - self._resamples):
+            self._draw_for_each_rank()
+        self._reset()
 
     def fork(self) -> RankDraws:
-        """An independent copy: what it draws does not move this one."""
-        return copy.deepcopy(self)
+        """An independent copy in the middle of the same batch: its draws do not change those of this object.
+
+        Batches that are resampled while later ones are already drawn use it: fork after `first`, settle this object with
+        no resamples, and call `more` of the fork. The fork may draw tasks that the next batch draws as well.
+        """
+        # A sampler may hold the task set, which is large and never changes: both share it.
+        shared = {id(self._tasks): self._tasks}
+        sampler = copy.deepcopy(self._sampler, shared)
+        twin = RankDraws(sampler, self._tasks, rank=self._rank, ranks=self._ranks)
+        twin.taken = list(self.taken)
+        twin._resamples = self._resamples
+        twin._order = self._order
+        twin._occurrences = Counter(self._occurrences)
+        return twin
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sampler's state and what was drawn for the open batch, as plain JSON values."""
+        return {
+            "sampler": self._sampler.state_dict(),
+            "taken": [list(draw) for draw in self.taken],
+            "resamples": self._resamples,
+            "order": self._order,
+            "occurrences": [list(pair) for pair in self._occurrences.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken on this rank."""
+        self._sampler.load_state_dict(state["sampler"])
+        self.taken = [Draw(*draw) for draw in state["taken"]]
+        self._resamples = state["resamples"]
+        self._order = state["order"]
+        self._occurrences = Counter({position: n for position, n in state["occurrences"]})
+
+    def _draw_for_each_rank(self) -> list[Draw]:
+        return [self._draw(1)[0] for _ in range(self._ranks)]
 
     def _draw(self, n: int) -> list[Draw]:
         draws = []
-        for position in drawn(self._sampler, n, self._tasks):
+        for position in drawn(self._sampler, n, len(self._tasks)):
             draws.append(Draw(position, self._order, self._occurrences[position]))
             self._order += 1
             self._occurrences[position] += 1

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rlcore.learner.forest import Forest, common, grow, join
+from rlcore.learner.support import Support, pack_support
 from rlcore.types import Sample
 
 Layout = Literal["auto", "packed", "shared"]
@@ -52,6 +53,8 @@ class MicroBatch:
     old: Tensor  # [N] float64, denominator of the ratio; 0 where `live`
     live: Tensor  # [N] bool, True where the denominator is the log-probability being computed
     weight: Tensor  # [N] float64
+    support: Support | None = None
+    """Tokens that truncated sampling kept; None if nothing was truncated."""
 
     @property
     def shares(self) -> bool:
@@ -66,6 +69,8 @@ class MicroBatch:
             if isinstance(value, Tensor):
                 target_dtype = dtype if value.is_floating_point() else value.dtype
                 moved[item.name] = value.to(device, target_dtype)
+            elif isinstance(value, Support):
+                moved[item.name] = value.to(device)
         return replace(self, **moved)
 
     def of_stream(self, stream: str) -> Tensor | None:
@@ -232,7 +237,7 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
     starts = [0, *accumulate(forest.lengths)]
     token_ids = np.zeros(starts[-1], np.int64)
     positions = np.zeros(starts[-1], np.int64)
-    source, target, row = [], [], []
+    source, target, row, trained_samples = [], [], [], []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
     for number, (index, path) in enumerate(zip(order, forest.paths, strict=True)):
         sample = samples[index]
@@ -243,6 +248,7 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         token_ids[places] = ids[: len(places)]
         positions[places] = np.arange(len(places))
         trained = np.flatnonzero(sample.mask)
+        trained_samples.append((sample, trained.tolist()))
         source.append(places[trained - 1])
         target.append(ids[trained])
         row.append(np.full(len(trained), number))
@@ -263,6 +269,7 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         source=_tensor(source, torch.int64),
         target=_tensor(target, torch.int64),
         row=_tensor(row, torch.int64),
+        support=pack_support(trained_samples),
         **vectors,
     )
 

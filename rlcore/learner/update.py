@@ -291,6 +291,7 @@ def _inputs(batch: MicroBatch) -> tuple[Any, ...]:
         batch.target,
         batch.temperature,
         batch.parents,
+        batch.support,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build, build_later
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection
 from rlcore.recipe.task_sections import CorpusTasks, TaskSection
-from rlcore.scoring.aggregate import Mix, build_mix, weighted_sum
+from rlcore.scoring.aggregate import Aggregate, build_aggregate, weighted_sum
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.scoring.unscored import Unscored
@@ -84,8 +85,12 @@ def here(places: str | Sequence[str]) -> str:
     return next((place for place in listed if Path(place).exists()), listed[-1])
 
 
-def build_sampling(section: SamplingSection) -> Sampling:
-    return Sampling(**{**section.model_dump(), "stop": tuple(section.stop)})
+def build_sampling(section: SamplingSection, *, keep_support: bool = False) -> Sampling:
+    """`keep_support`: completions are learned from, so truncated sampling returns what it kept."""
+    settings = section.model_dump()
+    settings["stop"] = tuple(section.stop)
+    sampling = Sampling(**settings)
+    return replace(sampling, keep_support=keep_support and sampling.truncates)
 
 
 def build_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
@@ -120,14 +125,14 @@ def build_policy_reward(
     )
 
 
-def build_rule(stage: GeneratingStage) -> Mix:
+def build_rule(stage: GeneratingStage) -> Aggregate:
     """How the rewards of workers become one value."""
     rewards = worker_rewards(stage.rewards)
-    mix = getattr(stage, "aggregate", "sum")
-    return build_mix(mix, rewards) if rewards else weighted_sum
+    aggregate = getattr(stage, "aggregate", "sum")
+    return build_aggregate(aggregate, rewards) if rewards else weighted_sum
 
 
-def build_scorer(stage: GeneratingStage, rule: Mix | None = None) -> Scorer | Unscored:
+def build_scorer(stage: GeneratingStage, rule: Aggregate | None = None) -> Scorer | Unscored:
     """`rule`: in place of the stage's own."""
     rewards = worker_rewards(stage.rewards)
     if not rewards:

@@ -16,7 +16,7 @@ from rlcore.recipe.build import build_tasks, worker_rewards
 from rlcore.recipe.build_learner import ENGINES
 from rlcore.recipe.schema import Recipe
 from rlcore.recipe.shared_sections import RewardSection
-from rlcore.scoring.goldcheck import check_gold
+from rlcore.scoring.goldcheck import check_reference_answers
 from rlcore.types import Group, Prefix, Task
 
 SHOWN_EXCEPTIONS = 10
@@ -107,7 +107,7 @@ def at(place: str) -> Iterator[None]:
 
 
 def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int) -> list[str]:
-    """Score gold and corrupted gold answers of every task set with its rewards: a sentence a pair, one an exception.
+    """Score reference answers and corrupted ones of every task set with its rewards: a sentence a pair, one an exception.
 
     tasks: those that `check` made.
     """
@@ -119,18 +119,20 @@ def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
         specs = worker_rewards(stage.rewards)
         if not specs:
             continue
-        report = check_gold(tasks[stage.tasks], specs, n=n)
-        pair_name = f"gold of {stage.tasks} with {', '.join(spec.name for spec in specs)}"
-        if report.gold_rate is None:
+        report = check_reference_answers(tasks[stage.tasks], specs, n=n)
+        pair_name = (
+            f"reference answers of {stage.tasks} with {', '.join(spec.name for spec in specs)}"
+        )
+        if report.reference_rate is None:
             lines.append(
                 f"{pair_name}: NOT CHECKED, none of the answers looked at holds text or a number; is columns.answer right?"
             )
             continue
-        rates = f"gold rate {report.gold_rate:.4g}, corrupted rate {report.corrupted_rate:.4g}"
+        rates = f"reference rate {report.reference_rate:.4g}, corrupted rate {report.corrupted_rate:.4g}"
         lines.append(f"{pair_name}: {report.checked} checked, {rates}")
         for count, what in (
             (report.without_answer, "tasks left out: their answer is neither text nor a number"),
-            (report.wrong_demonstrations, "demonstrations that do not end in the gold answer"),
+            (report.wrong_demonstrations, "demonstrations that do not end in the reference answer"),
         ):
             if count:
                 lines.append(f"  {count} {what}")
@@ -139,16 +141,16 @@ def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
                 f"{e.verdict.status}: {e.verdict.reason}" if e.verdict.reason else e.verdict.status
             )
             lines.append(
-                f"  {e.kind} answer of {e.id} (gold {e.gold!r}) got {e.verdict.value} ({why}): {e.scored[-60:]!r}"
+                f"  {e.kind} answer of {e.id} (reference {e.answer!r}) got {e.verdict.value} ({why}): {e.scored[-60:]!r}"
             )
         if len(report.exceptions) > SHOWN_EXCEPTIONS:
             lines.append(f"  and {len(report.exceptions) - SHOWN_EXCEPTIONS} more")
         if (
             report.exceptions
             and all(e.verdict.value is None for e in report.exceptions)
-            and report.gold_rate == 0
+            and report.reference_rate == 0
         ):
             raise RewardError(
-                f"no gold answer of {stage.tasks} could be scored: {report.exceptions[0].verdict.reason}"
+                f"no reference answer of {stage.tasks} could be scored: {report.exceptions[0].verdict.reason}"
             )
     return lines

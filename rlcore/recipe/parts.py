@@ -17,7 +17,8 @@ from rlcore.plugin import find, signature
 from rlcore.recipe.build import FOLLOW_UPS, POLICY_REWARDS, TASKS
 from rlcore.recipe.corpus import FORMS
 from rlcore.recipe.optim_sections import SCHEDULES
-from rlcore.scoring.forms import RewardSpec, find_reward, registered_rewards
+from rlcore.scoring.forms import RewardSpec
+from rlcore.scoring.load import find_reward, registered_rewards
 
 
 class Kind(NamedTuple):

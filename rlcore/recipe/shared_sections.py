@@ -36,6 +36,9 @@ class SamplingSection(Section):
     temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus; 1 is off")
     top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 is off")
+    min_p: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="cut off tokens below this fraction of the largest probability; 0 is off"
+    )
     stop: list[str] = Field(default_factory=list, description="texts that end a completion")
 
 

@@ -40,6 +40,8 @@ class Attempt:
     token_ids: list[int] = field(default_factory=list)  # [L], of the completion so far
     logprobs: list[float] = field(default_factory=list)  # [L]
     versions: list[int] = field(default_factory=list)  # [L]
+    support: list[list[int] | None] | None = None
+    """[L] tokens that truncated sampling kept; None if nothing was truncated."""
     leg: int = 0
     finish: Finish | None = None
 
@@ -62,6 +64,9 @@ class Attempt:
 
     def add(self, completion: Completion) -> None:
         """Append the tokens of a leg; unless it was stopped from outside, the attempt is finished with it."""
+        if completion.support is not None:
+            before = self.support or [None] * len(self.token_ids)
+            self.support = before + completion.support
         self.token_ids += completion.token_ids
         self.logprobs += completion.logprobs
         self.versions += completion.versions
@@ -80,6 +85,7 @@ class Attempt:
             token_ids=self.token_ids,
             logprobs=self.logprobs,
             versions=self.versions,
+            support=self.support,
             temperature=self.sampling.temperature,
             finish=self.finish,
         )
@@ -191,6 +197,7 @@ def plan_continuations(
             token_ids=completion.token_ids[kept],
             logprobs=completion.logprobs[kept],
             versions=completion.versions[kept],
+            support=None if completion.support is None else completion.support[kept],
         )
         for number in range(prefix.n)
     ]

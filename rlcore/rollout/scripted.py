@@ -123,6 +123,6 @@ class ScriptedEngine:
 
 def _cut(draft: Draft) -> Draft:
     limit = draft.request.sampling.max_tokens
-    for values in (draft.token_ids, draft.logprobs, draft.versions):
+    for values in (draft.token_ids, draft.logprobs, draft.versions, draft.support or []):
         del values[limit:]
     return draft

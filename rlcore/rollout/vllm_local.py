@@ -19,6 +19,7 @@ from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.process_state import guest_manners, launched
 from rlcore.rollout.publish import format_fingerprint
 from rlcore.rollout.vllm_adapter import AdapterSlot
+from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
 from rlcore.types import Completion, Request, Sampling
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class VllmEngine:
                 ),
                 **(self._adapter.engine_arguments if self._adapter else {}),
             )
+        self._vocabulary = self._engine.model_config.get_vocab_size()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand requests to the engine."""
@@ -84,7 +86,8 @@ class VllmEngine:
         for request in requests:
             self._drafts[request.id] = Draft(request=request)
             prompt = {"prompt_token_ids": request.prompt_ids + request.prefix_ids}
-            self._add(request.id, prompt, _sampling_params(request.sampling, request.seed))
+            params = _sampling_params(request.sampling, request.seed, self._vocabulary)
+            self._add(request.id, prompt, params)
 
     def poll(self, timeout_s: float) -> list[Completion]:
         """Step the engine until an answer is finished or the time is up."""
@@ -184,7 +187,10 @@ class VllmEngine:
             for entry, token in zip(written.logprobs or [], written.token_ids, strict=True)
         ]
         if written.token_ids:
-            draft.extend(written.token_ids, logprobs, self.version)
+            support = None
+            if draft.support is not None:
+                support = [kept_tokens(entry, draft.request) for entry in written.logprobs]
+            draft.extend(written.token_ids, logprobs, self.version, support)
         if output.finished:
             if written.finish_reason not in ("stop", "length"):
                 raise EngineError(
@@ -278,6 +284,7 @@ def _start_engine(**arguments: Any) -> LLMEngine:
             **arguments,
             enforce_eager=not cuda,
             logprobs_mode="processed_logprobs",
+            max_logprobs=-1,  # those of all kept tokens, where sampling is truncated
             async_scheduling=False,
             disable_log_stats=True,
             use_tqdm_on_load=False,
@@ -287,7 +294,7 @@ def _start_engine(**arguments: Any) -> LLMEngine:
     )
 
 
-def _sampling_params(sampling: Sampling, seed: int) -> SamplingParams:
+def _sampling_params(sampling: Sampling, seed: int, vocabulary: int) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -296,10 +303,11 @@ def _sampling_params(sampling: Sampling, seed: int) -> SamplingParams:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
+        min_p=sampling.min_p,
         stop=list(sampling.stop),
         ignore_eos=sampling.ignore_eos,
         seed=seed,
-        logprobs=0,
+        logprobs=logprobs_needed(sampling, vocabulary),
         detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.DELTA,
     )

@@ -95,7 +95,8 @@ class BatchSource:
         """rescore: adds the rewards that the learner computes. estimate: adds step values."""
         self._plan, self._tasks = plan, tasks
         self._curriculum, self._collector = curriculum, collector
-        self._draws = RankDraws(curriculum, len(tasks), rank=rank, ranks=ranks)
+        self._draws = RankDraws(curriculum, tasks, rank=rank, ranks=ranks)
+        self._rank, self._ranks = rank, ranks
         self._gather, self._rescore, self._estimate = gather, rescore, estimate
         self._ready: dict[int, RolloutBatch] = {}
         self._next_draw = 0
@@ -132,7 +133,7 @@ class BatchSource:
 
     def _share(self) -> range:
         """This rank's part of the positions of a batch."""
-        return range(self._draws.rank, self._plan.groups_per_step, self._draws.ranks)
+        return range(self._rank, self._plan.groups_per_step, self._ranks)
 
     def state_dict(self) -> dict[str, Any]:
         """The curriculum's state is kept apart; this is the batches that are generated and not trained."""
@@ -146,7 +147,7 @@ class BatchSource:
         if not states:
             return
         self._next_draw = states[0]["next_draw"]
-        rank, ranks = self._draws.rank, self._draws.ranks
+        rank, ranks = self._rank, self._ranks
         ready = []
         for parts in zip(*(state["ready"] for state in states), strict=True):
             ready.append(parts[rank] if len(parts) == ranks else _part(parts, rank, ranks))

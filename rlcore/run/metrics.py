@@ -182,6 +182,7 @@ def rollout_rows(
                 "token_ids": rollout.token_ids,
                 "mask": [int(wrote) for wrote in rollout.mask],
                 "logprobs": rollout.logprobs,
+                **({} if rollout.support is None else {"support": rollout.support}),
                 **({"steps": steps[rollout.id]} if rollout.id in steps else {}),
             }
 

@@ -101,6 +101,7 @@ def _rollout(row: Mapping[str, Any], id: str) -> Rollout:
         finish=row.get("finish", "stop"),
         versions=_per_token(row),
         temperature=row.get("temperature", 1.0),
+        support=row.get("support"),
     )
 
 

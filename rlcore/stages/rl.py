@@ -224,7 +224,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
         collector = run.collector(
             scorer,
-            build_sampling(stage.sampling),
+            build_sampling(stage.sampling, keep_support=True),
             group_size=stage.group_size,
             seed_of_batch=partial(derive, seed),
             probe=stage.resample.probe,

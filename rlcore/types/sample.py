@@ -26,6 +26,9 @@ class Sample:
     old_logprobs: list[float] | None = None
     """[T] of the policy that the ratio is taken to; None: the engine's `logprobs`, or the policy itself if it wrote them.
     `rlcore.learner.updates` sets it."""
+    support: list[list[int] | None] | None = None
+    """[T] token ids that truncated sampling (top-k, top-p, min-p) kept at each token, None where it kept all of them; None
+    if nothing was truncated. Log-probabilities are those among the kept ones."""
     stream: str = "policy"
     """Which terms of the objective read it; each stream has its own global counts."""
 
@@ -38,6 +41,7 @@ class Sample:
             advantages=self.advantages,
             logprobs=self.logprobs,
             old_logprobs=self.old_logprobs,
+            support=self.support,
         )
         if not self.token_ids or self.mask[0]:
             raise ValueError(

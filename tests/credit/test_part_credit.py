@@ -112,7 +112,7 @@ def stage(**keys) -> RlStage:
 def test_recipes_say_it():
     assert credit_weights(stage()) is None
     assert credit_weights(stage(credit={"normalise_parts": True})) == {"exact": 2.0}
-    with pytest.raises(RecipeError, match="`mix: sum` only"):
-        credit_weights(stage(credit={"normalise_parts": True}, mix="unless_unfinished"))
+    with pytest.raises(RecipeError, match="needs `aggregate: sum`"):
+        credit_weights(stage(credit={"normalise_parts": True}, aggregate="unless_unfinished"))
     with pytest.raises(RecipeError, match="mixed-in demonstration"):
         credit_weights(stage(credit={"normalise_parts": True, "demonstrations": "mixed"}))

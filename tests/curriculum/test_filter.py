@@ -126,7 +126,7 @@ def gathered(
 
 
 def shares(seed: int = 0) -> Taken:
-    return Taken(RankDraws(Uniform(TASKS, seed=seed), len(TASKS)))
+    return Taken(RankDraws(Uniform(TASKS, seed=seed), TASKS))
 
 
 def waste(found: CollectedBatch) -> float:
@@ -187,7 +187,7 @@ def test_the_gate_halves_the_waste_where_choosing_well_is_possible() -> None:
 
     def run(filter: Filter | None, seed: int) -> float:
         curriculum = Sec(TASKS, temperature=0.05, seed=seed)
-        given, wasted = Taken(RankDraws(curriculum, len(TASKS))), []
+        given, wasted = Taken(RankDraws(curriculum, TASKS)), []
         for _ in range(12):
             found = gathered(filter, given)
             wasted.append(waste(found))

@@ -92,7 +92,7 @@ def steps(
     """
     uniform = Uniform(TASKS, seed=seed)
     sampler = uniform if by is None else Prefilter(uniform, TASKS, by=by, seed=seed)
-    given = Taken(RankDraws(sampler, len(TASKS)))
+    given = Taken(RankDraws(sampler, TASKS))
     wasted = []
     for _ in range(n):
         found = gathered(None if by is None else zero_variance(), given, answers=16)

@@ -203,12 +203,12 @@ def test_a_mix_is_checked_before_a_run(small: str) -> None:
             "stages.rl.aggregate={use: ranked, right: exact, score: judge}",
             "asks for a reward 'judge'; there are: exact",
         ),
-        ("stages.rl.aggregate=summ", "there is no mix 'summ'; did you mean 'sum'?"),
+        ("stages.rl.aggregate=summ", "there is no aggregate 'summ'; did you mean 'sum'?"),
     ]:
         with pytest.raises(RecipeError) as error:
             check(load(small, [override]))
         assert said in str(error.value)
-    with pytest.raises(RecipeError, match="goes with `mix: sum` only"):
+    with pytest.raises(RecipeError, match="needs `aggregate: sum`"):
         check(
             load(
                 small,

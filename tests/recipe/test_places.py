@@ -50,7 +50,7 @@ stages:
         ),  # two stages are called eval
         (
             "stages.rl.aggregate={use: ranked, right: exact, score: judge}",
-            "stages.rl.aggregate: mix 'ranked' asks for a reward 'judge'",
+            "stages.rl.aggregate: aggregate 'ranked' asks for a reward 'judge'",
         ),
         (
             "stages.rl.curriculum={use: sec, alfa: 1}",

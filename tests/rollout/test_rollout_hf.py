@@ -101,11 +101,10 @@ def test_draws_follow_the_distribution() -> None:
     uniforms = torch.rand(20_000, generator=torch.Generator().manual_seed(3))
 
     def chi_square(temperature: float) -> float:
-        tokens, _ = draw(
-            logits,
-            Settings.of([Sampling(max_tokens=1, temperature=temperature)] * 20_000, logits.device),
-            uniforms,
+        settings = Settings.of(
+            [Sampling(max_tokens=1, temperature=temperature)] * 20_000, logits.device
         )
+        tokens = draw(logits, settings, uniforms).tokens
         expected = 20_000 * logits[0].softmax(0)
         assert not (tokens == 4).any()
         return float(((tokens.bincount(minlength=5) - expected)[:4] ** 2 / expected[:4]).sum())
@@ -116,7 +115,7 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_extreme_uniforms_never_pick_an_impossible_token() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]] * 2)
-    tokens, logprobs = draw(
+    tokens, logprobs, _ = draw(
         logits, Settings.of([Sampling(max_tokens=1)] * 2, logits.device), torch.tensor([0.0, 1.0])
     )
     assert tokens.tolist() == [1, 2] and logprobs.isfinite().all()
