@@ -104,8 +104,8 @@ def recipes_list(arguments: argparse.Namespace) -> None:
 def recipes_keys(arguments: argparse.Namespace) -> None:
     from rlcore.recipe.keys import all_keys, find_keys, part_names
 
-    table = Table("key", "type", "default", "meaning")
     keys = find_keys(arguments.word) if arguments.word else [*all_keys(), *part_names()]
+    table = Table("key", "type", "default", "meaning")
     for key in keys:
         table.add_row(*map(escape, key))
     console.print(table)
@@ -174,8 +174,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     from rlcore.cli.doctor import examine
 
     table = Table("part", "found", "use")
-    findings = examine()
-    for finding in findings:
+    for finding in examine():
         table.add_row(finding.part, escape(finding.text), finding.use)
     console.print(table)
     return int(any(finding.needed and not finding.works for finding in findings))

@@ -119,8 +119,6 @@ class RlStage(GeneratingStage):
 
     @model_validator(mode="after")
     def _parts_of_a_filter(self) -> RlStage:
-        if self.filter is None and self.resample != ResampleSection():
-            raise ValueError("resample has no effect without a filter: set filter, or leave it out")
         if self.budget is None and self.budget_text != BUDGET_TEXT:
             raise ValueError("budget_text has no effect without a budget")
         if self.prefilter is not None and self.filter is None:
@@ -131,6 +129,8 @@ class RlStage(GeneratingStage):
             raise ValueError(
                 f"resample.probe is {self.resample.probe}, which needs a filter and a group_size above it (it is {self.group_size})"
             )
+        if self.filter is None and self.resample != ResampleSection():
+            raise ValueError("resample has no effect without a filter: set filter, or leave it out")
         return self
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
