@@ -174,7 +174,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     from rlcore.cli.doctor import examine
 
     table = Table("part", "found", "use")
-    for finding in examine():
+    findings = examine()
+    for finding in findings:
         table.add_row(finding.part, escape(finding.text), finding.use)
     console.print(table)
     return int(any(finding.needed and not finding.works for finding in findings))
