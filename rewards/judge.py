@@ -55,9 +55,9 @@ class Judge:
     verdict: an expression whose one group is the score. json_key: read that key of the reply's last JSON object instead.
     lowest, highest: the judge's scale, mapped to 0 .. 1; a score outside it is `unscorable`.
     cache: folder that keeps replies by content, so that no question is paid for twice; off by default.
-    attempts, timeout_s: tries a question, and seconds for each. The recipe's `reward_deadline_s` bounds all tries of an answer
+    attempts, timeout_s: tries a question, and seconds for each. The recipe's `scoring.deadline_s` bounds all tries of an answer
     together: raise it for a slow judge. concurrency: questions under way in a worker, which asks those of one group at a time;
-    `reward_workers` is the number of workers.
+    `scoring.workers` is the number of workers.
 
     >>> judge = Judge(model="any", verdict=r"score: (\\d+)", lowest=1, highest=5)
     >>> judge.read("The steps are sound. Score: 5, I would say score: 4").value

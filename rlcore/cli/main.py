@@ -1,6 +1,6 @@
 """The `rlcore` command: reads arguments, calls one function, prints the outcome. No logic of the engine lives here.
 
-Exit status: 0 done, 1 a reward that was looked at did not pass, 2 bad input or a run that had to stop (one sentence says
+Exit status: 0 done, 1 a reward or an installation that was examined did not pass, 2 bad input or a run that had to stop (one sentence says
 why), 130 interrupted.
 """
 
@@ -168,16 +168,16 @@ def corpus(arguments: argparse.Namespace) -> None:
     console.print(table)
 
 
-def doctor(arguments: argparse.Namespace) -> None:
+def doctor(arguments: argparse.Namespace) -> int:
+    """1 if a part that rlcore needs does not work."""
     from rlcore.cli.doctor import examine
 
     table = Table("part", "found", "use")
     findings = examine()
     for finding in findings:
-        table.add_row(
-            finding.part, ("" if finding.works else "MISSING: ") + finding.found, finding.use
-        )
+        table.add_row(finding.part, escape(finding.text), finding.use)
     console.print(table)
+    return int(any(finding.needed and not finding.works for finding in findings))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -9,7 +9,8 @@ from rlcore import Group, Rollout, Task, Verdict
 from rlcore.credit import group_credit, normalised_parts
 from rlcore.errors import RecipeError, RewardError
 from rlcore.recipe.build_credit import build_credit, credit_weights
-from rlcore.recipe.schema import CreditSection, RlStage
+from rlcore.recipe.credit_sections import CreditSection
+from rlcore.stages.rl import RlStage
 
 
 def group(parts: dict[str, list[float | None]], tokens: int = 2, id: str = "t") -> Group:

@@ -78,7 +78,10 @@ stages:
         ),
         ("stages.learned.objective=sfd", "stages.learned.objective: there is no objective 'sfd'"),
         ("stages.rl.credit.baseline={use: mean, x: 1}", "stages.rl.credit: "),
-        ("stages.rl.credit.steps={scheme: pervert}", "stages.rl.credit: there is no credit scheme"),
+        (
+            "stages.rl.credit.steps={scheme: pervert}",
+            "stages.rl.credit.steps: there is no credit scheme",
+        ),
         ("stages.rl.credit.steps={split: lines}", "stages.rl.credit.steps: there is no split"),
         (
             "stages.learned.credit={steps: {scheme: vin}}",
