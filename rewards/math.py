@@ -104,21 +104,16 @@ def math_answer(
     asked = (
         prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
     )
-    candidates = [found for found in candidates if not _copied(found, asked, answers)]
+    candidates = [
+        candidate
+        for candidate in candidates
+        if len(candidate) <= LONGEST and not _copied(candidate, asked, answers)
+    ]
     try:
-        return float(
-            any(
-                len(found) <= LONGEST and same_value(right, found)
-                for found in candidates
-                for right in answers
-            )
-        )
+        return float(any(same_value(right, text) for text in candidates for right in answers))
     except TimeoutException:  # derives from BaseException
-        return Verdict(
-            value=None,
-            status="timed-out",
-            reason=f"math-verify took over {TIMEOUT_S} s for {candidates[0][:80]!r}",
-        )
+        reason = f"math-verify took over {TIMEOUT_S} s for {candidates[0][:80]!r}"
+        return Verdict(value=None, status="timed-out", reason=reason)
 
 
 def _copied(found: str, prompt: str, answers: Sequence[str]) -> bool:
