@@ -84,9 +84,9 @@ class VllmEngine:
         """Hand requests to the engine."""
         check_requests(requests, self._drafts, self._max_length)
         for request in requests:
+            params = _sampling_params(request.sampling, request.seed, self._vocabulary)
             self._drafts[request.id] = Draft(request=request)
             prompt = {"prompt_token_ids": request.prompt_ids + request.prefix_ids}
-            params = _sampling_params(request.sampling, request.seed, self._vocabulary)
             self._add(request.id, prompt, params)
 
     def poll(self, timeout_s: float) -> list[Completion]:
