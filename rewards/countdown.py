@@ -23,7 +23,7 @@ _NODES = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 @reward
 def countdown(
-    answer: str,
+    completion: str,
     *,
     numbers: Sequence[int],
     target: int,
@@ -43,9 +43,9 @@ def countdown(
     """
     if not finished:
         return Verdict(value=0.0, status="wrong-format", reason="cut off before its end")
-    if "<answer>" in answer:
-        answer = answer.rpartition("<answer>")[2].partition("</answer>")[0]
-    text = re.sub(r"\s+", "", answer)[:LONGEST].replace("×", "*").replace("÷", "/")
+    if "<answer>" in completion:
+        completion = completion.rpartition("<answer>")[2].partition("</answer>")[0]
+    text = re.sub(r"\s+", "", completion)[:LONGEST].replace("×", "*").replace("÷", "/")
     left, made = _steps(text, list(numbers)) if "=" in text else _expression(text, list(numbers))
     if left is None:
         return Verdict(value=0.0, status="wrong-format", reason=f"{made}: {text[:60]!r}")

@@ -15,8 +15,8 @@ from rlcore import reward
 
 @reward
 def gym_answer(
-    answer: str,
-    gold: Any,
+    completion: str,
+    answer: Any,
     *,
     entry: Mapping[str, Any],
     params: Mapping[str, Any] | None = None,
@@ -32,10 +32,10 @@ def gym_answer(
     >>> gym_answer("so <answer>4</answer>", "4", entry=entry)
     1.0
     """
-    tagged = extract_answer(answer, tag)
+    tagged = extract_answer(completion, tag)
     if tagged is None and not finished:
         return 0.0
-    text = answer.strip() if tagged is None else tagged
+    text = completion.strip() if tagged is None else tagged
     return float(
         _dataset(entry["metadata"]["source_dataset"], json.dumps(params or {})).score_answer(
             text, dict(entry)

@@ -14,7 +14,7 @@ from rlcore import reward
 
 @reward
 def length(
-    answer: str,
+    completion: str,
     *,
     completion_ids: Sequence[int],
     max_tokens: int = 512,
@@ -40,7 +40,7 @@ def length(
 
 @reward
 def overlong(
-    answer: str, *, completion_ids: Sequence[int], max_tokens: int, cache: int, **columns: Any
+    completion: str, *, completion_ids: Sequence[int], max_tokens: int, cache: int, **columns: Any
 ) -> float:
     """0 up to `max_tokens - cache` tokens, falling in a line to -1 at `max_tokens`, and -1 beyond.
 

@@ -36,7 +36,7 @@ from typing import Any
 
 from math_verify.errors import TimeoutException
 
-from rewards.math_final import LONGEST, Mode, final_answers, gold_text
+from rewards.math_final import LONGEST, Mode, final_answers, reference_text
 from rewards.math_spelling import plain_number
 from rewards.math_value import TIMEOUT_S, same_value
 from rlcore import Message, Verdict, reward
@@ -49,8 +49,8 @@ _OPERATION = re.compile(
 
 @reward
 def math_answer(
-    answer: str,
-    gold: Any,
+    completion: str,
+    answer: Any,
     *,
     mode: Mode = "first",
     within: str | None = None,
@@ -69,13 +69,15 @@ def math_answer(
     """
     if mode not in ("first", "strict", "flex"):
         raise ValueError(f"mode is {mode!r}; choose first, strict or flex")
-    golds = [found for one in _all(gold) if one is not None and (found := gold_text(str(one)))]
-    if not golds:
+    answers = [
+        found for one in _all(answer) if one is not None and (found := reference_text(str(one)))
+    ]
+    if not answers:
         return None
-    answer = answer.rpartition("</think>")[2]
+    completion = completion.rpartition("</think>")[2]
     if within is not None:
-        before, closed, _ = answer.rpartition(f"</{within}>")
-        _, opened, answer = before.rpartition(f"<{within}>")
+        before, closed, _ = completion.rpartition(f"</{within}>")
+        _, opened, completion = before.rpartition(f"<{within}>")
         if not (closed and opened):
             return Verdict(
                 value=0.0,
@@ -83,19 +85,19 @@ def math_answer(
                 reason=f"there is no <{within}>...</{within}> in the answer",
             )
         finished = True
-    candidates = final_answers(answer, mode=mode, ended=finished)
+    candidates = final_answers(completion, mode=mode, ended=finished)
     if not candidates:
         return Verdict(value=0.0, status="wrong-format", reason="there is no final answer")
     asked = (
         prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
     )
-    candidates = [found for found in candidates if not _copied(found, asked, golds)]
+    candidates = [found for found in candidates if not _copied(found, asked, answers)]
     try:
         return float(
             any(
                 len(found) <= LONGEST and same_value(right, found)
                 for found in candidates
-                for right in golds
+                for right in answers
             )
         )
     except TimeoutException:  # derives from BaseException
@@ -106,7 +108,7 @@ def math_answer(
         )
 
 
-def _copied(found: str, prompt: str, golds: Sequence[str]) -> bool:
+def _copied(found: str, prompt: str, answers: Sequence[str]) -> bool:
     """Whether `found` is a formula of the prompt still to be worked out."""
     dense = _dense(found)
     if (
@@ -115,14 +117,14 @@ def _copied(found: str, prompt: str, golds: Sequence[str]) -> bool:
         or dense not in _dense(prompt)
     ):
         return False
-    return all(_dense(gold) != dense for gold in golds)
+    return all(_dense(answer) != dense for answer in answers)
 
 
 def _dense(text: str) -> str:
     return re.sub(r"[\s$]|\\[,;!]", "", text)
 
 
-def _all(gold: Any) -> Sequence[Any]:
+def _all(answer: Any) -> Sequence[Any]:
     """The golds of a task: arrays and lists hold several."""
-    gold = gold.tolist() if hasattr(gold, "tolist") else gold
-    return gold if isinstance(gold, list | tuple) else [gold]
+    answer = answer.tolist() if hasattr(answer, "tolist") else answer
+    return answer if isinstance(answer, list | tuple) else [answer]

@@ -76,7 +76,7 @@ def final_answer(text: str, *, mode: Mode = "first", ended: bool = True) -> str:
 
 
 @lru_cache(maxsize=65536)
-def gold_text(gold: str) -> str:
+def reference_text(gold: str) -> str:
     """The final answer in a gold text, which may be a whole worked solution; else the text itself."""
     return boxed(gold) or after_hashes(gold) or after_says(gold) or gold.strip()
 

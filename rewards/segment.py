@@ -20,7 +20,7 @@ How it really goes on, sentence by sentence:
 
 Prediction, between <next> and </next>:
 <{fence}>
-{answer}
+{completion}
 </{fence}>
 
 Does the prediction say the same as a beginning of what really comes? The wording may differ, but it must claim nothing \
@@ -44,7 +44,7 @@ def normalised(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def prediction(answer: str, tag: str) -> str | None:
+def prediction(completion: str, tag: str) -> str | None:
     """The text in the last `<tag>...</tag>`; None if there is none, or nothing in it.
 
     >>> prediction("so <next>it rains</next>", "next")
@@ -52,30 +52,35 @@ def prediction(answer: str, tag: str) -> str | None:
     """
     found = re.findall(
         rf"<{re.escape(tag)}>((?:(?!<{re.escape(tag)}>).)*?)</{re.escape(tag)}>",
-        answer,
+        completion,
         flags=re.DOTALL,
     )
     return found[-1].strip() if found and found[-1].strip() else None
 
 
 @reward
-def segment(answer: str, gold: str, *, tag: str = "next", **columns: Any) -> float | Verdict:
+def segment(completion: str, answer: str, *, tag: str = "next", **columns: Any) -> float | Verdict:
     """1 if the prediction is the gold segment, letter case, punctuation and spaces aside (RLPT's strict reward).
 
     >>> segment("I think <next>it rains</next>", "It rains.")
     1.0
     """
-    said = prediction(answer, tag)
+    said = prediction(completion, tag)
     return (
         _unparsable(tag)
         if said is None
-        else float(bool(normalised(said)) and normalised(said) == normalised(gold))
+        else float(bool(normalised(said)) and normalised(said) == normalised(answer))
     )
 
 
 @reward
 def segment_prefix(
-    answer: str, gold: str, *, reference: Sequence[str] = (), tag: str = "next", **columns: Any
+    completion: str,
+    answer: str,
+    *,
+    reference: Sequence[str] = (),
+    tag: str = "next",
+    **columns: Any,
 ) -> float | Verdict:
     """1 if the prediction is the gold segment or more of the text after it: the first one, two, ... of `reference`, whole.
 
@@ -85,27 +90,31 @@ def segment_prefix(
     >>> segment_prefix("<next>It rains. We go</next>", "It rains.", reference=["It rains.", "We go.", "Bye."])
     1.0
     """
-    said = prediction(answer, tag)
+    said = prediction(completion, tag)
     if said is None:
         return _unparsable(tag)
-    parts = list(reference) or [gold]
+    parts = list(reference) or [answer]
     whole = [normalised(" ".join(parts[: end + 1])) for end in range(len(parts))]
     return float(bool(normalised(said)) and normalised(said) in whole)
 
 
 @reward
-def span(answer: str, gold: str | None, *, tag: str = "span", **columns: Any) -> float | Verdict:
+def span(
+    completion: str, answer: str | None, *, tag: str = "span", **columns: Any
+) -> float | Verdict:
     """1 if the prediction is the hidden span exactly, spaces aside (PretrainZero, arXiv 2512.03442).
 
     >>> span("<span>Bo</span>", "Bo"), span("<span>bo</span>", "Bo")
     (1.0, 0.0)
     """
-    said = prediction(answer, tag)
-    return _unparsable(tag) if said is None else float(said.split() == str(gold or "").split())
+    said = prediction(completion, tag)
+    return _unparsable(tag) if said is None else float(said.split() == str(answer or "").split())
 
 
 @reward
-def next_token(answer: str, gold: str, *, tag: str = "next", **columns: Any) -> float | Verdict:
+def next_token(
+    completion: str, answer: str, *, tag: str = "next", **columns: Any
+) -> float | Verdict:
     """1 if the prediction is the text of the next token, spaces at its ends aside (arXiv 2509.24375).
 
     With `tag: ""` it is the whole answer, for a policy that says the token without thought (`max_tokens: 1`).
@@ -113,13 +122,13 @@ def next_token(answer: str, gold: str, *, tag: str = "next", **columns: Any) -> 
     >>> next_token("<think>a verb</think><next>runs</next>", " runs"), next_token("runs", " runs", tag="")
     (1.0, 1.0)
     """
-    said = prediction(answer, tag) if tag else answer.strip()
-    return _unparsable(tag) if said is None else float(said == gold.strip())
+    said = prediction(completion, tag) if tag else completion.strip()
+    return _unparsable(tag) if said is None else float(said == answer.strip())
 
 
 @reward
 def near_budget(
-    answer: str, *, completion_ids: Sequence[int], budget: int, **columns: Any
+    completion: str, *, completion_ids: Sequence[int], budget: int, **columns: Any
 ) -> float:
     """A triangle over the answer's tokens: 0 at none, 1 at `budget`, 0 from twice that on (arXiv 2509.24375).
 

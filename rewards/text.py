@@ -13,7 +13,7 @@ from rlcore import Verdict, reward
 
 @reward
 def exact(
-    answer: str, gold: Any, *, after: str | None = None, finished: bool = True, **columns: Any
+    completion: str, answer: Any, *, after: str | None = None, finished: bool = True, **columns: Any
 ) -> float | Verdict:
     """1 if the answer is the gold text, spaces at the ends aside, else 0; with `after`, the text after the last such marker.
 
@@ -25,18 +25,18 @@ def exact(
     if not finished:
         return 0.0
     if after is not None:
-        _, marker, answer = answer.rpartition(after)
+        _, marker, completion = completion.rpartition(after)
         if not marker:
             return Verdict(
                 value=0.0, status="wrong-format", reason=f"there is no {after!r} in the answer"
             )
-    return float(answer.strip() == str(gold).strip())
+    return float(completion.strip() == str(answer).strip())
 
 
 @reward
 def match(
-    answer: str,
-    gold: Any,
+    completion: str,
+    answer: Any,
     *,
     within: str | None = None,
     contains: bool = False,
@@ -53,31 +53,33 @@ def match(
     >>> match("The Eiffel Tower.", ["tour eiffel", "eiffel tower"])
     1.0
     """
-    golds = [
+    answers = [
         words
-        for one in (gold if isinstance(gold, list | tuple) else [gold])
+        for one in (answer if isinstance(answer, list | tuple) else [answer])
         if (words := _plain(one))
     ]
-    if not golds:
+    if not answers:
         return None
     if within is not None:
-        found = _last_span(answer, within)
+        found = _last_span(completion, within)
         if found is None:
             return Verdict(
                 value=0.0,
                 status="wrong-format",
                 reason=f"there is no <{within}>...</{within}> in the answer",
             )
-        answer = found
+        completion = found
     elif not finished:
         return 0.0
-    said = _plain(answer)
-    return float(any(f" {words} " in f" {said} " if contains else words == said for words in golds))
+    said = _plain(completion)
+    return float(
+        any(f" {words} " in f" {said} " if contains else words == said for words in answers)
+    )
 
 
 @reward
 def tags(
-    answer: str,
+    completion: str,
     *,
     names: Sequence[str] = ("think", "answer"),
     finished: bool = True,
@@ -91,16 +93,18 @@ def tags(
     1.0
     """
     if not finished or any(
-        answer.count(tag) != 1 for name in names for tag in (f"<{name}>", f"</{name}>")
+        completion.count(tag) != 1 for name in names for tag in (f"<{name}>", f"</{name}>")
     ):
         return 0.0
     shape = r"\s*".join(f"<{name}>(.*?)</{name}>" for name in map(re.escape, names))
-    match = re.fullmatch(rf"\s*{shape}\s*", answer, flags=re.DOTALL)
+    match = re.fullmatch(rf"\s*{shape}\s*", completion, flags=re.DOTALL)
     return float(match is not None and all(block.strip() for block in match.groups()))
 
 
 @reward
-def spans(answer: str, *, names: Sequence[str] = ("think", "answer"), **columns: Any) -> Verdict:
+def spans(
+    completion: str, *, names: Sequence[str] = ("think", "answer"), **columns: Any
+) -> Verdict:
     """The share of the tags in `names` that stand in the answer once, not empty and not inside one another.
 
     From 0 to 1, with a part `spans/<name>` of 0 or 1 for each tag, which a mix can weigh on its own; text around the blocks does
@@ -110,11 +114,11 @@ def spans(answer: str, *, names: Sequence[str] = ("think", "answer"), **columns:
     >>> spans("<think>2 and 2</think> so <answer>4").value
     0.5
     """
-    places = {name: (answer.find(f"<{name}>"), answer.find(f"</{name}>")) for name in names}
+    places = {name: (completion.find(f"<{name}>"), completion.find(f"</{name}>")) for name in names}
     whole = {
         name: float(
-            answer.count(f"<{name}>") == answer.count(f"</{name}>") == 1
-            and bool(answer[start + len(name) + 2 : end].strip())
+            completion.count(f"<{name}>") == completion.count(f"</{name}>") == 1
+            and bool(completion[start + len(name) + 2 : end].strip())
             and not any(
                 start < edge < end for other in names if other != name for edge in places[other]
             )
@@ -125,7 +129,7 @@ def spans(answer: str, *, names: Sequence[str] = ("think", "answer"), **columns:
 
 
 @reward
-def repetition(answer: str, *, n: int = 3, **columns: Any) -> float:
+def repetition(completion: str, *, n: int = 3, **columns: Any) -> float:
     """Minus the share of the answer's n-grams that have occurred before in it: 0 where none repeats, towards -1 for a loop.
 
     A word is a run of letters and digits, or one character of a script without spaces (Chinese, Japanese); case does not count.
@@ -137,14 +141,14 @@ def repetition(answer: str, *, n: int = 3, **columns: Any) -> float:
     if n < 1:
         raise ValueError(f"n is {n}, but must be 1 or more")
     words = re.findall(
-        r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+", answer.lower()
+        r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+", completion.lower()
     )
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) - 1.0 if grams else 0.0
 
 
 @reward
-def script(answer: str, *, names: Sequence[str] = ("latin",), **columns: Any) -> float | None:
+def script(completion: str, *, names: Sequence[str] = ("latin",), **columns: Any) -> float | None:
     """The share of the answer's letters that belong to the writing systems in `names`, 0 to 1; None where it has no letters.
 
     Names as Unicode's: latin, cyrillic, greek, arabic, hebrew, devanagari, cjk (Chinese), hiragana, katakana, hangul, thai.
@@ -155,7 +159,7 @@ def script(answer: str, *, names: Sequence[str] = ("latin",), **columns: Any) ->
     0.9166666666666666
     """
     prose = re.sub(
-        r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|`[^`]*`|\\[A-Za-z]+", " ", answer, flags=re.DOTALL
+        r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|`[^`]*`|\\[A-Za-z]+", " ", completion, flags=re.DOTALL
     )
     wanted = tuple(name.upper() for name in names)
     letters = [

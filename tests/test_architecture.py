@@ -160,4 +160,4 @@ def test_checking_a_recipe_needs_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    assert "512 answers a step" in done.stdout
+    assert "512 completions a step" in done.stdout

@@ -11,7 +11,9 @@ import pytest
 from rlcore.analysis.study import CellRun
 from rlcore.plugin import import_file
 from rlcore.recipe.load import load
-from rlcore.recipe.schema import EvalStage, RlStage, SftStage
+from rlcore.stages.eval import EvalStage
+from rlcore.stages.rl import RlStage
+from rlcore.stages.sft import SftStage
 
 PAPERS = Path(__file__).resolve().parent.parent / "recipes/papers"
 STUDIES = {"rlp": "rlp", "rlpt": "rlpt", "pretrain_zero": "blanks", "rmt": "rmt"}

@@ -12,11 +12,12 @@ from typing import Any
 
 from rlcore.bench.measure import Seconds, Stopwatch, circumstances
 from rlcore.bench.workload import make_model
-from rlcore.credit.monte_carlo import Cost, MonteCarlo
+from rlcore.credit.estimator import Cost
+from rlcore.credit.monte_carlo import MonteCarlo
 from rlcore.credit.split import fixed
 from rlcore.errors import RecipeError
 from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.rollout.collect import collect
+from rlcore.rollout.collector import collect
 from rlcore.rollout.continuations import continuations
 from rlcore.rollout.engine import Engine
 from rlcore.rollout.prompt import PromptEncoder
@@ -133,7 +134,7 @@ class _Step:
         watch = Stopwatch()
         collected = collect(tasks, group_size=group_size, deadline_s=600, **common)  # type: ignore[arg-type]
         self.answers: Seconds = watch.read()
-        values = MonteCarlo(
+        estimator = MonteCarlo(
             continue_=continue_,
             split=fixed(n=-(-sampling.max_tokens // STEPS)),
             decode=encoder.decode,
@@ -142,9 +143,9 @@ class _Step:
             share=share,
         )
         watch = Stopwatch()
-        values(collected.groups)
+        _, cost = estimator(collected.groups)
         self.continuing: Seconds = watch.read()
-        self.cost: Cost = values.cost
+        self.cost: Cost = cost
         self.written = collected.completion_tokens
 
 

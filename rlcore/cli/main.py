@@ -257,12 +257,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "check",
         recipes_check,
-        "check keys, data, rewards and presets; score gold and corrupted gold answers",
+        "check keys, data, rewards and presets; score reference answers and corrupted ones",
         recipes,
     )
     takes_recipe(sub)
     sub.add_argument(
-        "--rows", type=int, default=200, help="tasks whose gold answer is scored (default 200)"
+        "--rows", type=int, default=200, help="tasks whose reference answer is scored (default 200)"
     )
 
     about = "list, start, try or attack reward functions"

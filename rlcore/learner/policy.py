@@ -1,8 +1,7 @@
-"""The model that learns: loading it, running it on packed tokens, and giving its weights away."""
+"""The model that learns: loading it, running it on packed tokens, and reading its weights."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +10,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
-from rlcore.errors import ModelError, first_line
-from rlcore.learner.attention import PACKED
+from rlcore.errors import ModelError
+from rlcore.learner.base_model import model_from_config, model_from_path
 from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.pack import Layout, pack
+from rlcore.learner.packed_check import check_packed
 from rlcore.learner.policy_adapter import Adapter, attach
-from rlcore.learner.sharding import gathered, reshard, whole
+from rlcore.learner.reference import ShardedReference, frozen_copy
+from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
-from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.plugin import did_you_mean
+from rlcore.learner.tokenizer import load_tokenizer
 from rlcore.types import Sample
 
 ADAPTER = "adapter"
@@ -38,7 +32,10 @@ ADAPTER = "adapter"
 
 @dataclass(frozen=True)
 class Policy:
-    """A model in packed form with its tokenizer. Dropout is off: scoring and learning must see the same function."""
+    """A model in packed form with its tokenizer.
+
+    Dropout is off: scoring and learning must see the same function.
+    """
 
     module: PackedModule
     tokenizer: PreTrainedTokenizerBase
@@ -49,59 +46,73 @@ class Policy:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The transformers model. Its attention is packed: to call or generate with it directly, switch that to "sdpa" first."""
+        """The transformers model.
+
+        Its attention is packed: to call it directly, or to generate with it, switch that to "sdpa".
+        """
         return self.module.model
 
     @property
     def num_parameters(self) -> int:
-        """Parameters, tied ones counted once."""
-        return sum(p.numel() for p in self.module.parameters())
+        """Number of parameters, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
     def dtype(self) -> torch.dtype:
-        """What log-probabilities and losses are computed in: float64 for a float64 model, else float32."""
+        """Precision of log-probabilities and losses: float64 for a float64 model, else float32."""
         return torch.float64 if self.model.dtype == torch.float64 else torch.float32
 
     @property
     def arithmetic(self) -> torch.dtype:
-        """What the model's matrix products are computed in."""
+        """Precision of the model's matrix products."""
         return torch.bfloat16 if isinstance(self.module, MixedModule) else self.model.dtype
 
     def weights(self, *, apart: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """Names and full tensors as in the checkpoint that `save` writes; tied weights once. Collective if sharded.
+        """Names and full tensors as in the checkpoint that `save` writes; tied weights once.
 
-        An adapter is merged in, one layer at a time as the tensors are read; the live module is not changed. With `apart` the
-        base's tensors come as they are, and the adapter's after them (`Adapter.apart`).
+        Collective where the model is sharded. An adapter is merged into one layer at a time as the
+        tensors are read; the live module does not change. With `apart` the base's tensors come
+        unmerged, and the adapter's after them (`Adapter.apart`).
         """
         if apart and self.adapter is not None:
-            yield from ((name, whole(tensor)) for name, tensor in self.adapter.apart())
+            for name, tensor in self.adapter.apart():
+                yield name, full(tensor)
             return
-        own = self._own_weights()
-        if (
-            revert_weight_conversion(self.model, none := {}) is not none
-        ):  # fused or renamed in memory: needs them all at once
-            own = iter(revert_weight_conversion(self.model, dict(own)).items())
-        yield from own
+        # Architectures that are fused or renamed in memory can only be converted all at once.
+        unchanged: dict[str, Tensor] = {}
+        is_converted = revert_weight_conversion(self.model, unchanged) is not unchanged
+        if is_converted:
+            yield from revert_weight_conversion(self.model, dict(self._live_weights())).items()
+        else:
+            yield from self._live_weights()
 
-    def _own_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def _live_weights(self) -> Iterator[tuple[str, Tensor]]:
         if self.adapter is None:
-            yield from (
-                (name, whole(tensor.detach())) for name, tensor in self.model.named_parameters()
-            )
+            for name, parameter in self.model.named_parameters():
+                yield name, full(parameter.detach())
             return
-        names = [
-            {name for name, _ in self.model.named_parameters(remove_duplicate=once)}
-            for once in (False, True)
-        ]
-        again = names[0] - names[1]  # further names of tied weights
+        further_names = _further_names_of_tied_weights(self.model)
         for name, tensor in self.adapter.state():
-            if isinstance(tensor, torch.nn.Parameter) and name not in again:
-                yield name, whole(tensor.detach())
+            if isinstance(tensor, nn.Parameter) and name not in further_names:
+                yield name, full(tensor.detach())
 
-    def frozen(self, device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
-        """The policy as it is now, to be called like `module` while it learns: a copy, or, under an adapter, the base itself."""
+    def frozen(
+        self,
+        device: torch.device,
+        start: Policy | None = None,
+    ) -> Callable[..., tuple[Tensor, Tensor]]:
+        """A reference to be called like `module`: the policy as it is now, or as in `start`.
+
+        A copy of the module; for a sharded module, shards of the weights beside it (collective);
+        under an adapter the base, which does not change.
+        """
+        if is_sharded(self.module) and self.adapter is None:
+            weights = None if start is None else list(start.module.parameters())
+            return ShardedReference(self.module, weights)
+        if start is not None:
+            return start.module.to(device).requires_grad_(False)
         if self.adapter is None:
-            return copy.deepcopy(self.module).to(device).requires_grad_(False)
+            return frozen_copy(self.module, device)
 
         def base(*inputs: Any) -> tuple[Tensor, Tensor]:
             with self.adapter.disabled():
@@ -110,8 +121,8 @@ class Policy:
         return base
 
     def score(self, sequences: Sequence[list[int]], *, max_tokens: int = 8192) -> list[list[float]]:
-        """Log-probabilities at temperature 1 of `sequence[1:]` given what precedes each token: len - 1 numbers a sequence."""
-        return [logp for logp, _ in self.read(sequences, max_tokens=max_tokens)]
+        """Log-probabilities at temperature 1 of `sequence[1:]`: len - 1 numbers a sequence."""
+        return [logprobs for logprobs, _ in self.read(sequences, max_tokens=max_tokens)]
 
     @torch.no_grad()
     def read(
@@ -122,53 +133,52 @@ class Policy:
         layout: Layout = "packed",
         max_tokens: int = 8192,
     ) -> list[tuple[list[float], list[float]]]:
-        """Log-probability and entropy, at temperature 1, of each sequence's tokens from its place `starts` (default 1) on.
+        """Log-probabilities and entropies, at temperature 1, of each sequence's tokens.
 
-        In the layout `shared` what sequences begin with in common is read once.
+        They begin at position `starts` of the sequence (default 1). In the layout `shared` a common
+        prefix of sequences is computed once.
         """
-        firsts = starts or [1] * len(sequences)
-        samples = [
-            Sample(
-                id=str(i),
-                token_ids=list(s),
-                mask=[place >= first for place in range(len(s))],
-                advantages=[0.0] * len(s),
-            )
-            for i, (s, first) in enumerate(zip(sequences, firsts, strict=True))
-        ]
-        found: list[tuple[list[float], list[float]]] = [([], []) for _ in samples]
+        samples = _scored_samples(sequences, starts or [1] * len(sequences))
+        results: list[tuple[list[float], list[float]]] = [([], []) for _ in samples]
         for batch in pack(samples, max_tokens=max_tokens, layout=layout):
             batch = batch.to(self.model.device, self.dtype)
-            inputs = (batch.token_ids, batch.positions, batch.lengths, batch.source, batch.target)
-            logp, entropy = self.module(*inputs, parents=batch.parents)
+            logprobs, entropies = self.module(
+                batch.token_ids,
+                batch.positions,
+                batch.lengths,
+                batch.source,
+                batch.target,
+                parents=batch.parents,
+            )
             sizes = batch.row.bincount(minlength=len(batch.order)).tolist()
-            for index, *values in zip(
-                batch.order, logp.cpu().split(sizes), entropy.cpu().split(sizes), strict=True
-            ):
-                found[index] = (values[0].tolist(), values[1].tolist())
+            logprobs_of = logprobs.cpu().split(sizes)
+            entropies_of = entropies.cpu().split(sizes)
+            for row, index in enumerate(batch.order):
+                results[index] = (logprobs_of[row].tolist(), entropies_of[row].tolist())
         reshard(self.module)
-        return found
+        return results
 
     def save(self, folder: str | Path, *, base: bool = False) -> None:
-        """Write model, generation config and tokenizer for `from_pretrained`. All ranks call it, the first one writes.
+        """Write model, generation config and tokenizer for `from_pretrained`.
 
-        An adapter is merged into the model's files, and also written by itself to `folder/adapter`: resuming needs it, since
-        the base cannot be had back from the sum exactly. Weights are written as they are trained: float32 under `MixedModule`.
-        With `base` the model below the adapter is written alone.
+        Every rank calls it, rank 0 writes. An adapter is merged into the model's files and also
+        written alone to `folder/adapter`: resuming needs it, since the base cannot be recovered
+        from the sum exactly. Weights are written as they are trained: float32 under `MixedModule`.
+        With `base` only the model below the adapter is written.
         """
-        state = (
-            self.model.state_dict()
-            if self.adapter is None
-            else self.adapter.base()
-            if base
-            else dict(self.adapter.state())
-        )
+        if self.adapter is None:
+            state = self.model.state_dict()
+        elif base:
+            state = self.adapter.base()
+        else:
+            state = dict(self.adapter.state())
         state = gathered({name: tensor.detach() for name, tensor in state.items()})
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            self.model.save_pretrained(folder, state_dict=state)
-            self.tokenizer.save_pretrained(folder)
-            if self.adapter is not None and not base:
-                self.adapter.save(Path(folder) / ADAPTER)
+        if dist.is_initialized() and dist.get_rank() != 0:
+            return
+        self.model.save_pretrained(folder, state_dict=state)
+        self.tokenizer.save_pretrained(folder)
+        if self.adapter is not None and not base:
+            self.adapter.save(Path(folder) / ADAPTER)
 
 
 def load_policy(
@@ -184,33 +194,28 @@ def load_policy(
     gradient_checkpointing: bool = False,
     compile: bool = False,
 ) -> Policy:
-    """Load the model at `path` (hub name or folder), or build one from `config` with random weights that follow from `seed`.
+    """Load the model at `path` (hub name or folder), or build one from `config`. Raises `ModelError`.
 
-    `config` is `{"model_type": "qwen2", "hidden_size": 64, ...}`; vocabulary size and special ids are the tokenizer's
-    unless given. `tokenizer` is a hub name, a folder or "bytes"; by default that of `path`. With dtype "bfloat16" the weights
-    trained are float32 and the arithmetic is bfloat16 (`MixedModule`). With `peft` (`{"type": "lora", "r": 16, ...}`) the model
-    is frozen, in `dtype`, and an adapter in at least float32 is trained; `saved` is then a folder that `Policy.save` wrote, whose
-    adapter is taken over. The last two are `rlcore.learner.speed`'s. Before it returns, the packed forward is compared with the
-    model's own on two short sequences. Raises `ModelError`.
+    Before it returns, the packed forward is compared with the model's own on two short sequences.
+
+    config: `{"model_type": "qwen2", "hidden_size": 64, ...}`; random weights follow from `seed`,
+        vocabulary size and special ids are the tokenizer's unless they are given.
+    tokenizer: a hub name, a folder or "bytes"; by default that of `path`.
+    dtype: with "bfloat16" the trained weights are float32 and the arithmetic is bfloat16
+        (`MixedModule`).
+    peft: `{"type": "lora", "r": 16, ...}`; the model is then frozen, in `dtype`, and an adapter in
+        at least float32 is trained.
+    saved: with `peft`, a folder written by `Policy.save`, whose adapter is loaded.
+    gradient_checkpointing, compile: see `rlcore.learner.speed`.
     """
-    if (path is None) == (config is None):
-        raise ModelError(
-            "a model is given either by path or by config: give exactly one of the two"
-        )
-    if path is None and tokenizer is None:
-        raise ModelError(
-            'a model built from config needs a tokenizer: a hub name, a folder or "bytes"'
-        )
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ModelError(f"there is no dtype {dtype!r}; use float32, bfloat16 or float16")
+    _check_arguments(path, config, tokenizer, dtype)
     loaded_tokenizer = load_tokenizer(tokenizer or str(path))
-    mixed = dtype == "bfloat16" and peft is None
-    held = "float32" if mixed else dtype
-    model = (
-        _from_path(path, held)
-        if path is not None
-        else _from_config(dict(config or {}), loaded_tokenizer, held, seed)
-    )
+    is_mixed = dtype == "bfloat16" and peft is None
+    stored_dtype = "float32" if is_mixed else dtype
+    if path is not None:
+        model = model_from_path(path, stored_dtype)
+    else:
+        model = model_from_config(dict(config or {}), loaded_tokenizer, stored_dtype, seed)
     for settings in (model.config, model.generation_config):
         if settings is not None and settings.eos_token_id is None:
             settings.eos_token_id = loaded_tokenizer.eos_token_id
@@ -221,12 +226,13 @@ def load_policy(
     check_packed(model)
     if compile:
         compile_layers(model)
-    limit = (
-        getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        or loaded_tokenizer.model_max_length
-    )
+
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     policy = Policy(
-        (MixedModule if mixed else PackedModule)(model), loaded_tokenizer, limit, adapter
+        module=MixedModule(model) if is_mixed else PackedModule(model),
+        tokenizer=loaded_tokenizer,
+        max_length=positions or loaded_tokenizer.model_max_length,
+        adapter=adapter,
     )
     if adapter is not None and saved is not None:
         adapter.load(saved / ADAPTER)
@@ -234,123 +240,60 @@ def load_policy(
     return policy
 
 
+def _check_arguments(
+    path: str | None,
+    config: Mapping[str, Any] | None,
+    tokenizer: str | None,
+    dtype: str,
+) -> None:
+    if (path is None) == (config is None):
+        raise ModelError("a model is given by its path or its config: give exactly one of the two")
+    if path is None and tokenizer is None:
+        raise ModelError(
+            'a model built from config needs a tokenizer: a hub name, a folder or "bytes"'
+        )
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ModelError(f"there is no dtype {dtype!r}; use float32, bfloat16 or float16")
+
+
 def _check_same_base(policy: Policy, saved: Path) -> None:
-    """Raise `ModelError` unless base and adapter are together the merged model in `saved`: the base's files may have changed."""
-    stored = {}
+    """Raise `ModelError` unless base and adapter together are the merged model in `saved`.
+
+    The base's files may have changed since the adapter was trained.
+    """
+    file_of = {}
     for path in saved.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
-            stored |= {name: path for name in file.keys()}
+            for name in file.keys():
+                file_of[name] = path
     for name, tensor in policy.weights():
-        with safe_open(stored[name], "pt") as file:
-            wanted = file.get_tensor(name).float()
-        if not (tensor.cpu().float() - wanted).norm() <= 0.01 * wanted.norm():
+        with safe_open(file_of[name], "pt") as file:
+            expected = file.get_tensor(name).float()
+        difference = (tensor.cpu().float() - expected).norm()
+        if not difference <= 0.01 * expected.norm():
             raise ModelError(
-                f"the base model is not the one the adapter in {saved} was trained on ({name} differs); give model.path what the "
-                "run began with"
+                f"the adapter in {saved} was trained on another base model ({name} differs): set "
+                "model.path to the model that the run began with"
             )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer at a hub name or folder, or the built-in one for "bytes". Raises `ModelError`."""
-    if name == "bytes":
-        return byte_tokenizer()
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from None
-
-
-def check_packed(model: PreTrainedModel) -> None:
-    """Switch `model` to packed attention, and raise `ModelError` unless it then gives the log-probabilities it gave before."""
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ModelError(
-            f"{type(model).__name__} has no output embeddings: it is not a language model rlcore can train"
+def _scored_samples(
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+) -> list[Sample]:
+    samples = []
+    for index, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
+        sample = Sample(
+            id=str(index),
+            token_ids=list(sequence),
+            mask=[position >= start for position in range(len(sequence))],
+            advantages=[0.0] * len(sequence),
         )
-    generator = torch.Generator().manual_seed(0)
-    sequences = [
-        torch.randint(len(head.weight), (n,), generator=generator).to(model.device) for n in (7, 12)
-    ]
-    with torch.no_grad():
-        model.set_attn_implementation(
-            "eager"
-        )  # the one implementation that honours everything an architecture asks for
-        try:
-            logits = [
-                model(input_ids=ids[None], use_cache=False).logits[0, :-1].double()
-                for ids in sequences
-            ]
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(
-                f"{type(model).__name__} cannot run; do its sizes fit together? {first_line(error)}"
-            ) from error
-        wanted = torch.cat(
-            [
-                z.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-                for z, ids in zip(logits, sequences, strict=True)
-            ]
-        )
-        model.set_attn_implementation(PACKED)
-        got, _ = PackedModule(model)(*_packed(sequences))
-    difference = (got.double() - wanted).abs().mean().item()
-    if not difference <= (1e-4 if model.dtype in (torch.float32, torch.float64) else 0.05):
-        raise ModelError(
-            f"{type(model).__name__} is not supported: its packed log-probabilities differ from its own by {difference:.2g} on "
-            "average, so its attention or its output head does something rlcore does not know"
-        )
+        samples.append(sample)
+    return samples
 
 
-def _packed(sequences: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, ...], Tensor, Tensor]:
-    positions = [torch.arange(len(ids) - 1, device=ids.device) for ids in sequences]
-    tokens = torch.cat([ids[:-1] for ids in sequences])
-    lengths = tuple(len(ids) - 1 for ids in sequences)
-    everything = torch.arange(len(tokens), device=tokens.device)
-    return (
-        tokens,
-        torch.cat(positions),
-        lengths,
-        everything,
-        torch.cat([ids[1:] for ids in sequences]),
-    )
-
-
-def _from_path(path: str, dtype: str) -> PreTrainedModel:
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation="eager"
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a model from {path!r}: {first_line(error)}") from None
-
-
-def _from_config(
-    values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, dtype: str, seed: int
-) -> PreTrainedModel:
-    model_type = values.pop("model_type", None)
-    try:
-        known = AutoConfig.for_model(model_type)
-    except ValueError:
-        raise ModelError(
-            f"transformers knows no architecture of model_type {model_type!r}; try qwen2 or llama"
-        ) from None
-    for key in values:
-        if not hasattr(known, key):
-            raise ModelError(
-                f"a {model_type} config has no {key!r}{did_you_mean(key, known.to_dict())}"
-            )
-    special = {
-        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
-    }
-    try:
-        config = AutoConfig.for_model(
-            model_type, **({"vocab_size": len(tokenizer)} | special | values)
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(
-                config, dtype=getattr(torch, dtype), attn_implementation="eager"
-            )
-    except Exception as error:  # whatever an architecture makes of sizes that do not fit
-        raise ModelError(
-            f"no {model_type} can be made from this config: {first_line(error)}"
-        ) from error
+def _further_names_of_tied_weights(model: PreTrainedModel) -> set[str]:
+    all_names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    first_names = {name for name, _ in model.named_parameters()}
+    return all_names - first_names

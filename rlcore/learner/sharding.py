@@ -1,4 +1,4 @@
-"""Tensors that FSDP2 holds in parts over the ranks: whole for checkpoints and engines, and in parts again."""
+"""FSDP2 shards: gather them for checkpoints and engines, and cut full tensors into shards again."""
 
 from __future__ import annotations
 
@@ -12,52 +12,72 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 has sharded the module or a part of it."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
 def reshard(module: nn.Module) -> None:
-    """Put a sharded module's parameters back in parts: after a forward pass without backward FSDP2 leaves some of them whole."""
+    """Shard a module's parameters again.
+
+    After a forward pass without a backward pass FSDP2 leaves some of them gathered.
+    """
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The full tensor on every rank, of one that is in parts; collective. Others are themselves."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def full(tensor: Tensor) -> Tensor:
+    """The full tensor on every rank (collective). A tensor that is not sharded is returned as is."""
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    return tensor
 
 
 def gathered(state: Any) -> Any:
-    """Nested dicts and lists with whole tensors in place of those in parts: on the CPU of the first rank, None elsewhere.
+    """Nested dicts and lists with full CPU tensors in place of shards on rank 0, None elsewhere.
 
-    Collective, one tensor after another, so that no device holds more than one of them.
+    Collective, one tensor after another, so that no device holds more than one full tensor.
     """
     if isinstance(state, DTensor):
-        full = state.full_tensor()
-        return full.cpu() if dist.get_rank() == 0 else None
+        tensor = state.full_tensor()
+        return tensor.cpu() if dist.get_rank() == 0 else None
     if isinstance(state, Mapping):
         return {key: gathered(value) for key, value in state.items()}
-    return [gathered(value) for value in state] if isinstance(state, list) else state
+    if isinstance(state, list):
+        return [gathered(value) for value in state]
+    return state
 
 
 def in_parts(value: Any, like: Tensor) -> Any:
-    """A whole tensor, which every rank has, in parts as `like` is; anything else, and where `like` is whole, as it is."""
-    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+    """This rank's shards of a full tensor that every rank holds, cut as `like` is.
+
+    Anything else is returned as is, and so is a tensor whose `like` is not sharded.
+    """
+    if not isinstance(like, DTensor) or not isinstance(value, Tensor):
+        return value
+    if value.shape != like.shape:
         return value
     return distribute_tensor(
-        value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
+        value.to(like.device),
+        like.device_mesh,
+        like.placements,
+        src_data_rank=None,
     )
 
 
 def optimizer_in_parts(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimiser's gathered `state_dict`, in parts as its parameters are."""
+    """A gathered `state_dict` of an optimizer, sharded as its parameters are."""
     if "parts" in state:  # of `optim.Several`
-        return {
-            "parts": [
-                optimizer_in_parts(own, part)
-                for own, part in zip(state["parts"], optimizer.parts, strict=True)
-            ]
-        }
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    states = {
-        i: {name: in_parts(x, parameters[i]) for name, x in own.items()}
-        for i, own in state["state"].items()
-    }
+        parts = []
+        for part_state, part in zip(state["parts"], optimizer.parts, strict=True):
+            parts.append(optimizer_in_parts(part_state, part))
+        return {"parts": parts}
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters.extend(group["params"])
+    states = {}
+    for index, values in state["state"].items():
+        like = parameters[index]
+        states[index] = {name: in_parts(value, like) for name, value in values.items()}
     return {**state, "state": states}

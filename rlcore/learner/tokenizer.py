@@ -1,9 +1,11 @@
-"""The built-in byte-level tokenizer: needs no download, and any text survives it."""
+"""Tokenizers by name, and the built-in byte-level tokenizer: it needs no download and loses no text."""
 
 from __future__ import annotations
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from rlcore.errors import ModelError, first_line
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
 """Ids 256, 257, ...; the last three open a chat message, `<|eos|>` closes the assistant's."""
@@ -15,14 +17,30 @@ CHAT_TEMPLATE = (
 )
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer at a hub name or folder, or the built-in one for "bytes".
+
+    Raises `ModelError`.
+    """
+    if name == "bytes":
+        return byte_tokenizer()
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from None
+
+
 def byte_tokenizer(max_length: int = 1_000_000) -> PreTrainedTokenizerFast:
-    """A tokenizer whose ids 0..255 are the UTF-8 bytes of the text, followed by the `SPECIAL` tokens.
+    """A tokenizer whose ids 0..255 are the UTF-8 bytes of the text, followed by `SPECIAL`.
 
     `save_pretrained` writes a folder that `AutoTokenizer` and vLLM load.
     """
     vocabulary = {letter: byte for byte, letter in enumerate(_byte_letters())}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False,
+        use_regex=False,
+    )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))
     return PreTrainedTokenizerFast(
@@ -39,7 +57,17 @@ def byte_tokenizer(max_length: int = 1_000_000) -> PreTrainedTokenizerFast:
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter that stands for each byte in GPT-2's byte-level scheme, which the tokenizers library follows."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spare = iter(range(256, 512))
-    return [chr(byte if byte in own else next(spare)) for byte in range(256)]
+    """The printable letter of each byte in GPT-2's byte-level scheme.
+
+    Printable bytes stand for themselves, the others take code points from 256 on in order.
+    """
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    letters = []
+    next_code = 256
+    for byte in range(256):
+        if byte in printable:
+            letters.append(chr(byte))
+        else:
+            letters.append(chr(next_code))
+            next_code += 1
+    return letters

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlcore.learner.policy import Policy
     from rlcore.learner.update import Learner
     from rlcore.rollout.engine import Engine
+    from rlcore.stages.base import Stage
 
 
 ENGINES = {"vllm_local": "rlcore.rollout.vllm_local:VllmEngine", "hf": "rlcore.rollout.hf:HfEngine"}
@@ -57,12 +58,11 @@ def build_policy(
 
 def build_learner(
     policy: Policy,
-    stage: schema.SftStage | schema.RlStage | schema.OfflineStage,
+    stage: Stage,
     aim: Objective,
     *,
     accelerator: Accelerator,
     version: int,
-    temperature: float = 1.0,
     reference: Policy | None = None,
 ) -> Learner:
     from rlcore.learner.update import Learner
@@ -73,9 +73,8 @@ def build_learner(
         policy,
         aim,
         accelerator=accelerator,
-        total_steps=stage.steps,
+        total_updates=stage.steps,
         version=version,
-        temperature=temperature,
         reference=reference,
         **settings,
     )

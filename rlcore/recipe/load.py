@@ -207,19 +207,21 @@ def _item(items: list[Any], part: str, dotted: str, where: str) -> int:
     """Position of a list item named by number, or of a stage named by its name or kind."""
     if part.isdecimal() and int(part) < len(items):
         return int(part)
-    named = [
-        i
-        for i, item in enumerate(items)
-        if isinstance(item, dict) and (item.get("name") or item.get("kind")) == part
-    ]
+    named = [i for i, item in enumerate(items) if _label(item) == part]
     if len(named) == 1:
         return named[0]
     known = ", ".join(
-        f"{i} ({item.get('name') or item.get('kind')})" if isinstance(item, dict) else str(i)
-        for i, item in enumerate(items)
+        f"{i} ({_label(item)})" if _label(item) else str(i) for i, item in enumerate(items)
     )
     problem = "names no item" if not named else "names several items"
     raise RecipeError(f"{where}: {part!r} in {dotted!r} {problem} of the list; use one of {known}")
+
+
+def _label(item: Any) -> str:
+    """The name of a stage, or its kind without the file it is in; "" for anything else."""
+    if not isinstance(item, dict):
+        return ""
+    return item.get("name") or str(item.get("kind", "")).rpartition(":")[2]
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -230,10 +232,10 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def _sentence(detail: Any, raw: Any) -> str:
     """One pydantic problem as `where: what`, with the nearest known key for an unknown one."""
-    path, tags = _path_and_tags(detail["loc"], raw)
+    path = _recipe_path(detail["loc"], raw)
     where = ".".join(map(str, path)) or "the recipe"
     if detail["type"] == "extra_forbidden":
-        known = dict(keys_below(section_at(path[:-1], tags)))
+        known = dict(keys_below(section_at(path[:-1], raw)))
         return f"unknown key {where!r}{_did_you_mean(str(path[-1]), known)}"
     if detail["type"] == "union_tag_invalid":
         known = [tag.strip("' ") for tag in detail["ctx"]["expected_tags"].split(",")]
@@ -249,25 +251,22 @@ def _sentence(detail: Any, raw: Any) -> str:
     return f"{where}: {message}{got}"
 
 
-def _path_and_tags(loc: Sequence[int | str], raw: Any) -> tuple[list[int | str], dict[int, str]]:
-    """Split a pydantic location into the recipe's own path and the union tags that pydantic puts between its parts."""
+def _recipe_path(loc: Sequence[int | str], raw: Any) -> list[int | str]:
+    """A pydantic location without the union tags that pydantic puts between its parts."""
     path: list[int | str] = []
-    tags: dict[int, str] = {}
     node = raw
     for part in loc:
-        if isinstance(node, dict) and part not in node and node.get("kind") == part:
-            tags[len(path)] = str(part)
+        is_tag = isinstance(node, dict) and part not in node and node.get("kind") == part
+        if is_tag:
             continue
         path.append(part)
-        node = (
-            node[part]
-            if isinstance(node, dict)
-            and part in node
-            or isinstance(node, list)
-            and isinstance(part, int)
-            else None
-        )
-    return path, tags
+        if isinstance(node, dict):
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int):
+            node = node[part]
+        else:
+            node = None
+    return path
 
 
 def _did_you_mean(key: str, known: dict[str, str]) -> str:

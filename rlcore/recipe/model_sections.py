@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from rlcore.recipe.task_sections import Section
+from rlcore.recipe.section import Section
 
 
 class ModelSection(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from rlcore.recipe.task_sections import Section
+from rlcore.recipe.section import Section
 
 
 class UpdateSection(Section):

@@ -1,16 +1,12 @@
-"""The keys of task sets, and the rules that all sections of a recipe keep."""
+"""The keys of task sets."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-
-class Section(BaseModel):
-    """Strict and frozen: unknown keys, wrong types and later changes are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from rlcore.recipe.section import Section
 
 
 class DatasetTasks(Section):

@@ -1,11 +1,18 @@
-"""A checkpoint is the run: model, optimiser, random state, cursor and curriculum, written atomically and verified when read.
+"""A checkpoint is the run: model, optimizer, random state, cursor and curriculum.
 
-checkpoints/step_000050/  model.safetensors, config.json, tokenizer files   loads with transformers' from_pretrained
-                          adapter/              with model.peft: the adapter alone, loads with peft (the model above is merged)
-                          ema/                  with optim.ema: the averaged weights, a model like the one above
-                          trainer/state.pt      optimiser moments, schedule position, random state
-                          trainer/cursor.json   where the run stands: stage, step, curriculum
-                          trainer/manifest.json size and checksum of every other file, written last
+It is written atomically and verified when it is read.
+
+checkpoints/step_000050/
+    model.safetensors, config.json, tokenizer files   loads with transformers' from_pretrained
+    adapter/               with model.peft: the adapter alone, loads with peft (merged above)
+    ema/                   with optim.ema: the averaged weights, a model like the one above
+    trainer/state.pt       optimizer moments, schedule position, random state
+    trainer/cursor.json    where the run stands: stage, step, curriculum
+    trainer/manifest.json  checksum of every other file, written last
+
+Folders whose names begin with a dot are steps on the way; a kill may leave them (`recover`):
+`.draft_X` is not complete yet, `.replaced_X` is complete until its successor `X` is in place, and
+`.removed_X` is being deleted.
 """
 
 from __future__ import annotations
@@ -13,15 +20,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlcore.errors import RunError
+
+NAME = re.compile(r"step_\d+")
 
 
 @dataclass
@@ -31,11 +40,14 @@ class Cursor:
     stage: int = 0
     stage_step: int = 0
     step: int = 0
-    """Optimiser steps done in all stages; also the policy version."""
+    """Steps done in all stages; also the policy version."""
     curriculum: dict[str, Any] = field(default_factory=dict)
-    """State of the task engine, of the stage whose learner is saved beside it."""
+    """State of the task sampler of the stage whose learner is saved beside it."""
     ended_after: int | None = None
-    """Steps of the stage before `stage`, where that stage has just ended: with more steps in the recipe it goes on."""
+    """Steps of the stage before `stage`, where that stage has just ended.
+
+    If the recipe then gives it more steps, it goes on.
+    """
 
 
 def save(
@@ -47,68 +59,70 @@ def save(
     keep: int,
     main: bool = True,
 ) -> None:
-    """Write `folder/step_NNNNNN` and remove all but the newest `keep`. A kill at any moment leaves only whole checkpoints.
+    """Write `folder/step_NNNNNN` and remove all but the newest `keep` checkpoints.
 
-    `save_model(path)` writes the model's files and is called by every rank, because gathering shards takes all of them; the
-    rest is done by the `main` rank alone. `state` goes through torch.save.
+    A kill at any moment leaves only complete checkpoints and what `recover` clears.
+    `save_model(path)` writes the model's files and is called by every rank, because gathering
+    shards takes all of them; the `main` rank alone does the rest. `state` goes through torch.save.
     """
     final = folder / f"step_{cursor.step:06d}"
-    draft = folder / f".draft_{final.name}"
+    draft = _draft_of(final)
     if main:
-        shutil.rmtree(draft, ignore_errors=True)
+        recover(folder)
         (draft / "trainer").mkdir(parents=True)
     save_model(draft)
     if main:
         _write_trainer(draft, cursor, state)
-        for path in _files(draft):
-            _flush(path)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(draft, final)
-        _flush(folder)
+        _put_in_place(draft, final)
         for old in all_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_trainer(draft: Path, cursor: Cursor, state: dict[str, Any]) -> None:
-    trainer = draft / "trainer"
-    torch.save(state, trainer / "state.pt")
-    (trainer / "cursor.json").write_text(json.dumps(asdict(cursor)), encoding="utf-8")
-    manifest = {str(path.relative_to(draft)): _checksum(path) for path in _files(draft)}
-    (trainer / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            _remove(old)
 
 
 def save_reference(path: Path, *, save_model: Callable[[Path], None], main: bool = True) -> None:
-    """Write the model alone to `path`, in place of what is there, whole or not at all. Every rank calls it."""
-    draft = path.parent / f".draft_{path.name}"
+    """Write the model alone to `path`, replacing what is there. Every rank calls it."""
+    draft = _draft_of(path)
     if main:
-        shutil.rmtree(draft, ignore_errors=True)
+        recover(path.parent)
         draft.mkdir(parents=True)
     save_model(draft)
     if main:
-        for file in _files(draft):
-            _flush(file)
+        _put_in_place(draft, path)
+
+
+def recover(folder: Path) -> None:
+    """Clear what a kill left in a folder of checkpoints, and put back what it nearly cost."""
+    for path in _left_behind(folder, ".replaced_"):
+        final = folder / path.name.removeprefix(".replaced_")
+        if final.exists():
+            _remove(path)
+        else:  # killed between the two renames of `_put_in_place`
+            os.replace(path, final)
+    for path in (*_left_behind(folder, ".removed_"), *_left_behind(folder, ".draft_")):
         shutil.rmtree(path, ignore_errors=True)
-        os.replace(draft, path)
-        _flush(path.parent)
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders, oldest first."""
-    return sorted(folder.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
+    """Checkpoint folders, oldest first; other names, such as `step_000010.bak`, are ignored."""
+    paths = [path for path in folder.glob("step_*") if NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
-    """Cursor and trainer state of a checkpoint whose every byte agrees with its manifest. Raises `RunError`."""
+    """Cursor and trainer state of a checkpoint, verified by its manifest. Raises `RunError`."""
+    import torch  # here: a recipe is checked without it
+
     try:
         manifest = json.loads((path / "trainer/manifest.json").read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or "trainer/state.pt" not in manifest:
+            raise ValueError("trainer/manifest.json is no list of its files")
         for name, expected in manifest.items():
             if _checksum(path / name) != expected:
-                raise _damaged(path, f"{name} differs from what was written")
-        return read_cursor(path), torch.load(
-            path / "trainer/state.pt", map_location="cpu", weights_only=True
-        )
-    except (OSError, ValueError, TypeError) as error:
+                raise ValueError(f"{name} differs from what was written")
+        cursor = read_cursor(path)
+        state = torch.load(path / "trainer/state.pt", map_location="cpu", weights_only=True)
+    except (OSError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
         raise _damaged(path, str(error)) from None
+    return cursor, state
 
 
 def read_cursor(path: Path) -> Cursor:
@@ -117,13 +131,51 @@ def read_cursor(path: Path) -> Cursor:
 
 
 def _damaged(path: Path, problem: str) -> RunError:
-    others = [p.name for p in all_checkpoints(path.parent) if p != path]
-    way_out = (
-        f"delete that folder to resume from {others[-1]}"
-        if others
-        else "start again with --overwrite"
-    )
-    return RunError(f"checkpoint {path} is damaged: {problem}; {way_out}")
+    others = [other.name for other in all_checkpoints(path.parent) if other != path]
+    if others:
+        advice = f"delete that folder to resume from {others[-1]}"
+    else:
+        advice = "start again with --overwrite"
+    return RunError(f"checkpoint {path} is damaged: {problem}; {advice}")
+
+
+def _write_trainer(draft: Path, cursor: Cursor, state: dict[str, Any]) -> None:
+    import torch
+
+    trainer = draft / "trainer"
+    torch.save(state, trainer / "state.pt")
+    (trainer / "cursor.json").write_text(json.dumps(asdict(cursor)), encoding="utf-8")
+    manifest = {str(path.relative_to(draft)): _checksum(path) for path in _files(draft)}
+    (trainer / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _draft_of(final: Path) -> Path:
+    return final.with_name(f".draft_{final.name}")
+
+
+def _put_in_place(draft: Path, final: Path) -> None:
+    """Rename `draft` to `final`. What `final` held is removed only after that."""
+    for path in _files(draft):
+        _flush(path)
+    replaced = final.with_name(f".replaced_{final.name}")
+    if final.exists():
+        os.replace(final, replaced)
+    os.replace(draft, final)
+    _flush(final.parent)
+    if replaced.exists():
+        _remove(replaced)
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder. It loses its name first: half of it must not look like a checkpoint."""
+    removed = path.with_name(f".removed_{path.name.removeprefix('.replaced_')}")
+    shutil.rmtree(removed, ignore_errors=True)
+    os.replace(path, removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def _left_behind(folder: Path, prefix: str) -> list[Path]:
+    return sorted(folder.glob(f"{prefix}*"))
 
 
 def _files(folder: Path) -> list[Path]:

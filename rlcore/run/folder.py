@@ -1,10 +1,15 @@
 """The run folder: one place for everything a run leaves behind.
 
-runs/<name>/  recipe.yaml (resolved) . metrics.jsonl (one object a step) . eval.jsonl (one an evaluation)
-              rollouts/NNNNNN.jsonl (one object a rollout) . checkpoints/step_NNNNNN/
-              curriculum.svg (share, pass rate and value of each category, where there are several)
-              samples/<stage>/ (rollouts of a sample stage) . pairs/<stage>.jsonl (what a prefer stage compared)
-              references/stage_NN/ (the model a stage began with, where its objective compares with it)
+runs/<name>/
+    recipe.yaml             the resolved recipe
+    metrics.jsonl           one object a step
+    eval.jsonl              one object an evaluation
+    rollouts/NNNNNN.jsonl   one object a rollout
+    checkpoints/step_NNNNNN/
+    curriculum.svg          fraction, pass rate and value of each category, if there are several
+    samples/<stage>/        rollouts of a sample stage
+    pairs/<stage>.jsonl     what a prefer stage compared
+    references/stage_NN/    the model a stage began with, if its objective compares with it
 """
 
 from __future__ import annotations
@@ -16,23 +21,27 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlcore.errors import RunError
 from rlcore.recipe.load import dump, load
 from rlcore.recipe.schema import Recipe
-from rlcore.run.checkpoint import all_checkpoints, read_cursor
+from rlcore.run.checkpoint import Cursor, all_checkpoints, read_cursor, recover
 
 MARK = ".rlcore"
 """File that every run folder has; the process that runs holds a lock on it."""
 
-
 MAY_CHANGE = re.compile(r"run\.|stages\.\d+\.steps$")
-"""Keys that a resumed run may have other values of; with more steps it is extended."""
+"""Keys that may have other values in a resumed run; with more steps the run is extended."""
+
+ROLLOUT_FILE = re.compile(r"(\d+)(\.rank\d+)?\.jsonl")
 
 
 class RunFolder:
-    """Writes a run's files. Only the main process changes shared files; every process may write its own rollouts."""
+    """Writes a run's files.
+
+    Only the main process changes shared files; every process may write its own rollouts.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,35 +54,40 @@ class RunFolder:
         self.picture = path / "curriculum.svg"
         self.samples = path / "samples"
         self.pairs = path / "pairs"
+        self.served_model = path / ".model"
+        """What an engine reads its architecture and tokenizer from while it starts."""
 
     def start(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-        """Take the folder for this process, and empty it or check that the run in it may go on. Raises `RunError`."""
+        """Lock the folder for this process, and empty it or check that its run may be resumed.
+
+        What a killed process left half done is cleared. Raises `RunError`.
+        """
         try:
-            self._claim()
-            if self.recipe.exists():
-                if resume:
-                    self._same_recipe(recipe)
-                elif overwrite:
-                    self._empty()
-                else:
-                    raise RunError(
-                        f"{self.path} already holds a run: continue it with --resume, replace it with --overwrite, "
-                        f"or choose another name with name=..."
-                    )
+            self._lock_folder()
+            for folder in (self.checkpoints, self.references):
+                recover(folder)
+            shutil.rmtree(self.served_model, ignore_errors=True)
+            if self._holds_run():
+                self._enter(recipe, resume=resume, overwrite=overwrite)
             self.rollouts.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            self.recipe.write_text(dump(recipe), encoding="utf-8")
+            _write_atomically(self.recipe, dump(recipe))
         except OSError as error:
             raise RunError(
-                f"the run folder {self.path} cannot be written ({error.strerror or error}): choose another with run.folder=..."
+                f"the run folder {self.path} cannot be written ({error.strerror or error}): "
+                "choose another with run.folder=..."
             ) from None
 
-    def _claim(self) -> None:
-        """Hold the folder until this process ends, however it ends. The mark left in it says that what is here is a run's."""
+    def _lock_folder(self) -> None:
+        """Hold the folder until this process ends, however it ends.
+
+        The mark that stays in it says that the folder belongs to a run.
+        """
         mark = self.path / MARK
         if self.path.exists() and not mark.exists() and any(self.path.iterdir()):
             raise RunError(
-                f"{self.path} holds files that are no run of rlcore: choose another name with name=..."
+                f"{self.path} holds files that are no run of rlcore: choose another name with "
+                "name=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = mark.open("w")
@@ -81,8 +95,28 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"another process is running in {self.path}: wait for it, or choose another name with name=..."
+                f"another process is running in {self.path}: wait for it, or choose another name "
+                "with name=..."
             ) from None
+
+    def _has_recipe(self) -> bool:
+        """An empty file, as a kill or a full disk may leave it, is no recipe."""
+        return self.recipe.exists() and self.recipe.stat().st_size > 0
+
+    def _holds_run(self) -> bool:
+        return self._has_recipe() or bool(all_checkpoints(self.checkpoints))
+
+    def _enter(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+        if resume:
+            if self._has_recipe():
+                self._check_same_recipe(recipe)
+        elif overwrite:
+            self._empty()
+        else:
+            raise RunError(
+                f"{self.path} already holds a run: continue it with --resume, replace it with "
+                "--overwrite, or choose another name with name=..."
+            )
 
     def _empty(self) -> None:
         """Remove what a run writes, and nothing else that somebody may have put here."""
@@ -92,24 +126,24 @@ class RunFolder:
             file.unlink(missing_ok=True)
 
     def forget_after(self, *, step: int, stage: int) -> None:
-        """Drop what a killed run wrote after its last checkpoint, so that resuming writes it once."""
-        _keep_rows(self.metrics, lambda row: row["step"] <= step)
-        _keep_rows(self.evals, lambda row: row["stage_index"] < stage)
+        """Drop what a killed run wrote after its last checkpoint: resuming writes it again."""
+        _keep_rows(self.metrics, lambda row: row.get("step", 0) <= step)
+        _keep_rows(self.evals, lambda row: row.get("stage_index", 0) < stage)
         for path in self.rollouts.glob("*.jsonl"):
-            if int(path.name.split(".")[0]) > step:
+            name = ROLLOUT_FILE.fullmatch(path.name)
+            if name and int(name[1]) > step:
                 path.unlink()
 
     def log_metrics(self, row: Mapping[str, Any]) -> None:
-        _append(self.metrics, row)
+        _append_row(self.metrics, row)
 
     def log_eval(self, row: Mapping[str, Any]) -> None:
-        _append(self.evals, row)
+        _append_row(self.evals, row)
 
     def write_rollouts(self, step: int, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """One file a step and process; the main process's has no suffix."""
         suffix = f".rank{rank}" if rank else ""
-        with (self.rollouts / f"{step:06d}{suffix}.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(_line(row) for row in rows)
+        _write_rows(self.rollouts / f"{step:06d}{suffix}.jsonl", rows)
 
     def new_sample(self, stage: str) -> None:
         """Make the folder of a sample stage, without what an earlier attempt left in it."""
@@ -118,103 +152,134 @@ class RunFolder:
 
     def append_sample(self, stage: str, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """One file a process."""
-        with (self.samples / stage / f"rank{rank}.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(_line(row) for row in rows)
+        _write_rows(self.samples / stage / f"rank{rank}.jsonl", rows, mode="a")
 
     def summarise_sample(self, stage: str, metrics: Mapping[str, Any]) -> None:
-        (self.samples / stage / "summary.json").write_text(
-            json.dumps(metrics, indent=1), encoding="utf-8"
-        )
+        path = self.samples / stage / "summary.json"
+        path.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
 
     def write_pairs(self, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
         self.pairs.mkdir(exist_ok=True)
-        with (self.pairs / f"{stage}.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(_line(row) for row in rows)
+        _write_rows(self.pairs / f"{stage}.jsonl", rows)
 
-    def _same_recipe(self, recipe: Recipe) -> None:
-        before, now = (_flat(r.model_dump(mode="json")) for r in (load(str(self.recipe)), recipe))
-        changed = sorted(
-            key
-            for key in before.keys() | now.keys()
-            if before.get(key) != now.get(key) and not MAY_CHANGE.match(key)
-        )
-        if changed:
-            shown = ", ".join(
-                f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:3]
-            )
+    def _check_same_recipe(self, recipe: Recipe) -> None:
+        saved = load(str(self.recipe))
+        before = _flat(saved.model_dump(mode="json"))
+        now = _flat(recipe.model_dump(mode="json"))
+        changes = []
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key) and not MAY_CHANGE.match(key):
+                changes.append(f"{key} ({before.get(key)!r} -> {now.get(key)!r})")
+        if changes:
             raise RunError(
-                f"the run in {self.path} was made by another recipe, first difference: {shown}; resume it without that change "
-                f"(run.* and the stages' steps may change), or start a new one with name=..."
+                f"the run in {self.path} was made by another recipe, first difference: "
+                f"{', '.join(changes[:3])}; resume it without that change (run.* and the stages' "
+                "steps may change), or start a new one with name=..."
             )
-        self._refuse_steps(load(str(self.recipe)), recipe)
+        self._check_steps(saved, recipe)
 
-    def _refuse_steps(self, before: Recipe, now: Recipe) -> None:
-        """Raise `RunError` for other steps of a stage that has ended and was followed, or fewer than were made."""
-        found = all_checkpoints(self.checkpoints)
-        if not found or before.stages == now.stages:
+    def _check_steps(self, before: Recipe, now: Recipe) -> None:
+        """Raise `RunError` for a change of `steps` that comes too late.
+
+        Steps of a stage cannot change after a later stage has begun to train, and cannot be fewer
+        than were made.
+        """
+        checkpoints = all_checkpoints(self.checkpoints)
+        if not checkpoints:
             return
-        cursor = read_cursor(found[-1])
-        for i, (old, new) in enumerate(zip(before.stages, now.stages, strict=True)):
-            if i > cursor.stage or old == new:
+        cursor = read_cursor(checkpoints[-1])
+        for index, (old, new) in enumerate(zip(before.stages, now.stages, strict=True)):
+            if index > cursor.stage or old.model_dump() == new.model_dump():
                 continue
-            steps = new.steps
-            made = (
-                cursor.stage_step
-                if i == cursor.stage
-                else cursor.ended_after
-                if i == cursor.stage - 1
-                else None
+            done = _steps_done(cursor, index)
+            if done is None:
+                problem = "it has ended, and others went on from it"
+            elif new.steps < done:
+                problem = f"it has made {done} steps"
+            else:
+                continue
+            raise RunError(
+                f"stages.{index}.steps cannot become {new.steps}: {problem}; start a new run with "
+                "name=..."
             )
-            if made is None or steps < made:
-                why = (
-                    "it has ended, and others went on from it"
-                    if made is None
-                    else f"it has made {made} steps"
-                )
-                raise RunError(
-                    f"stages.{i}.steps cannot become {steps}: {why}; start a new run with name=..."
-                )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The complete rows of a jsonl file; a last line that a kill cut short is left out."""
+    """The rows of a jsonl file; a last line that a kill cut short is left out.
+
+    Raises `RunError` for any other line that is not a JSON object.
+    """
     if not path.exists():
         return []
+    # Not splitlines(), which would also cut at U+2028, and JSON texts may hold that.
+    lines = path.read_bytes().split(b"\n")
     rows = []
-    with path.open(
-        encoding="utf-8", newline="\n"
-    ) as lines:  # splitlines() would also cut at U+2028, which JSON texts may hold
-        for line in lines:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:  # of the JSON or of its UTF-8
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number < len(lines):  # the last line has no line break behind it
+            raise RunError(
+                f"line {number} of {path} is damaged: it is no JSON object; repair or delete it"
+            )
     return rows
 
 
+def _steps_done(cursor: Cursor, stage: int) -> int | None:
+    """Steps that a stage has made; None for one that has ended and cannot go on."""
+    if stage == cursor.stage:
+        return cursor.stage_step
+    if stage == cursor.stage - 1:
+        return cursor.ended_after
+    return None
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict, with dots between the keys."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
 def _keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Rewrite a jsonl file with the rows that `keep` wants; a kill costs none of them."""
     if path.exists():
         kept = [_line(row) for row in read_rows(path) if keep(row)]
-        draft = path.with_suffix(".draft")
-        draft.write_text("".join(kept), encoding="utf-8")
-        os.replace(draft, path)  # a kill in between must not cost the rows
+        _write_atomically(path, "".join(kept))
 
 
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
+def _append_row(path: Path, row: Mapping[str, Any]) -> None:
+    _write_rows(path, [row], mode="a")
+
+
+def _write_rows(
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    mode: Literal["w", "a"] = "w",
+) -> None:
+    with path.open(mode, encoding="utf-8") as file:
+        file.writelines(_line(row) for row in rows)
 
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {
-            k: v
-            for key, item in items
-            for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()
-        }
-    return {prefix: value}
+def _write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content at once: a kill leaves the old content or the new."""
+    draft = path.with_name(f".draft_{path.name}")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)

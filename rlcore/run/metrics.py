@@ -129,6 +129,9 @@ def learner_metrics(report: StepReport) -> dict[str, float]:
         "mismatch/kl": report.kl,
         "mismatch/ratio_max": report.ratio_max,
         "clip_frac": report.clip_frac,
+        "policy/kl_to_old": report.old_kl,
+        "policy/ratio_max": report.old_ratio_max,
+        "advantage/abs_mean": report.abs_advantage,
         "tokens/trained": report.tokens,
         **(
             {f"loss/{name}": value for name, value in report.losses.items()}
@@ -136,6 +139,13 @@ def learner_metrics(report: StepReport) -> dict[str, float]:
             else {}
         ),
     }
+    if report.updates:
+        found |= {
+            "updates": report.updates,
+            "tokens/frac_off_policy": report.off_policy_tokens / report.tokens,
+            "tokens/forward_backward": report.model_tokens,
+            "tokens/forward_only": report.forward_only_tokens,
+        }
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -172,6 +182,7 @@ def rollout_rows(
                 "token_ids": rollout.token_ids,
                 "mask": [int(wrote) for wrote in rollout.mask],
                 "logprobs": rollout.logprobs,
+                **({} if rollout.support is None else {"support": rollout.support}),
                 **({"steps": steps[rollout.id]} if rollout.id in steps else {}),
             }
 

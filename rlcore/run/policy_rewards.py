@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from rlcore.learner.optim import Average
 from rlcore.recipe.build import build_policy_reward, policy_rewards
-from rlcore.recipe.schema import EvalStage, RlStage
-from rlcore.run.session import Run
 from rlcore.types import Group, Verdict
+
+if TYPE_CHECKING:
+    from rlcore.learner.optim import Average
+    from rlcore.run.session import Run
+    from rlcore.stages.base import Stage
 
 
 def policy_scorer(
-    run: Run, stage: RlStage | EvalStage, average: Average | None = None
+    run: Run, stage: Stage, average: Average | None = None
 ) -> Callable[[Sequence[Group]], list[Group]]:
     """Groups with the stage's policy rewards added to their verdicts; without such rewards the groups as they are."""
     named = policy_rewards(stage.rewards)
-    tokens = stage.optim.micro_batch_tokens if isinstance(stage, RlStage) else 8192
+    optim = getattr(stage, "optim", None)
+    tokens = optim.micro_batch_tokens if optim else 8192
     made = [
         (spec, build_policy_reward(spec, run.policy, average=average, micro_batch_tokens=tokens))
         for spec in named

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -20,21 +20,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from rlcore.recipe.schema import OfflineStage, PreferStage, RlStage, SftStage
 from rlcore.run.folder import RunFolder
 from rlcore.run.metrics import dead_states
 
+if TYPE_CHECKING:
+    from rlcore.stages.base import Stage
+
 FIRST_STEPS = 5
 """Dead states are named in the first steps of a stage, where they usually mean a mistake in the set-up."""
-
-HEADLINES = {
-    "sft": ("loss", "entropy"),
-    "rl": ("reward/mean", "completions/length/mean", "reward/frac_zero_std"),
-    "eval": ("accuracy",),
-    "sample": ("reward/mean", "completions/length/mean"),
-    "offline": ("loss", "entropy"),
-    "prefer": ("loss", "margin", "accuracy"),
-}
 
 
 @dataclass
@@ -42,7 +35,8 @@ class StageLog:
     """First and last row of a stage, for the summary."""
 
     name: str
-    kind: str
+    headline: tuple[str, ...]
+    """Metrics that are shown; the first is the stage's main number."""
     started: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     done: int = 0
@@ -66,11 +60,9 @@ class Tracker:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def stage(
-        self, stage: SftStage | RlStage | OfflineStage | PreferStage, *, done: int
-    ) -> Iterator[None]:
+    def stage(self, stage: Stage, *, done: int) -> Iterator[None]:
         """Frame a training stage of which `done` steps are done: a bar on a terminal, about ten lines elsewhere."""
-        log = StageLog(name=stage.label, kind=stage.kind, done=done)
+        log = StageLog(name=stage.label, headline=stage.headline, done=done)
         self.stages.append(log)
         self._total, self._every = stage.steps, max(1, stage.steps // 10)
         columns = (
@@ -116,48 +108,45 @@ class Tracker:
         )
         if self._bar is not None:
             progress, bar = self._bar
-            progress.update(bar, advance=1, shown=_headline(log.kind, row))
+            progress.update(bar, advance=1, shown=_headline(log.headline, row))
             done = int(progress.tasks[bar].completed)
             if not self.console.is_terminal and (
                 log.steps == 1 or done % self._every == 0 or done == self._total
             ):
-                self.say(f"{log.name} {done}/{self._total}  {_headline(log.kind, row)}")
+                self.say(f"{log.name} {done}/{self._total}  {_headline(log.headline, row)}")
         if log.steps <= FIRST_STEPS:
             for sentence in dead_states(row):
                 self.say(f"warning, {log.name} step {log.done + log.steps}: {sentence}")
 
-    def evaluated(self, row: Mapping[str, Any]) -> None:
+    def evaluated(self, stage: Stage, row: Mapping[str, Any]) -> None:
         """Write one evaluation down and show it."""
-        log = StageLog(
-            name=row["stage"],
-            kind="eval",
-            seconds=row["time/total"],
-            first=dict(row),
-            last=dict(row),
-        )
-        self.stages.append(log)
+        log = self._log_once(stage, row)
         if self.accelerator.is_main_process:
             self.folder.log_eval(row)
         self.accelerator.log({f"eval/{log.name}/accuracy": row["accuracy"]}, step=row["step"])
         self.say(
-            f"{log.name}: {_headline('eval', row)} of {row['answers']} answers ({row['time/total']:.1f} s)"
+            f"{log.name}: {_headline(log.headline, row)} of {row['answers']} answers ({row['time/total']:.1f} s)"
         )
 
-    def sampled(self, row: Mapping[str, Any]) -> None:
+    def sampled(self, stage: Stage, row: Mapping[str, Any]) -> None:
         """Write one sample stage down and show it."""
-        log = StageLog(
-            name=row["stage"],
-            kind="sample",
-            seconds=row["time/total"],
-            first=dict(row),
-            last=dict(row),
-        )
-        self.stages.append(log)
+        log = self._log_once(stage, row)
         if self.accelerator.is_main_process:
             self.folder.summarise_sample(row["stage"], row)
         self.say(
-            f"{log.name}: {_headline('sample', row)}, {row['answers']} answers ({row['time/total']:.1f} s)"
+            f"{log.name}: {_headline(log.headline, row)}, {row['answers']} answers ({row['time/total']:.1f} s)"
         )
+
+    def _log_once(self, stage: Stage, row: Mapping[str, Any]) -> StageLog:
+        """The log of a stage without steps."""
+        log = StageLog(
+            name=stage.label,
+            headline=stage.headline,
+            seconds=row["time/total"],
+            last=dict(row),
+        )
+        self.stages.append(log)
+        return log
 
     def summary(self) -> None:
         """Print one line a stage: what it was, how long it took, and its first headline number at its first and last step."""
@@ -172,8 +161,8 @@ class Tracker:
             title_justify="left",
         )
         for log in self.stages:
-            measure = HEADLINES[log.kind][0]
-            first = "" if log.kind in ("eval", "sample") else _number(measure, log.first)
+            measure = log.headline[0]
+            first = _number(measure, log.first)
             last = _number(measure, log.last)
             table.add_row(
                 log.name, str(log.steps or ""), f"{log.seconds:.1f}", _label(measure), first, last
@@ -181,8 +170,8 @@ class Tracker:
         self.console.print(table)
 
 
-def _headline(kind: str, row: Mapping[str, Any]) -> str:
-    return "  ".join(f"{_label(key)} {_number(key, row)}" for key in HEADLINES[kind] if key in row)
+def _headline(headline: Sequence[str], row: Mapping[str, Any]) -> str:
+    return "  ".join(f"{_label(key)} {_number(key, row)}" for key in headline if key in row)
 
 
 def _label(key: str) -> str:

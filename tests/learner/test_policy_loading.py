@@ -6,7 +6,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlcore.errors import ModelError
 from rlcore.learner.attention import PACKED
-from rlcore.learner.policy import _packed, check_packed, load_policy
+from rlcore.learner.packed_check import _packed, check_packed
+from rlcore.learner.policy import load_policy
 from rlcore.learner.tokenizer import byte_tokenizer
 
 SMALL = {

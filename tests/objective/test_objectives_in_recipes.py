@@ -18,8 +18,8 @@ STAGE = (
 ODD = """from rlcore import reward
 
 @reward
-def odd(answer: str, **columns) -> float:
-    return float(sum(map(ord, answer)) % 2)
+def odd(completion: str, **columns) -> float:
+    return float(sum(map(ord, completion)) % 2)
 """
 
 

@@ -49,8 +49,8 @@ stages:
             "stages.6.rewards: there is no reward",
         ),  # two stages are called eval
         (
-            "stages.rl.mix={use: ranked, right: exact, score: judge}",
-            "stages.rl.mix: mix 'ranked' asks for a reward 'judge'",
+            "stages.rl.aggregate={use: ranked, right: exact, score: judge}",
+            "stages.rl.aggregate: aggregate 'ranked' asks for a reward 'judge'",
         ),
         (
             "stages.rl.curriculum={use: sec, alfa: 1}",
@@ -78,7 +78,10 @@ stages:
         ),
         ("stages.learned.objective=sfd", "stages.learned.objective: there is no objective 'sfd'"),
         ("stages.rl.credit.baseline={use: mean, x: 1}", "stages.rl.credit: "),
-        ("stages.rl.credit.steps={scheme: pervert}", "stages.rl.credit: there is no credit scheme"),
+        (
+            "stages.rl.credit.steps={scheme: pervert}",
+            "stages.rl.credit.steps: there is no credit scheme",
+        ),
         ("stages.rl.credit.steps={split: lines}", "stages.rl.credit.steps: there is no split"),
         (
             "stages.learned.credit={steps: {scheme: vin}}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from rlcore.errors import EngineError, PublishError
-from rlcore.rollout.collect import Resample, collect, generate
+from rlcore.rollout.collector import Resample, collect, numbered
+from rlcore.rollout.engine import generate
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import fingerprint, publish
 from rlcore.rollout.vllm_local import VllmEngine
@@ -97,7 +99,9 @@ def _outside(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0) -> torch.
 
 def test_scores_equal_transformers(engine: VllmEngine, model: PreTrainedModel) -> None:
     sequences = [*ref.prompts(3, (2, 130, 300)), [7]]
-    for ours, expected in zip(engine.score(sequences), ref.score(model, sequences), strict=True):
+    for ours, expected in zip(
+        [s.logprobs for s in engine.score(sequences)], ref.score(model, sequences), strict=True
+    ):
         assert ours == pytest.approx(expected, abs=1e-4)
     with pytest.raises(EngineError, match="at most 511 tokens here and sequence 1 has 512"):
         engine.score([[7], [7] * 512])
@@ -234,10 +238,10 @@ class ParityScorer:
 
 def test_a_gate_is_refilled_while_others_write_and_the_rest_is_aborted(engine: VllmEngine) -> None:
     further = iter(Task(id=f"more{i}", prompt=f"{i}+2=") for i in range(1000))
+    counter = itertools.count(1)
     resample = Resample(
         accepts=lambda group: len({v.value for v in group.verdicts}) > 1,
-        more=lambda n: [next(further) for _ in range(n)],
-        streaming=True,
+        more=lambda n: numbered([next(further) for _ in range(n)], first=next(counter) * 1000),
         oversubmit=2.0,
     )
     found = collect(

@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
 from rlcore.cli.main import main
+from rlcore.learner.reference import ShardedReference
 from rlcore.learner.update import Learner
 from rlcore.run import driver as train
 
@@ -31,6 +32,7 @@ def sharding(**settings):
 
 def step(self, samples, step=Learner.step):
     assert all(isinstance(p, DTensor) for p in self.policy.module.parameters())
+    assert self._reference is None or isinstance(self._reference, ShardedReference)
     return step(self, samples)
 
 

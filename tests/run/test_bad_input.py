@@ -84,7 +84,7 @@ def test_reward_raising(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture
 def test_reward_hanging(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     override = f"stages.rl.rewards=[{{use: '{rewards}:hanging'}}]"
     said = sentence(
-        capsys, "train", tiny, "stages.sft.steps=1", override, "stages.rl.reward_deadline_s=0.5"
+        capsys, "train", tiny, "stages.sft.steps=1", override, "stages.rl.scoring.deadline_s=0.5"
     )
     assert "none of the 16 answers" in said and "timed-out" in said
 

@@ -42,7 +42,7 @@ def test_the_papers_settings_are_valid(name: str, tmp_path: Path) -> None:
     recipe = load(name, here)
     stage = recipe.stages[-1]
     assert (stage.groups_per_step, stage.group_size, stage.optim.lr) == LARGE[name]
-    assert any("answers a step" in fact for fact in check(recipe))
+    assert any("completions a step" in fact for fact in check(recipe))
 
 
 @pytest.mark.parametrize("name", ["rlpt/rlpt", "rlp/rlp", "pretrain_zero/blanks", "rmt/rmt"])

@@ -57,7 +57,7 @@ stages:
     groups_per_step: 8
     group_size: 4
     sampling: {{max_tokens: 12}}
-    reward_workers: 1
+    scoring: {{workers: 1}}
     rewards:
       - {{use: "{tmp_path}/trl_file.py:format_reward_func"}}
       - {{use: "{tmp_path}/verifiers_file.py:correct_answer", weight: 0.5}}

@@ -1,13 +1,40 @@
-"""A run sharded over two processes leaves what a run in one process does, and goes on in either."""
+"""A run sharded over two processes leaves what a run in one process does, and resumes in either."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlcore.run.folder import read_rows
-from tests.run.whole import finish, run_folder, start, untimed
+from tests.run.whole import TINY, finish, run_folder, start, untimed
+
+SHARDED: dict[str, Any] = {"script": Path(__file__).with_name("sharded.py"), "processes": 2}
+
+AFTER = next(line for line in TINY.splitlines() if "name: after" in line)
+SECOND_RL = (
+    "  - {kind: rl, name: second, tasks: demonstrations, steps: 4, groups_per_step: 4, "
+    "group_size: 4, rewards: *length, sampling: *short, optim: {lr: 3e-3}, "
+    "objective: {preset: grpo, kl: 0.5}}"
+)
+
+
+def metrics(recipe: Path, name: str) -> list[dict[str, Any]]:
+    return untimed(read_rows(run_folder(recipe).parent / name / "metrics.jsonl"))
+
+
+def assert_equal_training(
+    alone: list[dict[str, Any]],
+    sharded: list[dict[str, Any]],
+    keys: tuple[str, ...],
+) -> None:
+    assert [row["step"] for row in sharded] == [row["step"] for row in alone]
+    for expected, row in zip(alone, sharded, strict=True):
+        for key in keys:
+            if key in expected:
+                close = pytest.approx(expected[key], rel=2e-3, abs=1e-5)
+                assert row[key] == close, (row["step"], key)
 
 
 @pytest.mark.parametrize(
@@ -16,18 +43,35 @@ from tests.run.whole import finish, run_folder, start, untimed
 def test_a_sharded_run_resumes_and_trains_as_a_whole_one(
     tiny: Path, optim: str, resumed: str
 ) -> None:
-    sharded = {"script": Path(__file__).with_name("sharded.py"), "processes": 2}
     overrides = (f"stages.rl.optim={optim}", "run.checkpoint_every=1")
     finish(start("train", tiny, *overrides, "name=alone"))
-    finish(start("train", tiny, *overrides, "stages.rl.steps=3", **sharded))
-    finish(
-        start("train", tiny, *overrides, "--resume", **(sharded if resumed == "sharded" else {}))
+    finish(start("train", tiny, *overrides, "stages.rl.steps=3", **SHARDED))
+    processes = SHARDED if resumed == "sharded" else {}
+    finish(start("train", tiny, *overrides, "--resume", **processes))
+    assert_equal_training(
+        metrics(tiny, "alone"),
+        metrics(tiny, "tiny"),
+        ("loss", "grad_norm", "tokens/trained"),
     )
-    alone, parts = (
-        untimed(read_rows(run_folder(tiny).parent / name / "metrics.jsonl"))
-        for name in ("alone", "tiny")
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_reference_of_a_later_stage_is_sharded_too(tiny: Path, resumed: bool) -> None:
+    """The second stage begins with a sharded policy; resumed, its reference comes from the disk."""
+    tiny.write_text(tiny.read_text().replace(AFTER, SECOND_RL))
+    overrides = ("stages.rl.objective={preset: grpo, kl: 0.5}", "stages.rl.steps=3")
+    finish(start("train", tiny, *overrides, "name=alone"))
+    if resumed:
+        finish(start("train", tiny, *overrides, "stages.second.steps=2", **SHARDED))
+        finish(start("train", tiny, *overrides, "--resume", **SHARDED))
+    else:
+        finish(start("train", tiny, *overrides, **SHARDED))
+    alone = metrics(tiny, "alone")
+    assert_equal_training(
+        alone,
+        metrics(tiny, "tiny"),
+        ("loss", "grad_norm", "tokens/trained", "loss/kl"),
     )
-    assert [row["step"] for row in parts] == [row["step"] for row in alone]
-    for one, two in zip(alone, parts, strict=True):
-        for key in ("loss", "grad_norm", "tokens/trained"):
-            assert two[key] == pytest.approx(one[key], rel=2e-3, abs=1e-5), (one["step"], key)
+    first_step_of_second = next(row for row in alone if row["stage"] == "second")
+    assert first_step_of_second["loss/kl"] == pytest.approx(0, abs=1e-6)
+    assert alone[-1]["loss/kl"] > 1e-4

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.credit.monte_carlo import Cost
+from rlcore.credit.estimator import Cost
 from rlcore.run.folder import read_rows
 from rlcore.run.metrics import Effort, effort_metrics
 from rlcore.run.step_values import step_metrics
@@ -24,8 +24,8 @@ needs_vllm = pytest.mark.skipif(
 
 RL_METRICS = set(
     "step stage reward/mean reward/std reward/length loss grad_norm entropy mismatch/kl mismatch/ratio_max clip_frac completions/length/mean "
-    "completions/frac_truncated reward/frac_zero_std reward/frac_unscored policy_version staleness time/rollout time/reward "
-    "time/credit time/learn time/sync time/total tokens/prompt tokens/completion tokens/trained".split()
+    "completions/frac_truncated reward/frac_zero_std reward/frac_unscored policy_version staleness/mean time/rollout time/reward "
+    "time/credit time/learn time/publish time/total tokens/prompt tokens/completion tokens/trained".split()
 )
 
 

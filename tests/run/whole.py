@@ -26,10 +26,10 @@ tasks:
   eval_set: {kind: arithmetic, split: heldout, size: 8, max_number: 4, terms: [2]}
 stages:
   - {kind: sft, tasks: demonstrations, steps: 6, batch_size: 16, optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}}
-  - {kind: eval, name: before, tasks: eval_set, rewards: &length [{use: length, params: {max_tokens: 4}}], reward_workers: 1,
+  - {kind: eval, name: before, tasks: eval_set, rewards: &length [{use: length, params: {max_tokens: 4}}], scoring: {workers: 1},
      sampling: &short {max_tokens: 12}}
   - {kind: rl, tasks: demonstrations, steps: 6, groups_per_step: 4, group_size: 4, rewards: *length, sampling: *short, optim: {lr: 1e-3}}
-  - {kind: eval, name: after, tasks: eval_set, rewards: *length, reward_workers: 1, sampling: *short}
+  - {kind: eval, name: after, tasks: eval_set, rewards: *length, scoring: {workers: 1}, sampling: *short}
 run: {checkpoint_every: 2}
 """
 

@@ -35,7 +35,7 @@ from rlcore.run.plots import panels_svg
 
 HERE = Path(__file__).resolve().parent
 RATES = ("1e-4", "3e-5")
-ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, answers: all}"
+ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, completions: all}"
 EVALUATIONS = ("validation", "eval_set")
 
 
