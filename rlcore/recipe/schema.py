@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    PositiveFloat,
     PositiveInt,
     SerializeAsAny,
     ValidationInfo,
@@ -101,6 +102,12 @@ class RunSection(Section):
     keep_checkpoints: PositiveInt = Field(2, description="older ones are removed")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="also log there"
+    )
+    timeout_s: PositiveFloat = Field(
+        1800, description="a process that waits longer than this for another ends the run"
+    )
+    peak_tflops: PositiveFloat | None = Field(
+        None, description="peak TFLOP/s of a device, for the metric mfu; null: known GPUs only"
     )
 
 

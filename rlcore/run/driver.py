@@ -19,6 +19,7 @@ from rlcore.recipe.check import check
 from rlcore.recipe.schema import Recipe
 from rlcore.run import checkpoint
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.run.processes import group_settings, lost_process_named
 from rlcore.run.session import Run
 from rlcore.run.tracking import Tracker
 from rlcore.types import Task
@@ -49,6 +50,7 @@ def train(
         cpu=not torch.cuda.is_available(),
         log_with=list(recipe.run.trackers) or None,
         project_dir=str(folder.path),
+        kwargs_handlers=[group_settings(recipe.run.timeout_s)],
     )
     tracker = Tracker(folder, accelerator, console or Console())
     tasks: dict[str, Sequence[Task]] = {}
@@ -60,8 +62,9 @@ def train(
     accelerator.init_trackers(recipe.name)
     run = open_run(recipe, folder, accelerator, tracker, tasks)
     try:
-        while run.cursor.stage < len(recipe.stages):
-            recipe.stages[run.cursor.stage].run(run)
+        with lost_process_named(recipe.run.timeout_s):
+            while run.cursor.stage < len(recipe.stages):
+                recipe.stages[run.cursor.stage].run(run)
     except RlcoreError:
         saved = checkpoint.all_checkpoints(folder.checkpoints)
         if saved:

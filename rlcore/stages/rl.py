@@ -9,7 +9,7 @@ by other tasks; the curriculum sees them, the learner does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from pydantic import Field, PositiveInt, model_validator
 from rlcore.credit.demonstrations import STREAM as DEMONSTRATIONS
 from rlcore.errors import RecipeError
 from rlcore.objective.correction import require_correction
+from rlcore.objective.methods import with_method
 from rlcore.recipe.build import (
     build_budget,
     build_curriculum,
@@ -40,6 +41,8 @@ from rlcore.run.metrics import (
     refuse_unscored,
     rollout_metrics,
     rollout_rows,
+    staleness_counts,
+    staleness_metrics,
 )
 from rlcore.run.next_token import STREAM, text_samples
 from rlcore.run.plots import draw_categories
@@ -56,13 +59,18 @@ if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
     from rlcore.run.session import Run
+    from rlcore.run.throughput import Throughput
     from rlcore.types import Sample
 
 
 class RlStage(GeneratingStage):
     headline = ("reward/mean", "completions/length/mean", "reward/frac_zero_std")
 
-    steps: PositiveInt = Field(description="optimiser steps")
+    steps: PositiveInt = Field(description="rollout batches to train on")
+    method: str = Field(
+        "grpo",
+        description="a publication: its loss, baseline, equal-reward rule and filter, each replaceable; docs/objectives.md",
+    )
     stop_after_tokens: PositiveInt | None = Field(
         None,
         description="end after the step that brings the tokens written in this stage, continuations too, to this number",
@@ -116,6 +124,11 @@ class RlStage(GeneratingStage):
         description="a preset's name, or {use: name, parameter: value}; docs/objectives.md",
     )
     optim: OptimSection = Field(default_factory=OptimSection)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_under_the_methods_keys(cls, value: Any) -> Any:
+        return with_method(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _parts_of_a_filter(self) -> RlStage:
@@ -212,6 +225,7 @@ def check_streams(demonstrations: str, objective: Objective) -> None:
 
 def run_rl(run: Run, stage: RlStage) -> None:
     from rlcore.learner.updates import run_updates
+    from rlcore.run.throughput import throughput
 
     seed = derive(run.recipe.seed, "rl", run.cursor.stage)
     tasks = run.tasks(stage.tasks)
@@ -247,6 +261,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             gather=run.gather,
             demonstrate=partial(demonstrate, run),
         )
+        speed = throughput(run.policy, run.accelerator, peak_tflops=run.recipe.run.peak_tflops)
         run.publish(learner.version, collector.generator)
         while run.cursor.stage_step < stage.steps and not limit.reached:
             watch = Stopwatch()
@@ -276,7 +291,9 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 run.publish(learner.version, collector.generator)
             watch.lap("publish")
 
-            metrics |= learner_metrics(report) | watch.times(reward=batch.collected.reward_s)
+            times = watch.times(reward=batch.collected.reward_s)
+            metrics |= learner_metrics(report) | times
+            metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
             limit.add(metrics)
             run.end_step(metrics, learner, curriculum, batches)
     if run.accelerator.is_main_process:
@@ -309,11 +326,30 @@ def batch_metrics(run: Run, batch: RolloutBatch, *, version: int) -> dict[str, f
     """Metrics of a batch over all ranks. Raises `RewardError` if nothing could be scored."""
     facts = run.gather([group_facts(group) for group in batch.all_groups])
     refuse_unscored(facts)
-    metrics = rollout_metrics(facts) | {"policy_version": version, "staleness/mean": 0}
+    metrics = rollout_metrics(facts) | {"policy_version": version}
+    rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
+    metrics |= staleness_metrics(run.gather([staleness_counts(rollouts, version)]))
     if batch.value_cost is not None:
         costs = run.gather([batch.value_cost])
         metrics |= step_metrics(costs, written=metrics["tokens/completion"])
     return metrics
+
+
+def speed_metrics(
+    run: Run,
+    speed: Throughput,
+    samples: Sequence[Sequence[Sample]],
+    times: Mapping[str, float],
+    metrics: Mapping[str, float],
+    epochs: int,
+) -> dict[str, float]:
+    """Tokens per second, utilisation and mean |advantage| of one step, over all ranks."""
+    from rlcore.run.throughput import advantage_metrics, sample_facts
+
+    facts = run.gather([sample_facts(sample for of_group in samples for sample in of_group)])
+    generated = metrics["tokens/completion"]
+    speeds = speed.metrics(facts, times, generated_tokens=generated, epochs=epochs)
+    return speeds | advantage_metrics(facts)
 
 
 def keyed(

@@ -102,7 +102,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
         "stage": name,
         "step": run.cursor.step,
         "tasks": len(positions),
-        "answers": len(positions) * stage.num_samples,
+        "completions": len(positions) * stage.num_samples,
     }
     run.tracker.sampled(stage, row | metrics | {"time/total": time.perf_counter() - started})
     run.end_stage()

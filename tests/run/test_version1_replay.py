@@ -39,6 +39,7 @@ RENAMED = {
     "ratio/max": "mismatch/ratio_max",
     "clip_share": "clip_frac",
     "staleness": "staleness/mean",
+    "answers": "completions",
 }
 
 

@@ -32,7 +32,7 @@ def guess_masks(
 
     The exception is the paper's guard: without it noise, which nobody can guess, pays best. A mask
     that cannot be read or is not legal earns 0 as `wrong-format`; one whose guesses have no score
-    has none. Other groups pass as they are. """
+    has none. Other groups pass as they are."""
     tasks: list[Task] = []
     for group in groups:
         for rollout in group.rollouts if group.task.category == "mask" else ():
