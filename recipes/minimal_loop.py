@@ -1,15 +1,20 @@
-"""GRPO in one file: sample, score, credit, loss, step. Read this first; it needs torch and transformers, and nothing of rlcore.
+"""GRPO in one file: sample, score, credit, loss, step.
 
-    python recipes/minimal_loop.py          under a minute on CPU: a random model learns to copy two letters, from rewards alone
+    python recipes/minimal_loop.py      under a minute on a CPU
 
-The task is to answer "ca>" with "ca" and then to stop. Nobody shows the model an answer. It writes 16 attempts at each prompt, a
-rule scores them, and attempts that scored better than their siblings become more likely. That comparison within a group is the
-whole idea of GRPO (Group Relative Policy Optimization, arXiv 2402.03300): the siblings' mean says what a prompt is worth, so no
-second network has to learn it.
+Read this first; it needs torch and transformers, and nothing of rlcore. A random model learns to
+copy two letters from rewards alone.
 
-The engine does the same five things, under the same names, for real models: its rollouts come from vLLM, its rewards run in
-worker processes, its batches are packed without padding and spread over GPUs, and its loss is one of many. A test holds both to
-the same advantages, the same gradient and the same update, so what is read here is what runs there.
+The task is to complete "ca>" with "ca" and then to stop. The model never sees a demonstration. It
+samples 16 completions of each prompt, a rule scores them, and completions that scored better than
+the others of their group become more likely. That comparison within a group is the whole idea of
+GRPO (Group Relative Policy Optimization, arXiv 2402.03300): the group's mean estimates what a
+prompt is worth, so no second network has to learn it.
+
+rlcore does the same steps, under the same names, for real models: its completions come from vLLM,
+its rewards run in worker processes, its batches are packed without padding and spread over GPUs,
+and its loss is one of many. A test holds both to the same advantages, the same gradient and the
+same update, so what you read here is what runs there.
 """
 
 from __future__ import annotations
@@ -22,31 +27,33 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 LETTERS = 6  # the tokens 0..5 are the letters a..f
-GO, STOP = LETTERS, LETTERS + 1  # ">" ends a prompt, STOP ends an answer
+GO = LETTERS  # ">" ends a prompt
+STOP = LETTERS + 1  # ends a completion
 PROMPT_LETTERS = 2
 
 GROUPS_PER_STEP = 16  # prompts in a step
-GROUP_SIZE = 16  # attempts at each of them
-MAX_TOKENS = PROMPT_LETTERS + 1  # longest answer: the letters and STOP
+GROUP_SIZE = 16  # completions per prompt
+MAX_TOKENS = PROMPT_LETTERS + 1  # longest completion: the letters and STOP
 STEPS = 300
 LR = 1e-3
-CLIP_LOW, CLIP_HIGH = 0.2, 0.2
+CLIP_LOW = 0.2
+CLIP_HIGH = 0.2
 CLIP_NORM = 1.0
 
 
 @dataclass
 class Rollout:
-    """One attempt: prompt and answer in one sequence of T tokens."""
+    """One attempt: prompt and completion in one sequence of T tokens."""
 
     token_ids: list[int]  # [T]
-    mask: list[bool]  # [T], True where the policy wrote the token: only these are trained
-    logprobs: list[
-        float
-    ]  # [T], log-probability of each written token when it was drawn; 0 elsewhere
+    mask: list[bool]  # [T], True for tokens of the completion: only these are trained
+    # [T], log-probability of each token of the completion when it was drawn; 0 elsewhere
+    logprobs: list[float]
 
     @property
-    def answer_ids(self) -> list[int]:
-        return [token for token, wrote in zip(self.token_ids, self.mask, strict=True) if wrote]
+    def completion_ids(self) -> list[int]:
+        prompt_tokens = self.mask.count(False)
+        return self.token_ids[prompt_tokens:]
 
 
 def make_policy(seed: int = 0) -> PreTrainedModel:
@@ -64,65 +71,80 @@ def make_policy(seed: int = 0) -> PreTrainedModel:
         tie_word_embeddings=False,
         initializer_range=0.1,
     )
-    return AutoModelForCausalLM.from_config(
-        config, attn_implementation="sdpa"
-    ).eval()  # eval: no dropout, here or in sampling
+    policy = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    return policy.eval()  # no dropout, neither in sampling nor in training
 
 
-# 1. task -------------------------------------------------------------------------------------------------------------------
+# 1. task ----------------------------------------------------------------------------------------
 
 
 def draw_prompts(rng: random.Random, n: int) -> list[list[int]]:
-    return [[rng.randrange(LETTERS) for _ in range(PROMPT_LETTERS)] + [GO] for _ in range(n)]
+    prompts = []
+    for _ in range(n):
+        letters = [rng.randrange(LETTERS) for _ in range(PROMPT_LETTERS)]
+        prompts.append([*letters, GO])
+    return prompts
 
 
-# 2. rollout ----------------------------------------------------------------------------------------------------------------
+# 2. rollout -------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def sample(
     policy: PreTrainedModel, prompts: list[list[int]], group_size: int
 ) -> list[list[Rollout]]:
-    """`group_size` answers to each prompt, a token at a time: [prompts][group_size] rollouts.
+    """`group_size` completions of each prompt, token by token: [prompts][group_size] rollouts.
 
-    The log-probability of every token is written down as it is drawn. Later it is the denominator of the ratio: how likely the
-    token was under the policy that wrote it.
+    The log-probability of every token is recorded as it is drawn. Later it is the denominator of
+    the ratio: how likely the token was under the policy that sampled it.
     """
-    rows = torch.tensor([prompt for prompt in prompts for _ in range(group_size)])
-    start = rows.shape[1]
-    drawn = torch.zeros(len(rows), 0)
+    token_ids = torch.tensor(prompts).repeat_interleave(group_size, dim=0)
+    start = token_ids.shape[1]
+    logprobs = torch.zeros(len(token_ids), 0)
     for _ in range(MAX_TOKENS):
-        log_p = policy(input_ids=rows, use_cache=False).logits[:, -1].log_softmax(-1)
+        logits = policy(input_ids=token_ids, use_cache=False).logits[:, -1]
+        log_p = logits.log_softmax(-1)
         token = torch.multinomial(log_p.exp(), 1)
-        rows, drawn = torch.cat([rows, token], 1), torch.cat([drawn, log_p.gather(1, token)], 1)
+        token_ids = torch.cat([token_ids, token], 1)
+        logprobs = torch.cat([logprobs, log_p.gather(1, token)], 1)
     rollouts = []
-    for tokens, logprobs in zip(rows.tolist(), drawn.tolist(), strict=True):
-        answer = tokens[start:]
-        length = (
-            answer.index(STOP) + 1 if STOP in answer else len(answer)
-        )  # what comes after STOP was never said
-        mask = [False] * start + [True] * length
-        rollouts.append(Rollout(tokens[: start + length], mask, [0.0] * start + logprobs[:length]))
+    for row, row_logprobs in zip(token_ids.tolist(), logprobs.tolist(), strict=True):
+        completion = row[start:]
+        length = len(completion)
+        if STOP in completion:  # what was drawn after STOP does not belong to the completion
+            length = completion.index(STOP) + 1
+        rollout = Rollout(
+            token_ids=row[: start + length],
+            mask=[False] * start + [True] * length,
+            logprobs=[0.0] * start + row_logprobs[:length],
+        )
+        rollouts.append(rollout)
     return [rollouts[i : i + group_size] for i in range(0, len(rollouts), group_size)]
 
 
-# 3. reward -----------------------------------------------------------------------------------------------------------------
+# 3. reward --------------------------------------------------------------------------------------
 
 
-def reward(prompt: list[int], answer: list[int]) -> float:
-    """Share of places that are right, the STOP among them. Any function of the answer would do: it is never differentiated."""
-    wanted = [*prompt[:-1], STOP]
-    return sum(a == b for a, b in zip(answer, wanted, strict=False)) / len(wanted)
+def reward(prompt: list[int], completion: list[int]) -> float:
+    """Fraction of right tokens, STOP included.
+
+    Any function of the completion would do: it is never differentiated.
+    """
+    answer = [*prompt[:-1], STOP]
+    right = 0
+    for token, expected in zip(completion, answer, strict=False):
+        right += token == expected
+    return right / len(answer)
 
 
-# 4. credit -----------------------------------------------------------------------------------------------------------------
+# 4. credit --------------------------------------------------------------------------------------
 
 
 def credit(rewards: list[float]) -> list[float]:
-    """One advantage for each rollout of a group: how many standard deviations its reward is above the group's mean.
+    """One advantage per rollout of a group: its reward in standard deviations above the mean.
 
-    All tokens of an answer share it: GRPO does not know which of them was the good one. A group whose rewards are all equal says
-    nothing (every advantage is 0), and the caller leaves it out.
+    All tokens of a completion share it: GRPO does not know which of them was the good one. A group
+    with equal rewards teaches nothing (every advantage is 0), and the caller leaves it out.
     """
     if min(rewards) == max(rewards):
         return [0.0] * len(rewards)
@@ -131,31 +153,33 @@ def credit(rewards: list[float]) -> list[float]:
     return [(r - mean) / (std + 1e-4) for r in rewards]
 
 
-# 5. loss -------------------------------------------------------------------------------------------------------------------
+# 5. loss ----------------------------------------------------------------------------------------
 
 
 def logprobs_of(policy: PreTrainedModel, rollouts: list[Rollout]) -> Tensor:
-    """Log-probability of every token under the policy as it is now, with gradient: [rollouts, longest], padded on the right.
+    """Log-probability of every token under the current policy, with gradient: [rollouts, longest].
 
-    The logits at place t speak about the token at t + 1, so everything is shifted by one; nothing predicts the first token.
+    The logits at position t predict the token at t + 1, so everything is shifted by one; nothing
+    predicts the first token. Shorter rollouts are padded on the right.
     """
     token_ids = pad([rollout.token_ids for rollout in rollouts])
-    seen = pad([[1] * len(rollout.token_ids) for rollout in rollouts])
-    log_p = (
-        policy(input_ids=token_ids, attention_mask=seen, use_cache=False)
-        .logits[:, :-1]
-        .log_softmax(-1)
-    )
-    chosen = log_p.gather(2, token_ids[:, 1:, None])[:, :, 0]
-    return torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)
+    attention_mask = pad([[1] * len(rollout.token_ids) for rollout in rollouts])
+    outputs = policy(input_ids=token_ids, attention_mask=attention_mask, use_cache=False)
+    log_p = outputs.logits[:, :-1].log_softmax(-1)
+    targets = token_ids[:, 1:, None]
+    of_targets = log_p.gather(2, targets)[:, :, 0]
+    first = torch.zeros_like(of_targets[:, :1])
+    return torch.cat([first, of_targets], 1)
 
 
 def grpo_loss(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
-    """-1/N sum_i 1/n_i sum_t min(r A, clip(r, 1 - CLIP_LOW, 1 + CLIP_HIGH) A), r = exp(logp - old); n_i tokens of N answers.
+    """-1/N sum_i 1/n_i sum_t min(r A, clip(r, 1 - CLIP_LOW, 1 + CLIP_HIGH) A), r = exp(logp - old).
 
-    Why so complicated? With r = 1, which is so in the first update after sampling, the gradient is that of -A logp: make good
-    answers likelier and bad ones less likely. If the policy has moved since it wrote them, r corrects for that (importance
-    sampling), and the clip stops a token once it has moved by 20% in the direction its advantage asks for.
+    N completions, the i-th of n_i tokens. Why so complicated? With r = 1, which holds in the first
+    update after sampling, the gradient is that of -A logp: make good completions likelier and bad
+    ones less likely. If the policy has changed since it sampled them, r corrects for that
+    (importance sampling), and the clip stops a token once its probability has changed by 20% in
+    the direction of its advantage.
     """
     ratio = (logp - old).exp()
     clipped = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
@@ -163,7 +187,7 @@ def grpo_loss(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor) -> Ten
     return -(gain.sum(1) / mask.sum(1)).mean()
 
 
-# 6. step -------------------------------------------------------------------------------------------------------------------
+# 6. step ----------------------------------------------------------------------------------------
 
 
 def backward(policy: PreTrainedModel, rollouts: list[Rollout], advantages: list[float]) -> float:
@@ -171,9 +195,8 @@ def backward(policy: PreTrainedModel, rollouts: list[Rollout], advantages: list[
     dtype = policy.dtype
     mask = pad([rollout.mask for rollout in rollouts], dtype)
     old = pad([rollout.logprobs for rollout in rollouts], dtype)
-    loss = grpo_loss(
-        logprobs_of(policy, rollouts), old, torch.tensor(advantages, dtype=dtype), mask
-    )
+    advantage = torch.tensor(advantages, dtype=dtype)
+    loss = grpo_loss(logprobs_of(policy, rollouts), old, advantage, mask)
     loss.backward()
     return loss.item()
 
@@ -184,7 +207,10 @@ def step(
     rollouts: list[Rollout],
     advantages: list[float],
 ) -> float:
-    """One update; returns the loss. Its value is near 0, the mean of the advantages, and means little: watch the reward."""
+    """One update; returns the loss.
+
+    Its value is near 0, the mean of the advantages, and means little: watch the reward.
+    """
     optimizer.zero_grad()
     loss = backward(policy, rollouts, advantages)
     torch.nn.utils.clip_grad_norm_(policy.parameters(), CLIP_NORM)
@@ -198,12 +224,13 @@ def pad(rows: list[list], dtype: torch.dtype = torch.int64) -> Tensor:
     return torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=dtype)
 
 
-# the loop ------------------------------------------------------------------------------------------------------------------
+# the loop ---------------------------------------------------------------------------------------
 
 
 def main(steps: int = STEPS, seed: int = 0) -> list[float]:
     """Train, print, and return the mean reward of each step."""
-    policy, rng = make_policy(seed), random.Random(seed)
+    policy = make_policy(seed)
+    rng = random.Random(seed)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.0)
     history = []
     for number in range(1, steps + 1):
@@ -224,7 +251,8 @@ def main(steps: int = STEPS, seed: int = 0) -> list[float]:
             perfect = sum(score == 1 for score in rewards) / len(rewards)
             example = text(groups[0][0].token_ids)
             print(
-                f"step {number:3d}   reward {history[-1]:.3f}   perfect {perfect:4.0%}   loss {loss:+.1e}   {example}",
+                f"step {number:3d}   reward {history[-1]:.3f}   perfect {perfect:4.0%}   "
+                f"loss {loss:+.1e}   {example}",
                 flush=True,
             )
     return history

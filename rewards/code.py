@@ -31,7 +31,7 @@ _OPEN = re.compile(r"^[ ]{0,3}```[ \t]*(?:python3?|py)?[ \t]*\n", re.MULTILINE |
 
 @reward
 def code_tests(
-    answer: str,
+    completion: str,
     *,
     prompt: Any = "",
     test_list: Sequence[str] | str | None = None,
@@ -74,7 +74,7 @@ def code_tests(
             status="unscorable",
             reason="no tests: needs test_list, or test and entry_point",
         )
-    program = extract_program(answer, wanted=names or _called(tests), stub=stub)
+    program = extract_program(completion, wanted=names or _called(tests), stub=stub)
     if program is None:
         return Verdict(
             value=0.0, status="wrong-format", reason="there is no Python program in the answer"
@@ -96,18 +96,18 @@ def _listed(tests: Sequence[str] | str | None) -> list[str]:
     return [tests] if isinstance(tests, str) and tests else list(tests if tests is not None else [])
 
 
-def extract_program(answer: str, *, wanted: Sequence[str] = (), stub: str = "") -> str | None:
+def extract_program(completion: str, *, wanted: Sequence[str] = (), stub: str = "") -> str | None:
     """The Python program in an answer, None if there is none.
 
     wanted: names a program should define. stub: the start of a program that the answer may continue (HumanEval's prompt).
     """
-    answer = answer.rpartition("</think>")[2]
-    blocks = _BLOCK.findall(answer)
+    completion = completion.rpartition("</think>")[2]
+    blocks = _BLOCK.findall(completion)
     if blocks:
         program = next((block for block in reversed(blocks) if _defines(block, wanted)), blocks[-1])
     else:
-        opened = list(_OPEN.finditer(answer))
-        program = answer[opened[-1].end() :] if opened else answer
+        opened = list(_OPEN.finditer(completion))
+        program = completion[opened[-1].end() :] if opened else completion
     if stub:
         return _continued(stub, program, wanted)
     is_program = bool(blocks) or (_defines(program, wanted) if wanted else _parses(program))

@@ -10,9 +10,9 @@ from rlcore import Message, Verdict
 
 
 class LocalJudge:
-    """1 where a judge model finds that the answer agrees with the gold one, 0 where it does not; the model is loaded here.
+    """1 where a judge model finds that the completion agrees with the reference answer, 0 where it does not; the model is loaded here.
 
-    Each reward worker (`reward_workers`) holds a copy, and has no memory bound. path: hub name or folder of a causal language
+    Each reward worker (`scoring.workers`) holds a copy, and has no memory bound. path: hub name or folder of a causal language
     model. device, dtype: where and in what it computes; `auto` is the checkpoint's dtype.
     batch_size: answers judged in one call. template, verdict, json_key, lowest, highest: as of `judge`. Replies are greedy.
     A large judge is faster behind vLLM's server, with `judge`.

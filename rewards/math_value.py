@@ -33,9 +33,9 @@ _QUALIFIER = re.compile(
 )
 
 
-def same_value(gold: str, found: str) -> bool:
+def same_value(reference: str, candidate: str) -> bool:
     """Whether two final answers are equal. Raises math-verify's `TimeoutException`."""
-    left, right = tidy(gold), tidy(found)
+    left, right = tidy(reference), tidy(candidate)
     if not re.search(r"[^\W_]|\\[a-z]", right):
         return False
     if left == right:
@@ -46,15 +46,16 @@ def same_value(gold: str, found: str) -> bool:
         return words(left) == words(right) != []
     # beside a unit a letter is one: `5 m` where the other is `5 cm`
     letters = any(
-        split_unit(side)[1] or _MONEY.fullmatch(raw) for side, raw in ((left, gold), (right, found))
+        split_unit(side)[1] or _MONEY.fullmatch(raw)
+        for side, raw in ((left, reference), (right, candidate))
     )
     (left, left_unit), (right, right_unit) = (
         split_unit(left, letters=letters),
         split_unit(right, letters=letters),
     )
     left_unit, right_unit = (
-        _money(gold, left_unit, right_unit),
-        _money(found, right_unit, left_unit),
+        _money(reference, left_unit, right_unit),
+        _money(candidate, right_unit, left_unit),
     )
     if (
         left_unit
@@ -84,24 +85,24 @@ def _money(
     return ("dollar", 1) if unit is None and other and other[0] and _MONEY.fullmatch(raw) else unit
 
 
-def _same_elements(gold: str, found: str) -> bool | None:
+def _same_elements(reference: str, candidate: str) -> bool | None:
     """Whether two lists, sets, tuples or intervals hold equal elements, in order where it matters; None for all else."""
-    left, right = _elements(gold), _elements(found)
+    left, right = _elements(reference), _elements(candidate)
     if left is None or right is None or max(len(left[1]), len(right[1])) > 20:
         return None
-    (left_kind, golds), (right_kind, others) = left, right
+    (left_kind, references), (right_kind, others) = left, right
     if left_kind == right_kind or (left_kind == "()" and not right_kind):
-        if len(golds) != len(others):
+        if len(references) != len(others):
             return False
         if left_kind:
-            return all(same_value(a, b) for a, b in zip(golds, others, strict=True))
-        for one in golds:
+            return all(same_value(a, b) for a, b in zip(references, others, strict=True))
+        for one in references:
             match = next((i for i, other in enumerate(others) if same_value(one, other)), None)
             if match is None:
                 return False
             others = others[:match] + others[match + 1 :]
         return True
-    intervals = len(golds) == len(others) == 2 and left_kind and right_kind
+    intervals = len(references) == len(others) == 2 and left_kind and right_kind
     return False if intervals else None
 
 
@@ -132,25 +133,30 @@ def _rounded(a: Fraction, b: Fraction) -> bool:
 
 
 def _differ_in_writing(
-    gold: str, found: str, left: Fraction | None, right: Fraction | None
+    reference: str, candidate: str, left: Fraction | None, right: Fraction | None
 ) -> bool:
     """What math-verify does not look at: ratios, bases, relations beside a plain value, unequal sides, powers out of reach."""
-    if _spelling(gold) != _spelling(found) or (left is not None and not re.search(r"\d|\\", found)):
+    if _spelling(reference) != _spelling(candidate) or (
+        left is not None and not re.search(r"\d|\\", candidate)
+    ):
         return True
-    if right is not None and not re.search(r"\d|\\", gold):
+    if right is not None and not re.search(r"\d|\\", reference):
         return True
-    related = [bool(_RELATION.search(text)) for text in (gold, found)]
+    related = [bool(_RELATION.search(text)) for text in (reference, candidate)]
     sets = [
-        bool(re.search(r"[\[\](]|\\[{}]|\\cup|\\mathbb|\\emptyset", text)) for text in (gold, found)
+        bool(re.search(r"[\[\](]|\\[{}]|\\cup|\\mathbb|\\emptyset", text))
+        for text in (reference, candidate)
     ]
     if related[0] != related[1] and not sets[related.index(False)]:
         return True
-    sides = [value for side in found.split("=") if (value := plain_number(side)) is not None]
-    return ("=" not in gold and len(set(sides)) > 1 and "," not in found) or _out_of_reach(found)
+    sides = [value for side in candidate.split("=") if (value := plain_number(side)) is not None]
+    return ("=" not in reference and len(set(sides)) > 1 and "," not in candidate) or _out_of_reach(
+        candidate
+    )
 
 
 def _out_of_reach(text: str) -> bool:
-    """Numbers too large to compute, which no gold answer is: towers of three powers, exponents of five digits, 9999!, 3!!!."""
+    """Numbers too large to compute, which no reference answer is: towers of three powers, exponents of five digits, 9999!, 3!!!."""
     dense = re.sub(r"\s", "", text)
     tower = re.search(r"\d\}?\^\{?\(?\d[^+\-*/=,{}^]*\^\{?\(?\d[^+\-*/=,{}^]*\^", dense)
     large = re.search(r"\^\{?-?\d{5,}|\d{4,}\)?!|!!!|\d\)?!\)?!", dense)
@@ -170,8 +176,8 @@ def _spelling(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\d+:\d+", dense) + re.findall(r"\d_(\d+)", dense))
 
 
-def _equal(gold: str, found: str) -> bool:
-    left, right = _parsed(gold), _parsed(found)
+def _equal(reference: str, candidate: str) -> bool:
+    left, right = _parsed(reference), _parsed(candidate)
     try:
         if (
             not left

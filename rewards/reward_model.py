@@ -11,7 +11,7 @@ from rlcore import Message, Verdict
 class RewardModel:
     """The score a sequence-classification model gives to prompt and answer.
 
-    Each reward worker (`reward_workers`) holds a copy of the model, and has no memory bound.
+    Each reward worker (`scoring.workers`) holds a copy of the model, and has no memory bound.
     path: hub name or folder. device, dtype: where and in what it computes; `auto` is the checkpoint's dtype.
     format: `chat` renders the conversation by the tokenizer's template, `plain` joins prompt and answer, `auto` is chat where
     there is a template. batch_size: conversations in one forward; it changes no score.

@@ -1,15 +1,20 @@
-"""Parts of a recipe by name: one that is built in, `package.module:object`, or `path/to/file.py:object`, with checked parameters.
+"""Parts of a recipe by name, with checked parameters.
+
+A name is that of a built-in part, `package.module:object`, or `path/to/file.py:object`:
 
     curriculum: uniform                                     built in
     curriculum: {use: ordered, by: level}                   built in, with a parameter
-    curriculum: {use: "my_samplers.py:Sharp", power: 2.0}   of a file
+    curriculum: {use: "my_samplers.py:Sharp", power: 2.0}   from a file
 
-A part of your own needs no registration: it is found by its place and called with what its signature asks for.
+A user's part needs no registration: it is imported from its file and called with the parameters
+of its signature. A file is executed once per process, however many of its parts a recipe names, and
+again only after its content has changed.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -29,40 +34,46 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 from rlcore.errors import RecipeError, RlcoreError
 
 Named = str | Mapping[str, Any]
-"""How a recipe says a part: its name, or {use: name, parameter: value, ...}."""
+"""How a recipe names a part: its name, or {use: name, parameter: value, ...}."""
+
+_imported: dict[Path, tuple[bytes, ModuleType]] = {}
+"""Resolved path of a file -> (its source when it was executed, its module)."""
 
 
 def find(
     use: str, known: Mapping[str, str], *, what: str, error: type[RlcoreError] = RecipeError
 ) -> Any:
-    """The object that `use` names. known: built-in name -> `package.module:object`. what: the kind of part, for messages.
+    """The object that `use` names.
 
+    known: built-in name -> `package.module:object`. what: the kind of part, for messages.
     Raises `error` if there is none, or its module cannot be imported.
     """
     target = known.get(use, use)
     if ":" not in target:
         raise error(
-            f"there is no {what} {use!r}{did_you_mean(use, known)}; name your own as 'package.module:name' or 'file.py:name'"
+            f"there is no {what} {use!r}{did_you_mean(use, known)}; "
+            "name your own as 'package.module:name' or 'file.py:name'"
         )
-    place, _, path = target.rpartition(":")
-    found: Any = (
-        import_file(Path(place), what, error)
-        if place.endswith(".py")
-        else _import_module(place, what, use, error)
-    )
+    location, _, path = target.rpartition(":")
+    part: Any
+    if location.endswith(".py"):
+        part = import_file(Path(location), what, error)
+    else:
+        part = _import_module(location, what, use, error)
     for attribute in path.split("."):
-        if not hasattr(found, attribute):
-            names = [name for name, thing in vars(found).items() if callable(thing)]
-            raise error(f"{place} has no {path!r} ({what} {use!r}){did_you_mean(path, names)}")
-        found = getattr(found, attribute)
-    return found
+        if not hasattr(part, attribute):
+            names = [name for name, value in vars(part).items() if callable(value)]
+            raise error(f"{location} has no {path!r} ({what} {use!r}){did_you_mean(path, names)}")
+        part = getattr(part, attribute)
+    return part
 
 
 def build(named: Named, known: Mapping[str, str], *given: Any, what: str, **context: Any) -> Any:
-    """Make the part a recipe names: `part(*given, **context, **parameters)`.
+    """Make the part that a recipe names: `part(*given, **context, **parameters)`.
 
-    Of `context`, what the engine offers to every part of the kind, a part is handed only what it asks for by name; the recipe
-    may set the other keyword parameters. Raises `RecipeError` for an unknown part or parameter, a missing one or a wrong type.
+    context: values offered to every part of this kind. A part receives those that its signature
+    names; its other keyword parameters may be set by the recipe. Raises `RecipeError` for an
+    unknown part or parameter, a missing one or a wrong type.
     """
     return build_later(named, known, what=what, given=len(given), **context)(*given)
 
@@ -70,7 +81,7 @@ def build(named: Named, known: Mapping[str, str], *given: Any, what: str, **cont
 def build_later(
     named: Named, known: Mapping[str, str], *, what: str, given: int, **context: Any
 ) -> partial[Any]:
-    """As `build`, to be called with the first `given` arguments when they are there."""
+    """Like `build`, but the first `given` arguments are passed later, to the returned function."""
     params = {"use": named} if isinstance(named, str) else dict(named)
     use = params.pop("use", None)
     if not isinstance(use, str):
@@ -82,17 +93,14 @@ def build_later(
         raise RecipeError(
             f"{what} {use!r} is of type {type(part).__name__}, not a function or class"
         )
-    parameters = list(signature(part).parameters.values())[given:]
-    asked = {
-        parameter.name: parameter
-        for parameter in parameters
-        if parameter.kind is not parameter.VAR_KEYWORD
-    }
-    own = {name: parameter for name, parameter in asked.items() if name not in context}
-    check_params(params, own, owner=f"{what} {use!r}")
-    return partial(
-        part, **{name: value for name, value in context.items() if name in asked}, **params
-    )
+    accepted: dict[str, inspect.Parameter] = {}
+    for parameter in list(signature(part).parameters.values())[given:]:
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            accepted[parameter.name] = parameter
+    settable = {name: parameter for name, parameter in accepted.items() if name not in context}
+    check_params(params, settable, owner=f"{what} {use!r}")
+    from_context = {name: value for name, value in context.items() if name in accepted}
+    return partial(part, **from_context, **params)
 
 
 def check_params(
@@ -102,31 +110,33 @@ def check_params(
     owner: str,
     also: Collection[str] = (),
 ) -> None:
-    """Raise `RecipeError` for a parameter that is unknown, missing, or not what its annotation says.
+    """Raise `RecipeError` for a parameter that is unknown, missing, or not of its annotated type.
 
-    also: names that belong to the owner and are checked elsewhere, for the suggestion.
+    also: further names of the owner that are checked elsewhere; they only serve suggestions.
     """
     for key, value in params.items():
         if key not in known:
-            raise RecipeError(
-                f"{owner} has no parameter {key!r}{did_you_mean(key, [*known, *also])}"
-            )
+            suggestion = did_you_mean(key, [*known, *also])
+            raise RecipeError(f"{owner} has no parameter {key!r}{suggestion}")
         check_type(owner, key, value, known[key].annotation)
-    missing = [
-        key
-        for key, parameter in known.items()
-        if parameter.default is parameter.empty and key not in params
-    ]
+    missing = []
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in params:
+            missing.append(key)
     if missing:
         raise RecipeError(f"{owner} needs a value for {', '.join(missing)}")
 
 
 def check_type(owner: str, key: str, value: Any, annotation: Any) -> None:
-    """Raise `RecipeError` for a value that is not what an annotation says, where pydantic understands the annotation."""
+    """Raise `RecipeError` for a value that does not fit its annotation.
+
+    Annotations that pydantic does not understand are not checked.
+    """
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return
     try:
-        as_json = json.dumps(value)  # there a list is a tuple too, and still no text a number
+        # In strict JSON mode a list passes for a tuple, and a text does not pass for a number.
+        as_json = json.dumps(value)
         TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_json(as_json)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]["msg"].replace("Input should", "must")
@@ -136,20 +146,16 @@ def check_type(owner: str, key: str, value: Any, annotation: Any) -> None:
 
 
 def signature(part: Callable[..., Any]) -> inspect.Signature:
-    """That of a function or class, its annotations evaluated where they can be."""
+    """The signature of a function or class, with its annotations evaluated if possible."""
     try:
         return inspect.signature(part, eval_str=True)
-    except (
-        NameError,
-        AttributeError,
-        TypeError,
-        SyntaxError,
-    ):  # of names that are imported for type checkers only
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        # An annotation has a name that is imported for type checkers only.
         return inspect.signature(part)
 
 
 def call(owner: str, part: Callable[..., Any], *given: Any) -> Any:
-    """What somebody's own part gives. Whatever it raises becomes a `RecipeError` of one sentence, with file and line."""
+    """The result of a user's part. An exception becomes a `RecipeError` with file and line."""
     try:
         return part(*given)
     except RlcoreError:
@@ -158,25 +164,37 @@ def call(owner: str, part: Callable[..., Any], *given: Any) -> Any:
         raise RecipeError(f"{owner} raised {_in_words(problem)}") from problem
 
 
-def import_file(path: Path, what: str, error: type[RlcoreError]) -> ModuleType:
-    """The module in a file, whose neighbours it can import. Raises `error`."""
+def import_file(
+    path: Path, what: str = "Python", error: type[RlcoreError] = RecipeError
+) -> ModuleType:
+    """The module in a file, which can import its neighbours. Raises `error`.
+
+    The file is executed once; later calls return the same module until the file changes.
+    """
     path = path.expanduser().resolve()
     if not path.is_file():
-        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.py")])
-        raise error(f"there is no {what} file {path}{near}")
+        neighbours = [other.name for other in path.parent.glob("*.py")]
+        raise error(f"there is no {what} file {path}{did_you_mean(path.name, neighbours)}")
+    source = path.read_bytes()
+    if path in _imported and _imported[path][0] == source:
+        return _imported[path][1]
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(f"rlcore_{what}_file_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    # Files of the same name in different folders must not replace each other in sys.modules.
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"rlcore_file_{path.stem}_{digest}", path)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up there
     with _import_errors(str(path), error):
-        spec.loader.exec_module(module)
+        # Not through the loader: cached bytecode can be older than a file that was just changed.
+        exec(compile(source, path, "exec"), vars(module))
+    _imported[path] = (source, module)
     return module
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """`; did you mean ...?`, or `; there are: ...`, or nothing where nothing is known."""
+    """`; did you mean ...?`, or `; there are: ...`, or nothing if `known` is empty."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
@@ -185,16 +203,15 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 def _import_module(name: str, what: str, use: str, error: type[RlcoreError]) -> ModuleType:
     if "" not in sys.path:
-        sys.path.append(
-            ""
-        )  # a console script does not look in the working directory; `python -m` does
+        # A console script does not look in the working directory; `python -m` does.
+        sys.path.append("")
     with _import_errors(f"{name} ({what} {use!r})", error):
         return importlib.import_module(name)
 
 
 @contextmanager
 def _import_errors(what: str, error: type[RlcoreError]) -> Iterator[None]:
-    """Whatever an import raises, as one sentence with file and line."""
+    """Turns whatever an import raises into one sentence with file and line."""
     try:
         yield
     except KeyboardInterrupt:

@@ -29,6 +29,7 @@ LAYERS = {
     "rlcore.recipe.build_learner": 3,
     "rlcore.recipe.check": 3,
     "rlcore.recipe.corpus": 3,
+    "rlcore.recipe.parts": 3,
     "rewards": 2,
     "rlcore": 1,
     "rlcore.plugin": 0.5,
@@ -160,4 +161,4 @@ def test_checking_a_recipe_needs_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    assert "512 answers a step" in done.stdout
+    assert "512 completions a step" in done.stdout

@@ -131,7 +131,7 @@ def test_credit_counts_answers_and_continuations_of_the_same_shape():
 
     on, off = steps(), steps()
     for step in on:
-        answers = step.cost.answers
+        answers = step.cost.completions
         assert step.written == 2 * 8 * 2 * STEPS and 2 <= answers <= 4
         assert step.cost.prefixes == answers * (STEPS - 1)
         assert step.cost.tokens == answers * 3 * sum(2 * i for i in range(1, STEPS))

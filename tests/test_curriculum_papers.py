@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -10,19 +9,17 @@ from types import ModuleType
 import pytest
 
 from rlcore.errors import RecipeError
+from rlcore.plugin import import_file
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
-from rlcore.recipe.task_sections import FunctionTasks
+from rlcore.recipe.task_sections import TaskSection
 
 PAPERS = Path(__file__).resolve().parent.parent / "recipes/papers"
 
 
 def module(place: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(place.replace("/", "_"), PAPERS / f"{place}.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    return import_file(PAPERS / f"{place}.py")
 
 
 SEC, SHORT = module("sec/reproduce"), module("train_long_think_short/reproduce")
@@ -51,7 +48,7 @@ def test_every_cell_of_the_sec_study_is_a_valid_recipe(task: str) -> None:
 
 def test_the_ordered_walk_takes_the_tokens_there_are() -> None:
     recipe = str(PAPERS / "sec/arithmetic.yaml")
-    size = SEC._walk(recipe, ["stages.rl.stop_after_tokens=100000"])
+    size = SEC.walk_size(recipe, ["stages.rl.stop_after_tokens=100000"])
     tasks = build_tasks(load(recipe, [f"tasks.problems.size={size}"]).tasks["problems"])
     written = 8 * sum(len(task.demonstration) + 1 for task in tasks)
     assert written == pytest.approx(100_000, rel=0.05)
@@ -105,7 +102,7 @@ def test_the_domains_are_told_apart_and_checked() -> None:
 
 def test_a_task_set_of_a_function_says_what_is_wrong_with_it() -> None:
     def made(use: str, **params: object):
-        return build_tasks(FunctionTasks(kind="function", use=use, params=params))
+        return build_tasks(TaskSection(use=use, **params))
 
     assert made(str(PAPERS / "sec/domains.py") + ":domains", size=7)[6].columns["domain"] == "sums"
     with pytest.raises(RecipeError, match="no parameter 'sizes'; did you mean 'size'"):

@@ -72,7 +72,7 @@ def engine_learner(policy, *, off_policy, clip_norm):
     check_packed(model)
     engine = Policy(PackedModule(model), byte_tokenizer(), 16)
     return Learner(
-        engine, objective("grpo"), accelerator=Accelerator(cpu=True), lr=1e-3, total_steps=9, clip_norm=clip_norm,
+        engine, objective("grpo"), accelerator=Accelerator(cpu=True), lr=1e-3, total_updates=9, clip_norm=clip_norm,
         version=int(off_policy), micro_batch_tokens=30,
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_same_advantages_gradient_and_update(minimal, monkeypatch, off_policy):
         return clip(*inputs)
 
     monkeypatch.setattr(learner.accelerator, "clip_grad_norm_", before_clipping)
-    report = learner.step(samples)
+    report = learner.update(samples)
     assert report.sequences == len(rollouts) and (report.clip_frac > 0.1) == off_policy
     size = max(grad.abs().max() for grad in ours.values())
     assert size > 0.01

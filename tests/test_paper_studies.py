@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +9,11 @@ from types import ModuleType
 import pytest
 
 from rlcore.analysis.study import CellRun
+from rlcore.plugin import import_file
 from rlcore.recipe.load import load
-from rlcore.recipe.schema import EvalStage, RlStage, SftStage
+from rlcore.stages.eval import EvalStage
+from rlcore.stages.rl import RlStage
+from rlcore.stages.sft import SftStage
 
 PAPERS = Path(__file__).resolve().parent.parent / "recipes/papers"
 STUDIES = {"rlp": "rlp", "rlpt": "rlpt", "pretrain_zero": "blanks", "rmt": "rmt"}
@@ -21,11 +23,7 @@ EVAL = {"accuracy": 0.5, "completions/length/mean": 12.0} | {
 
 
 def study(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"study_{name}", PAPERS / name / "reproduce.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_file(PAPERS / name / "reproduce.py")
 
 
 @pytest.mark.parametrize("name", STUDIES)

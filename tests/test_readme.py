@@ -80,7 +80,7 @@ def test_the_reward_of_the_text_works(tmp_path: Path) -> None:
     (tmp_path / "my_rewards.py").write_text(code)
     (line,) = re.findall(r"`(rlcore rewards test my_rewards.py:brief [^`]*)`", TEXT)
     (tmp_path / "cases.jsonl").write_text(
-        '{"gold": "4", "pred": "it is 4", "expected": 1}\n{"gold": "4", "pred": "5", "expected": 0}\n'
+        '{"answer": "4", "completion": "it is 4", "expected": 1}\n{"answer": "4", "completion": "5", "expected": 0}\n'
     )
     out = run(f"{line} --cases cases.jsonl", tmp_path)
     assert out.count("yes") == 2 and "NO" not in out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import math
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from rlcore.analysis.study import CellRun, run_study
+from rlcore.plugin import import_file
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
 
@@ -18,28 +19,47 @@ FOLDER = Path(__file__).resolve().parent.parent / "recipes/papers/rl_on_incorrec
 
 
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_file(FOLDER / f"{name}.py")
 
 
 reproduce, online = script("reproduce"), script("compare_online")
 
 
-def test_every_method_has_a_valid_recipe_that_ends_in_the_same_exam() -> None:
-    exams = set()
-    settings = [
-        (recipe, *more, f"{key}={value}")
-        for recipe, key, values, more in reproduce.METHODS.values()
-        for value in values
-    ]
-    for recipe, *changes in [("base",), ("sft",), *settings]:
+def test_every_method_has_a_valid_recipe_that_ends_in_the_same_evaluations() -> None:
+    settings = [("base",)]
+    for method in [reproduce.SFT, *reproduce.METHODS.values()]:
+        for value in method.values:
+            settings.append((method.recipe, *method.changes, f"{method.key}={value}"))
+    evaluations = set()
+    for recipe, *changes in settings:
         loaded = load(str(FOLDER / f"{recipe}.yaml"), changes)
         assert check(loaded)
-        assert [stage.name for stage in loaded.stages[-2:]] == ["validation", "eval_set"]
-        exams.add("".join(stage.model_dump_json() for stage in loaded.stages[-2:]))
-    assert len(exams) == 1
+        assert [stage.name for stage in loaded.stages[-2:]] == list(reproduce.EVALUATIONS)
+        evaluations.add("".join(stage.model_dump_json() for stage in loaded.stages[-2:]))
+    assert len(evaluations) == 1
+
+
+def test_a_run_of_the_study_is_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def train(recipe, **options: object) -> None:
+        trained.append(recipe.name)
+        folder = tmp_path / "runs" / recipe.name
+        folder.mkdir(parents=True)
+        accuracy = {"validation": recipe.seed / 10, "eval_set": 0.5}
+        rows = [json.dumps({"stage": name, "accuracy": accuracy[name]}) for name in accuracy]
+        (folder / "eval.jsonl").write_text("\n".join(rows) + "\n")
+
+    monkeypatch.setattr(reproduce, "train", train)
+    for _ in range(2):
+        runs = reproduce.Runs(tmp_path)
+        curves, settings = reproduce.measure(runs, [0, 1], [8], [8], quick=True)
+        assert curves["sft"] == {0: {0: 0.5, 1: 0.5}, 8: {0: 0.5, 1: 0.5}}
+        assert settings["sft"] == {8: "40"} and set(curves) == {"sft", *reproduce.QUICK}
+    assert len(trained) == len(set(trained)) == 1 + 2 * 2 + 3 * 2
+    assert runs.results.values("sft-8-40", "validation") == [0.0, 0.1]
 
 
 def test_a_setting_is_chosen_on_the_validation_problems_alone() -> None:
@@ -65,16 +85,13 @@ def test_the_tokens_to_an_accuracy_are_read_off_the_curve() -> None:
         for r in (0.0, 0.2, 0.4, 0.6)
     ]
     run = CellRun(cell="grpo", seed=0, evals={"after": {"accuracy": 0.7}}, rows=rows, folder=Path())
-    line = online.curve(run, 1000)  # a window of 100 tokens holds one step
+    line = online.training_curve(run, 1000)  # a window of 100 tokens holds one step
     assert line == [(0, 0.0), (100, 0.2), (200, 0.4), (300, 0.6), (400, 0.7)]
     assert online.reached(line, 0.4) == 200 and online.reached(line, 0.8) is None
     assert online.mean_curve([line, line], 400, points=2) == [(0, 0.0), (200, 0.4), (400, 0.7)]
-    found = online.summary({"grpo": [line], "other": [line[:2]]}, {"grpo": [run], "other": [run]})
-    assert (
-        found["grpo"]["share_of_grpo"] == [1.0]
-        and found["other"]["share_of_grpo"] == [None]
-        and found["grpo"]["extra"] == 0.1
-    )
+    relative = online.tokens_relative_to_grpo({"grpo": [line], "other": [line[:2]]})
+    assert relative == {"grpo": [1.0], "other": [None]}
+    assert online.MEASURES["extra tokens"](run) == 0.1 * online.MEASURES["tokens"](run)
 
 
 def test_a_mark_counts_in_its_step_alone_and_only_on_a_right_sum() -> None:
@@ -92,7 +109,7 @@ def test_a_mark_counts_in_its_step_alone_and_only_on_a_right_sum() -> None:
     assert marked("k:7+15=22;z:22+4=26", "26", finished=False) == 0.0
 
 
-def test_the_kept_checkpoints_of_a_run_sit_the_exam(tmp_path: Path) -> None:
+def test_the_kept_checkpoints_of_a_run_are_evaluated(tmp_path: Path) -> None:
     """A run of two steps: its curve goes from the model it began with to the one it ended with, over the tokens it wrote."""
     small = [
         "model.config.hidden_size=8", "model.config.intermediate_size=8", "model.config.num_hidden_layers=1",
@@ -100,14 +117,20 @@ def test_the_kept_checkpoints_of_a_run_sit_the_exam(tmp_path: Path) -> None:
         *(f"stages.{name}.sampling.max_tokens=8" for name in ("before", "rl", "after")),
     ]  # fmt: skip
     recipe, common, _, methods = online.TASKS["late"]
-    runs = run_study(
+    runs: list[CellRun] = []
+
+    def curves(run: CellRun) -> dict[str, list[tuple[float, float]]]:
+        runs.append(run)
+        return {"accuracy": online.held_out_curve(run)}
+
+    results = run_study(
         str(FOLDER / f"{recipe}.yaml"), {"grpo": methods["grpo"]}, seeds=[0], folder=tmp_path,
-        common=[*common, *small], start_per_seed=False,
+        measures=online.MEASURES, curves=curves, common=[*common, *small],
     )  # fmt: skip
-    [line] = [online.held_out(run) for run in runs]
-    spent = [online.written(row) for row in runs[0].rows]
+    [line] = results.curves("grpo", "accuracy")
+    spent = [online.generated(row) for row in runs[0].rows]
     assert [at for at, _ in line] == [0, sum(spent), sum(spent)] and spent[0] > 0
-    assert line == online.held_out(runs[0])  # what is there is read
+    assert line == online.held_out_curve(runs[0])  # finished evaluations are read
 
 
 def test_the_factor_is_how_many_times_more_problems_sft_needs() -> None:
@@ -126,7 +149,7 @@ def test_the_factor_is_how_many_times_more_problems_sft_needs() -> None:
         math.isinf(found["dpo, whole answers"]["largest"])
         and found["dpo, whole answers"]["beyond_sft"] == 1
     )
-    assert "1/2 beyond SFT" in str([*reproduce.show(curves, found).columns[-1].cells])
+    assert "1/2 beyond SFT" in reproduce.table(curves, found)
     drawing = ElementTree.fromstring(reproduce.svg(curves))
     assert len(drawing.findall(".//{*}polyline")) == len(curves)
 

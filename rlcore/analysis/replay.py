@@ -19,9 +19,9 @@ from rlcore.errors import RunError
 from rlcore.plugin import Named
 from rlcore.recipe.build import build_curriculum, build_tasks
 from rlcore.recipe.load import load
-from rlcore.recipe.schema import RlStage
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.plots import panels_svg
+from rlcore.stages.rl import RlStage
 from rlcore.types import Outcome, Task
 
 WINDOW = 5

@@ -1,14 +1,27 @@
-"""Several runs that differ in a few keys, from one common start, for several seeds: what a reproduction of a paper compares.
+"""Studies: a recipe in several variants (cells), each with several seeds, from a common start.
 
-All stages before the first rl stage are run once (or once a seed); every cell continues from there. A study that is started
-again goes on where it was: finished runs are read, not repeated.
-"""
+    from rlcore.analysis.study import run_study
+    from rlcore.analysis.study_results import study_table
+
+    results = run_study(
+        "papers/sec/arithmetic",
+        {"random": ["stages.rl.curriculum=uniform"], "sec": []},
+        seeds=range(3),
+        folder=Path("runs/sec"),
+        measures={"outside": lambda run: run.accuracy["outside"]},
+    )
+    print(study_table(results))
+
+The stages before the first rl stage are run once (or once per seed), and every cell continues from
+there. Values are written to `results.json` in the folder (`rlcore.analysis.study_results` has the
+format) after every run. A study that is started again reads finished runs and continues unfinished
+ones; with other settings it refuses."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from rlcore.analysis.study_results import Point, StudyResults, Value, study_table
 from rlcore.errors import RecipeError
 from rlcore.recipe.load import load
-from rlcore.recipe.schema import ModelSection, Recipe, RlStage
+from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
@@ -28,29 +41,29 @@ from rlcore.run.folder import RunFolder, read_rows
 
 @dataclass(frozen=True, slots=True)
 class CellRun:
-    """One cell with one seed."""
+    """What one cell with one seed left in its run folder, for measures to read."""
 
     cell: str
     seed: int
     evals: dict[str, dict[str, Any]]
-    """Row of each eval stage by its name, those of the start too."""
+    """The row of each eval stage by the stage's name, those of the start included."""
     rows: list[dict[str, Any]]
     """metrics.jsonl of the cell's own training stages."""
     folder: Path
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """Of each eval stage, by name."""
+        """By the name of the eval stage."""
         return {name: row["accuracy"] for name, row in self.evals.items()}
 
     @property
     def length(self) -> dict[str, float]:
-        """Mean answer tokens of each eval stage."""
+        """Mean completion tokens, by the name of the eval stage."""
         return {name: row["completions/length/mean"] for name, row in self.evals.items()}
 
     @property
     def tokens(self) -> int:
-        """Answer tokens that were written to learn."""
+        """Completion tokens generated for training."""
         return sum(row.get("tokens/completion", 0) for row in self.rows)
 
     @property
@@ -58,13 +71,18 @@ class CellRun:
         return len(self.rows)
 
     @property
-    def waste(self) -> float:
-        """Share of the answer tokens that reached no gradient."""
-        return sum(
-            row["tokens/frac_wasted"] * row["tokens/completion"]
-            for row in self.rows
-            if "tokens/frac_wasted" in row
-        ) / max(1, self.tokens)
+    def frac_wasted(self) -> float:
+        """Fraction of the completion tokens that reached no gradient."""
+        wasted = 0.0
+        for row in self.rows:
+            if "tokens/frac_wasted" in row:
+                wasted += row["tokens/frac_wasted"] * row["tokens/completion"]
+        return wasted / max(1, self.tokens)
+
+
+Measures = Mapping[str, Callable[[CellRun], Value]]
+Curves = Callable[[CellRun], Mapping[str, Sequence[Point]]]
+"""Gives the lines of one run by name, for plots."""
 
 
 def run_study(
@@ -73,127 +91,146 @@ def run_study(
     *,
     seeds: Sequence[int],
     folder: Path,
+    measures: Measures,
+    curves: Curves | None = None,
     common: Sequence[str] = (),
     start_per_seed: bool = False,
-) -> list[CellRun]:
-    """Run every cell (its name -> overrides of the recipe) with every seed. `common`: overrides of all, the start too.
+) -> StudyResults:
+    """Run every cell (name -> overrides of the recipe) with every seed, and record its measures and
+    curves.
 
-    A cell may replace stages from the first rl stage on by others. With `start_per_seed` each seed has a start of its own.
-    """
-    cut = _first_rl(load(recipe, common))
-    found = []
+    common: overrides of all cells and of the start. A cell may replace stages from the first rl
+    stage on by others. With `start_per_seed` each seed has a start of its own. The results also
+    hold cells and seeds of earlier calls on the folder."""
+    resolved = load(recipe, common)
+    cut = _first_rl(resolved)
+    settings = {
+        "overrides": list(common),
+        "start_per_seed": start_per_seed,
+        "recipe": resolved.model_dump(mode="json", exclude={"name", "run"}),
+    }
+    results = StudyResults.open(folder / "results.json", recipe=resolved.name, settings=settings)
+    for cell, overrides in cells.items():
+        results.cell(cell, overrides)
     for seed in seeds:
-        own = [*common, f"run.folder={folder}"]
-        start = load(
-            recipe,
-            [*own, f"name=start-{seed}", f"seed={seed}"]
-            if start_per_seed
-            else [*own, "name=start"],
-        )
-        train(
-            start.model_copy(update={"stages": start.stages[:cut]}),
-            resume=True,
-            console=Console(quiet=True),
-        )
-        begun = RunFolder(folder / start.name)
-        for cell, overrides in cells.items():
-            name = f"{cell}-{seed}".replace(" ", "").replace("+", "_").replace(",", "")
-            whole = load(recipe, [*own, *overrides, f"seed={seed}", f"name={name}"])
-            train(
-                after(whole, cut, all_checkpoints(begun.checkpoints)[-1]),
-                resume=True,
-                console=Console(quiet=True),
+        unfinished = [cell for cell in cells if not results.has(cell, seed, measures)]
+        if not unfinished:
+            continue
+        start = _run_start(recipe, common, cut, folder, seed if start_per_seed else None)
+        for cell in unfinished:
+            started = time.perf_counter()
+            overrides = [*common, *cells[cell]]
+            run = _run_cell(recipe, overrides, cut, folder, cell, seed, start)
+            results.add(
+                cell,
+                seed,
+                {name: measure(run) for name, measure in measures.items()},
+                curves=curves(run) if curves else {},
+                overrides=cells[cell],
+                seconds=time.perf_counter() - started,
             )
-            found.append(_read(cell, seed, begun, RunFolder(folder / name)))
-    return found
+    results.save()
+    return results
 
 
-def after(recipe: Recipe, cut: int, model: Path) -> Recipe:
-    """The recipe's stages from number `cut` on, starting from the checkpoint `model`."""
-    trained = ModelSection(path=str(model), dtype=recipe.model.dtype, peft=recipe.model.peft)
-    return recipe.model_copy(update={"stages": recipe.stages[cut:], "model": trained})
+def after(recipe: Recipe, cut: int, checkpoint: Path) -> Recipe:
+    """The recipe's stages from number `cut` on, starting from a checkpoint, with all model keys."""
+    source = {"path": str(checkpoint), "config": None, "tokenizer": None}
+    model = recipe.model.model_copy(update=source)
+    return recipe.model_copy(update={"stages": recipe.stages[cut:], "model": model})
 
 
-def mean_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and standard deviation over seeds (0 for one seed)."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def study_arguments(text: str, folder: Path, *, seeds: int = 3) -> argparse.ArgumentParser:
+    """A parser with the options that the commands of all studies have."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a smaller version of the study")
+    parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
+    parser.add_argument("--folder", type=Path, default=folder, help="for runs and results.json")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print results.json in one line")
+    output.add_argument(
+        "--table", action="store_true", help="print the table of the results so far and run nothing"
+    )
+    return parser
 
 
-def percent(values: Sequence[float]) -> str:
-    """Mean and standard deviation as text, "71.0% ± 3.9%"; of one value it alone."""
-    mean, spread = mean_spread(values)
-    return f"{mean:.1%} ± {spread:.1%}" if len(values) > 1 else f"{mean:.1%}"
-
-
-def by_cell(runs: Sequence[CellRun]) -> dict[str, list[CellRun]]:
-    """The runs of each cell, seeds in order."""
-    found: dict[str, list[CellRun]] = {}
-    for run in runs:
-        found.setdefault(run.cell, []).append(run)
-    return found
+def show_results(
+    results: StudyResults,
+    *,
+    as_json: bool,
+    table: Callable[[StudyResults], str] = study_table,
+) -> None:
+    """Print what a study found: one line of JSON, or its table in Markdown."""
+    if as_json:
+        print(json.dumps(results.as_dict()))
+        return
+    print(table(results))
+    print(f"\nresults are in {results.path}")
 
 
 def study_main(
     text: str,
     recipe: Path,
     cells: Mapping[str, Sequence[str]],
-    measures: Mapping[str, Callable[[CellRun], float]],
+    measures: Measures,
     *,
     quick: Sequence[str] = (),
-    seeds: int = 3,
 ) -> None:
-    """The command of a study, `[--quick] [--seeds N] [--folder F] [--json]`: run it with a start for each seed, and print a
-    table of the measures: mean and standard deviation over the seeds. --quick is one seed with the overrides `quick`."""
-    parser = argparse.ArgumentParser(description=text.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="one seed, shorter where the study says so"
-    )
-    parser.add_argument("--seeds", type=int, default=seeds)
-    parser.add_argument("--folder", type=Path, default=Path("runs/papers") / recipe.parent.name)
-    parser.add_argument(
-        "--json", action="store_true", help="print one line of JSON instead of a table"
-    )
+    """The command of a study: `[--quick] [--seeds N] [--folder F] [--json | --table]`.
+
+    Each seed has a start of its own. --quick is one seed with the overrides `quick`.
+    """
+    parser = study_arguments(text, Path("runs/papers") / recipe.parent.name)
     arguments = parser.parse_args()
-    started = time.perf_counter()
-    folder, common = (
-        (arguments.folder / "quick", quick) if arguments.quick else (arguments.folder / "whole", ())
-    )
-    runs = run_study(
+    folder = arguments.folder / ("quick" if arguments.quick else "full")
+    if arguments.table:
+        print(study_table(StudyResults.read(folder / "results.json")))
+        return
+    results = run_study(
         str(recipe),
         cells,
         seeds=range(1 if arguments.quick else arguments.seeds),
         folder=folder,
-        common=common,
+        measures=measures,
+        common=quick if arguments.quick else (),
         start_per_seed=True,
     )
-    seconds = round(time.perf_counter() - started)
-    cells_runs = by_cell(runs).items()
-    found = {
-        cell: {name: [measure(run) for run in own] for name, measure in measures.items()}
-        for cell, own in cells_runs
-    }
-    if arguments.json:
-        print(json.dumps({"seconds": seconds, "cells": found}))
-        return
-    table = Table("", *found)
-    for name in measures:
-        table.add_row(
-            name,
-            *("{:.3f} ± {:.3f}".format(*mean_spread(values[name])) for values in found.values()),
-        )
-    Console(width=130).print(table)
-    print(f"{seconds} s; runs are in {folder}")
+    show_results(results, as_json=arguments.json)
+
+
+def _run_start(
+    recipe: str, common: Sequence[str], cut: int, folder: Path, seed: int | None
+) -> RunFolder:
+    """The run of the stages that all cells have in common; seed: None for the recipe's own."""
+    overrides = [*common, f"run.folder={folder}", "name=start"]
+    if seed is not None:
+        overrides += [f"name=start-{seed}", f"seed={seed}"]
+    start = load(recipe, overrides)
+    stages = start.stages[:cut]
+    train(start.model_copy(update={"stages": stages}), resume=True, console=Console(quiet=True))
+    return RunFolder(folder / start.name)
+
+
+def _run_cell(
+    recipe: str,
+    overrides: Sequence[str],
+    cut: int,
+    folder: Path,
+    cell: str,
+    seed: int,
+    start: RunFolder,
+) -> CellRun:
+    name = f"{re.sub('[^A-Za-z0-9]+', '_', cell)}-{seed}"
+    varied = load(recipe, [*overrides, f"run.folder={folder}", f"seed={seed}", f"name={name}"])
+    checkpoint = all_checkpoints(start.checkpoints)[-1]
+    train(after(varied, cut, checkpoint), resume=True, console=Console(quiet=True))
+    run = RunFolder(folder / name)
+    evals = {row["stage"]: row for row in [*read_rows(start.evals), *read_rows(run.evals)]}
+    return CellRun(cell, seed, evals, read_rows(run.metrics), run.path)
 
 
 def _first_rl(recipe: Recipe) -> int:
     for i, stage in enumerate(recipe.stages):
-        if isinstance(stage, RlStage):
+        if stage.kind == "rl":
             return i
     raise RecipeError(f"the recipe {recipe.name} has no rl stage to study")
-
-
-def _read(cell: str, seed: int, start: RunFolder, folder: RunFolder) -> CellRun:
-    evals = {row["stage"]: row for row in [*read_rows(start.evals), *read_rows(folder.evals)]}
-    return CellRun(
-        cell=cell, seed=seed, evals=evals, rows=read_rows(folder.metrics), folder=folder.path
-    )

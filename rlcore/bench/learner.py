@@ -47,7 +47,7 @@ def bench_learner(
             objective("dapo", clip_low=CLIP_LOW, clip_high=CLIP_HIGH),
             accelerator=Accelerator(cpu=not torch.cuda.is_available()),
             lr=1e-5,
-            total_steps=1,
+            total_updates=1,
             layout=layout,
             micro_batch_tokens=micro_batch_tokens,
         )

@@ -13,6 +13,6 @@ def digit_share(text: str) -> float:
 
 
 @reward
-def digits(answer: str, **columns: Any) -> float:
+def digits(completion: str, **columns: Any) -> float:
     """Share of the answer's characters that are digits."""
-    return digit_share(answer)
+    return digit_share(completion)

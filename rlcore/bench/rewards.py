@@ -12,8 +12,9 @@ from typing import Any
 
 from rlcore import reward
 from rlcore.bench.measure import circumstances
-from rlcore.scoring.forms import RewardSpec, load_reward
-from rlcore.scoring.goldcheck import written
+from rlcore.scoring.forms import RewardSpec
+from rlcore.scoring.goldcheck import as_rollout
+from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
 from rlcore.types import Rollout, Task, Verdict
 
@@ -30,11 +31,11 @@ _WAYS = (
 
 
 @reward
-def math_or_hang(answer: str, gold: Any, **columns: Any) -> float | None | Verdict:
+def math_or_hang(completion: str, answer: Any, **columns: Any) -> float | None | Verdict:
     """The math reward, but endless on the one text `HANG`."""
-    while answer == HANG:
+    while completion == HANG:
         time.sleep(0.1)
-    return _math()(answer, gold, **columns)
+    return _math()(completion, answer, **columns)
 
 
 @cache
@@ -95,11 +96,11 @@ def _with_first(
 ) -> list[tuple[Task, list[Rollout]]]:
     """The batch with `text` in the place of its first answer, where it holds up most."""
     (task, rollouts), *others = batch
-    return [(replace(task, answer="x+1"), [written("0", text), *rollouts[1:]]), *others]
+    return [(replace(task, answer="x+1"), [as_rollout("0", text), *rollouts[1:]]), *others]
 
 
 def mixed_answers(groups: int, group_size: int, seed: int = 0) -> list[tuple[Task, list[Rollout]]]:
-    """Tasks with golds of eight kinds, and answers of ordinary length in four ways of writing; every second answer is right."""
+    """Tasks with reference answers of eight kinds, and answers of ordinary length in four ways of writing; every second answer is right."""
     rng, items = random.Random(seed), []
     for number in range(groups):
         right, wrong = _kinds(rng)[number % 8]
@@ -108,12 +109,12 @@ def mixed_answers(groups: int, group_size: int, seed: int = 0) -> list[tuple[Tas
             _text(rng, (right if n % 2 == 0 else wrong)[n // 2 % 2], _WAYS[n % 4])
             for n in range(group_size)
         ]
-        items.append((task, [written(str(n), text) for n, text in enumerate(texts)]))
+        items.append((task, [as_rollout(str(n), text) for n, text in enumerate(texts)]))
     return items
 
 
 def _kinds(rng: random.Random) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """(Two spellings of the gold, two wrong answers) of each kind."""
+    """(Two spellings of the answer, two wrong answers) of each kind."""
     a, b, c = rng.randint(2, 60), rng.randint(61, 99), rng.randint(1001, 99_999)
     return [
         ((f"{c}", f"{c:,}"), (f"{c + 1}", f"{c - 1:,}")),

@@ -19,7 +19,7 @@ from rlcore.credit.group import group_credit
 from rlcore.learner.policy import load_policy
 from rlcore.learner.update import Learner
 from rlcore.objective import objective
-from rlcore.rollout.collect import collect
+from rlcore.rollout.collector import collect
 from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import publish
@@ -57,7 +57,7 @@ class Ours:
             objective("dapo", clip_low=CLIP_LOW, clip_high=CLIP_HIGH),
             accelerator=Accelerator(cpu=not torch.cuda.is_available()),
             lr=1e-5,
-            total_steps=len(prompts),
+            total_updates=len(prompts),
             micro_batch_tokens=micro_batch_tokens,
         )
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -84,7 +84,8 @@ class Ours:
             deadline_s=3600,
             max_length=self._longest,
         ).groups
-        self._learner.step([sample for group in self._credit(groups) for sample in group])
+        self._learner.update([sample for group in self._credit(groups) for sample in group])
+        self._learner.version += 1
         publish(
             self._policy.weights,
             self._engine,

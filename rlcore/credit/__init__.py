@@ -1,7 +1,6 @@
 """Credit: from the verdicts of a group to one advantage per token. One file per scheme."""
 
-from rlcore.credit.demonstration import demonstration_sample
-from rlcore.credit.demonstrations import gated, mixed
+from rlcore.credit.demonstrations import demonstration_sample, gated, mixed
 from rlcore.credit.group import Credit, group_credit, group_samples, outcome
 from rlcore.credit.reward_parts import normalised_parts
 from rlcore.credit.whiten import exponential_weights, whitened

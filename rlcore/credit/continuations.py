@@ -1,8 +1,8 @@
-"""Continuations that were written to value a step, learned from as well."""
+"""Continuations that were sampled to value a step, learned from as well."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -12,42 +12,36 @@ from rlcore.types import Group, Prefix, Sample
 Keep = Literal["correct", "all"]
 
 
-def with_continuations(
-    credit: Credit,
-    group_baseline: Credit,
-    written: Callable[[], list[tuple[Prefix, Group]]],
-    keep: Keep,
-) -> Credit:
-    """Adds samples of the continuations that `credit` had written for its values.
+def with_continuations(credit: Credit, group_baseline: Credit, keep: Keep) -> Credit:
+    """Adds samples of the continuations that were sampled to value steps (`Group.continuations`).
 
-    The continuations of one prefix are a group like the answers to one prompt, and `group_baseline` compares them. Their own
-    tokens are trained; the prefix, which may hold the mistake, is what they begin with, with the log-probabilities it was written
-    with. keep: "all", an unbiased gradient for what may follow the prefix; "correct", only those better than their group.
+    The continuations of one prefix are a group like the completions of one prompt, and `group_baseline` compares them.
+    Their own tokens are trained; the prefix, which may hold the mistake, is what they begin with, and keeps the
+    log-probabilities it was sampled with. keep: "all", an unbiased gradient for what may follow the prefix; "correct",
+    only those better than their group.
     """
 
-    def whole(groups: Sequence[Group]) -> list[list[Sample]]:
-        made = [list(samples) for samples in credit(groups)]
-        place = {
-            rollout.id: position
-            for position, group in enumerate(groups)
-            for rollout in group.rollouts
-        }
-        grown = written()
-        for (prefix, _), samples in zip(
-            grown, group_baseline([group for _, group in grown]), strict=True
-        ):
-            after = prefix.rollout.mask.index(True) + prefix.length
-            made[place[prefix.rollout.id]] += [
-                _from(after, sample)
-                for sample in samples
-                if keep == "all" or sample.advantages[-1] > 0
-            ]
-        return made
+    def extended(groups: Sequence[Group]) -> list[list[Sample]]:
+        result = []
+        for group, samples in zip(groups, credit(groups), strict=True):
+            compared = group_baseline([continued for _, continued in group.continuations])
+            added = []
+            for (prefix, _), continuations in zip(group.continuations, compared, strict=True):
+                added += [
+                    _train_continuation(prefix, sample)
+                    for sample in continuations
+                    if keep == "all" or sample.advantages[-1] > 0
+                ]
+            result.append([*samples, *added])
+        return result
 
-    return whole
+    return extended
 
 
-def _from(start: int, sample: Sample) -> Sample:
+def _train_continuation(prefix: Prefix, sample: Sample) -> Sample:
+    """The sample with only the tokens after the prefix trained."""
+    prefix.rollout.require_single_turn("learning from continuations")
+    start = len(prefix.rollout.prompt_ids) + prefix.length
     return replace(
         sample,
         mask=[False] * start + sample.mask[start:],

@@ -1,7 +1,7 @@
-"""Credit that falls back on, or learns beside, a demonstration of the task.
+"""Demonstrations of a task: samples that imitate one, and credit that falls back on it or learns beside it.
 
-`demonstrate` makes the sample of a task's demonstration, for example with `rlcore.credit.demonstration_sample`; the samples made
-here are of stream "demonstration", so the objective needs a term for it (`hpt`, `luffy`, or `dapo` + `sft`).
+`demonstrate` makes the sample of a task's demonstration, for example with `demonstration_sample`. The samples of `gated`
+and `mixed` are of stream "demonstration", so the objective needs a term for it (`hpt`, `luffy`, or `dapo` + `sft`).
 """
 
 from __future__ import annotations
@@ -9,83 +9,101 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rlcore.credit.group import Credit
+from rlcore.credit.group import Credit, scored_rollouts
 from rlcore.types import Group, Rollout, Sample, Task, Verdict
 
 STREAM = "demonstration"
 
 
+def demonstration_sample(
+    id: str,
+    prompt_ids: Sequence[int],
+    completion_ids: Sequence[int],
+    weight: float = 1.0,
+    stream: str = "policy",
+) -> Sample:
+    """A sample whose completion tokens all have advantage 1 and no recorded log-probabilities.
+
+    `prompt_ids` must not be empty (a beginning-of-sequence token will do): nothing predicts the first token of a sequence.
+    """
+    prompt = list(prompt_ids)
+    completion = list(completion_ids)
+    return Sample(
+        id=id,
+        token_ids=prompt + completion,
+        mask=[False] * len(prompt) + [True] * len(completion),
+        advantages=[0.0] * len(prompt) + [1.0] * len(completion),
+        weight=weight,
+        stream=stream,
+    )
+
+
 def gated(
     credit: Credit, demonstrate: Callable[[Task], Sample], *, threshold: float = 0.0
 ) -> Credit:
-    """HPT (arXiv 2509.04419): a group whose mean reward is at most `threshold` gives its task's demonstration instead of its answers.
+    """HPT (arXiv 2509.04419): a group whose mean reward is at most `threshold` gives only its task's demonstration.
 
-    With rewards of 0 and 1 the mean is the share solved; the paper's threshold is 0 for Qwen models and 0.25 for Llama. At the threshold
-    exactly the demonstration is imitated. A group without any score gives what `credit` makes of it, nothing.
+    With rewards of 0 and 1 the mean is the fraction solved; the paper's threshold is 0 for Qwen models and 0.25 for Llama. At
+    the threshold exactly the demonstration is imitated. A group without any score gives what `credit` makes of it, nothing.
     """
 
-    def whole(groups: Sequence[Group]) -> list[list[Sample]]:
-        return [
-            [replace(demonstrate(group.task), stream=STREAM)]
-            if _unsolved(group, threshold)
-            else samples
-            for group, samples in zip(groups, credit(groups), strict=True)
-        ]
+    def with_fallback(groups: Sequence[Group]) -> list[list[Sample]]:
+        result = []
+        for group, samples in zip(groups, credit(groups), strict=True):
+            if _is_unsolved(group, threshold):
+                samples = [replace(demonstrate(group.task), stream=STREAM)]
+            result.append(samples)
+        return result
 
-    return whole
+    return with_fallback
 
 
 def mixed(credit: Credit, demonstrate: Callable[[Task], Sample], *, reward: float = 1.0) -> Credit:
-    """LUFFY (arXiv 2504.14945): the demonstration joins its group as one more answer, with that `reward`.
+    """LUFFY (arXiv 2504.14945): the demonstration joins its group as one more completion, with that `reward`.
 
-    The group's statistics count it, and its own sample has the advantage that `credit` gives to that reward. A group without any
-    score stays without.
+    The group's statistics count it, and its own sample has the advantage that `credit` gives to that reward. A group without
+    any score stays without.
     """
 
-    def whole(groups: Sequence[Group]) -> list[list[Sample]]:
-        shown = [demonstrate(group.task) if _scores(group) else None for group in groups]
-        joined = [
-            group if demo is None else _joined(group, demo, reward)
-            for group, demo in zip(groups, shown, strict=True)
+    def with_demonstrations(groups: Sequence[Group]) -> list[list[Sample]]:
+        demonstrations = [
+            demonstrate(group.task) if scored_rollouts(group) else None for group in groups
         ]
-        return [
-            [
-                _apart(sample, demo) if demo is not None and sample.id == demo.id else sample
-                for sample in samples
-            ]
-            for demo, samples in zip(shown, credit(joined), strict=True)
+        extended = [
+            group if demonstration is None else _with_demonstration(group, demonstration, reward)
+            for group, demonstration in zip(groups, demonstrations, strict=True)
         ]
+        result = []
+        for demonstration, samples in zip(demonstrations, credit(extended), strict=True):
+            result.append([_in_own_stream(sample, demonstration) for sample in samples])
+        return result
 
-    return whole
-
-
-def _scores(group: Group) -> list[float]:
-    return [verdict.value for verdict in group.verdicts if verdict.value is not None]
-
-
-def _unsolved(group: Group, threshold: float) -> bool:
-    scores = _scores(group)
-    return bool(scores) and sum(scores) / len(scores) <= threshold
+    return with_demonstrations
 
 
-def _joined(group: Group, demo: Sample, reward: float) -> Group:
+def _is_unsolved(group: Group, threshold: float) -> bool:
+    rewards = [verdict.value for _, verdict in scored_rollouts(group)]
+    return bool(rewards) and sum(rewards) / len(rewards) <= threshold
+
+
+def _with_demonstration(group: Group, demonstration: Sample, reward: float) -> Group:
     rollout = Rollout.from_tokens(
-        id=demo.id,
+        id=demonstration.id,
         task_id=group.task.id,
-        token_ids=demo.token_ids,
-        mask=demo.mask,
-        logprobs=[0.0] * len(demo.mask),
+        token_ids=demonstration.token_ids,
+        mask=demonstration.mask,
+        logprobs=[0.0] * len(demonstration.mask),
         text=group.task.demonstration or "",
-        finish="stop",
-        version=0,
     )
-    return Group(
-        task=group.task,
+    return replace(
+        group,
         rollouts=[*group.rollouts, rollout],
         verdicts=[*group.verdicts, Verdict(value=reward)],
     )
 
 
-def _apart(sample: Sample, demo: Sample) -> Sample:
-    """The demonstration with its advantage: nobody recorded its log-probabilities."""
-    return replace(sample, stream=STREAM, logprobs=None, version=None, weight=demo.weight)
+def _in_own_stream(sample: Sample, demonstration: Sample | None) -> Sample:
+    """The sample of the demonstration in its stream, without log-probabilities: nobody recorded any. Others as they are."""
+    if demonstration is None or sample.id != demonstration.id:
+        return sample
+    return replace(sample, stream=STREAM, logprobs=None, version=None, weight=demonstration.weight)

@@ -1,4 +1,4 @@
-"""Group baselines: every trained token of a rollout gets its reward minus what its group tells to expect."""
+"""Group baselines: every trained token of a rollout gets its reward minus what the rewards of its group predict."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ Baseline = Callable[[Sequence[float]], list[float]]
 """From the rewards of a group's scored rollouts, [n], to their advantages, [n]; to [] where these are not defined."""
 ZeroVariance = Literal["keep", "drop"]
 
+PASSING = 0.5
+"""A rollout passes if its first reward is at least this: right for rewards in {0, 1} and in {-1, 1}."""
+
 Credit = Callable[[Sequence[Group]], list[list[Sample]]]
-"""Samples of each group, in the order of the groups. A scheme sees several groups at once, so that one that asks an engine for
-more continuations can ask for all of them together; it holds the engine itself (a closure or an object)."""
+"""Samples of each group, in the order of the groups."""
 
 
 def mean(rewards: Sequence[float]) -> list[float]:
@@ -25,20 +27,33 @@ def mean(rewards: Sequence[float]) -> list[float]:
 
 def mean_std(rewards: Sequence[float], *, epsilon: float = 1e-4) -> list[float]:
     """(r - mean(r)) / (std(r) + epsilon): GRPO; std over n - 1 and epsilon as in TRL (verl: 1e-6). Needs two rewards."""
-    n, centred = len(rewards), _centred(rewards)
-    std = (sum(value**2 for value in centred) / (n - 1)) ** 0.5 if n > 1 else 0.0
-    return [value / (std + epsilon) for value in centred] if n > 1 else []
+    n = len(rewards)
+    if n < 2:
+        return []
+    centred = _centred(rewards)
+    std = (sum(value**2 for value in centred) / (n - 1)) ** 0.5
+    return [value / (std + epsilon) for value in centred]
 
 
 def leave_one_out(rewards: Sequence[float]) -> list[float]:
     """r - mean of the others = n / (n - 1) (r - mean(r)): RLOO. Needs two rewards."""
     n = len(rewards)
-    return [n / (n - 1) * value for value in _centred(rewards)] if n > 1 else []
+    if n < 2:
+        return []
+    return [n / (n - 1) * value for value in _centred(rewards)]
 
 
 def none(rewards: Sequence[float]) -> list[float]:
     """r."""
     return list(rewards)
+
+
+def _centred(rewards: Sequence[float]) -> list[float]:
+    # The mean of equal rewards is off by round-off, which dividing by a small deviation would blow up.
+    if not rewards or min(rewards) == max(rewards):
+        return [0.0] * len(rewards)
+    average = sum(rewards) / len(rewards)
+    return [reward - average for reward in rewards]
 
 
 BASELINES = {
@@ -51,57 +66,65 @@ def group_credit(
     *, baseline: Named | Baseline = "mean_std", zero_variance: ZeroVariance = "drop"
 ) -> Credit:
     """`group_samples` with fixed settings, as a `Credit`. Raises `RecipeError` for a baseline that does not exist."""
-    rule = (
-        baseline
-        if callable(baseline)
-        else build_later(baseline, BASELINES, what="baseline", given=1)
-    )
-    group_samples(
-        _EXAMPLE, baseline=rule
-    )  # so that one that cannot work is known before a model is loaded
-    return lambda groups: [
-        group_samples(group, baseline=rule, zero_variance=zero_variance) for group in groups
-    ]
+    if callable(baseline):
+        rule = baseline
+    else:
+        rule = build_later(baseline, BASELINES, what="baseline", given=1)
+    # A baseline that cannot work is reported before a model is loaded.
+    group_samples(_EXAMPLE, baseline=rule)
+
+    def credit(groups: Sequence[Group]) -> list[list[Sample]]:
+        return [
+            group_samples(group, baseline=rule, zero_variance=zero_variance) for group in groups
+        ]
+
+    return credit
 
 
 def group_samples(
     group: Group, *, baseline: Baseline = mean_std, zero_variance: ZeroVariance = "drop"
 ) -> list[Sample]:
-    """One sample for each scored rollout; the advantage is the same for all its trained tokens.
+    """One sample for each scored rollout; the advantage is the same for all its trained tokens, in all its turns.
 
     Rollouts without a score leave the statistics and the samples. Equal rewards give advantages that are exactly zero under
-    every built-in baseline but `none`. `zero_variance="drop"` leaves out a group whose advantages are all zero, so that it does
-    not count in the averages of the objective either; "keep" returns its samples.
+    every built-in baseline but `none`. `zero_variance="drop"` leaves out a group whose advantages are all zero, so that it
+    does not count in the averages of the objective either; "keep" returns its samples.
     """
-    scored = [
-        (rollout, verdict.value)
-        for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
-        if verdict.value is not None
-    ]
-    advantages = baseline([value for _, value in scored])
-    if not isinstance(advantages, Sequence) or (advantages and len(advantages) != len(scored)):
-        found = (
-            f"{len(advantages)} advantages"
-            if isinstance(advantages, Sequence)
-            else f"a {type(advantages).__name__}"
-        )
-        raise RecipeError(
-            f"the baseline must give one advantage for each of the {len(scored)} rewards of a group, not {found}"
-        )
+    scored = scored_rollouts(group)
+    advantages = baseline([verdict.value for _, verdict in scored])
+    _check_advantages(advantages, len(scored))
     if zero_variance == "drop" and not any(advantages):
         return []
+    # A baseline that is not defined for so few rewards gives no advantages, and there are no samples then.
     return [
-        Sample(
-            id=rollout.id,
-            token_ids=rollout.token_ids,
-            mask=rollout.mask,
-            advantages=[advantage if trained else 0.0 for trained in rollout.mask],
-            logprobs=rollout.logprobs,
-            version=rollout.version_min,
-            temperature=rollout.temperature,
-        )
+        _sample(rollout, advantage)
         for (rollout, _), advantage in zip(scored, advantages, strict=False)
     ]
+
+
+def _check_advantages(advantages: object, n: int) -> None:
+    if not isinstance(advantages, Sequence):
+        given = f"a {type(advantages).__name__}"
+    elif advantages and len(advantages) != n:
+        given = f"{len(advantages)} advantages"
+    else:
+        return
+    raise RecipeError(
+        f"the baseline must give one advantage for each of the {n} rewards of a group, not {given}"
+    )
+
+
+def _sample(rollout: Rollout, advantage: float) -> Sample:
+    return Sample(
+        id=rollout.id,
+        token_ids=rollout.token_ids,
+        mask=rollout.mask,
+        advantages=[advantage if trained else 0.0 for trained in rollout.mask],
+        logprobs=rollout.logprobs,
+        version=rollout.version_min,
+        temperature=rollout.temperature,
+        support=rollout.support,
+    )
 
 
 _EXAMPLE = Group(
@@ -113,9 +136,6 @@ _EXAMPLE = Group(
             token_ids=[0, 0],
             mask=[False, True],
             logprobs=[0.0, 0.0],
-            text="",
-            finish="stop",
-            version=0,
         )
         for i in range(4)
     ],
@@ -123,34 +143,48 @@ _EXAMPLE = Group(
 )
 
 
-def _centred(rewards: Sequence[float]) -> list[float]:
-    if not rewards or min(rewards) == max(
-        rewards
-    ):  # their mean is off by round-off, which a small std would blow up
-        return [0.0] * len(rewards)
-    average = sum(rewards) / len(rewards)
-    return [reward - average for reward in rewards]
+def scored_rollouts(group: Group) -> list[tuple[Rollout, Verdict]]:
+    """The rollouts of a group whose verdict has a value, with it."""
+    pairs = zip(group.rollouts, group.verdicts, strict=True)
+    return [(rollout, verdict) for rollout, verdict in pairs if verdict.value is not None]
+
+
+def first_reward(verdict: Verdict) -> float | None:
+    """The first reward of the stage, which decides what passed; None for a verdict without a value."""
+    if verdict.value is None:
+        return None
+    return verdict.value if verdict.first is None else verdict.first
+
+
+def passed(verdict: Verdict, *, passing: float = PASSING) -> bool:
+    """Whether a rollout is right: its first reward is at least `passing`. One without a score is not."""
+    reward = first_reward(verdict)
+    return reward is not None and reward >= passing
 
 
 def outcome(index: int, group: Group, samples: Sequence[Sample]) -> Outcome:
     """What a curriculum learns of the group at position `index` of its task set, given the samples credit made of it.
 
-    Only samples of the group's own rollouts count: demonstrations say nothing of what the policy can do, and continuations belong
-    to an answer that is counted.
+    Only samples of the group's own rollouts count: demonstrations say nothing of what the policy can do, and continuations
+    belong to a completion that is counted.
     """
-    own = {rollout.id for rollout in group.rollouts}
-    rewards = tuple(verdict.value for verdict in group.verdicts if verdict.value is not None)
+    scored = scored_rollouts(group)
+    ids = {rollout.id for rollout in group.rollouts}
     total = 0.0
     for sample in samples:
-        if sample.stream != "policy" or sample.id not in own:
-            continue
-        trained = [
-            abs(value) for value, on in zip(sample.advantages, sample.mask, strict=True) if on
-        ]
-        total += sum(trained) / len(trained) if trained else 0.0
+        if sample.stream == "policy" and sample.id in ids:
+            total += _abs_advantage(sample)
     return Outcome(
         index=index,
         category=group.task.category,
-        rewards=rewards,
-        abs_advantage=total / len(rewards) if rewards else 0.0,
+        rewards=tuple(verdict.value for _, verdict in scored),
+        scores=tuple(first_reward(verdict) for _, verdict in scored),
+        abs_advantage=total / len(scored) if scored else 0.0,
     )
+
+
+def _abs_advantage(sample: Sample) -> float:
+    """Mean |advantage| of the trained tokens."""
+    pairs = zip(sample.advantages, sample.mask, strict=True)
+    trained = [abs(advantage) for advantage, on in pairs if on]
+    return sum(trained) / len(trained) if trained else 0.0

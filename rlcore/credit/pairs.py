@@ -1,28 +1,26 @@
-"""Preference pairs from the scored answers to a task: three ways to say what a wrong answer did wrong (arXiv 2406.14532).
+"""Preference pairs from the scored completions of a task: three ways to say what a wrong completion did wrong.
 
-    answer_pairs         a correct answer            against  a wrong answer, whole
-    first_pit_pairs      a correct answer            against  a wrong answer up to its first pit, nothing after it
+    answer_pairs         a correct completion        against  a wrong completion, whole
+    first_pit_pairs      a correct completion        against  a wrong completion up to its first pit, nothing after it
     shared_prefix_pairs  prefix + the better step    against  prefix + the worse step
 
-The last two need step values: Q_0, before the first step, and Q_i after each step. The first pit is the first step after which
-the value is lowest. Pairs that share a prefix say nothing about it: in the DPO gradient its tokens cancel exactly, where the
-other two also push down whatever good steps the rejected side begins with (`answer_pairs` most). Pairs labelled by Bradley-Terry
-with the difference of advantages make the optimum of DPO that of advantage-weighted regression (theorem 6.1 of the paper).
+The last two read the group's step values (arXiv 2406.14532): Q_0, before the first step, and Q_i after each step. The first
+pit is the first step after which the value is lowest. Pairs that share a prefix say nothing about it: in the DPO gradient
+its tokens cancel exactly, where the other two also push down whatever good steps the rejected side begins with
+(`answer_pairs` most). Pairs labelled by Bradley-Terry with the difference of advantages make the optimum of DPO that of
+advantage-weighted regression (theorem 6.1 of the paper).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, cycle
 
-from rlcore.errors import LearnerError
-from rlcore.types import Group, Rollout, StepValues, Verdict
-
-CORRECT = 0.5
-"""Least value of a correct answer: right for rewards in {0, 1} and in {-1, 1}."""
+from rlcore.credit.group import passed, scored_rollouts
+from rlcore.types import Group, Rollout, StepValues
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,101 +33,93 @@ class Pair:
     rejected_ids: list[int]
 
 
-def is_correct(verdict: Verdict) -> bool:
-    return verdict.value is not None and verdict.value >= CORRECT
-
-
 def answer_pairs(group: Group) -> Iterator[Pair]:
-    """Each distinct wrong answer with one of the distinct correct answers, which take turns."""
-    right, wrong = _sides(group)
-    for chosen, rejected in zip(cycle(right), wrong if right else (), strict=False):
-        yield _pair(group, chosen, _answer(chosen), _answer(rejected))
+    """Each distinct wrong completion with one of the distinct correct ones, which take turns."""
+    correct, wrong = _correct_and_wrong(group)
+    if not correct:
+        return
+    for chosen, rejected in zip(cycle(correct), wrong, strict=False):
+        yield _pair(chosen, chosen.completion_ids, rejected.completion_ids)
 
 
-def first_pit_pairs(
-    group: Group, steps: Mapping[str, StepValues], *, min_gap: float = 0.1
-) -> Iterator[Pair]:
-    """Each distinct wrong answer, cut after its first pit, with one of the correct answers, which take turns.
+def first_pit_pairs(group: Group, *, min_gap: float = 0.1) -> Iterator[Pair]:
+    """Each distinct wrong completion, cut after its first pit, with one of the correct ones, which take turns.
 
-    steps: the step values of the group's answers by their id. An answer without, or whose values span less than `min_gap`, has no
-    pit to speak of and is left out.
+    A completion without step values, or whose values span less than `min_gap`, has no pit to speak of and is left out.
     """
-    right, wrong = _sides(group)
-    turns = cycle(right)
-    for rejected in wrong if right else ():
-        values = steps.get(rejected.id)
-        pit = values.pit(least_spread=min_gap) if values else None
-        if pit is not None:
-            chosen = next(turns)
-            yield _pair(group, chosen, _answer(chosen), _answer(rejected)[: values.spans[pit].end])
+    correct, wrong = _correct_and_wrong(group)
+    if not correct:
+        return
+    next_correct = cycle(correct)
+    for rejected in wrong:
+        steps = group.step_values.get(rejected.id)
+        pit = None if steps is None else steps.pit(least_spread=min_gap)
+        if steps is None or pit is None:
+            continue
+        chosen = next(next_correct)
+        end = steps.spans[pit].end
+        yield _pair(chosen, chosen.completion_ids, rejected.completion_ids[:end])
 
 
 def shared_prefix_pairs(
-    group: Group,
-    steps: Mapping[str, StepValues],
-    *,
-    min_gap: float = 0.1,
-    draw: random.Random | None = None,
+    group: Group, *, min_gap: float = 0.1, draw: random.Random | None = None
 ) -> Iterator[Pair]:
-    """Every two answers that agree up to some step and then differ: the prefix with the step of higher value against the other.
+    """Every two completions that agree up to some step and then differ: the prefix with the better step against the other.
 
-    Pairs of the same two steps come once, and only if their values differ by at least `min_gap`. With `draw` the winner is drawn
-    instead, with probability sigmoid(difference of the values), for every two answers (Bradley-Terry labels).
+    Pairs of the same two steps come once, and only if their values differ by at least `min_gap`. With `draw` the winner is
+    drawn instead, with probability sigmoid(difference of the values), for every two completions (Bradley-Terry labels).
     """
-    seen = set()
-    valued = [rollout for rollout in group.rollouts if rollout.id in steps]
-    for a, b in combinations(valued, 2):
-        at = _fork(a, steps[a.id], b, steps[b.id])
-        if at is None:
+    yielded = set()
+    valued = [rollout for rollout in group.rollouts if rollout.id in group.step_values]
+    for first, second in combinations(valued, 2):
+        first_steps = group.step_values[first.id]
+        second_steps = group.step_values[second.id]
+        fork = _fork(first, first_steps, second, second_steps)
+        if fork is None:
             continue
-        gap = steps[a.id].filled[at + 1] - steps[b.id].filled[at + 1]
-        wins = gap > 0 if draw is None else draw.random() < 1 / (1 + math.exp(-gap))
-        better, worse = (a, b) if wins else (b, a)
-        texts = [tuple(_answer(one)[: steps[one.id].spans[at].end]) for one in (better, worse)]
-        if draw is None and (abs(gap) < min_gap or gap == 0 or tuple(texts) in seen):
+        first_ids = first.completion_ids[: first_steps.spans[fork].end]
+        second_ids = second.completion_ids[: second_steps.spans[fork].end]
+        gap = first_steps.filled[fork + 1] - second_steps.filled[fork + 1]
+        if draw is not None:
+            first_wins = draw.random() < 1 / (1 + math.exp(-gap))
+        elif gap == 0 or abs(gap) < min_gap:
             continue
-        seen.add(tuple(texts))
-        yield _pair(group, better, list(texts[0]), list(texts[1]))
+        else:
+            first_wins = gap > 0
+        chosen, rejected = (first_ids, second_ids) if first_wins else (second_ids, first_ids)
+        key = (tuple(chosen), tuple(rejected))
+        if draw is None and key in yielded:
+            continue
+        yielded.add(key)
+        yield _pair(first, chosen, rejected)
 
 
-def _fork(a: Rollout, of_a: StepValues, b: Rollout, of_b: StepValues) -> int | None:
-    """Position of the first step in which two answers differ, None if one ends before or they are equal."""
-    one, other = _answer(a), _answer(b)
-    steps = zip(of_a.spans, of_b.spans, strict=False)
-    return next(
-        (at for at, (mine, its) in enumerate(steps) if one[slice(*mine)] != other[slice(*its)]),
-        None,
-    )
+def _fork(
+    first: Rollout, first_steps: StepValues, second: Rollout, second_steps: StepValues
+) -> int | None:
+    """Index of the first step in which two completions differ; None if one ends before, or they are equal."""
+    spans = zip(first_steps.spans, second_steps.spans, strict=False)
+    for index, (a, b) in enumerate(spans):
+        if first.completion_ids[a.start : a.end] != second.completion_ids[b.start : b.end]:
+            return index
+    return None
 
 
-def _sides(group: Group) -> tuple[list[Rollout], list[Rollout]]:
-    """Correct and wrong answers, each text once; answers without a value are neither."""
-    scored = [
-        (r, v) for r, v in zip(group.rollouts, group.verdicts, strict=True) if v.value is not None
-    ]
-    right = {rollout.text: rollout for rollout, verdict in scored if is_correct(verdict)}
-    wrong = {rollout.text: rollout for rollout, verdict in scored if not is_correct(verdict)}
-    return list(right.values()), list(wrong.values())
+def _correct_and_wrong(group: Group) -> tuple[list[Rollout], list[Rollout]]:
+    """Correct and wrong completions, each text once; those without a score are neither."""
+    correct: dict[str, Rollout] = {}
+    wrong: dict[str, Rollout] = {}
+    for rollout, verdict in scored_rollouts(group):
+        side = correct if passed(verdict) else wrong
+        side[rollout.text] = rollout
+    return list(correct.values()), list(wrong.values())
 
 
-def _start(rollout: Rollout) -> int:
-    """Where the answer begins. Raises `LearnerError` if others wrote into it."""
-    start = rollout.mask.index(True)
-    if not all(rollout.mask[start:]):
-        raise LearnerError(
-            f"answer {rollout.id!r} has tokens in it that the policy did not write: no pairs can be made of it"
-        )
-    return start
-
-
-def _answer(rollout: Rollout) -> list[int]:
-    return rollout.token_ids[_start(rollout) :]
-
-
-def _pair(group: Group, source: Rollout, chosen: list[int], rejected: list[int]) -> Pair:
+def _pair(source: Rollout, chosen: list[int], rejected: list[int]) -> Pair:
+    source.require_single_turn("making preference pairs")
     return Pair(
-        task_id=group.task.id,
-        prompt_ids=source.token_ids[: _start(source)],
+        task_id=source.task_id,
+        prompt_ids=source.prompt_ids,
         chosen_ids=chosen,
         rejected_ids=rejected,
     )

@@ -1,7 +1,7 @@
-"""Which prefixes of an answer are worth continuing next, given what is known of it.
+"""Which prefixes of a completion are worth continuing next, given the values estimated so far.
 
-A search sees the values [L + 1] of one answer of L steps, None where not estimated, and names the steps (1 to L - 1) after which
-to continue it now; none when it is done. It is asked again after each round.
+A search reads the values [L + 1] of one completion of L steps, None where not estimated, and names the steps (1 to L - 1)
+after which to continue it now; none when it is done. It is asked again after each round.
 """
 
 from __future__ import annotations
@@ -31,24 +31,27 @@ def until_dead(values: Sequence[float | None], dead: float) -> list[int]:
 def bisect(values: Sequence[float | None], dead: float) -> list[int]:
     """The first dead step in about log2(L) prefixes and rounds, supposing that what is dead stays dead.
 
-    It closes in on one place where a living prefix is followed by a dead one. An answer with a reward above `dead` has none.
+    It closes in on one place where a living prefix is followed by a dead one. A completion with a reward above `dead` has
+    none.
     """
-    dead_at = next(
-        (i for i in range(1, len(values)) if _is(values[i], lambda value: value <= dead)), None
-    )
-    if dead_at is None:
-        return []
-    alive_at = max(
-        (i for i in range(1, dead_at) if _is(values[i], lambda value: value > dead)), default=0
-    )
-    return [(alive_at + dead_at) // 2] if dead_at - alive_at > 1 else []
+    alive_at = 0
+    for i in range(1, len(values)):
+        value = values[i]
+        if value is None:
+            continue
+        if value > dead:
+            alive_at = i
+            continue
+        # The first dead step that is known, i; the pit lies between it and the last living one before it.
+        return [(alive_at + i) // 2] if i - alive_at > 1 else []
+    return []
 
 
 def backwards(values: Sequence[float | None], dead: float) -> list[int]:
     """Step by step from the last one, up to the first prefix that is alive: continuations are as short as they can be.
 
-    The pit is the step after that prefix, supposing that what is dead stays dead. A late pit, and a value that is above 0 only
-    near the end, are found for the tokens of a few steps. The order of starts in R3 (arXiv 2402.05808).
+    The pit is the step after that prefix, supposing that what is dead stays dead. A late pit, and a value that is above 0
+    only near the end, are found for the tokens of a few steps. The order of starts in R3 (arXiv 2402.05808).
     """
     for i in range(len(values) - 2, 0, -1):
         value = values[i]
@@ -65,7 +68,3 @@ SEARCHES: dict[str, Search] = {
     "bisect": bisect,
     "backwards": backwards,
 }
-
-
-def _is(value: float | None, test: Callable[[float], bool]) -> bool:
-    return value is not None and test(value)

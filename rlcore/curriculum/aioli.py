@@ -73,7 +73,7 @@ class Aioli(CategorySampler):
         return order[probe]
 
     def shares(self) -> list[float]:
-        """Probability of each category now: a probe's mixture, or the one that was learnt."""
+        """Probability of each category now: a probe's mixture, or the one that was learned."""
         return self._p if (category := self.probed) is None else self._mixtures[category].tolist()
 
     def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
@@ -96,10 +96,10 @@ class Aioli(CategorySampler):
         self._steps += 1
 
     def values(self) -> Sequence[float]:
-        """The mixture that was learnt."""
+        """The mixture that was learned."""
         return self._p
 
-    def learnt(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         return {
             "p": self._p,
             "falls": self._falls,
@@ -108,7 +108,7 @@ class Aioli(CategorySampler):
             "steps": self._steps,
         }
 
-    def relearn(self, state: dict[str, Any]) -> None:
+    def load_learned_state(self, state: dict[str, Any]) -> None:
         self._p, self._falls, self._steps = state["p"], state["falls"], state["steps"]
         self._loss, self._before = state["loss"], state["before"]
 

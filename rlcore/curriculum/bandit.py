@@ -88,8 +88,8 @@ class Sec(CategorySampler):
         """Q."""
         return self._q
 
-    def learnt(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         return {"q": list(self._q), "reward": list(self._reward)}
 
-    def relearn(self, state: dict[str, Any]) -> None:
+    def load_learned_state(self, state: dict[str, Any]) -> None:
         self._q, self._reward = list(state["q"]), list(state["reward"])

@@ -1,4 +1,4 @@
-"""What samplers that choose between categories share: a share for each category, a draw inside it, and what was seen of it."""
+"""What samplers that choose between categories have in common: a probability for each category, and draws inside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from rlcore.curriculum.categories import Categories
-from rlcore.curriculum.epochs import PASS, CategoryLog
+from rlcore.curriculum.epochs import CategoryLog, passes
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
@@ -26,15 +26,16 @@ class CategorySampler(ABC):
 
     def __init__(self, tasks: Sequence[Task], *, by: By = "category", seed: int) -> None:
         self.categories = Categories(tasks, by=by, seed=seed)
-        self._seed, self._draws = seed, 0
+        self._seed = seed
+        self._draws = 0
         self._log = CategoryLog()
 
     @abstractmethod
     def shares(self) -> list[float]:
         """Probability of each category, [categories], summing to 1."""
 
-    def given(self, shares: Mapping[str, float], owner: str) -> list[float]:
-        """Shares by category on any scale, 0 for the categories not named, as probabilities, [categories]. Raises `RecipeError`."""
+    def shares_by_name(self, shares: Mapping[str, float], owner: str) -> list[float]:
+        """Probabilities [categories] from shares by name, on any scale; categories not named get 0. Raises `RecipeError`."""
         by_number = {
             self.categories.number(str(name), owner): share for name, share in shares.items()
         }
@@ -42,12 +43,11 @@ class CategorySampler(ABC):
             raise RecipeError(
                 f"{owner} needs shares of 0 or more, one of them above 0, got {dict(shares)}"
             )
-        return normalised(
-            [by_number.get(category, 0.0) for category in range(len(self.categories))]
-        )
+        numbers = range(len(self.categories))
+        return normalised([by_number.get(number, 0.0) for number in numbers])
 
-    def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:  # noqa: B027 (a sampler that learns nothing is a sampler)
-        """Change the shares, given one step's outcomes by category."""
+    def learn(self, outcomes: Mapping[int, Sequence[Outcome]]) -> None:  # noqa: B027 (learning nothing is allowed)
+        """Change the shares, given one step's outcomes by number of the category."""
 
     def values(self) -> Sequence[float] | None:
         """What the sampler thinks each category is worth, [categories], for the metrics."""
@@ -56,16 +56,14 @@ class CategorySampler(ABC):
     def choose(self, rng: random.Random, n: int) -> list[int]:
         """Categories of the next n tasks, drawn independently."""
         shares = self.shares()
-        if (
-            len(shares) != len(self.categories)
-            or not all(0 <= share < math.inf for share in shares)
-            or not any(shares)
-        ):
-            wanted = f"shares() must give a number of 0 or more for each of {len(self.categories)} categories, one of them above 0"
+        numbers = range(len(self.categories))
+        valid = len(shares) == len(numbers) and all(0 <= share < math.inf for share in shares)
+        if not valid or not any(shares):
             raise RecipeError(
-                f"curriculum {type(self).__name__}: {wanted}, not {repr(shares)[:80]}"
+                f"curriculum {type(self).__name__}: shares() must give a number of 0 or more for each of "
+                f"{len(numbers)} categories, one of them above 0, not {repr(shares)[:80]}"
             )
-        return rng.choices(range(len(self.categories)), weights=shares, k=n)
+        return rng.choices(numbers, weights=shares, k=n)
 
     def draw(self, n: int) -> list[int]:
         """Positions of the next n tasks."""
@@ -75,60 +73,63 @@ class CategorySampler(ABC):
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Learn from one step's finished groups, of all ranks. A group without a scored rollout teaches nothing."""
-        self._log.observe(
-            [
-                replace(outcome, category=self.categories.names[self.categories.of[outcome.index]])
-                for outcome in outcomes
-            ]
-        )
-        seen: dict[int, list[Outcome]] = {}
+        renamed = []
+        scored: dict[int, list[Outcome]] = {}
         for outcome in outcomes:
+            number = self.categories.of[outcome.index]
+            renamed.append(replace(outcome, category=self.categories.names[number]))
             if outcome.rewards:
-                seen.setdefault(self.categories.of[outcome.index], []).append(outcome)
-        self.learn(seen)
+                scored.setdefault(number, []).append(outcome)
+        self._log.observe(renamed)
+        self.learn(scored)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each category's walk stands and what was learnt."""
+        """Where the walk through each category stands, and what was learned."""
         return {
             "seed": self._seed,
             "draws": self._draws,
             "categories": self.categories.state_dict(),
-            "learnt": self.learnt(),
+            "learned": self.learned_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken. Raises `RunError` if the task set is another one now."""
         self.categories.load_state_dict(state["categories"])
-        self._seed, self._draws = state["seed"], state["draws"]
-        self.relearn(state["learnt"])
+        self._seed = state["seed"]
+        self._draws = state["draws"]
+        self.load_learned_state(state["learned"])
 
-    def learnt(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         """What `learn` changed, as plain JSON values."""
         return {}
 
-    def relearn(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take back what `learnt` gave."""
+    def load_learned_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Continue with what `learned_state` gave."""
 
     def metrics(self) -> dict[str, float]:
         """`curriculum/<category>/{frac,pass_rate}` of the outcomes observed last, and `value` of every category."""
-        values = zip(self.categories.names, self.values() or (), strict=False)
-        return self._log.metrics() | {f"curriculum/{name}/value": value for name, value in values}
+        metrics = self._log.metrics()
+        for name, value in zip(self.categories.names, self.values() or (), strict=False):
+            metrics[f"curriculum/{name}/value"] = value
+        return metrics
 
 
 def mean_signal(outcomes: Sequence[Outcome], signal: Signal, before: float) -> float:
     """What a category earned in one step: a mean over all scored rollouts of its outcomes.
 
-    advantage: |advantage| as credit gave it. centred: |reward - mean of its group|, whatever the credit. progress: mean reward
-    minus `before`, the category's mean reward when it was seen last.
+    advantage: |advantage| as credit gave it. centred: |reward - mean of its group|, whatever the credit. progress: mean
+    reward minus `before`, the category's mean reward in the last step that had it.
     """
-    n = sum(len(outcome.rewards) for outcome in outcomes)
-    if signal == "advantage":
-        return sum(outcome.abs_advantage * len(outcome.rewards) for outcome in outcomes) / n
-    if signal == "centred":
-        return (
-            sum(abs(r - sum(o.rewards) / len(o.rewards)) for o in outcomes for r in o.rewards) / n
-        )
-    return mean_reward(outcomes) - before
+    if signal == "progress":
+        return mean_reward(outcomes) - before
+    total = 0.0
+    for outcome in outcomes:
+        if signal == "advantage":
+            total += outcome.abs_advantage * len(outcome.rewards)
+        else:
+            mean = sum(outcome.rewards) / len(outcome.rewards)
+            total += sum(abs(reward - mean) for reward in outcome.rewards)
+    return total / sum(len(outcome.rewards) for outcome in outcomes)
 
 
 def mean_reward(outcomes: Sequence[Outcome]) -> float:
@@ -138,9 +139,11 @@ def mean_reward(outcomes: Sequence[Outcome]) -> float:
 
 
 def pass_rate(outcomes: Sequence[Outcome]) -> float:
-    """Share of the scored rollouts that pass."""
-    rewards = [reward for outcome in outcomes for reward in outcome.rewards]
-    return sum(reward >= PASS for reward in rewards) / len(rewards)
+    """Fraction of the scored rollouts that pass."""
+    passed: list[bool] = []
+    for outcome in outcomes:
+        passed += passes(outcome)
+    return sum(passed) / len(passed)
 
 
 def softmax(scores: Sequence[float]) -> list[float]:
@@ -162,8 +165,8 @@ def even(n: int) -> list[float]:
 
 def check_choice(owner: str, **choices: tuple[str, Sequence[str]]) -> None:
     """Raise `RecipeError` for a word that is not among those a parameter takes."""
-    for name, (value, known) in choices.items():
-        if value not in known:
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
             raise RecipeError(
-                f"curriculum {owner}: {name} is {value!r}; choose {' or '.join(known)}"
+                f"curriculum {owner}: {name} is {value!r}; choose {' or '.join(allowed)}"
             )

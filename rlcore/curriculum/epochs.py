@@ -1,4 +1,4 @@
-"""What samplers without a preference between categories share: a walk through positions, epoch by epoch."""
+"""What samplers without a preference between categories have in common: a walk through positions, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlcore.errors import RunError, TaskError
 from rlcore.types import Outcome, Task
 
 PASS = 0.5
-"""A rollout passes if its reward is at least this: right for rewards in {0, 1} and in {-1, 1}."""
+"""A rollout passes if its first reward is at least this: right for rewards in {0, 1} and in {-1, 1}."""
 
 
 class Epochs:
@@ -19,8 +19,10 @@ class Epochs:
     def __init__(self, tasks: Sequence[Task], *, seed: int) -> None:
         if not len(tasks):
             raise TaskError("the task set is empty: a task sampler needs at least one task")
-        self._size, self._seed = len(tasks), seed
-        self._epoch = self._position = 0
+        self._size = len(tasks)
+        self._seed = seed
+        self._epoch = 0
+        self._position = 0
         self._order = self._arrange(self._rng())
         self._log = CategoryLog()
 
@@ -35,15 +37,17 @@ class Epochs:
 
     def draw(self, n: int) -> list[int]:
         """Positions of the next n tasks; the next epoch begins where one runs out."""
-        drawn: list[int] = []
-        while len(drawn) < n:
+        positions: list[int] = []
+        while len(positions) < n:
             if self._position == len(self._order):
-                self._epoch, self._position = self._epoch + 1, 0
+                self._epoch += 1
+                self._position = 0
                 self._order = self._arrange(self._rng())
-            take = self._order[self._position : self._position + n - len(drawn)]
-            drawn += take
-            self._position += len(take)
-        return drawn
+            end = self._position + n - len(positions)
+            part = self._order[self._position : end]
+            positions += part
+            self._position += len(part)
+        return positions
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Note the outcomes for `metrics`; they do not change what is drawn."""
@@ -61,7 +65,9 @@ class Epochs:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken. Raises `RunError` if the task set has another size now."""
         check_size(state["size"], self._size)
-        self._seed, self._epoch, self._position = state["seed"], state["epoch"], state["position"]
+        self._seed = state["seed"]
+        self._epoch = state["epoch"]
+        self._position = state["position"]
         self._order = self._arrange(self._rng())
 
     def metrics(self) -> dict[str, float]:
@@ -69,16 +75,22 @@ class Epochs:
         return self._log.metrics()
 
 
+def passes(outcome: Outcome) -> list[bool]:
+    """Whether each scored rollout of a group passed: by its first reward, or by its reward where that is not known."""
+    return [score >= PASS for score in outcome.scores or outcome.rewards]
+
+
 def check_size(before: int, now: int) -> None:
     """Raise `RunError` if a checkpoint was made with another number of tasks."""
     if before != now:
         raise RunError(
-            f"the checkpoint was drawing from {before} tasks and there are {now} now: resume with the same task data"
+            f"the checkpoint was drawing from {before} tasks and there are {now} now: "
+            "resume with the same task data"
         )
 
 
 class CategoryLog:
-    """Share and pass rate of each category among the outcomes observed last."""
+    """Fraction and pass rate of each category among the outcomes observed last."""
 
     def __init__(self) -> None:
         self._last: Sequence[Outcome] = ()
@@ -88,11 +100,13 @@ class CategoryLog:
         self._last = tuple(outcomes)
 
     def metrics(self) -> dict[str, float]:
-        """Share of the groups, and share of the scored rollouts that pass; a category with nothing scored has no pass rate."""
+        """`frac` of the groups, and `pass_rate` of the scored rollouts; a category with nothing scored has no pass rate."""
         values: dict[str, float] = {}
         for category in sorted({outcome.category for outcome in self._last}):
             groups = [outcome for outcome in self._last if outcome.category == category]
-            passed = [value >= PASS for outcome in groups for value in outcome.rewards]
+            passed: list[bool] = []
+            for outcome in groups:
+                passed += passes(outcome)
             values[f"curriculum/{category}/frac"] = len(groups) / len(self._last)
             if passed:
                 values[f"curriculum/{category}/pass_rate"] = sum(passed) / len(passed)

@@ -11,7 +11,7 @@ from rlcore.types import Outcome, Task
 
 
 class Exp3(CategorySampler):
-    """Shares `(1 - gamma) softmax(w) + gamma / categories`; of n groups in a step, each with gain x, w grows by eta x / (share n).
+    """Shares `(1 - gamma) softmax(w) + gamma / categories`; each group of n in a step adds eta x gain / (share n) to w.
 
     The gain is the mean |advantage| of a group cut to [0, 1]. forget: w is multiplied by 1 - forget at each step, so that
     old gains fade (0 is the textbook's EXP3).
@@ -30,33 +30,39 @@ class Exp3(CategorySampler):
         super().__init__(tasks, by=by, seed=seed)
         if eta <= 0 or not 0 < gamma <= 1 or not 0 <= forget < 1:
             raise RecipeError(
-                f"curriculum exp3 needs eta > 0, 0 < gamma <= 1, 0 <= forget < 1, got {eta}, {gamma}, {forget}"
+                "curriculum exp3 needs eta > 0, 0 < gamma <= 1, 0 <= forget < 1, "
+                f"got {eta}, {gamma}, {forget}"
             )
-        self._eta, self._gamma, self._forget = eta, gamma, forget
+        self._eta = eta
+        self._gamma = gamma
+        self._forget = forget
         self._w = [0.0] * len(self.categories)
 
     def shares(self) -> list[float]:
         """Probability of each category now."""
-        return [
-            self._gamma / len(self._w) + (1 - self._gamma) * share for share in softmax(self._w)
-        ]
+        even_part = self._gamma / len(self._w)
+        return [even_part + (1 - self._gamma) * share for share in softmax(self._w)]
 
-    def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
+    def learn(self, outcomes: Mapping[int, Sequence[Outcome]]) -> None:
         """Add what each category gained over the share with which it was drawn."""
-        shares, n = self.shares(), sum(map(len, seen.values()))
+        shares = self.shares()
+        n = sum(len(of_category) for of_category in outcomes.values())
         self._w = [w * (1 - self._forget) for w in self._w]
-        for category, outcomes in seen.items():
-            gain = sum(
-                min(1.0, max(0.0, mean_signal([outcome], "advantage", 0.0))) for outcome in outcomes
-            )
+        for category, of_category in outcomes.items():
+            gain = sum(_gain(outcome) for outcome in of_category)
             self._w[category] += self._eta * gain / (shares[category] * n)
 
     def values(self) -> Sequence[float]:
         """w."""
         return self._w
 
-    def learnt(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         return {"w": list(self._w)}
 
-    def relearn(self, state: dict[str, Any]) -> None:
+    def load_learned_state(self, state: dict[str, Any]) -> None:
         self._w = list(state["w"])
+
+
+def _gain(outcome: Outcome) -> float:
+    """Mean |advantage| of a group, cut to [0, 1]."""
+    return min(1.0, max(0.0, mean_signal([outcome], "advantage", 0.0)))

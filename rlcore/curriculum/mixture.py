@@ -27,7 +27,7 @@ class Mixture(CategorySampler):
         self._shares = (
             even(len(self.categories))
             if weights is None
-            else self.given(weights, "curriculum mixture")
+            else self.shares_by_name(weights, "curriculum mixture")
         )
 
     def shares(self) -> list[float]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from rlcore.curriculum.epochs import PASS, Epochs
+from rlcore.curriculum.epochs import Epochs, passes
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
@@ -14,8 +14,8 @@ from rlcore.types import Outcome, Task
 class Prioritised(Epochs):
     """Walks the tasks in a new random order each epoch and takes each with probability `1 - success rate`.
 
-    A task never drawn has weight 1. cap: a task that was answered `tries` times without a success gets at most this weight;
-    else what cannot be solved would fill the batches. floor: every weight is at least this, so that what is solved is still seen.
+    A task never drawn has weight 1. cap: a task with `tries` completions and no success gets at most this weight; else
+    what cannot be solved would fill the batches. floor: every weight is at least this, so that solved tasks still come.
     rate: of the moving average of a task's successes. State: two numbers for each task that has been observed.
     """
 
@@ -31,13 +31,19 @@ class Prioritised(Epochs):
     ) -> None:
         if not (0 < floor <= cap <= 1 and 0 < rate <= 1):
             raise RecipeError(
-                f"curriculum prioritised needs 0 < floor <= cap <= 1 and 0 < rate <= 1, got {floor}, {cap}, {rate}"
+                "curriculum prioritised needs 0 < floor <= cap <= 1 and 0 < rate <= 1, "
+                f"got {floor}, {cap}, {rate}"
             )
-        self._cap, self._tries, self._floor, self._rate = cap, tries, floor, rate
+        self._cap = cap
+        self._tries = tries
+        self._floor = floor
+        self._rate = rate
         self._success: dict[int, float] = {}
+        """Success rate by position."""
         self._failed: dict[int, int] = {}
-        """Answers to a task that was never solved."""
+        """Completions of a task that was never solved, by position."""
         self._looked = 0
+        """Tasks that the walk came by; each has a random number of its own."""
         super().__init__(tasks, seed=seed)
 
     def weight(self, position: int) -> float:
@@ -49,32 +55,32 @@ class Prioritised(Epochs):
 
     def draw(self, n: int) -> list[int]:
         """Positions of the next n tasks."""
-        drawn: list[int] = []
-        while len(drawn) < n:
+        positions: list[int] = []
+        while len(positions) < n:
             (position,) = super().draw(1)
             self._looked += 1
-            if random.Random(f"{self._seed}/take/{self._looked}").random() < self.weight(position):
-                drawn.append(position)
-        return drawn
+            rng = random.Random(f"{self._seed}/take/{self._looked}")
+            if rng.random() < self.weight(position):
+                positions.append(position)
+        return positions
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Move the success rate of every task observed."""
         super().observe(outcomes)
         for outcome in outcomes:
-            if not outcome.rewards:
-                continue
-            passed = sum(reward >= PASS for reward in outcome.rewards)
-            rate = passed / len(outcome.rewards)
-            before = self._success.get(outcome.index)
-            self._success[outcome.index] = (
-                rate if before is None else before + self._rate * (rate - before)
-            )
-            if self._success[outcome.index] == 0:
-                self._failed[outcome.index] = self._failed.get(outcome.index, 0) + len(
-                    outcome.rewards
-                )
-            else:
-                self._failed.pop(outcome.index, None)
+            passed = passes(outcome)
+            if passed:
+                self._update(outcome.index, passed)
+
+    def _update(self, position: int, passed: list[bool]) -> None:
+        rate = sum(passed) / len(passed)
+        before = self._success.get(position, rate)
+        after = before + self._rate * (rate - before)
+        self._success[position] = after
+        if after == 0:
+            self._failed[position] = self._failed.get(position, 0) + len(passed)
+        else:
+            self._failed.pop(position, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the walk stands, and what is known of each task."""

@@ -2,47 +2,115 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from rlcore.curriculum.task_sampler import TaskSampler, drawn
+from rlcore.types import Task
 
 
-class Shares:
+class Draw(NamedTuple):
+    """One task that was drawn for a batch; equal for any number of ranks."""
+
+    position: int
+    """Of the task in its task set."""
+    order: int
+    """How many tasks were drawn for this batch before it, over all ranks: the global order of its groups."""
+    occurrence: int
+    """How many of them were this same task: together with the task it names the group."""
+
+
+class RankDraws:
     """Each rank draws what all ranks draw, and keeps every `ranks`-th position.
 
-    A resample draws one position for each rank, whoever asks first; at the end of a step the ranks that asked for fewer draw as
-    often as the one that asked for most, and pass over what they draw. So the calls, and with them the states, are the same.
+    A resample draws one position for each rank, whoever asks first; at the end of a batch the ranks that asked for fewer
+    draw as often as the one that asked for most, and discard what they draw. So the draws, and with them the states, are
+    the same on all ranks. Resamples are drawn one by one, so the sequence of draws does not depend on the number of ranks.
     """
 
-    def __init__(self, sampler: TaskSampler, tasks: int, *, rank: int = 0, ranks: int = 1) -> None:
-        self._tasks, self._sampler, self._rank, self._ranks = tasks, sampler, rank, ranks
-        self.taken: list[int] = []
-        """This rank's positions since the last `settle`, in the order they were given out."""
-        self._resamples = 0
+    def __init__(
+        self, sampler: TaskSampler, tasks: Sequence[Task], *, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self._sampler = sampler
+        self._tasks = tasks
+        self._rank = rank
+        self._ranks = ranks
+        self._reset()
 
-    def first(self, n: int) -> list[int]:
-        """This rank's part of the next n positions."""
+    def _reset(self) -> None:
+        self.taken: list[Draw] = []
+        """This rank's draws since the last `settle`, in the order they were given out."""
+        self._resamples = 0
+        self._order = 0
+        self._occurrences: Counter[int] = Counter()
+
+    def first(self, n: int) -> list[Draw]:
+        """This rank's part of the next n draws."""
         part = self._draw(n)[self._rank :: self._ranks]
         self.taken += part
         return part
 
-    def more(self, n: int) -> list[int]:
-        """n further positions for this rank."""
-        part = [self._draw(self._ranks)[self._rank] for _ in range(n)]
+    def more(self, n: int) -> list[Draw]:
+        """n further draws for this rank."""
+        part = [self._draw_for_each_rank()[self._rank] for _ in range(n)]
         self.taken += part
         self._resamples += n
         return part
 
     @property
     def resamples(self) -> int:
-        """Positions that `more` gave since the last `settle`: what the ranks must tell each other."""
+        """Draws that `more` gave since the last `settle`: what the ranks must tell each other."""
         return self._resamples
 
     def settle(self, resamples: Sequence[int]) -> None:
-        """End the step, given the `resamples` of all ranks."""
+        """End the batch, given the `resamples` of all ranks."""
         for _ in range(max(resamples) - self._resamples):
-            self._draw(self._ranks)
-        self.taken, self._resamples = [], 0
+            self._draw_for_each_rank()
+        self._reset()
 
-    def _draw(self, n: int) -> list[int]:
-        return drawn(self._sampler, n, self._tasks)
+    def fork(self) -> RankDraws:
+        """An independent copy in the middle of the same batch: its draws do not change those of this object.
+
+        Batches that are resampled while later ones are already drawn use it: fork after `first`, settle this object with
+        no resamples, and call `more` of the fork. The fork may draw tasks that the next batch draws as well.
+        """
+        # A sampler may hold the task set, which is large and never changes: both share it.
+        shared = {id(self._tasks): self._tasks}
+        sampler = copy.deepcopy(self._sampler, shared)
+        twin = RankDraws(sampler, self._tasks, rank=self._rank, ranks=self._ranks)
+        twin.taken = list(self.taken)
+        twin._resamples = self._resamples
+        twin._order = self._order
+        twin._occurrences = Counter(self._occurrences)
+        return twin
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sampler's state and what was drawn for the open batch, as plain JSON values."""
+        return {
+            "sampler": self._sampler.state_dict(),
+            "taken": [list(draw) for draw in self.taken],
+            "resamples": self._resamples,
+            "order": self._order,
+            "occurrences": [list(pair) for pair in self._occurrences.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken on this rank."""
+        self._sampler.load_state_dict(state["sampler"])
+        self.taken = [Draw(*draw) for draw in state["taken"]]
+        self._resamples = state["resamples"]
+        self._order = state["order"]
+        self._occurrences = Counter({position: n for position, n in state["occurrences"]})
+
+    def _draw_for_each_rank(self) -> list[Draw]:
+        return [self._draw(1)[0] for _ in range(self._ranks)]
+
+    def _draw(self, n: int) -> list[Draw]:
+        draws = []
+        for position in drawn(self._sampler, n, len(self._tasks)):
+            draws.append(Draw(position, self._order, self._occurrences[position]))
+            self._order += 1
+            self._occurrences[position] += 1
+        return draws

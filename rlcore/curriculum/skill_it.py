@@ -86,12 +86,12 @@ class SkillIt(CategorySampler):
         """Last loss of each skill."""
         return self._losses[-1] if self._losses else [1.0] * len(self.categories)
 
-    def learnt(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         return {
             "losses": list(self._losses),
             "counts": [list(pair) for pair in self._counts],
             "steps": self._steps,
         }
 
-    def relearn(self, state: dict[str, Any]) -> None:
+    def load_learned_state(self, state: dict[str, Any]) -> None:
         self._losses, self._counts, self._steps = state["losses"], state["counts"], state["steps"]

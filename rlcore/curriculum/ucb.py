@@ -21,9 +21,9 @@ from rlcore.types import Outcome, Task
 class Ucb(CategorySampler):
     """Discounted UCB: the category with the largest `value + width sqrt(log(all draws) / draws of the category)`.
 
-    value: mean signal (|advantage| by default, see `sec`) of the category's groups; a category never drawn comes first. The tasks of a
-    step are chosen one after another, each counted as a draw at once, so that a step spreads over categories of about equal bounds.
-    discount: of counts and sums at each step; 1 never forgets.
+    value: mean signal (|advantage| by default, see `sec`) of the category's groups; a category never drawn comes first. The
+    tasks of a step are chosen one after another, each counted as a draw at once, so that a step spreads over categories of
+    about equal bounds. discount: of counts and sums at each step; 1 never forgets.
     """
 
     def __init__(
@@ -42,33 +42,42 @@ class Ucb(CategorySampler):
             raise RecipeError(
                 f"curriculum ucb needs width >= 0 and 0 < discount <= 1, got {width} and {discount}"
             )
-        self._width, self._discount, self._signal = width, discount, signal
-        self._n, self._sum = [0.0] * len(self.categories), [0.0] * len(self.categories)
+        self._width = width
+        self._discount = discount
+        self._signal = signal
+        self._n = [0.0] * len(self.categories)
+        self._sum = [0.0] * len(self.categories)
 
     def choose(self, rng: random.Random, n: int) -> list[int]:
         """The categories of the n largest bounds, each draw counted at once."""
-        pulls, values, chosen = list(self._n), self.values(), []
+        draws = list(self._n)
+        chosen = []
         for _ in range(n):
-            total = math.log(max(math.e, sum(pulls)))
-            bounds = [
-                value + self._width * math.sqrt(total / pull) if pull else math.inf
-                for value, pull in zip(values, pulls, strict=True)
-            ]
-            chosen.append(max(range(len(bounds)), key=bounds.__getitem__))
-            pulls[chosen[-1]] += 1
+            bounds = self._bounds(draws)
+            best = bounds.index(max(bounds))
+            chosen.append(best)
+            draws[best] += 1
         return chosen
 
+    def _bounds(self, draws: Sequence[float]) -> list[float]:
+        """Upper bound of each category, given how often each was drawn."""
+        log_total = math.log(max(math.e, sum(draws)))
+        bounds = []
+        for value, n in zip(self.values(), draws, strict=True):
+            bounds.append(value + self._width * math.sqrt(log_total / n) if n else math.inf)
+        return bounds
+
     def shares(self) -> list[float]:
-        """Of the next hundred draws, nothing learnt between them."""
+        """Of the next hundred draws, nothing learned between them."""
         chosen = self.choose(random.Random(0), 100)
         return [chosen.count(category) / 100 for category in range(len(self.categories))]
 
-    def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
+    def learn(self, outcomes: Mapping[int, Sequence[Outcome]]) -> None:
         """Forget a little, then add every group."""
         for category in range(len(self.categories)):
             self._n[category] *= self._discount
             self._sum[category] *= self._discount
-            for outcome in seen.get(category, ()):
+            for outcome in outcomes.get(category, ()):
                 self._n[category] += 1
                 self._sum[category] += mean_signal([outcome], self._signal, 0.0)
 
@@ -76,8 +85,9 @@ class Ucb(CategorySampler):
         """Mean signal of each category."""
         return [total / n if n else 0.0 for total, n in zip(self._sum, self._n, strict=True)]
 
-    def learnt(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         return {"n": list(self._n), "sum": list(self._sum)}
 
-    def relearn(self, state: dict[str, Any]) -> None:
-        self._n, self._sum = list(state["n"]), list(state["sum"])
+    def load_learned_state(self, state: dict[str, Any]) -> None:
+        self._n = list(state["n"])
+        self._sum = list(state["sum"])

@@ -1,1 +1,1 @@
-"""The learner: samples in, one optimiser step, a `StepReport` out. Import from its modules: `policy`, `step`, `pack`."""
+"""The learner: samples in, optimiser updates, a `StepReport` out. Import from its modules: `policy`, `update`, `updates`, `pack`."""

@@ -1,4 +1,4 @@
-"""The objective on one micro-batch: as a loss of pieces of its tokens, and as a tally for the report."""
+"""The objective on one micro-batch: as a loss of pieces of its tokens, and as sums for the report."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ class BatchLoss:
         *,
         pieces: bool,
     ) -> None:
-        """`counts` are those of each stream over the whole step, `reference` [N] the frozen model's log-probabilities."""
-        self._objective, self._batch, self._counts, self._reference = (
-            objective,
-            batch,
-            counts,
-            reference,
-        )
+        """`counts` are those of each stream over the whole update, `reference` [N] the frozen model's log-probabilities."""
+        self._objective = objective
+        self._batch = batch
+        self._counts = counts
+        self._reference = reference
         self._chosen = {stream: batch.of_stream(stream) for stream in objective.streams}
-        self._lengths = (
-            batch.row.bincount(minlength=1)[batch.row].to(batch.weight.dtype) if pieces else None
-        )
+        # A piece has no sums over its sequences, so it is told how long they are.
+        self._lengths = None
+        if pieces:
+            trained_tokens = batch.row.bincount(minlength=1)
+            self._lengths = trained_tokens[batch.row].to(batch.weight.dtype)
         self.losses = batch.weight.new_zeros(len(objective.terms))
         self.reduced = torch.zeros_like(batch.has_behaviour)
 
     def __call__(self, logp: Tensor, entropy: Tensor, part: slice) -> Tensor:
-        """logp and entropy [n] of the tokens `part` -> their share of the loss."""
-        tokens, losses = self._tokens(logp, entropy, part), []
+        """logp and entropy [n] of the tokens `part` -> their summand of the loss."""
+        tokens = self._tokens(logp, entropy, part)
+        losses = []
         for term in self._objective.terms:
-            if self._counts[term.stream].tokens == 0:
+            counts = self._counts[term.stream]
+            if counts.tokens == 0:
                 losses.append(logp.new_zeros(()))
                 continue
-            index = self._places(term.stream, part)
-            loss, mask = term.evaluate(
-                tokens if index is None else _select(tokens, index), self._counts[term.stream]
-            )
+            index = self._indices(term.stream, part)
+            of_stream = tokens if index is None else _select(tokens, index)
+            loss, mask = term.evaluate(of_stream, counts)
             losses.append(loss)
             reduced = self.reduced[part]
             reduced[... if index is None else index] |= mask < 1
@@ -58,27 +59,32 @@ class BatchLoss:
         return total.sum()
 
     def tally(self, logp: Tensor, entropy: Tensor) -> Tensor:
-        """[terms + 5]: the loss of each term, the sums over trained tokens of entropy, KL to the engine, recorded and reduced
-        ones, and the largest ratio."""
+        """[terms + 9] float64: the loss of each term, then the values of `rlcore.learner.report.SUMS` and `MAXIMA`."""
         batch = self._batch
-        drift = (logp.detach() - batch.behaviour)[batch.has_behaviour]
-        largest = drift.max().exp() if len(drift) else logp.new_zeros(())
-        sums = [
+        logp = logp.detach()
+        from_engine = (logp - batch.behaviour)[batch.has_behaviour]
+        from_old = (logp - batch.old)[~batch.live]
+        values = [
             entropy.detach().sum(),
-            (drift.exp() - 1 - drift).sum(),
-            batch.has_behaviour.sum(),
+            batch.advantage.abs().sum(),
             self.reduced.sum(),
-            largest,
+            _k3(from_engine),
+            batch.has_behaviour.sum(),
+            _k3(from_old),
+            (~batch.live).sum(),
+            _largest_ratio(from_engine),
+            _largest_ratio(from_old),
         ]
-        return torch.cat([self.losses.double(), torch.stack([value.double() for value in sums])])
+        return torch.cat([self.losses.double(), torch.stack([value.double() for value in values])])
 
     def _tokens(self, logp: Tensor, entropy: Tensor, part: slice) -> Tokens:
         batch = self._batch
-        old = torch.where(batch.on_policy[part], logp.detach(), batch.behaviour[part])
+        old = torch.where(batch.live[part], logp.detach(), batch.old[part])
+        behaviour = torch.where(batch.has_behaviour[part], batch.behaviour[part], old)
         return Tokens(
             logp=logp,
             old=old,
-            behaviour=torch.where(batch.has_behaviour[part], batch.behaviour[part], old),
+            behaviour=behaviour,
             reference=None if self._reference is None else self._reference[part],
             entropy=entropy,
             advantage=batch.advantage[part],
@@ -88,90 +94,113 @@ class BatchLoss:
             lengths=None if self._lengths is None else self._lengths[part],
         )
 
-    def _places(self, stream: str, part: slice) -> Tensor | None:
-        """Where in `part` the tokens of `stream` are; None if everywhere."""
+    def _indices(self, stream: str, part: slice) -> Tensor | None:
+        """Indices in `part` of the tokens of `stream`; None if it is all of them."""
         index = self._chosen[stream]
         if index is None or part == slice(None):
             return index
         return index[(index >= part.start) & (index < part.stop)] - part.start
 
 
-def sums_over_tokens(objective: Objective) -> bool:
-    """Whether a loss of many tokens is the sum of the losses of its tokens, so that it may be taken piece by piece.
+def _k3(log_ratio: Tensor) -> Tensor:
+    """Sum of exp(d) - 1 - d: Schulman's estimate of KL(p || q) from samples of p, with d = log(q / p)."""
+    return (log_ratio.exp() - 1 - log_ratio).sum()
 
-    Found by trying, on random tokens near to and far from their old_policy: whole, and one by one. Parts need not say what they are;
-    one that sums over sequences is noticed because the pieces do not let it.
+
+def _largest_ratio(log_ratio: Tensor) -> Tensor:
+    return log_ratio.max().exp() if len(log_ratio) else log_ratio.new_zeros(())
+
+
+def sums_over_tokens(objective: Objective) -> bool:
+    """Whether the loss of many tokens is the sum of the losses of its tokens, so that it can be computed piece by piece.
+
+    Found by trying, on random tokens near to and far from their old policy: all together, and each alone. Parts need not
+    declare it; one that sums over sequences is noticed because the pieces do not let it.
     """
     for tokens, counts in _trials():
-        n, lengths = len(tokens.row), tokens.row.bincount()[tokens.row].double()
+        if not objective.needs_reference:
+            tokens = tokens._replace(reference=None)
+        count = len(tokens.row)
+        lengths = tokens.row.bincount()[tokens.row].double()
         for term in objective.terms:
             try:
-                whole = _pull(term, tokens, counts)
+                together = _derivatives(term, tokens, counts)
             except Exception as error:
                 raise LearnerError(
-                    f"term {term.name!r} of the objective fails on {len(tokens.row)} tokens: {type(error).__name__}: {error}; "
-                    "see rlcore.objective.parts for what each part takes and gives"
+                    f"term {term.name!r} of the objective fails on {count} tokens: {type(error).__name__}: {error}; "
+                    "see rlcore.objective.parts for what each part takes and returns (one that reads tokens.reference is "
+                    "marked with reads_reference)"
                 ) from error
+            pieces = []
             try:
-                pieces = [
-                    _pull(
-                        term, _select(tokens._replace(lengths=lengths), torch.tensor([at])), counts
-                    )
-                    for at in range(n)
-                ]
+                for index in range(count):
+                    alone = _select(tokens._replace(lengths=lengths), torch.tensor([index]))
+                    pieces.append(_derivatives(term, alone, counts))
             except (
                 Exception
             ):  # whatever a part raises on a piece, it cannot be taken piece by piece
                 return False
-            if not torch.allclose(
-                whole, torch.cat(pieces, 1), rtol=1e-9, atol=1e-12, equal_nan=True
-            ):
+            separate = torch.cat(pieces, 1)
+            if not torch.allclose(together, separate, rtol=1e-9, atol=1e-12, equal_nan=True):
                 return False
     return True
 
 
 def reads_behaviour(objective: Objective) -> bool:
-    """Whether the gradient depends on the log-probabilities that the policy which wrote the tokens had; found by trying, too."""
+    """Whether the gradient depends on the log-probabilities of the policy that wrote the tokens. Found by trying, too."""
     for tokens, counts in _trials():
         shifted = tokens._replace(
             old=tokens.old + 0.3 * tokens.advantage,
             behaviour=tokens.behaviour - 0.3 * tokens.advantage,
         )
         for term in objective.terms:
-            if not torch.equal(_pull(term, tokens, counts), _pull(term, shifted, counts)):
+            before = _derivatives(term, tokens, counts)
+            after = _derivatives(term, shifted, counts)
+            if not torch.equal(before, after):
                 return True
     return False
 
 
 def _trials() -> Iterator[tuple[Tokens, Counts]]:
-    """Random tokens of five sequences, near to and far from their old_policy."""
+    """Random tokens of five sequences, near to and far from their old policy."""
     generator = torch.Generator().manual_seed(0)
-    n, rows = 48, 5
-    row = torch.arange(n) * rows // n
+    count = 48
+    rows = 5
+    row = torch.arange(count) * rows // count
     for spread in (0.0, 0.01, 0.5, 3.0):
-        logp = -4 * torch.rand(n, generator=generator, dtype=torch.float64)
+        logp = -4 * torch.rand(count, generator=generator, dtype=torch.float64)
+
         old, behaviour, reference, advantage = (
-            logp + spread * torch.randn(n, generator=generator, dtype=torch.float64)
+            logp + spread * torch.randn(count, generator=generator, dtype=torch.float64)
             for _ in range(4)
         )
-        yield (
-            Tokens(logp, old, behaviour, reference, -logp, advantage + 2, logp.exp(), row, rows),
-            Counts(n, rows),
+        tokens = Tokens(
+            logp=logp,
+            old=old,
+            behaviour=behaviour,
+            reference=reference,
+            entropy=-logp,
+            advantage=advantage + 2,
+            weight=logp.exp(),
+            row=row,
+            rows=rows,
         )
+        yield tokens, Counts(count, rows)
 
 
-def _pull(term: Term, tokens: Tokens, counts: Counts) -> Tensor:
+def _derivatives(term: Term, tokens: Tokens, counts: Counts) -> Tensor:
     """Derivatives of the loss by log-probability and entropy, and the mask: [3, n]."""
-    leaves = [value.clone().requires_grad_() for value in (tokens.logp, tokens.entropy)]
-    loss, mask = term.evaluate(tokens._replace(logp=leaves[0], entropy=leaves[1]), counts)
-    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-    return torch.stack(
-        [*(torch.zeros_like(mask) if grad is None else grad for grad in grads), mask]
-    )
+    logp = tokens.logp.clone().requires_grad_()
+    entropy = tokens.entropy.clone().requires_grad_()
+    loss, mask = term.evaluate(tokens._replace(logp=logp, entropy=entropy), counts)
+    grads = torch.autograd.grad(loss, [logp, entropy], allow_unused=True)
+    by_logp, by_entropy = (torch.zeros_like(mask) if grad is None else grad for grad in grads)
+    return torch.stack([by_logp, by_entropy, mask])
 
 
 def _select(tokens: Tokens, index: Tensor) -> Tokens:
     """The tokens at `index`; rows keep their numbers."""
-    return Tokens(
-        *[value.index_select(0, index) if isinstance(value, Tensor) else value for value in tokens]
-    )
+    selected = []
+    for value in tokens:
+        selected.append(value.index_select(0, index) if isinstance(value, Tensor) else value)
+    return Tokens(*selected)

@@ -55,6 +55,9 @@ class InformationGain:
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Gain]]:
         """Gains of each group's rollouts, in their order. Raises `LearnerError` where a task has no such column."""
+        for group in groups:
+            for rollout in group.rollouts:
+                rollout.require_single_turn("the reward information_gain")
         targets = [self._target_ids(group.task) for group in groups]
         plain = [
             (self._ids(self._column(group.task, self._context), opening=True), x)

@@ -58,6 +58,7 @@ def _logp(module: nn.Module, policy: Policy, batch: MicroBatch) -> Tensor:
         batch.lengths,
         batch.source,
         batch.target,
+        temperature=batch.temperature,
         parents=batch.parents,
     )
     place = torch.tensor(batch.order, device=logp.device)[batch.row]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlcore.learner.logprobs import Loss, chunked_logprobs, one_pass
+from rlcore.learner.support import Support
 
 
 class PackedModule(nn.Module):
@@ -30,27 +31,38 @@ class PackedModule(nn.Module):
         target: Tensor,
         temperature: float = 1.0,
         parents: tuple[int, ...] | None = None,
+        support: Support | None = None,
         loss: Loss | None = None,
     ) -> tuple[Tensor, ...]:
-        """token_ids and positions [T], lengths and parents of the segments, source and target [N] -> logp [N], entropy [N].
+        """token_ids and positions [T], lengths and parents of the segments, source and target [N]
+        -> logp [N], entropy [N].
 
-        With `loss`, a function of pieces of these vectors, the logits are made once only and a third value is returned: the sum
-        of what the function gave. It alone is differentiable then.
+        `support` lists the tokens that truncated sampling kept, and log-probabilities are those among
+        them. With `loss`, a function of pieces of these vectors, the logits are computed once only
+        and a third value is returned: the sum of the function's values. Only that one is
+        differentiable then.
         """
-        hidden = self.model.get_decoder()(
+        decoder = self.model.get_decoder()
+        output = decoder(
             input_ids=token_ids[None],
             position_ids=positions[None],
             attention_mask=None,
             use_cache=False,
             packed_lengths=lengths,
             packed_parents=parents,
-        ).last_hidden_state[0]
+        )
+        hidden = output.last_hidden_state[0].index_select(0, source)
         head = self.model.get_output_embeddings()
-        softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        inputs = (hidden.index_select(0, source), head.weight, getattr(head, "bias", None), target)
+        bias = getattr(head, "bias", None)
+        config = self.model.config.get_text_config()
+        settings = {
+            "temperature": temperature,
+            "softcap": getattr(config, "final_logit_softcapping", None),
+            "support": support,
+        }
         if loss is None:
-            return chunked_logprobs(*inputs, temperature=temperature, softcap=softcap)
-        return one_pass(*inputs, loss, temperature=temperature, softcap=softcap)
+            return chunked_logprobs(hidden, head.weight, bias, target, **settings)
+        return one_pass(hidden, head.weight, bias, target, loss, **settings)
 
 
 class MixedModule(PackedModule):

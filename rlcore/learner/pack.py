@@ -4,8 +4,9 @@
     source        * *     * *            positions in that row whose hidden state predicts a trained token, [N]
     target        d x     g y            the tokens predicted there, [N]
 
-A sequence is read up to the token before its last trained one: what comes after influences nothing. In the layout `shared`, what
-sequences begin with in common is stored once (`rlcore.learner.forest`), and several (source, target) point to one place.
+A sequence is read up to the token before its last trained one: what comes after influences nothing.
+In the layout `shared`, a beginning that several sequences have in common is stored once
+(`rlcore.learner.forest`), and several (source, target) pairs point to one position.
 """
 
 from __future__ import annotations
@@ -20,32 +21,40 @@ import torch
 from torch import Tensor
 
 from rlcore.learner.forest import Forest, common, grow, join
+from rlcore.learner.support import Support, pack_support
 from rlcore.types import Sample
 
 Layout = Literal["auto", "packed", "shared"]
 
 LEAST = {"auto": 16, "shared": 1}
-"""Tokens that sequences must begin with in common, beyond what is shared already, for a layout to store them once."""
+"""Tokens that sequences must begin with in common, beyond what is shared already, to be stored once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """One forward pass: T tokens in S segments, R sequences, N tokens to be predicted. Vectors over those follow `source`."""
+    """One forward pass: T tokens in S segments, R sequences, N tokens to be predicted.
+
+    Vectors over the N tokens follow the order of `source`. All sequences have one temperature.
+    """
 
     token_ids: Tensor  # [T] int64
     positions: Tensor  # [T] int64, from 0 in each sequence
     lengths: tuple[int, ...]  # [S] of the segments, sums to T; packed: a segment is a sequence
     parents: tuple[int, ...]  # [S], the segment that each one continues, -1 for none
-    order: tuple[int, ...]  # [R], place of each sequence in the list that was packed
+    order: tuple[int, ...]  # [R], index of each sequence in the list that was packed
     streams: tuple[str, ...]  # [R]
+    temperature: float  # of the distribution whose log-probabilities are computed
     source: Tensor  # [N] int64
     target: Tensor  # [N] int64
     row: Tensor  # [N] int64, 0..R-1
     advantage: Tensor  # [N] float64
-    behaviour: Tensor  # [N] float64, recorded log-probability; 0 where none was recorded
+    behaviour: Tensor  # [N] float64, log-probability the engine recorded; 0 where there is none
     has_behaviour: Tensor  # [N] bool
-    on_policy: Tensor  # [N] bool, True where the current log-probability is the old_policy
+    old: Tensor  # [N] float64, denominator of the ratio; 0 where `live`
+    live: Tensor  # [N] bool, True where the denominator is the log-probability being computed
     weight: Tensor  # [N] float64
+    support: Support | None = None
+    """Tokens that truncated sampling kept; None if nothing was truncated."""
 
     @property
     def shares(self) -> bool:
@@ -58,21 +67,22 @@ class MicroBatch:
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Tensor):
-                moved[item.name] = value.to(
-                    device, dtype if value.is_floating_point() else value.dtype
-                )
+                target_dtype = dtype if value.is_floating_point() else value.dtype
+                moved[item.name] = value.to(device, target_dtype)
+            elif isinstance(value, Support):
+                moved[item.name] = value.to(device)
         return replace(self, **moved)
 
     def of_stream(self, stream: str) -> Tensor | None:
         """Indices [n] of the trained tokens of `stream`; None if that is all of them."""
-        mine = [name == stream for name in self.streams]
-        if all(mine):
+        in_stream = [name == stream for name in self.streams]
+        if all(in_stream):
             return None
-        return torch.tensor(mine, device=self.row.device)[self.row].nonzero()[:, 0]
+        return torch.tensor(in_stream, device=self.row.device)[self.row].nonzero()[:, 0]
 
 
 class _Unit(NamedTuple):
-    """Samples that stay together: those of one tree, or one alone."""
+    """Samples that stay together: those of one tree, or a single one."""
 
     members: tuple[int, ...]  # in the order of the forest's paths
     forest: Forest
@@ -85,30 +95,49 @@ def pack(
 ) -> list[MicroBatch]:
     """Micro-batches of at most `max_tokens` tokens; a longer sequence gets one of its own.
 
-    Samples without a trained token drop out. The layout says what is stored once: `packed` nothing, `shared` all that sequences
-    begin with in common, `auto` where that is at least 16 tokens. Trees stay whole where they fit. As few micro-batches as first
-    fit finds (at most about 11/9 of the fewest possible), then balanced by cost; deterministic. `version` is the learner's:
-    samples it wrote itself are on-policy, so their old_policy is the log-probability about to be computed.
+    Samples without a trained token drop out. The layout says what is stored once: `packed` nothing,
+    `shared` every common beginning, `auto` one of at least 16 tokens. Trees stay in one micro-batch
+    where they fit. Samples of different temperatures never share a micro-batch. The number of
+    micro-batches is what first fit finds (at most about 11/9 of the fewest possible); they are then
+    balanced by cost. Deterministic.
+
+    `version` is the learner's: for samples written by it that have no `old_logprobs`, the ratio is
+    taken to the log-probability about to be computed.
     """
-    tokens = {
-        i: sample.token_ids[: _read_length(sample)]
-        for i, sample in enumerate(samples)
-        if any(sample.mask)
-    }
-    if not tokens:
-        return []
-    units = _alone(tokens) if layout == "packed" else _trees(tokens, LEAST[layout], max_tokens)
-    return [_micro_batch(samples, members, version) for members in _bins(units, max_tokens)]
+    by_temperature: dict[float, dict[int, list[int]]] = {}
+    for index, sample in enumerate(samples):
+        if any(sample.mask):
+            tokens_read = sample.token_ids[: _read_length(sample)]
+            by_temperature.setdefault(_temperature(sample), {})[index] = tokens_read
+    batches = []
+    for tokens in by_temperature.values():
+        if layout == "packed":
+            units = _single_units(tokens)
+        else:
+            units = _tree_units(tokens, LEAST[layout], max_tokens)
+        for members in _bins(units, max_tokens):
+            batches.append(_micro_batch(samples, members, version))
+    return batches
 
 
 def idle_micro_batch() -> MicroBatch:
-    """A forward pass over one token that trains nothing: keeps a rank without work in step with the others' collectives."""
+    """A forward pass over one token that trains nothing.
+
+    It keeps a rank without work in step with the collectives of the others.
+    """
     sample = Sample(id="idle", token_ids=[0], mask=[False], advantages=[0.0])
-    return _micro_batch([sample], _alone({0: [0]}), 0)
+    return _micro_batch([sample], _single_units({0: [0]}), 0)
+
+
+def _temperature(sample: Sample) -> float:
+    """Greedy completions (temperature 0) have log-probabilities at temperature 1, as in vLLM."""
+    return sample.temperature or 1.0
 
 
 def _read_length(sample: Sample) -> int:
-    return max((index for index, trained in enumerate(sample.mask) if trained), default=1)
+    """Tokens the model must read to predict the last trained one."""
+    trained = [index for index, is_trained in enumerate(sample.mask) if is_trained]
+    return max(trained, default=1)
 
 
 def _unit(
@@ -118,92 +147,117 @@ def _unit(
     return _Unit(tuple(members), forest, forest.tokens, forest.cost)
 
 
-def _alone(tokens: dict[int, list[int]]) -> list[_Unit]:
+def _single_units(tokens: dict[int, list[int]]) -> list[_Unit]:
     return [_unit([index], [len(read)], [0], 1) for index, read in tokens.items()]
 
 
-def _trees(tokens: dict[int, list[int]], least: int, max_tokens: int) -> list[_Unit]:
-    """Samples that begin alike as trees; a tree of more than `max_tokens` tokens is cut into several that fit."""
+def _tree_units(tokens: dict[int, list[int]], least: int, max_tokens: int) -> list[_Unit]:
+    """Samples with a common beginning as trees; a tree above `max_tokens` is cut into several.
+
+    Sorted by their tokens, sequences with a common beginning are neighbours, so a tree is a range
+    [start, stop) of the sorted list: wherever two neighbours have less than `least` tokens in
+    common, one tree ends and the next begins.
+    """
     order = sorted(tokens, key=tokens.__getitem__)
     lengths = [len(tokens[index]) for index in order]
-    shared = [0, *(common(tokens[a], tokens[b]) for a, b in pairwise(order))]
+    shared = [0]  # shared[i]: tokens that sequence i has in common with sequence i - 1
+    for previous, index in pairwise(order):
+        shared.append(common(tokens[previous], tokens[index]))
+
+    def tree(start: int, stop: int) -> _Unit:
+        return _unit(order[start:stop], lengths[start:stop], shared[start:stop], least)
+
+    cuts = [index for index, alike in enumerate(shared) if alike < least]
     units = []
-    cuts = [place for place, alike in enumerate(shared) if alike < least] + [len(order)]
-    for start, stop in pairwise(cuts):
-        whole = _unit(order[start:stop], lengths[start:stop], shared[start:stop], least)
-        if whole.tokens <= max_tokens:
-            units.append(whole)
+    for start, stop in pairwise([*cuts, len(order)]):
+        full_tree = tree(start, stop)
+        if full_tree.tokens <= max_tokens:
+            units.append(full_tree)
             continue
-        held: _Unit | None = None
+        # Too large: add one sequence after another, and start a new tree where the next one
+        # does not fit any more. A sequence that is too long by itself is a tree of its own.
+        current: _Unit | None = None
         for end in range(start + 1, stop + 1):
-            grown = _unit(order[start:end], lengths[start:end], shared[start:end], least)
-            if held and grown.tokens > max_tokens:
-                units.append(held)
+            extended = tree(start, end)
+            if current is not None and extended.tokens > max_tokens:
+                units.append(current)
                 start = end - 1
-                grown = _unit(order[start:end], lengths[start:end], shared[start:end], least)
-            held = grown
-        units.append(held)
+                extended = tree(start, end)
+            current = extended
+        units.append(current)
     return units
 
 
 def _bins(units: list[_Unit], max_tokens: int) -> list[list[_Unit]]:
-    """Units in micro-batches: as many as first fit needs, longest first; then each, costliest first, to the least cost so far."""
-    room: list[int] = []
-    first_fit: list[list[_Unit]] = []
-    for unit in sorted(units, key=lambda unit: -unit.tokens):
-        place = next((at for at, left in enumerate(room) if unit.tokens <= left), len(room))
-        if place == len(room):
-            room.append(max_tokens)
-            first_fit.append([])
-        room[place] -= unit.tokens
-        first_fit[place].append(unit)
-    room, cost = [max_tokens] * len(room), [0.0] * len(room)
-    balanced: list[list[_Unit]] = [[] for _ in room]
+    """Units in micro-batches of at most `max_tokens` tokens and of similar cost.
+
+    Two passes. First fit, longest unit first, decides how many micro-batches there are. Then the
+    units are dealt out again, costliest first, each to the cheapest micro-batch with room for it:
+    this evens out the cost, which grows faster than the tokens (attention). Where the second pass
+    finds no room for a unit, the result of the first stands.
+    """
+    first_fit = _first_fit(units, max_tokens)
+    room = [max_tokens] * len(first_fit)
+    cost = [0.0] * len(first_fit)
+    balanced: list[list[_Unit]] = [[] for _ in first_fit]
     for unit in sorted(units, key=lambda unit: -unit.cost):
-        fitting = [at for at, left in enumerate(room) if unit.tokens <= left or not balanced[at]]
+        fitting = [
+            index
+            for index in range(len(room))
+            if unit.tokens <= room[index] or not balanced[index]  # too long: needs an empty one
+        ]
         if not fitting:
             return first_fit
-        place = min(fitting, key=cost.__getitem__)
-        room[place] -= unit.tokens
-        cost[place] += unit.cost
-        balanced[place].append(unit)
+        cheapest = min(fitting, key=cost.__getitem__)
+        room[cheapest] -= unit.tokens
+        cost[cheapest] += unit.cost
+        balanced[cheapest].append(unit)
     return balanced
 
 
+def _first_fit(units: list[_Unit], max_tokens: int) -> list[list[_Unit]]:
+    room: list[int] = []
+    bins: list[list[_Unit]] = []
+    for unit in sorted(units, key=lambda unit: -unit.tokens):
+        fitting = [index for index, left in enumerate(room) if unit.tokens <= left]
+        if not fitting:
+            room.append(max_tokens)
+            bins.append([])
+        index = fitting[0] if fitting else len(bins) - 1
+        room[index] -= unit.tokens
+        bins[index].append(unit)
+    return bins
+
+
 def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) -> MicroBatch:
-    units = sorted(
-        units, key=lambda unit: (len(unit.members) == 1, -unit.tokens)
-    )  # equal lengths side by side
+    # Trees first, then single sequences by length: attention runs equal lengths side by side.
+    units = sorted(units, key=lambda unit: (len(unit.members) == 1, -unit.tokens))
     forest = join([unit.forest for unit in units])
     order = [index for unit in units for index in unit.members]
     starts = [0, *accumulate(forest.lengths)]
-    token_ids, positions = np.zeros(starts[-1], np.int64), np.zeros(starts[-1], np.int64)
-    source, target, row, vectors = [], [], [], []
+    token_ids = np.zeros(starts[-1], np.int64)
+    positions = np.zeros(starts[-1], np.int64)
+    source, target, row, trained_samples = [], [], [], []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
     for number, (index, path) in enumerate(zip(order, forest.paths, strict=True)):
         sample = samples[index]
-        places = np.concatenate(
-            [np.arange(starts[segment], starts[segment + 1]) for segment in path]
-        )
+        # The sequence's tokens lie in the segments on its path from the root of the tree.
+        segments = [np.arange(starts[segment], starts[segment + 1]) for segment in path]
+        places = np.concatenate(segments)
         ids = np.array(sample.token_ids, np.int64)
-        token_ids[places], positions[places] = ids[: len(places)], np.arange(len(places))
+        token_ids[places] = ids[: len(places)]
+        positions[places] = np.arange(len(places))
         trained = np.flatnonzero(sample.mask)
+        trained_samples.append((sample, trained.tolist()))
         source.append(places[trained - 1])
         target.append(ids[trained])
         row.append(np.full(len(trained), number))
-        known = sample.logprobs is not None
-        on_policy = not known or sample.version == version
-        columns = (
-            sample.advantages,
-            sample.logprobs or [0.0] * len(ids),
-            [known] * len(ids),
-            [on_policy] * len(ids),
-        )
-        vectors.append(
-            [np.array(column)[trained] for column in (*columns, [sample.weight] * len(ids))]
-        )
-    advantage, behaviour, has_behaviour, on_policy, weight = (
-        np.concatenate(parts) for parts in zip(*vectors, strict=True)
-    )
+        for name, values in _token_columns(sample, version).items():
+            columns[name].append(np.broadcast_to(np.asarray(values), ids.shape)[trained])
+    vectors = {
+        name: _tensor(parts, torch.bool if name in ("has_behaviour", "live") else torch.float64)
+        for name, parts in columns.items()
+    }
     return MicroBatch(
         token_ids=torch.from_numpy(token_ids),
         positions=torch.from_numpy(positions),
@@ -211,15 +265,36 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         parents=forest.parents,
         order=tuple(order),
         streams=tuple(samples[index].stream for index in order),
+        temperature=_temperature(samples[order[0]]),
         source=_tensor(source, torch.int64),
         target=_tensor(target, torch.int64),
         row=_tensor(row, torch.int64),
-        advantage=torch.from_numpy(advantage).double(),
-        behaviour=torch.from_numpy(behaviour).double(),
-        weight=torch.from_numpy(weight).double(),
-        has_behaviour=torch.from_numpy(has_behaviour),
-        on_policy=torch.from_numpy(on_policy),
+        support=pack_support(trained_samples),
+        **vectors,
     )
+
+
+_COLUMNS = ("advantage", "behaviour", "has_behaviour", "old", "live", "weight")
+
+
+def _token_columns(sample: Sample, version: int) -> dict[str, list[float] | float | bool]:
+    """For each vector of a micro-batch the sample's values: one a token, or one for all tokens.
+
+    The ratio's denominator is, in this order: the sample's `old_logprobs`; the log-probability
+    being computed (`live`), where this version wrote the sample or nobody recorded anything; the
+    engine's `logprobs`.
+    """
+    recorded = sample.logprobs is not None
+    live = sample.old_logprobs is None and (not recorded or sample.version == version)
+    old = sample.old_logprobs or sample.logprobs or 0.0
+    return {
+        "advantage": sample.advantages,
+        "behaviour": sample.logprobs or 0.0,
+        "has_behaviour": recorded,
+        "old": 0.0 if live else old,
+        "live": live,
+        "weight": sample.weight,
+    }
 
 
 def _tensor(parts: list[np.ndarray], dtype: torch.dtype) -> Tensor:

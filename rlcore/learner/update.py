@@ -1,4 +1,4 @@
-"""One optimiser step: samples in, parameters changed, a `StepReport` out."""
+"""One optimiser update: samples in, parameters changed, a `StepReport` out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -15,11 +16,13 @@ from torch import Tensor
 from rlcore.errors import LearnerError
 from rlcore.learner.gradient import BatchLoss, sums_over_tokens
 from rlcore.learner.layout import layout_difference, tolerance
-from rlcore.learner.optim import OPTIMIZERS, Average, Schedule
+from rlcore.learner.optim import Average
 from rlcore.learner.pack import Layout, MicroBatch, idle_micro_batch, pack
 from rlcore.learner.policy import Policy
-from rlcore.learner.sharding import gathered, optimizer_in_parts
-from rlcore.objective.parts import Counts, everywhere
+from rlcore.learner.report import MAXIMA, build_report, empty_report, losses_by_name
+from rlcore.learner.settings import OptimSettings
+from rlcore.learner.sharding import gathered, optimizer_in_parts, reshard
+from rlcore.objective.parts import Counts
 from rlcore.objective.term import Objective
 from rlcore.types import Sample, StepReport
 
@@ -27,12 +30,14 @@ from rlcore.types import Sample, StepReport
 class Learner:
     """Trains a policy on samples. It knows no algorithm: credit is in the samples, the loss is the objective's.
 
-    Every rank holds a learner and calls its methods together with the others. The gradient is that of the objective over the
-    samples of all ranks, whatever the micro-batches, the order or the number of processes.
+    Every rank holds a learner and calls its methods together with the others. The gradient is that of the objective over
+    the samples of all ranks, whatever the micro-batches, the order or the number of processes.
     """
 
     version: int
-    """Counts parameter changes; the weights an engine serves under this number are the ones held now."""
+    """Counts publishes: the number under which engines serve the weights that this step began with. Set by the caller."""
+    updates: int
+    """Counts optimiser updates; the schedule follows it."""
 
     def __init__(
         self,
@@ -40,85 +45,55 @@ class Learner:
         objective: Objective,
         *,
         accelerator: Accelerator,
-        lr: float,
-        total_steps: int,
-        betas: tuple[float, float] = (0.9, 0.95),
-        weight_decay: float = 0.0,
-        clip_norm: float = 1.0,
-        optimizer: str = "adamw",
-        schedule: str = "constant",
-        warmup_steps: int = 0,
-        min_lr_ratio: float = 0.0,
-        rex_d: float = 0.5,
-        decay_shape: str = "linear",
-        decay_share: float = 0.1,
-        ema: float | None = None,
         micro_batch_tokens: int = 8192,
         layout: Layout = "auto",
-        temperature: float = 1.0,
         version: int = 0,
         reference: Policy | None = None,
+        **optim: Any,
     ) -> None:
-        """`temperature` is the one the samples were drawn at, `optimizer` one of `OPTIMIZERS`, `schedule` a name of `Schedule`;
-        `ema` is the decay of the `Average` to keep, if any. `reference` is only used if the objective reads one; by default it is
-        the policy as it is now, so a resumed run must give the one it began with, or under an adapter the base model."""
-        self.policy, self.objective, self.accelerator, self.version = (
-            policy,
-            objective,
-            accelerator,
-            version,
-        )
-        self.lr, self.clip_norm, self.temperature, self.micro_batch_tokens = (
-            lr,
-            clip_norm,
-            temperature,
-            micro_batch_tokens,
-        )
-        self._schedule = Schedule(
-            name=schedule,
-            total=total_steps,
-            warmup=warmup_steps,
-            floor=min_lr_ratio,
-            rex_d=rex_d,
-            decay_shape=decay_shape,
-            decay_share=decay_share,
-        )
-        self.layout, self._proven = layout, layout == "packed"
+        """`optim` are the fields of `OptimSettings`; `lr` and `total_updates` are required.
+
+        `reference` is only used if the objective reads one. By default it is the policy as it is now, so a resumed run must
+        pass the one it began with, or under an adapter the base model.
+        """
+        self.policy = policy
+        self.objective = objective
+        self.accelerator = accelerator
+        self.version = version
+        self.updates = 0
+        self.micro_batch_tokens = micro_batch_tokens
+        self.layout = layout
+        self._layout_checked = layout == "packed"
         self._one_pass = sums_over_tokens(objective)
-        self._updates = 0
-        made = OPTIMIZERS[optimizer](policy.module, lr=lr, betas=betas, weight_decay=weight_decay)
-        self._module, self._optimizer = accelerator.prepare(policy.module, made)
+        self._settings = OptimSettings(**optim)
+        self._schedule = self._settings.make_schedule()
+        optimizer = self._settings.make_optimizer(policy.module)
+        self._module, self._optimizer = accelerator.prepare(policy.module, optimizer)
         # After `prepare`, which shards the policy: the reference is then sharded like it.
         self._reference = None
         if objective.needs_reference:
             self._reference = policy.frozen(accelerator.device, reference)
+        ema = self._settings.ema
         self.average = None if ema is None else Average(policy.module, ema)
 
-    def step(self, samples: Sequence[Sample]) -> StepReport:
-        """One update from the samples of all ranks; each rank gives its own, possibly none.
+    def update(self, samples: Sequence[Sample]) -> StepReport:
+        """One optimiser update from the samples of all ranks; each rank gives its own, possibly none.
 
-        If no rank has a trained token nothing changes, neither parameters nor optimiser, schedule and version, and the report has
-        0 tokens. Raises `LearnerError`, before any parameter is touched, where the loss or gradient is not finite, or where no
-        term of the objective reads a sample's stream.
+        The ratio of a sample is taken to its `old_logprobs`; without them to what the engine recorded, or, where the sample
+        is of the learner's `version`, to the policy itself (ratio 1). So a caller that updates several times between two
+        publishes must set `old_logprobs`, as `rlcore.learner.updates` does.
+
+        If no rank has a trained token nothing changes, neither parameters nor optimiser nor schedule, and the report has 0
+        tokens. Raises `LearnerError`, before any parameter is touched, where the loss or gradient is not finite, or where
+        no term of the objective reads a sample's stream.
         """
-        totals, counts = self.accumulate(samples)
-        lr = self.lr * self._schedule(self._updates)
+        lr = self._settings.lr * self._schedule(self.updates)
+        totals, agreed = self._accumulate(samples)
         if totals is None:
-            return StepReport(
-                loss=None,
-                losses={},
-                grad_norm=None,
-                lr=lr,
-                entropy=None,
-                kl=None,
-                ratio_max=None,
-                clip_frac=None,
-                tokens=0,
-                sequences=sum(count.sequences for count in counts.values()),
-            )
-        grad_norm = float(
-            self.accelerator.clip_grad_norm_(self._module.parameters(), self.clip_norm)
-        )
+            return empty_report(agreed.counts, lr=lr)
+        parameters = self._module.parameters()
+        norm = self.accelerator.clip_grad_norm_(parameters, self._settings.clip_norm)
+        grad_norm = float(norm)
         self._refuse_non_finite(totals, grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
@@ -126,154 +101,202 @@ class Learner:
         self._optimizer.zero_grad()
         if self.average is not None:
             self.average.update()
-        self._updates += 1
-        self.version += 1
-        return self._report(totals, grad_norm, lr, counts)
+        self.updates += 1
+        return build_report(
+            self.objective,
+            totals,
+            agreed.counts,
+            grad_norm=grad_norm,
+            lr=lr,
+            model_tokens=agreed.model_tokens,
+            forward_only_tokens=0 if self._reference is None else agreed.model_tokens,
+        )
 
     def accumulate(self, samples: Sequence[Sample]) -> tuple[list[float] | None, dict[str, Counts]]:
-        """The part of `step` before the update: the gradient of the objective over the samples of all ranks, in the parameters.
+        """The part of `update` before the optimiser: the gradient over the samples of all ranks, in the parameters.
 
         Returns the sum of all tallies (see `BatchLoss.tally`), None if nothing is trained, and the counts of each stream.
         """
-        for sample in samples:
-            if sample.stream not in self.objective.streams:
-                raise LearnerError(
-                    f"sample {sample.id!r} is of stream {sample.stream!r}, which no term of the objective reads "
-                    f"(they read {', '.join(self.objective.streams)})"
-                )
+        totals, agreed = self._accumulate(samples)
+        return totals, agreed.counts
+
+    @torch.no_grad()
+    def with_old_logprobs(self, samples: Sequence[Sample]) -> tuple[list[Sample], int]:
+        """The samples with the policy's present log-probabilities as `old_logprobs`, and the tokens read for it on all ranks.
+
+        At each sample's own temperature; 0 at tokens that are not trained. Collective: each rank gives its own, possibly none.
+        """
+        old: list[list[float]] = [[0.0] * len(sample.token_ids) for sample in samples]
         batches = self._pack(samples)
-        counts, rounds = self._agree(batches)
-        if rounds == 0:
-            return None, counts
-        self._optimizer.zero_grad()
-        tallies = []
-        for number in range(rounds):
+        agreed = self._agree(batches)
+        for number in range(agreed.rounds):
             batch = batches[number] if number < len(batches) else idle_micro_batch()
-            last = number == rounds - 1
-            with nullcontext() if last else self.accelerator.no_sync(self._module):
-                tallies.append(self._backward(batch, counts))
-        return self._sum_over_ranks(torch.stack(tallies)), counts
+            batch = batch.to(self.accelerator.device, self.policy.dtype)
+            logp, _ = self._module(*_inputs(batch))
+            sequence_lengths = batch.row.bincount(minlength=len(batch.order)).tolist()
+            by_sequence = logp.cpu().split(sequence_lengths)
+            for index, values in zip(batch.order, by_sequence, strict=True):
+                if number < len(batches):
+                    _fill(old[index], samples[index].mask, values.tolist())
+        reshard(self.policy.module)
+        completed = []
+        for sample, values in zip(samples, old, strict=True):
+            completed.append(replace(sample, old_logprobs=values))
+        return completed, agreed.model_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser, schedule position, version and averaged weights; the weights themselves are the policy's to save.
+        """Optimiser, updates, version and averaged weights; the weights themselves are the policy's to save.
 
-        Collective; what is sharded is whole on the first rank, and missing on the others."""
+        Collective; what is sharded is full on the first rank, and missing on the others.
+        """
         state = {
             "optimizer": gathered(self._optimizer.state_dict()),
-            "updates": self._updates,
+            "updates": self.updates,
             "version": self.version,
         }
-        return state if self.average is None else state | {"average": self.average.state_dict()}
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; every rank is given the first one's."""
         optimizer = getattr(self._optimizer, "optimizer", self._optimizer)  # accelerate wraps it
         optimizer.load_state_dict(optimizer_in_parts(state["optimizer"], optimizer))
-        self._updates, self.version = state["updates"], state["version"]
+        self.updates = state["updates"]
+        self.version = state["version"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 
-    def _agree(self, batches: Sequence[MicroBatch]) -> tuple[dict[str, Counts], int]:
-        """Counts of each stream over all ranks, and how many forward passes each rank must do."""
-        mine = [float(len(batches))]
+    def _accumulate(self, samples: Sequence[Sample]) -> tuple[list[float] | None, _Agreed]:
+        for sample in samples:
+            if sample.stream not in self.objective.streams:
+                streams = ", ".join(self.objective.streams)
+                raise LearnerError(
+                    f"sample {sample.id!r} is of stream {sample.stream!r}, which no term of the objective reads "
+                    f"(they read {streams})"
+                )
+        batches = self._pack(samples)
+        agreed = self._agree(batches)
+        if agreed.rounds == 0:
+            return None, agreed
+        self._optimizer.zero_grad()
+        tallies = []
+        for number in range(agreed.rounds):
+            batch = batches[number] if number < len(batches) else idle_micro_batch()
+            # Gradients are summed over the ranks once, in the last backward pass.
+            is_last = number == agreed.rounds - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self._module):
+                tallies.append(self._backward(batch, agreed.counts))
+        return self._sum_over_ranks(torch.stack(tallies)), agreed
+
+    def _agree(self, batches: Sequence[MicroBatch]) -> _Agreed:
+        """What all ranks must know of each other's micro-batches."""
+        local = [float(len(batches)), float(sum(len(batch.token_ids) for batch in batches))]
         for stream in self.objective.streams:
-            chosen = [(batch, batch.of_stream(stream)) for batch in batches]
-            mine.append(
-                sum(len(batch.row) if index is None else len(index) for batch, index in chosen)
-            )
-            mine.append(sum(batch.streams.count(stream) for batch in batches))
-        ranks = self._gather(torch.tensor(mine, dtype=torch.float64))
-        sums = [int(value) for value in ranks[:, 1:].sum(0)]
-        counts = {
-            stream: Counts(sums[2 * i], sums[2 * i + 1])
-            for i, stream in enumerate(self.objective.streams)
-        }
-        return counts, int(ranks[:, 0].max())
+            tokens = 0
+            for batch in batches:
+                index = batch.of_stream(stream)
+                tokens += len(batch.row) if index is None else len(index)
+            sequences = sum(batch.streams.count(stream) for batch in batches)
+            local += [tokens, sequences]
+        ranks = self._gather(torch.tensor(local, dtype=torch.float64))
+        sums = [int(value) for value in ranks.sum(0)]
+        counts = {}
+        for number, stream in enumerate(self.objective.streams):
+            counts[stream] = Counts(sums[2 + 2 * number], sums[3 + 2 * number])
+        return _Agreed(counts=counts, rounds=int(ranks[:, 0].max()), model_tokens=sums[1])
 
     def _pack(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         """Micro-batches in the layout, which is given up if the first ones that share tokens differ from packed ones."""
-        batches = pack(
-            samples, max_tokens=self.micro_batch_tokens, version=self.version, layout=self.layout
-        )
-        if (
-            self._proven
-            or not self._gather(torch.tensor([any(batch.shares for batch in batches)])).any()
-        ):
+        settings = {"max_tokens": self.micro_batch_tokens, "version": self.version}
+        batches = pack(samples, layout=self.layout, **settings)
+        if self._layout_checked:
             return batches
-        self._proven = True
-        mine = layout_difference(
+        shares = torch.tensor([any(batch.shares for batch in batches)])
+        if not self._gather(shares).any():
+            return batches
+        self._layout_checked = True
+        local = layout_difference(
             self._module, self.policy, samples, batches, max_tokens=self.micro_batch_tokens
         )
-        difference = self._gather(torch.tensor([mine], dtype=torch.float64)).max().item()
+        difference = self._gather(torch.tensor([local], dtype=torch.float64)).max().item()
         if difference <= tolerance(self.policy.arithmetic, self.accelerator.mixed_precision):
             return batches
-        sentence = f"the shared layout is left out: its log-probabilities differ from the packed layout's by {difference:.2g}"
-        warnings.warn(sentence, stacklevel=3)
+        warnings.warn(
+            "the shared layout is left out: its log-probabilities differ from the packed layout's "
+            f"by {difference:.2g}",
+            stacklevel=3,
+        )
         self.layout = "packed"
-        return pack(samples, max_tokens=self.micro_batch_tokens, version=self.version)
+        return pack(samples, layout="packed", **settings)
 
     def _backward(self, batch: MicroBatch, counts: dict[str, Counts]) -> Tensor:
         """Add a micro-batch's gradient. Returns its tally, see `BatchLoss.tally`."""
         batch = batch.to(self.accelerator.device, self.policy.dtype)
-        inputs = (
-            batch.token_ids,
-            batch.positions,
-            batch.lengths,
-            batch.source,
-            batch.target,
-            self.temperature,
-            batch.parents,
-        )
+        inputs = _inputs(batch)
         reference = None
         if self._reference is not None:
             with torch.no_grad():
                 reference, _ = self._reference(*inputs)
-        part = BatchLoss(self.objective, batch, counts, reference, pieces=self._one_pass)
+        batch_loss = BatchLoss(self.objective, batch, counts, reference, pieces=self._one_pass)
         if self._one_pass:
-            logp, entropy, loss = self._module(*inputs, loss=part)
+            logp, entropy, loss = self._module(*inputs, loss=batch_loss)
         else:
             logp, entropy = self._module(*inputs)
-            loss = part(logp, entropy, slice(None))
+            loss = batch_loss(logp, entropy, slice(None))
         # Data parallelism averages gradients over ranks, the objective is their sum.
         self.accelerator.backward(loss * self.accelerator.num_processes)
-        return part.tally(logp, entropy)
+        return batch_loss.tally(logp, entropy)
 
     def _gather(self, values: Tensor) -> Tensor:
         """[k] of each rank -> [ranks, k], on the CPU."""
         return self.accelerator.gather(values.to(self.accelerator.device)[None]).cpu()
 
     def _sum_over_ranks(self, tallies: Tensor) -> list[float]:
-        """Tallies [micro-batches, k] of each rank -> [k] over all: sums, and in the last place the maximum."""
-        ranks = self._gather(torch.cat([tallies[:, :-1].sum(0), tallies[:, -1:].amax(0)]))
-        return [*ranks[:, :-1].sum(0).tolist(), ranks[:, -1].max().item()]
+        """Tallies [micro-batches, k] of each rank -> [k] over all: sums, and in the last places maxima."""
+        sums = tallies[:, : -len(MAXIMA)].sum(0)
+        maxima = tallies[:, -len(MAXIMA) :].amax(0)
+        ranks = self._gather(torch.cat([sums, maxima]))
+        all_sums = ranks[:, : -len(MAXIMA)].sum(0)
+        all_maxima = ranks[:, -len(MAXIMA) :].amax(0)
+        return [*all_sums.tolist(), *all_maxima.tolist()]
 
     def _refuse_non_finite(self, totals: list[float], grad_norm: float) -> None:
-        losses = dict(zip((term.name for term in self.objective.terms), totals, strict=False))
-        if not all(map(math.isfinite, [*losses.values(), grad_norm])):
-            self._optimizer.zero_grad()
-            listed = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-            raise LearnerError(
-                f"update {self._updates} is not finite (losses: {listed}; gradient norm: {grad_norm:g}) and was not applied: "
-                "look for infinite rewards or advantages, or lower the learning rate"
-            )
-
-    def _report(
-        self, totals: list[float], grad_norm: float, lr: float, counts: dict[str, Counts]
-    ) -> StepReport:
-        terms = self.objective.terms
-        entropy, kl, has_behaviour, reduced, ratio_max = totals[len(terms) :]
-        tokens = sum(count.tokens for count in counts.values())
-        return StepReport(
-            loss=sum(totals[: len(terms)]),
-            losses=dict(zip((term.name for term in terms), totals, strict=False)),
-            grad_norm=grad_norm,
-            lr=lr,
-            entropy=entropy / tokens,
-            kl=kl / has_behaviour if has_behaviour else None,
-            ratio_max=ratio_max if has_behaviour else None,
-            clip_frac=reduced / tokens
-            if any(term.mask is not everywhere for term in terms)
-            else None,
-            tokens=tokens,
-            sequences=sum(count.sequences for count in counts.values()),
+        losses = losses_by_name(self.objective, totals)
+        if all(map(math.isfinite, [*losses.values(), grad_norm])):
+            return
+        self._optimizer.zero_grad()
+        listed = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        raise LearnerError(
+            f"update {self.updates} is not finite (losses: {listed}; gradient norm: {grad_norm:g}) and was not applied: "
+            "look for infinite rewards or advantages, or lower the learning rate"
         )
+
+
+class _Agreed(NamedTuple):
+    """Facts about the micro-batches of all ranks."""
+
+    counts: dict[str, Counts]  # of each stream, over all ranks
+    rounds: int  # forward passes that each rank must do
+    model_tokens: int  # tokens the model reads, over all ranks
+
+
+def _inputs(batch: MicroBatch) -> tuple[Any, ...]:
+    """Arguments of `PackedModule.forward`, in its order."""
+    return (
+        batch.token_ids,
+        batch.positions,
+        batch.lengths,
+        batch.source,
+        batch.target,
+        batch.temperature,
+        batch.parents,
+        batch.support,
+    )
+
+
+def _fill(values: list[float], mask: Sequence[bool], trained_values: Sequence[float]) -> None:
+    """Write the values of the trained tokens to their positions."""
+    positions = [position for position, is_trained in enumerate(mask) if is_trained]
+    for position, value in zip(positions, trained_values, strict=True):
+        values[position] = value

@@ -1,20 +1,30 @@
-"""Corrections for an engine whose probabilities differ from the learner's for the same weights.
+"""Corrections for tokens that were written by another policy than the one the ratio is taken to.
 
-Three policies are involved: the engine's, which drew the tokens; the old_policy pi_old, the learner at the weights that drew them;
-and pi, being trained. With delta = pi_old / pi_sampler per token, a correction multiplies the gradient of a token by a constant:
+Three policies are involved. The behaviour policy wrote the tokens: the engine, whose probabilities differ
+from the learner's even for the same weights, and whose weights may be some versions old. The old policy
+pi_old is the denominator of the importance ratio pi / pi_old. pi is being trained. The gap from pi_old to pi
+is the ratio's business; the gap from behaviour to pi_old is the correction's. With
+delta = pi_old / behaviour per token, a correction multiplies the gradient of a token by a constant:
 
     token_truncate      min(delta, high)                       truncated importance sampling, TIS
     token_mask          delta if low <= delta <= high, else 0  IcePop
     sequence_truncate   min(D, high), D the product of delta over the sequence
     sequence_mask       D if low <= D <= high, else 0          TRL 1.16's default, with high 3
     geometric_mask      1 if low <= D^(1/length) <= high, else 0: a bound that does not tighten with length
-    negative_mask       0 if A < 0 and the mean of log(pi_sampler / pi) over the sequence is above high, else 1 (DeepSeek-V3.2)
+    negative_mask       0 if A < 0 and the mean of log(behaviour / pi) over the sequence is above high,
+                        else 1 (DeepSeek-V3.2)
 
-What a sequence's product means: a delta of 1.1 a token is 2.6 after 10 tokens and 13,781 after 100, so bounds on D drop long
-answers first. `Tokens.old` decides that nothing is corrected twice: where the learner that trains is the one that sampled it is
-the learner's own log-probability and delta is the mismatch; for samples of an older version it is what the engine has_behaviour, so
-that the ratio pi / pi_old holds the mismatch already and delta is 1. Objectives without a ratio (`reinforce`, `rloo`, `sft`) then
-correct the mismatch of on_policy samples only.
+What a sequence's product means: a delta of 1.1 a token is 2.6 after 10 tokens and 13,781 after 100, so
+bounds on D drop long completions first.
+
+Nothing is corrected twice, because delta and the ratio meet at pi_old (`Tokens.old`):
+
+    first update, tokens of the current version   pi_old = pi             delta is the engine's mismatch
+    else, `old_logprobs: trainer`                 pi_old is recomputed    delta is mismatch and staleness
+    else, `old_logprobs: engine`                  pi_old = behaviour      delta is 1, the ratio holds everything
+
+In the last row, objectives without a ratio (`reinforce`, `rloo`, `sft`) correct nothing but the first update
+on tokens of the current version.
 
 The ratio that a clip looks at stays pi / pi_old.
 """
@@ -27,14 +37,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rlcore.errors import RecipeError
-from rlcore.objective.parts import Tokens, row_length, row_sum
 from rlcore.objective.term import Objective, Term
+from rlcore.objective.tokens import Tokens, row_length, row_sum, wrapping
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     Correction = Callable[[Tokens], Tensor]
     """Log of the weight of each token, [N]; -inf drops it."""
+
+
+def require_correction(aim: Objective, *, old_logprobs: str, max_staleness: int) -> None:
+    """Raises `RecipeError` where stale tokens would be trained as if the old policy had written them.
+
+    With recomputed `old_logprobs` the ratio leaves out the gap from the behaviour policy to the old one, which stale tokens
+    always have, so the objective needs a correction.
+    """
+    if old_logprobs != "trainer" or max_staleness == 0:
+        return
+    if any(getattr(term.denominator, "is_correction", False) for term in aim.terms):
+        return
+    raise RecipeError(
+        f"max_staleness is {max_staleness} and old_logprobs is trainer, so the objective needs a correction of stale tokens: "
+        "add for example correction: {kind: token_truncate, high: 2.0} to it, or set old_logprobs: engine"
+    )
 
 
 def _log_delta(tokens: Tokens) -> Tensor:
@@ -50,15 +76,27 @@ def _log_geometric(tokens: Tokens) -> Tensor:
 
 
 def _truncated(log_weight: Correction) -> Callable[..., Correction]:
-    return lambda high: lambda tokens: log_weight(tokens).clamp(max=math.log(high))
+    """min(weight, high)."""
+
+    def with_bound(high: float) -> Correction:
+        def correction(tokens: Tokens) -> Tensor:
+            return log_weight(tokens).clamp(max=math.log(high))
+
+        return correction
+
+    return with_bound
 
 
-def _banded(log_weight: Correction, *, weigh: bool = True) -> Callable[..., Correction]:
+def _banded(log_weight: Correction, *, keep_weight: bool = True) -> Callable[..., Correction]:
+    """The weight (or 1, with `keep_weight` False) inside [low, high], 0 outside."""
+
     def with_bounds(high: float, low: float = 0.0) -> Correction:
         def correction(tokens: Tokens) -> Tensor:
             log = log_weight(tokens)
-            outside = (log.exp() < low) | (log.exp() > high)
-            return (log if weigh else log * 0).masked_fill(outside, -math.inf)
+            ratio = log.exp()
+            outside = (ratio < low) | (ratio > high)
+            log_inside = log if keep_weight else log * 0
+            return log_inside.masked_fill(outside, -math.inf)
 
         return correction
 
@@ -68,7 +106,8 @@ def _banded(log_weight: Correction, *, weigh: bool = True) -> Callable[..., Corr
 def _negatives(high: float) -> Correction:
     def correction(tokens: Tokens) -> Tensor:
         drift = row_sum(tokens.behaviour - tokens.logp, tokens) / row_length(tokens)
-        return (drift * 0).masked_fill((tokens.advantage < 0) & (drift > high), -math.inf)
+        dropped = (tokens.advantage < 0) & (drift > high)
+        return (drift * 0).masked_fill(dropped, -math.inf)
 
     return correction
 
@@ -76,7 +115,7 @@ def _negatives(high: float) -> Correction:
 BANDED: dict[str, Callable[..., Correction]] = {
     "token_mask": _banded(_log_delta),
     "sequence_mask": _banded(_log_product),
-    "geometric_mask": _banded(_log_geometric, weigh=False),
+    "geometric_mask": _banded(_log_geometric, keep_weight=False),
 }
 KINDS: dict[str, Callable[..., Correction]] = BANDED | {
     "token_truncate": _truncated(_log_delta),
@@ -105,16 +144,17 @@ def correct(base: Objective, kind: str, high: float, low: float | None = None) -
 
 
 def _corrected(term: Term, weight: Correction) -> Term:
-    """In the unified form a correction is a shift of the denominator, towards the engine, and a mask of what it drops."""
+    """In the unified form a correction shifts the denominator towards the behaviour policy and masks what it drops."""
 
+    @wrapping(term.denominator, weight)
     def denominator(tokens: Tokens) -> Tensor:
         log = weight(tokens)
         return term.denominator(tokens) - log.masked_fill(log == -math.inf, 0)
 
+    @wrapping(term.mask, term.denominator, weight)
     def mask(tokens: Tokens, ratio: Tensor, advantage: Tensor) -> Tensor:
         uncorrected = (tokens.logp - term.denominator(tokens)).clamp(max=80).exp()
         return term.mask(tokens, uncorrected, advantage) * (weight(tokens) > -math.inf)
 
-    for part, original in ((denominator, term.denominator), (mask, term.mask)):
-        part.needs_reference = getattr(original, "needs_reference", False)  # type: ignore[attr-defined]
+    denominator.is_correction = True  # type: ignore[attr-defined]
     return replace(term, denominator=denominator, mask=mask)

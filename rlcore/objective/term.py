@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlcore.errors import RecipeError
-from rlcore.objective.parts import Counts, Tokens, credit, everywhere, live, token, token_mean
+from rlcore.objective.parts import credit, everywhere, live, token, token_mean
+from rlcore.objective.tokens import Counts, Tokens, needs_reference
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlcore.objective.parts import Advantage, Average, Denominator, Likelihood, Mask
 
+MAX_LOG_RATIO = 80.0
+"""Ratios are kept finite, so that a mask of 0 gives a gradient of 0 and not NaN."""
+
 
 class Evaluated(NamedTuple):
-    """A term on one micro-batch: its share of the loss (scalar, differentiable) and the mask [N] it applied."""
+    """A term on one micro-batch: its part of the loss (scalar, differentiable) and the mask [N]
+    it applied."""
 
     loss: Tensor
     mask: Tensor
@@ -23,7 +28,8 @@ class Evaluated(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One summand of an objective over the tokens of one stream. See `rlcore.objective.parts` for what each part is.
+    """One summand of an objective over the tokens of one stream; `rlcore.objective.parts` explains
+    the parts.
 
     Example, DAPO: `Term(mask=clip(0.2, 0.28), denominator=old_policy)`.
     """
@@ -38,45 +44,46 @@ class Term:
     name: str = "policy"
 
     def __call__(self, tokens: Tokens, counts: Counts) -> Tensor:
-        """Loss of the micro-batch: its gradient is the objective's, and summed over micro-batches and ranks the whole step's.
+        """Loss of the micro-batch.
 
-        Its *value* is that of the surrogate, -sum of coefficient times likelihood: the negative log-likelihood for SFT, but no
-        measure of progress for a policy gradient.
+        Its gradient is the objective's; summed over micro-batches and ranks it is the whole
+        update's. Its *value* is that of the surrogate, -sum of coefficient times likelihood: the
+        negative log-likelihood for SFT, but no measure of progress for a policy gradient.
         """
         return self.evaluate(tokens, counts).loss
 
     def evaluate(self, tokens: Tokens, counts: Counts) -> Evaluated:
-        """Loss and mask; `counts` are those of the term's stream over the whole step."""
+        """Loss and mask; `counts` are those of the term's stream over the whole update."""
         frozen = tokens._replace(logp=tokens.logp.detach(), entropy=tokens.entropy.detach())
-        ratio = (
-            (frozen.logp - self.denominator(frozen)).clamp(max=80).exp()
-        )  # finite, so that a mask of 0 gives 0
+        log_ratio = frozen.logp - self.denominator(frozen)
+        ratio = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
         advantage = self.advantage(frozen)
         mask = self.mask(frozen, ratio, advantage)
-        coefficient = (
-            self.weight * frozen.weight * mask * ratio * advantage * self.average(frozen, counts)
-        )
-        return Evaluated(-(coefficient * self.likelihood(tokens)).sum(), mask)
+        average = self.average(frozen, counts)
+        coefficient = self.weight * frozen.weight * mask * ratio * advantage * average
+        loss = -(coefficient * self.likelihood(tokens)).sum()
+        return Evaluated(loss, mask)
 
     @property
     def needs_reference(self) -> bool:
         """Whether a part reads the reference model's log-probabilities."""
         parts = (self.mask, self.denominator, self.advantage, self.likelihood, self.average)
-        return any(getattr(part, "needs_reference", False) for part in parts)
+        return any(needs_reference(part) for part in parts)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A sum of terms. `objective_a + objective_b` trains both, each on its own streams and counts."""
+    """A sum of terms. `objective_a + objective_b` trains both, each on its own streams and
+    counts."""
 
     terms: tuple[Term, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.terms, tuple) or not all(
-            isinstance(term, Term) for term in self.terms
-        ):
+        is_tuple = isinstance(self.terms, tuple)
+        if not is_tuple or not all(isinstance(term, Term) for term in self.terms):
+            kind = type(self.terms).__name__
             raise RecipeError(
-                f"an objective is a tuple of terms, as in Objective((Term(...),)), not {type(self.terms).__name__}"
+                f"an objective is a tuple of terms, as in Objective((Term(...),)), not {kind}"
             )
         names = [term.name for term in self.terms]
         if not names or len(set(names)) < len(names):
@@ -95,4 +102,5 @@ class Objective:
     @property
     def streams(self) -> tuple[str, ...]:
         """Streams its terms read, each once, in order."""
-        return tuple(dict.fromkeys(term.stream for term in self.terms))
+        streams = [term.stream for term in self.terms]
+        return tuple(dict.fromkeys(streams))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ from rlcore.curriculum.prefilter import Prefilter
 from rlcore.curriculum.task_sampler import CURRICULA, TaskSampler
 from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build, build_later
-from rlcore.recipe import schema, task_sections
-from rlcore.scoring.aggregate import Mix, build_mix, weighted_sum
+from rlcore.recipe.shared_sections import RewardSection, SamplingSection
+from rlcore.recipe.task_sections import CorpusTasks, TaskSection
+from rlcore.scoring.aggregate import Aggregate, build_aggregate, weighted_sum
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.scoring.unscored import Unscored
@@ -26,54 +28,55 @@ from rlcore.types import Group, Sampling, Task
 if TYPE_CHECKING:
     from rlcore.learner.information_gain import Gain
     from rlcore.learner.policy import Policy
+    from rlcore.stages.base import GeneratingStage
+    from rlcore.stages.rl import RlStage
 
 
 POLICY_REWARDS = {"information_gain": "rlcore.learner.information_gain:InformationGain"}
 """Name in a recipe's `rewards` -> a reward that reads the policy itself: made as `Part(policy, **parameters)`."""
 
 
-SECOND_ROUNDS = {"guess_masks": "rlcore.tasks.corpus.guess:guess_masks"}
+FOLLOW_UPS = {"guess_masks": "rlcore.tasks.corpus.guess:guess_masks"}
 """Name in a recipe -> a function `(groups, answer, **parameters) -> groups`."""
 
+TASKS = {
+    "arithmetic": "rlcore.tasks.arithmetic:arithmetic",
+    "countdown": "rlcore.tasks.countdown:countdown",
+    "dataset": "rlcore.tasks.dataset:dataset",
+    "gym": "rlcore.tasks.gym:gym",
+}
+"""Name in a recipe -> a function that gives a sequence of tasks; `corpus` has a section."""
 
-def build_tasks(section: task_sections.Tasks) -> Sequence[Task]:
+
+def build_tasks(section: TaskSection | CorpusTasks) -> Sequence[Task]:
     """The task set a section describes; rows become tasks when they are asked for."""
-    settings = section.model_dump(exclude={"kind"})
-    if isinstance(section, task_sections.ArithmeticTasks):
-        from rlcore.tasks.arithmetic import arithmetic
-
-        return arithmetic(**settings)
-    if isinstance(section, task_sections.CountdownTasks):
-        from rlcore.tasks.countdown import countdown
-
-        return countdown(**settings)
-    if isinstance(section, task_sections.GymTasks):
-        from rlcore.tasks.gym import gym
-
-        return gym(**settings)
-    if isinstance(section, task_sections.FunctionTasks):
-        return _own_tasks(section)
-    if isinstance(section, task_sections.CorpusTasks):
+    if isinstance(section, CorpusTasks):
         from rlcore.recipe.corpus import corpus_tasks
 
         return corpus_tasks(section, here(section.path))
-    from rlcore.tasks.dataset import dataset
+    parameters = section.parameters
+    path = parameters.get("path")
+    if section.use == "dataset" and isinstance(path, list):
+        parameters["path"] = here(path)
+        if Path(parameters["path"]).exists():
+            # These name parts of the hub's copy.
+            parameters.pop("subset", None)
+            parameters.pop("split", None)
+    tasks = build({"use": section.use, **parameters}, {**TASKS, "corpus": ""}, what="task set")
+    _refuse_other_than_tasks(section.use, tasks)
+    return tasks
 
-    if isinstance(section.path, list) and Path(here(section.path)).exists():
-        settings |= {"subset": None, "split": "train"}  # these name parts of the hub's copy
-    return dataset(**(settings | {"path": here(section.path)}))
 
-
-def _own_tasks(section: task_sections.FunctionTasks) -> Sequence[Task]:
-    made = build({"use": section.use, **section.params}, {}, what="task set")
-    if not isinstance(made, Sequence) or not len(made) or not isinstance(made[0], Task):
-        found = f"a {type(made).__name__}"
-        if isinstance(made, Sequence):
-            found += f" of {type(made[0]).__name__}" if len(made) else " without any"
-        raise RecipeError(
-            f"task set {section.use!r} must give a sequence of rlcore.Task, not {found}"
-        )
-    return made
+def _refuse_other_than_tasks(use: str, tasks: Any) -> None:
+    if not isinstance(tasks, Sequence):
+        problem = f"a {type(tasks).__name__}"
+    elif not len(tasks):
+        problem = f"a {type(tasks).__name__} without any"
+    elif not isinstance(tasks[0], Task):
+        problem = f"a {type(tasks).__name__} of {type(tasks[0]).__name__}"
+    else:
+        return
+    raise RecipeError(f"task set {use!r} must give a sequence of rlcore.Task, not {problem}")
 
 
 def here(places: str | Sequence[str]) -> str:
@@ -82,20 +85,34 @@ def here(places: str | Sequence[str]) -> str:
     return next((place for place in listed if Path(place).exists()), listed[-1])
 
 
-def build_sampling(section: schema.SamplingSection) -> Sampling:
-    return Sampling(**{**section.model_dump(), "stop": tuple(section.stop)})
+def build_sampling(section: SamplingSection, *, keep_support: bool = False) -> Sampling:
+    """`keep_support`: completions are learned from, so truncated sampling returns what it kept."""
+    settings = section.model_dump()
+    settings["stop"] = tuple(section.stop)
+    sampling = Sampling(**settings)
+    return replace(sampling, keep_support=keep_support and sampling.truncates)
 
 
-def build_rewards(sections: Sequence[schema.RewardSection]) -> list[RewardSpec]:
-    return [RewardSpec(**section.model_dump()) for section in sections]
+def build_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
+    return [
+        RewardSpec(
+            use=section.use,
+            weight=section.weight,
+            params=section.parameters,
+            name=section.name,
+            optional=section.optional,
+            against=section.against,
+        )
+        for section in sections
+    ]
 
 
-def policy_rewards(sections: Sequence[schema.RewardSection]) -> list[RewardSpec]:
+def policy_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
     """Those of a stage's rewards that the learner computes, not a worker."""
     return [spec for spec in build_rewards(sections) if spec.use in POLICY_REWARDS]
 
 
-def worker_rewards(sections: Sequence[schema.RewardSection]) -> list[RewardSpec]:
+def worker_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
     """The others: those that run in worker processes."""
     return [spec for spec in build_rewards(sections) if spec.use not in POLICY_REWARDS]
 
@@ -108,27 +125,22 @@ def build_policy_reward(
     )
 
 
-def build_rule(stage: schema.RlStage | schema.EvalStage | schema.SampleStage) -> Mix:
+def build_rule(stage: GeneratingStage) -> Aggregate:
     """How the rewards of workers become one value."""
     rewards = worker_rewards(stage.rewards)
-    return (
-        build_mix(stage.mix, rewards)
-        if isinstance(stage, schema.RlStage) and rewards
-        else weighted_sum
-    )
+    aggregate = getattr(stage, "aggregate", "sum")
+    return build_aggregate(aggregate, rewards) if rewards else weighted_sum
 
 
-def build_scorer(
-    stage: schema.RlStage | schema.EvalStage | schema.SampleStage, rule: Mix | None = None
-) -> Scorer | Unscored:
+def build_scorer(stage: GeneratingStage, rule: Aggregate | None = None) -> Scorer | Unscored:
     """`rule`: in place of the stage's own."""
     rewards = worker_rewards(stage.rewards)
     if not rewards:
         return Unscored()
     return Scorer(
         rewards,
-        workers=stage.reward_workers,
-        deadline_s=stage.reward_deadline_s,
+        workers=stage.scoring.workers,
+        deadline_s=stage.scoring.deadline_s,
         rule=rule or build_rule(stage),
     )
 
@@ -152,7 +164,7 @@ def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskS
 
 
 def build_prefilter(
-    stage: schema.RlStage, sampler: TaskSampler, tasks: Sequence[Task], *, seed: int
+    stage: RlStage, sampler: TaskSampler, tasks: Sequence[Task], *, seed: int
 ) -> TaskSampler:
     """The sampler, behind what passes over tasks like those the stage's filter rejected, where it has a memory."""
     return (
@@ -169,7 +181,7 @@ def _is_json(state: Any) -> bool:
         return False
 
 
-def build_filter(stage: schema.RlStage) -> Filter | None:
+def build_filter(stage: RlStage) -> Filter | None:
     """The stage's filter; of several, one that accepts what all accept. Raises `RecipeError` if it looks at a reward there is not."""
     if stage.filter is None:
         return None
@@ -192,7 +204,7 @@ def build_filter(stage: schema.RlStage) -> Filter | None:
     return lambda group, version: all(accepts(group, version) for accepts in filters)
 
 
-def build_budget(stage: schema.RlStage) -> Schedule | None:
+def build_budget(stage: RlStage) -> Schedule | None:
     """The stage's schedule, whose first and last step are tried. Raises `RecipeError` if a step has no whole number of tokens."""
     if stage.budget is None:
         return None
@@ -206,8 +218,6 @@ def build_budget(stage: schema.RlStage) -> Schedule | None:
     return tokens
 
 
-def build_second_round(named: Named | None) -> Callable[..., list[Group]] | None:
+def build_follow_up(named: Named | None) -> Callable[..., list[Group]] | None:
     """A function from a step's groups, and from one that answers further tasks, to all groups of the step."""
-    return (
-        None if named is None else build_later(named, SECOND_ROUNDS, what="second round", given=2)
-    )
+    return None if named is None else build_later(named, FOLLOW_UPS, what="follow-up", given=2)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlcore.learner.policy import Policy
     from rlcore.learner.update import Learner
     from rlcore.rollout.engine import Engine
+    from rlcore.stages.base import Stage
 
 
 ENGINES = {"vllm_local": "rlcore.rollout.vllm_local:VllmEngine", "hf": "rlcore.rollout.hf:HfEngine"}
@@ -29,16 +30,16 @@ ENGINES = {"vllm_local": "rlcore.rollout.vllm_local:VllmEngine", "hf": "rlcore.r
 
 def build_objective(value: str | dict[str, Any], *, max_tokens: int) -> Objective:
     """A preset with its parameters; one that is normalised by a fixed length takes the stage's `max_tokens` by default."""
-    if isinstance(value, str):
-        value = {"preset": value}
-    params = {key: item for key, item in value.items() if key != "preset"}
-    if "preset" not in value:
+    params = {"use": value} if isinstance(value, str) else dict(value)
+    name = params.pop("use", None)
+    if name is None:
         raise RecipeError(
-            f"objective {value!r} names no preset; write objective: grpo or objective: {{preset: grpo, clip_high: 0.28}}"
+            f"objective {value!r} names no preset; "
+            "write objective: grpo or objective: {use: grpo, clip_high: 0.28}"
         )
-    if "max_tokens" in inspect.signature(find_preset(value["preset"])).parameters:
+    if "max_tokens" in inspect.signature(find_preset(name)).parameters:
         params.setdefault("max_tokens", max_tokens)
-    return objective(value["preset"], **params)
+    return objective(name, **params)
 
 
 def build_policy(
@@ -57,25 +58,22 @@ def build_policy(
 
 def build_learner(
     policy: Policy,
-    stage: schema.SftStage | schema.RlStage | schema.OfflineStage,
+    stage: Stage,
     aim: Objective,
     *,
     accelerator: Accelerator,
     version: int,
-    temperature: float = 1.0,
     reference: Policy | None = None,
 ) -> Learner:
     from rlcore.learner.update import Learner
 
-    settings = stage.optim.model_dump()
-    settings["optimizer"] = settings.pop("name")
+    settings = stage.optim.settings()
     return Learner(
         policy,
         aim,
         accelerator=accelerator,
-        total_steps=stage.steps,
+        total_updates=stage.steps,
         version=version,
-        temperature=temperature,
         reference=reference,
         **settings,
     )
@@ -90,9 +88,9 @@ def build_engine(
     adapter_rank: int | None = None,
 ) -> Engine:
     """The back end the recipe names, serving the model in `model_folder` until weights are published to it."""
-    settings = section.model_dump(exclude={"kind", "deadline_s", "sync", "sync_tolerance"})
+    settings = section.model_dump(exclude={"use", "deadline_s", "sync", "sync_tolerance"})
     return build(
-        section.kind,
+        section.use,
         ENGINES,
         model_folder,
         what="engine",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from rlcore.recipe.task_sections import Section
+from rlcore.recipe.section import Section
 
 OF_CONTINUATIONS = (
     "rollouts",
@@ -37,13 +37,13 @@ class StepValuesSection(Section):
         description="siblings: a regular expression whose last match in a step tells where it led; default: all text so far",
     )
     rollouts: PositiveInt = Field(8, description="continuations of each prefix")
-    answers: Literal["negatives", "positives", "all"] | None = Field(
-        None, description="whose steps are valued; default: the scheme's choice"
+    completions: Literal["negatives", "positives", "all"] | None = Field(
+        None, description="which completions are valued; default: the scheme's choice"
     )
     share: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="of those answers in each group, rounded up"
+        1.0, description="fraction of those completions in each group, rounded up"
     )
-    passing: float = Field(0.5, description="answers with a lower reward are negatives")
+    passing: float = Field(0.5, description="completions whose first reward is lower are negatives")
     search: Literal["all", "until_dead", "bisect", "backwards"] = Field(
         "all",
         description="which prefixes: all, one by one up to the first dead one, bisection for it, or from the last one back",
@@ -131,3 +131,9 @@ class CreditSection(Section):
     steps: StepsSection | None = Field(
         None, description="credit for each step of an answer, by continuing its prefixes"
     )
+
+    @model_validator(mode="after")
+    def _effective(self) -> CreditSection:
+        if self.threshold and self.demonstrations != "gated":
+            raise ValueError("threshold has no effect: it is for demonstrations: gated")
+        return self

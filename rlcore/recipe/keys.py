@@ -11,7 +11,9 @@ from pydantic.fields import FieldInfo
 
 from rlcore.errors import RecipeError
 from rlcore.plugin import did_you_mean
-from rlcore.recipe.schema import Recipe, Section
+from rlcore.recipe.schema import STAGES, AnyStage, Recipe, stage_class
+from rlcore.recipe.section import Section
+from rlcore.recipe.task_sections import CorpusTasks, Tasks, TaskSection
 
 
 class Key(NamedTuple):
@@ -24,11 +26,8 @@ class Key(NamedTuple):
 
 
 def all_keys() -> list[Key]:
-    """Every key once, in the order of the schema."""
-    found: dict[str, Key] = {}
-    for key in _table(Recipe, ""):
-        found.setdefault(key.key, key)
-    return list(found.values())
+    """Every key once, in the order of the schema; shared sections at the top of the recipe."""
+    return list(_table(Recipe, "", set()))
 
 
 def find_keys(word: str) -> list[Key]:
@@ -36,7 +35,14 @@ def find_keys(word: str) -> list[Key]:
 
     Raises `RecipeError` if there are none.
     """
-    keys = all_keys()
+    from rlcore.recipe.parts import kinds
+
+    kind, _, name = word.partition(".")
+    if name and kind in kinds():
+        return _part_keys(kind, name)
+    if ":" in word:
+        return list(_table(stage_class(word), "", None))
+    keys = list(_table(Recipe, "", None))
     wanted = _plain(word)
     found = [key for key in keys if f".{wanted}." in f".{_plain(key.key)}."]
     found = found or [
@@ -50,20 +56,61 @@ def find_keys(word: str) -> list[Key]:
     return found
 
 
-def section_at(path: Sequence[int | str], tags: Mapping[int, str]) -> type[Section]:
-    """The section that describes the mapping at `path`; `tags[depth]` is the kind chosen there, where there is a choice."""
-    place: Any = Recipe
-    for depth, part in enumerate(path, start=1):
-        place = (
-            place.model_fields[part].annotation
-            if _is_section(place)
-            else typing.get_args(place)[-1]
-        )
-        choices = [option for option in _options(place) if _is_section(option)]
-        if len(choices) > 1:
-            choices = [option for option in choices if _kind(option) == tags.get(depth)]
-        place = choices[0] if choices else place
-    return place
+def _part_keys(kind: str, name: str) -> list[Key]:
+    """What the signature and docstring of a part say: `curriculum.sec`."""
+    from rlcore.recipe.parts import part_help
+
+    text, parameters = part_help(kind, name)
+    part = f"{kind}.{name}"
+    head = Key(part, "", "", text)
+    keys = [Key(f"{part}.{item.name}", item.type, item.default, "") for item in parameters]
+    return [head, *keys]
+
+
+def part_names() -> list[Key]:
+    """The parts that can be named in a recipe, one row for each kind."""
+    from rlcore.recipe.parts import kinds
+
+    rows = []
+    for kind, description in kinds().items():
+        names = ", ".join(description.names)
+        rows.append(Key(kind, "{use: ...}", "", f"parts: {names}"))
+    return rows
+
+
+def section_at(path: Sequence[int | str], raw: Any) -> type[Section]:
+    """The section that describes the mapping at `path` of the raw recipe."""
+    annotation: Any = Recipe
+    value = raw
+    for part in path:
+        if _is_section(annotation):
+            annotation = annotation.model_fields[part].annotation
+        else:
+            annotation = typing.get_args(annotation)[-1]
+        value = value[part]
+        kind = value.get("kind", value.get("use")) if isinstance(value, Mapping) else None
+        annotation = _chosen(annotation, kind)
+    return annotation
+
+
+def _chosen(annotation: Any, kind: Any) -> Any:
+    """Of several sections the one of that kind; else the only one, or the annotation."""
+    choices = _choices(annotation)
+    if annotation == AnyStage:
+        return stage_class(kind)
+    if len(choices) > 1:
+        return choices.get(kind, choices.get(""))
+    return next(iter(choices.values()), annotation)
+
+
+def _choices(annotation: Any) -> dict[str, type[Section]]:
+    """The sections that a value with this annotation may have, by kind."""
+    if annotation == Tasks:
+        return {"": TaskSection, "corpus": CorpusTasks}
+    if annotation == AnyStage:
+        return {kind: stage_class(kind) for kind in STAGES}
+    sections = [option for option in _options(annotation) if _is_section(option)]
+    return dict.fromkeys([""], sections[0]) if sections else {}
 
 
 def keys_below(section: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -75,24 +122,43 @@ def keys_below(section: type[Section], prefix: str = "") -> Iterator[tuple[str, 
                 yield from keys_below(option, f"{prefix}{name}.")
 
 
-def _table(section: type[Section], prefix: str, made: Section | None = None) -> Iterator[Key]:
-    """Keys of a section; `made` is the instance its parent has by default, whose values may differ from the class's."""
+def _table(
+    section: type[Section], prefix: str, listed: set[Any] | None, default: Section | None = None
+) -> Iterator[Key]:
+    """Keys of a section and of the sections in it.
+
+    listed: fields that are listed already and left out; None lists them at every place.
+    default: the instance that the parent has by default, whose values may differ from the class's.
+    """
     for name, field in section.model_fields.items():
-        inner = list(_sections(field.annotation))
-        if name == "kind" and prefix.endswith("]."):
+        if name in ("kind", "use") and prefix.endswith("]."):
             continue  # it stands in the brackets
-        value = _default(field) if made is None else getattr(made, name)
-        yield Key(
-            prefix + name,
-            "" if inner else _type(field.annotation),
-            _shown(value),
-            field.description or "",
-        )
-        for option in inner:
-            label = f"[{_kind(option)}]" if len(inner) > 1 else ""
-            yield from _table(
-                option, f"{prefix}{name}{label}.", value if isinstance(value, option) else None
-            )
+        declared = (_declaring_class(section, name), name)
+        if listed is not None and declared in listed:
+            continue
+        if listed is not None:
+            listed.add(declared)
+        inner = _inner(field.annotation)
+        value = _default(field) if default is None else getattr(default, name)
+        kind = "" if inner else _type(field.annotation)
+        yield Key(prefix + name, kind, _shown(value), field.description or "")
+        for label, option in inner.items():
+            inner_prefix = f"{prefix}{name}[{label}]." if label else f"{prefix}{name}."
+            inner_default = value if isinstance(value, option) else None
+            yield from _table(option, inner_prefix, listed, inner_default)
+
+
+def _declaring_class(section: type[Section], name: str) -> type:
+    return next(cls for cls in section.__mro__ if name in cls.__dict__.get("__annotations__", {}))
+
+
+def _inner(annotation: Any) -> dict[str, type[Section]]:
+    """The sections a field holds: itself, or as items of a list or values of a mapping."""
+    sections = _choices(annotation)
+    for option in _options(annotation):
+        if typing.get_origin(option) in (list, dict):
+            sections |= _inner(typing.get_args(option)[-1])
+    return sections
 
 
 def _plain(key: str) -> str:
@@ -111,21 +177,8 @@ def _options(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _sections(annotation: Any) -> Iterator[type[Section]]:
-    """The sections a field holds: itself, or as items of a list or values of a mapping."""
-    for option in _options(annotation):
-        if _is_section(option):
-            yield option
-        elif typing.get_origin(option) in (list, dict):
-            yield from _sections(typing.get_args(option)[-1])
-
-
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-def _kind(section: type[Section]) -> str:
-    return typing.get_args(section.model_fields["kind"].annotation)[0]
 
 
 def _type(annotation: Any) -> str:

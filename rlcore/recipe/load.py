@@ -25,6 +25,29 @@ from rlcore.recipe.schema import Recipe
 
 SUFFIX = ".yaml"
 
+SHORT_FORMS = {"prefilter": "by"}
+"""Key -> the key that its short form stands for; `use` for the others: `curriculum: sec`."""
+
+RENAMED = {
+    "sampler": "engine",
+    "gate": "filter",
+    "refill": "resample",
+    "skip": "prefilter",
+    "mix": "aggregate",
+    "arm_weights": "category_weights",
+    "answers": "num_samples",
+    "preset": "use",
+    "reward_deadline_s": "scoring.deadline_s",
+    "reward_workers": "scoring.workers",
+    "second_round": "follow_up",
+    "kind": "use",
+    "rex_d": "schedule: {use: rex, d: ...}",
+    "decay_shape": "schedule: {use: wsd, decay_shape: ...}",
+    "decay_share": "schedule: {use: wsd, decay_fraction: ...}",
+    "min_lr_ratio": "schedule: {use: ..., min_lr_ratio: ...}",
+}
+"""Key of version 1 -> what takes its place."""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML as people write recipes: 1e-6 is a number, and a key given twice is an error."""
@@ -180,22 +203,41 @@ def _placed(value: Any, folder: Path) -> Any:
     return f"{folder / file}{colon}{name}"
 
 
-def _merge(base: Any, over: Any) -> Any:
-    if isinstance(base, dict) and isinstance(over, dict):
-        return {**base, **{key: _merge(base.get(key), value) for key, value in over.items()}}
-    return over
+def _merge(base: Any, over: Any, key: str = "") -> Any:
+    """`over` laid over `base`: mappings merge, everything else replaces."""
+    if not isinstance(over, dict):
+        return over
+    merged = dict(_as_mapping(key, base))
+    for name, value in over.items():
+        merged[name] = _merge(merged.get(name), value, name)
+    return merged
+
+
+def _as_mapping(key: str, value: Any) -> dict[str, Any]:
+    """The mapping that a short form stands for; {} for a value that is none."""
+    if isinstance(value, dict):
+        return value
+    long_key = SHORT_FORMS.get(key, "use")
+    if isinstance(value, str) or (key in SHORT_FORMS and isinstance(value, list)):
+        return {long_key: value}
+    return {}
 
 
 def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
-    """Set `raw[a][b][c]` for "a.b.c"; missing mappings are made, so that the schema can name an unknown key."""
+    """Set `raw[a][b][c]` for "a.b.c"; mappings that are missing are added.
+
+    So the schema can name an unknown key. A short form on the way becomes the mapping it stands for.
+    """
     node: Any = raw
     *parents, last = dotted.split(".")
     for part in parents:
         if isinstance(node, list):
             node = node[_item(node, part, dotted, where)]
         elif isinstance(node, dict):
-            if not isinstance(node.get(part), dict | list):
-                node[part] = {}
+            child = node.get(part)
+            indexed = isinstance(child, list) and part not in SHORT_FORMS
+            if not indexed:
+                node[part] = _as_mapping(part, child)
             node = node[part]
     if isinstance(node, list):
         node[_item(node, last, dotted, where)] = value
@@ -207,19 +249,21 @@ def _item(items: list[Any], part: str, dotted: str, where: str) -> int:
     """Position of a list item named by number, or of a stage named by its name or kind."""
     if part.isdecimal() and int(part) < len(items):
         return int(part)
-    named = [
-        i
-        for i, item in enumerate(items)
-        if isinstance(item, dict) and (item.get("name") or item.get("kind")) == part
-    ]
+    named = [i for i, item in enumerate(items) if _label(item) == part]
     if len(named) == 1:
         return named[0]
     known = ", ".join(
-        f"{i} ({item.get('name') or item.get('kind')})" if isinstance(item, dict) else str(i)
-        for i, item in enumerate(items)
+        f"{i} ({_label(item)})" if _label(item) else str(i) for i, item in enumerate(items)
     )
     problem = "names no item" if not named else "names several items"
     raise RecipeError(f"{where}: {part!r} in {dotted!r} {problem} of the list; use one of {known}")
+
+
+def _label(item: Any) -> str:
+    """The name of a stage, or its kind without the file it is in; "" for anything else."""
+    if not isinstance(item, dict):
+        return ""
+    return item.get("name") or str(item.get("kind", "")).rpartition(":")[2]
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -230,10 +274,13 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def _sentence(detail: Any, raw: Any) -> str:
     """One pydantic problem as `where: what`, with the nearest known key for an unknown one."""
-    path, tags = _path_and_tags(detail["loc"], raw)
+    path = _recipe_path(detail["loc"], raw)
     where = ".".join(map(str, path)) or "the recipe"
     if detail["type"] == "extra_forbidden":
-        known = dict(keys_below(section_at(path[:-1], tags)))
+        key = str(path[-1])
+        if key in RENAMED:
+            return f"unknown key {where!r}; it is now {RENAMED[key]!r}"
+        known = dict(keys_below(section_at(path[:-1], raw)))
         return f"unknown key {where!r}{_did_you_mean(str(path[-1]), known)}"
     if detail["type"] == "union_tag_invalid":
         known = [tag.strip("' ") for tag in detail["ctx"]["expected_tags"].split(",")]
@@ -249,25 +296,22 @@ def _sentence(detail: Any, raw: Any) -> str:
     return f"{where}: {message}{got}"
 
 
-def _path_and_tags(loc: Sequence[int | str], raw: Any) -> tuple[list[int | str], dict[int, str]]:
-    """Split a pydantic location into the recipe's own path and the union tags that pydantic puts between its parts."""
+def _recipe_path(loc: Sequence[int | str], raw: Any) -> list[int | str]:
+    """A pydantic location without the union tags that pydantic puts between its parts."""
     path: list[int | str] = []
-    tags: dict[int, str] = {}
     node = raw
     for part in loc:
-        if isinstance(node, dict) and part not in node and node.get("kind") == part:
-            tags[len(path)] = str(part)
+        is_tag = isinstance(node, dict) and part not in node and node.get("kind") == part
+        if is_tag:
             continue
         path.append(part)
-        node = (
-            node[part]
-            if isinstance(node, dict)
-            and part in node
-            or isinstance(node, list)
-            and isinstance(part, int)
-            else None
-        )
-    return path, tags
+        if isinstance(node, dict):
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int):
+            node = node[part]
+        else:
+            node = None
+    return path
 
 
 def _did_you_mean(key: str, known: dict[str, str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from rlcore.recipe.task_sections import Section
+from rlcore.recipe.section import Section
 
 
 class ModelSection(Section):
@@ -53,7 +53,7 @@ class ModelSection(Section):
 
 
 class EngineSection(Section):
-    kind: str = Field(
+    use: str = Field(
         "vllm_local",
         description="who writes the answers: vllm_local (vLLM in this process), hf (transformers), or file.py:Class",
     )
@@ -76,6 +76,14 @@ class EngineSection(Section):
     sync_tolerance: PositiveFloat | None = Field(
         None, description="largest canary gap, in nats; default 1e-3 (float32) or 0.25 (bfloat16)"
     )
+
+    @model_validator(mode="after")
+    def _effective(self) -> EngineSection:
+        defaults = {"memory_gb": None, "prefix_caching": True}
+        for key, default in defaults.items():
+            if self.use == "hf" and getattr(self, key) != default:
+                raise ValueError(f"{key} has no effect: it is for the engine vllm_local")
+        return self
 
 
 class PromptSection(Section):

@@ -17,6 +17,7 @@ from transformers import (
 from transformers.utils import logging as hub_logging
 
 from rlcore.errors import EngineError, ModelError
+from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.hf_decode import Wave
 from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.publish import fingerprint
@@ -47,6 +48,7 @@ class HfEngine:
         self._model, self._tokenizer = _open(model_path, dtype)
         self._model.to(device).eval()
         self.version = 0
+        self.shared, self.deterministic = False, True
         self._dtype, self._max_length, self._max_sequences = dtype, max_length, max_sequences
         self._eos = _eos_ids(self._model, self._tokenizer)
         self._queue: deque[Draft] = deque()
@@ -111,13 +113,20 @@ class HfEngine:
         return fingerprint(self._model.parameters(), self._dtype)
 
     @torch.inference_mode()
-    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+    def score(self, sequences: Sequence[list[int]], top_k: int = 0) -> list[SequenceScore]:
         """One forward per sequence, no padding; log-softmax in float32."""
         scores = []
         for sequence in sequences:
             ids = torch.tensor([sequence], device=self._model.device)
             logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            scores.append(logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].tolist())
+            logprobs = logits.log_softmax(-1)
+            best = logprobs.topk(top_k)
+            top = [
+                dict(zip(tokens, values, strict=True))
+                for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            ]
+            taken = logprobs.gather(1, ids[0, 1:, None])[:, 0]
+            scores.append(SequenceScore(taken.tolist(), top))
         return scores
 
     def close(self) -> None:

@@ -81,14 +81,16 @@ class Wave:
         uniforms = [
             self._uniforms[d.request.id][len(d.token_ids)] if d else 0.0 for d in self._slots
         ]
-        drawn, logprobs = draw(logits, self._settings, torch.tensor(uniforms, device=logits.device))
-        self._last, self._position = drawn, self._position + 1
+        drawn = draw(logits, self._settings, torch.tensor(uniforms, device=logits.device))
+        self._last, self._position = drawn.tokens, self._position + 1
         finished = []
-        for draft, token, logprob in zip(
-            self._slots, drawn.tolist(), logprobs.tolist(), strict=True
-        ):
+        tokens, logprobs = drawn.tokens.tolist(), drawn.logprobs.tolist()
+        for slot, draft in enumerate(self._slots):
             if draft is not None:
-                draft.extend((token,), (logprob,), version)
+                support = None
+                if draft.support is not None:
+                    support = [drawn.kept[slot].nonzero()[:, 0].tolist()]
+                draft.extend((tokens[slot],), (logprobs[slot],), version, support)
                 finish = self._finish_of(draft)
                 if finish is not None:
                     finished.append((draft, finish))

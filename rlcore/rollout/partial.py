@@ -17,12 +17,31 @@ class Draft:
     token_ids: list[int] = field(default_factory=list)  # [L]
     logprobs: list[float] = field(default_factory=list)  # [L]
     versions: list[int] = field(default_factory=list)  # [L]
+    support: list[list[int]] | None = None  # [L], where the request keeps it
 
-    def extend(self, token_ids: Sequence[int], logprobs: Sequence[float], version: int) -> None:
-        """Append tokens written under `version`."""
+    def __post_init__(self) -> None:
+        sampling = self.request.sampling
+        if sampling.keep_support and sampling.truncates:
+            self.support = []
+
+    def extend(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        version: int,
+        support: Sequence[list[int]] | None = None,
+    ) -> None:
+        """Append tokens written under `version`; `support`: what truncated sampling kept at each."""
         self.token_ids.extend(token_ids)
         self.logprobs.extend(logprobs)
         self.versions.extend([version] * len(token_ids))
+        if self.support is not None:
+            if support is None:
+                raise EngineError(
+                    f"request {self.request.id!r} asks for the tokens that truncated sampling kept, and this engine does "
+                    "not report them; use engine.use=hf or vllm_local, or leave out top_p, top_k and min_p"
+                )
+            self.support.extend(support)
 
     def completion(self, finish: Finish) -> Completion:
         """Close the draft."""
@@ -32,6 +51,7 @@ class Draft:
             logprobs=self.logprobs,
             versions=self.versions,
             finish=finish,
+            support=self.support,
         )
 
 

@@ -108,7 +108,7 @@ def publish(
     """Load the learner's weights into the engine and prove that it serves them.
 
     `weights()` is read once, and its tensors are fingerprinted as they pass; `score` is the learner's own scoring of
-    token ids at temperature 1, as in `Engine.score`. Raises `PublishError` with the numbers of both sides.
+    token ids at temperature 1, as in `Policy.score`. Raises `PublishError` with the numbers of both sides.
     """
     started = time.monotonic()
     tolerance = TOLERANCE[served_dtype] if tolerance is None else tolerance
@@ -129,7 +129,7 @@ def publish(
             f"{failed} the engine serves fingerprint {served}, the learner published {published}; some weights were "
             f"dropped or changed on the way (check that the names and the dtype {served_dtype!r} agree)"
         )
-    gap = canary_gap(engine.score([canary])[0], score([canary])[0])
+    gap = canary_gap(engine.score([canary])[0].logprobs, score([canary])[0])
     if not gap <= tolerance:
         raise PublishError(
             f"{failed} the canary's log-probabilities differ by up to {gap:.3g} nats between engine and learner "

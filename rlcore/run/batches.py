@@ -1,172 +1,324 @@
-"""One step's tasks, from the curriculum's draw to scored groups, and back: what the curriculum learns of what came of them."""
+"""Rollout batches in the order in which they are drawn: from the curriculum's draw to scored groups, and back to the curriculum.
+
+With `max_staleness: n` n batches are generated beyond the one that is being trained: batch b is drawn after the curriculum has
+observed the batches up to b - 1 - n, and trained in its turn, whatever finished first. So no short completion is preferred,
+nothing is dropped, and no token is older than n versions. An engine in this process generates a batch whole before the next
+update: the same order, without overlap.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import zip_longest
+from typing import Any
 
+from rlcore.credit.estimator import Cost
 from rlcore.credit.group import group_samples, outcome
+from rlcore.curriculum.filter import Filter
 from rlcore.curriculum.length_budget import state_budget
-from rlcore.curriculum.rank_draws import Shares
+from rlcore.curriculum.rank_draws import Draw, RankDraws
 from rlcore.curriculum.task_sampler import TaskSampler
-from rlcore.recipe.build import build_budget, build_filter, build_sampling, build_second_round
-from rlcore.recipe.schema import RlStage
-from rlcore.rollout.collect import Collected, Resample, Scorer, collect
-from rlcore.run.folder import read_rows
+from rlcore.rollout.collector import CollectedBatch, Collector, Resample
+from rlcore.rollout.open_group import TaskDraw
+from rlcore.rollout.state import group_state, load_group, task_state
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
-from rlcore.run.seeds import derive
-from rlcore.run.session import Run
 from rlcore.types import Group, Outcome, Sample, Task
 
-Score = Callable[[Sequence[Group]], list[Group]]
+Rescore = Callable[[Sequence[Group]], list[Group]]
+Estimate = Callable[[Sequence[Group], int], tuple[list[Group], Cost]]
+"""(groups, number of the batch) -> the groups with step values, and what these cost."""
+FollowUp = Callable[[Sequence[Group], Callable[[Sequence[Task]], list[Group]]], list[Group]]
 
 
-class Intake:
-    """This rank's share of the stage's tasks. Every rank calls the same methods in the same order."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchPlan:
+    """How a stage makes its batches."""
 
-    def __init__(
-        self, run: Run, stage: RlStage, tasks: Sequence[Task], curriculum: TaskSampler, *, seed: int
-    ) -> None:
-        self._run, self._stage, self._tasks, self._curriculum, self._seed = (
-            run,
-            stage,
-            tasks,
-            curriculum,
-            seed,
-        )
-        self._shares = Shares(
-            curriculum,
-            len(tasks),
-            rank=run.accelerator.process_index,
-            ranks=run.accelerator.num_processes,
-        )
-        self._filter, self._budget = build_filter(stage), build_budget(stage)
-        self._second_round = build_second_round(stage.second_round)
-        self._sampling = build_sampling(stage.sampling)
-        written = read_rows(run.folder.metrics)[
-            run.cursor.step - run.cursor.stage_step :
-        ]  # of this stage, before it was killed
-        self._written = run.gather(
-            [sum(row["tokens/completion"] + row.get("credit/tokens", 0) for row in written)]
-        )[0]
+    groups_per_step: int
+    steps: int
+    max_staleness: int = 0
+    filter: Filter | None = None
+    rounds: int = 10
+    oversubmit: float = 1.0
+    budget: Callable[[int], int] | None = None
+    """Tokens that the prompt states, by step."""
+    budget_text: str = ""
+    follow_up: FollowUp | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutBatch:
+    """This rank's part of one batch, ready to be learned from."""
+
+    collected: CollectedBatch
+    """`groups` are those to learn from; groups of follow-up tasks come last and have no position in the task set."""
+    value_cost: Cost | None
+    """Of step values, where the stage estimates them."""
+    resamples: int
+    """Draws in place of rejected groups."""
 
     @property
-    def exhausted(self) -> bool:
-        """Whether the stage has written all the answer tokens it may."""
-        return (
-            self._stage.stop_after_tokens is not None
-            and self._written >= self._stage.stop_after_tokens
+    def groups(self) -> list[Group]:
+        return self.collected.groups
+
+    @property
+    def all_groups(self) -> list[Group]:
+        """Rejected ones too."""
+        return self.collected.groups + self.collected.rejected
+
+    def placed(self) -> Iterator[tuple[int | None, Group, bool]]:
+        """(position in the task set, group, accepted) of every group."""
+        batch = self.collected
+        for draw, group in zip(batch.draws, batch.groups, strict=True):
+            yield draw.position, group, True
+        for draw, group in zip(batch.rejected_draws, batch.rejected, strict=True):
+            yield draw.position, group, False
+
+
+class BatchSource:
+    """This rank's batches of one stage. Every rank calls the same methods in the same order."""
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        tasks: Sequence[Task],
+        curriculum: TaskSampler,
+        collector: Collector,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        gather: Callable[[Any], list[Any]] = list,
+        rescore: Rescore = list,
+        estimate: Estimate | None = None,
+    ) -> None:
+        """rescore: adds the rewards that the learner computes. estimate: adds step values."""
+        self._plan, self._tasks = plan, tasks
+        self._curriculum, self._collector = curriculum, collector
+        self._draws = RankDraws(curriculum, tasks, rank=rank, ranks=ranks)
+        self._rank, self._ranks = rank, ranks
+        self._gather, self._rescore, self._estimate = gather, rescore, estimate
+        self._ready: dict[int, RolloutBatch] = {}
+        self._next_draw = 0
+
+    def next(self, step: int, *, version: int) -> RolloutBatch:
+        """The batch of this step; those that may be under way beyond it are begun first. version: of the weights served."""
+        last = min(step + self._plan.max_staleness, self._plan.steps - 1)
+        self._next_draw = max(self._next_draw, step)
+        while self._next_draw <= last:
+            self._ready[self._next_draw] = self._generate(self._next_draw, version)
+            self._next_draw += 1
+        return self._ready.pop(step)
+
+    def observe(self, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]) -> dict[str, float]:
+        """Tell the curriculum of a batch, over all ranks; samples: those of each of its groups. Returns metrics."""
+        collected = batch.collected
+        effort = Effort(
+            wanted=len(self._share()),
+            tried=collected.tried,
+            accepted=sum(draw.position is not None for draw in collected.draws),
+            generated=collected.completion_tokens,
+            used=tokens_reaching_a_gradient(collected.groups, samples),
+            resamples=batch.resamples,
         )
+        efforts = self._gather([effort])
+        outcomes = self._gather(_outcomes(collected, samples))
+        if self._plan.max_staleness == 0:
+            self._draws.settle([effort.resamples for effort in efforts])
+        self._curriculum.observe(sorted(outcomes, key=lambda outcome: outcome.index))
+        metrics = effort_metrics(efforts) | self._curriculum.metrics()
+        if self._plan.budget:
+            metrics["budget"] = self._plan.budget(collected.number)
+        return metrics
 
-    def collect(self, scorer: Scorer, score: Score, *, version: int) -> Collected:
-        """This rank's groups of the step, scored and accepted, and those the filter rejected.
+    def _share(self) -> range:
+        """This rank's part of the positions of a batch."""
+        return range(self._rank, self._plan.groups_per_step, self._ranks)
 
-        A second round's groups come after those of the first. `score` adds the rewards that the learner computes.
-        """
-        first = self._answer(
-            self._made(self._shares.first(self._stage.groups_per_step)),
-            scorer,
-            self._resample(version),
-        )
-        groups, tokens = first.groups, first.completion_tokens
-        if self._second_round:
+    def state_dict(self) -> dict[str, Any]:
+        """The curriculum's state is kept apart; this is the batches that are generated and not trained."""
+        return {
+            "next_draw": self._next_draw,
+            "ready": [_batch_state(batch) for _, batch in sorted(self._ready.items())],
+        }
 
-            def answer(made: Sequence[Task]) -> list[Group]:
-                nonlocal tokens
-                second = self._answer(made, scorer)
-                tokens += second.completion_tokens
-                return second.groups
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Continue where `state_dict` was taken. states: one of each rank there was then, which may be another number."""
+        if not states:
+            return
+        self._next_draw = states[0]["next_draw"]
+        rank, ranks = self._rank, self._ranks
+        ready = []
+        for parts in zip(*(state["ready"] for state in states), strict=True):
+            ready.append(parts[rank] if len(parts) == ranks else _part(parts, rank, ranks))
+        batches = [_load_batch(saved, self._task_of) for saved in ready]
+        self._ready = {batch.collected.number: batch for batch in batches}
 
-            groups = self._second_round(groups, answer)
-        return replace(first, groups=score(groups), completion_tokens=tokens)
+    def _task_of(self, saved: dict[str, Any], number: int) -> Task:
+        if saved["position"] is None:
+            return Task(**saved["task"])
+        return self._task(saved["position"], number)
 
-    def report(
-        self, collected: Collected, samples: Sequence[Sequence[Sample]], *, continued: int = 0
-    ) -> dict[str, float]:
-        """End the step: the curriculum observes the groups of all ranks. Returns its metrics, the filter's and the budget's.
+    def _generate(self, number: int, version: int) -> RolloutBatch:
+        plan = self._plan
+        draws = self._draws
+        first = self._task_draws(draws.first(plan.groups_per_step), number)
+        resample = None
+        resamples_before = draws.resamples
+        if (
+            plan.max_staleness > 0
+        ):  # later batches must not depend on how many tasks this one replaces
+            draws = draws.fork()
+            self._draws.settle([0])
+        if plan.filter is not None:
+            resample = Resample(
+                accepts=partial(plan.filter, version=version),
+                more=lambda n: self._task_draws(draws.more(n), number),
+                rounds=plan.rounds,
+                oversubmit=plan.oversubmit,
+            )
+        self._collector.open(number, first, resample)
+        collected = self._collector.wait(number)
+        resamples = draws.resamples - resamples_before
+        collected = self._follow_up(collected)
+        collected = replace(collected, groups=self._rescore(collected.groups))
+        cost = None
+        if self._estimate is not None:
+            groups, cost = self._estimate(collected.groups, number)
+            collected = replace(collected, groups=groups)
+        return RolloutBatch(collected=collected, value_cost=cost, resamples=resamples)
 
-        continued: tokens this rank wrote to value steps; they count in what the stage may write, and in nothing else here.
-        """
-        run, taken = self._run, self._shares.taken
-        part = len(run.my_share(range(self._stage.groups_per_step)))
-        efforts = run.gather(
-            [
-                Effort(
-                    wanted=part,
-                    tried=collected.tried,
-                    accepted=len(collected.places),
-                    generated=collected.completion_tokens,
-                    used=tokens_reaching_a_gradient(collected.groups, samples),
-                    resamples=self._shares.resamples,
-                )
-            ]
-        )
-        self._written += sum(effort.generated for effort in efforts) + sum(run.gather([continued]))
-        outcomes = run.gather(_outcomes(collected, samples, taken))
-        self._shares.settle([effort.resamples for effort in efforts])
-        self._curriculum.observe(sorted(outcomes, key=lambda item: item.index))
-        budget = {"budget": self._budget(run.cursor.stage_step)} if self._budget else {}
-        return effort_metrics(efforts) | self._curriculum.metrics() | budget
+    def _follow_up(self, collected: CollectedBatch) -> CollectedBatch:
+        """The batch with the groups of tasks that its completions give rise to."""
+        if self._plan.follow_up is None:
+            return collected
+        tokens = collected.completion_tokens
 
-    def everything(self, collected: Collected) -> Iterator[tuple[int | None, Group, bool]]:
-        """(position in the task set, group, whether it was accepted). To be asked before `report`.
+        def sample(tasks: Sequence[Task]) -> list[Group]:
+            nonlocal tokens
+            draws = [TaskDraw(task=task, order=i) for i, task in enumerate(tasks)]
+            self._collector.open(collected.number, draws)
+            followed = self._collector.wait(collected.number)
+            tokens += followed.completion_tokens
+            return followed.groups
 
-        Tasks of a second round have no position.
-        """
-        taken = self._shares.taken
-        for places, groups, accepted in (
-            (collected.places, collected.groups, True),
-            (collected.rejected_places, collected.rejected, False),
-        ):
-            for place, group in zip_longest(places, groups):
-                yield None if place is None else taken[place], group, accepted
+        groups = self._plan.follow_up(collected.groups, sample)
+        new = groups[len(collected.draws) :]
+        draws = [*collected.draws, *(TaskDraw(task=group.task) for group in new)]
+        return replace(collected, groups=groups, draws=draws, completion_tokens=tokens)
 
-    def _answer(
-        self, tasks: Sequence[Task], scorer: Scorer, resample: Resample | None = None
-    ) -> Collected:
-        run, stage = self._run, self._stage
-        return collect(
-            tasks,
-            engine=run.engine(),
-            encoder=run.encoder,
-            scorer=scorer,
-            sampling=self._sampling,
-            group_size=stage.group_size,
-            seed=derive(self._seed, run.cursor.stage_step),
-            deadline_s=run.recipe.engine.deadline_s,
-            max_length=run.max_length,
-            resample=resample,
-        )
+    def _task_draws(self, draws: Sequence[Draw], number: int) -> list[TaskDraw]:
+        return [
+            TaskDraw(
+                task=self._task(draw.position, number),
+                position=draw.position,
+                order=draw.order,
+                occurrence=draw.occurrence,
+            )
+            for draw in draws
+        ]
 
-    def _resample(self, version: int) -> Resample | None:
-        if self._filter is None:
-            return None
-        return Resample(
-            accepts=partial(self._filter, version=version),
-            more=lambda n: self._made(self._shares.more(n)),
-            streaming=self._run.recipe.engine.kind
-            != "hf",  # which is exact for a fixed set of requests
-            **self._stage.resample.model_dump(),
-        )
-
-    def _made(self, positions: Sequence[int]) -> list[Task]:
-        tasks = [self._tasks[position] for position in positions]
-        if self._budget is None:
-            return tasks
-        tokens = self._budget(self._run.cursor.stage_step)
-        return [state_budget(task, tokens, self._stage.budget_text) for task in tasks]
+    def _task(self, position: int, number: int) -> Task:
+        task = self._tasks[position]
+        if self._plan.budget is None:
+            return task
+        return state_budget(task, self._plan.budget(number), self._plan.budget_text)
 
 
-def _outcomes(
-    collected: Collected, samples: Sequence[Sequence[Sample]], taken: Sequence[int]
-) -> list[Outcome]:
-    """Of all groups but a second round's. Credit is not asked about those rejected: theirs are group-normalised advantages."""
-    accepted = zip(collected.places, collected.groups, samples, strict=False)
-    return [outcome(taken[place], group, made) for place, group, made in accepted] + [
-        replace(
-            outcome(taken[place], group, group_samples(group)), accepted=place in collected.spare
-        )
-        for place, group in zip(collected.rejected_places, collected.rejected, strict=True)
+def _outcomes(collected: CollectedBatch, samples: Sequence[Sequence[Sample]]) -> list[Outcome]:
+    """Of all groups of the task set. Credit is not asked about rejected ones: theirs are group-normalised advantages."""
+    outcomes = [
+        outcome(draw.position, group, credited)
+        for draw, group, credited in zip(collected.draws, collected.groups, samples, strict=True)
+        if draw.position is not None
     ]
+    for i, (draw, group) in enumerate(
+        zip(collected.rejected_draws, collected.rejected, strict=True)
+    ):
+        rejected = outcome(draw.position, group, group_samples(group))
+        outcomes.append(replace(rejected, accepted=i in collected.surplus))
+    return outcomes
+
+
+def _batch_state(batch: RolloutBatch) -> dict[str, Any]:
+    collected = batch.collected
+
+    def pairs(draws: Sequence[TaskDraw], groups: Sequence[Group]) -> list[dict[str, Any]]:
+        states = []
+        for draw, group in zip(draws, groups, strict=True):
+            task = task_state(draw.task) if draw.position is None else None
+            draw_state = {
+                "position": draw.position,
+                "order": draw.order,
+                "occurrence": draw.occurrence,
+                "task": task,
+            }
+            states.append({"draw": draw_state, "group": group_state(group)})
+        return states
+
+    return {
+        "number": collected.number,
+        "groups": pairs(collected.draws, collected.groups),
+        "rejected": pairs(collected.rejected_draws, collected.rejected),
+        "surplus": sorted(collected.surplus),
+        "tried": collected.tried,
+        "seconds": [collected.rollout_s, collected.reward_s],
+        "tokens": [collected.prompt_tokens, collected.completion_tokens],
+        "value_cost": None if batch.value_cost is None else asdict(batch.value_cost),
+        "resamples": batch.resamples,
+    }
+
+
+def _part(parts: Sequence[dict[str, Any]], rank: int, ranks: int) -> dict[str, Any]:
+    """One rank's part of a batch that another number of ranks has generated; what it cost stays with the first rank."""
+
+    def groups(key: str) -> list[dict[str, Any]]:
+        joined = [pair for part in parts for pair in part[key]]
+        return sorted(joined, key=lambda pair: pair["draw"]["order"])[rank::ranks]
+
+    first = rank == 0
+    return {
+        "number": parts[0]["number"],
+        "groups": groups("groups"),
+        "rejected": groups("rejected"),
+        "surplus": [],
+        "tried": sum(part["tried"] for part in parts) if first else 0,
+        "seconds": parts[0]["seconds"],
+        "tokens": [sum(part["tokens"][i] for part in parts) if first else 0 for i in range(2)],
+        "value_cost": parts[0]["value_cost"] if first else None,
+        "resamples": 0,
+    }
+
+
+def _load_batch(
+    state: dict[str, Any], task_of: Callable[[dict[str, Any], int], Task]
+) -> RolloutBatch:
+    def load(saved: Sequence[dict[str, Any]]) -> tuple[list[TaskDraw], list[Group]]:
+        draws, groups = [], []
+        for pair in saved:
+            task = task_of(pair["draw"], state["number"])
+            draws.append(TaskDraw(**pair["draw"] | {"task": task}))
+            groups.append(load_group(pair["group"], task))
+        return draws, groups
+
+    draws, groups = load(state["groups"])
+    rejected_draws, rejected = load(state["rejected"])
+    collected = CollectedBatch(
+        number=state["number"],
+        groups=groups,
+        draws=draws,
+        rejected=rejected,
+        rejected_draws=rejected_draws,
+        surplus=set(state["surplus"]),
+        tried=state["tried"],
+        rollout_s=state["seconds"][0],
+        reward_s=state["seconds"][1],
+        prompt_tokens=state["tokens"][0],
+        completion_tokens=state["tokens"][1],
+    )
+    cost = state["value_cost"]
+    return RolloutBatch(
+        collected=collected,
+        value_cost=None if cost is None else Cost(**cost),
+        resamples=state["resamples"],
+    )

@@ -28,8 +28,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlcore.errors import RunError
 
 NAME = re.compile(r"step_\d+")
@@ -111,6 +109,8 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
 def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
     """Cursor and trainer state of a checkpoint, verified by its manifest. Raises `RunError`."""
+    import torch  # here: a recipe is checked without it
+
     try:
         manifest = json.loads((path / "trainer/manifest.json").read_text(encoding="utf-8"))
         if not isinstance(manifest, dict) or "trainer/state.pt" not in manifest:
@@ -140,6 +140,8 @@ def _damaged(path: Path, problem: str) -> RunError:
 
 
 def _write_trainer(draft: Path, cursor: Cursor, state: dict[str, Any]) -> None:
+    import torch
+
     trainer = draft / "trainer"
     torch.save(state, trainer / "state.pt")
     (trainer / "cursor.json").write_text(json.dumps(asdict(cursor)), encoding="utf-8")

@@ -16,25 +16,12 @@ from rich.console import Console
 from rlcore.errors import RlcoreError
 from rlcore.recipe.build_learner import build_policy
 from rlcore.recipe.check import check
-from rlcore.recipe.schema import (
-    EvalStage,
-    OfflineStage,
-    PreferStage,
-    Recipe,
-    RlStage,
-    SampleStage,
-    SftStage,
-)
+from rlcore.recipe.schema import Recipe
 from rlcore.run import checkpoint
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.processes import group_settings, lost_process_named
 from rlcore.run.session import Run
 from rlcore.run.tracking import Tracker
-from rlcore.stages.eval import run_eval
-from rlcore.stages.offline import run_offline
-from rlcore.stages.rl import run_rl
-from rlcore.stages.sample import run_sample
-from rlcore.stages.sft import run_sft
 from rlcore.types import Task
 
 
@@ -45,9 +32,9 @@ class Summary:
     recipe: str
     engine: str
     accuracy_before: float | None
-    """Of the first evaluation; None if there was none."""
+    """Of the first evaluation on the task set of the last one; None if there was none."""
     accuracy_after: float | None
-    """Of the last evaluation, if there were two."""
+    """Of the last evaluation, if there were two on its task set."""
     seconds: float
     run: str
 
@@ -77,26 +64,39 @@ def train(
     try:
         with lost_process_named(recipe.run.timeout_s):
             while run.cursor.stage < len(recipe.stages):
-                run_stage(run)
+                recipe.stages[run.cursor.stage].run(run)
     except RlcoreError:
-        if found := checkpoint.all_checkpoints(folder.checkpoints):
+        saved = checkpoint.all_checkpoints(folder.checkpoints)
+        if saved:
             tracker.say(
-                f"the run is kept in {folder.path}; rerun with --resume to continue after {found[-1].name}"
+                f"the run is kept in {folder.path}; fix the error and rerun with --resume, "
+                f"which continues after {saved[-1].name}"
             )
         raise
     finally:
         run.close()
         accelerator.end_training()
     tracker.summary()
-    accuracies = [row["accuracy"] for row in read_rows(folder.evals)]
+    before, after = accuracies(read_rows(folder.evals))
     return Summary(
         recipe=recipe.name,
-        engine=recipe.engine.kind,
-        accuracy_before=accuracies[0] if accuracies else None,
-        accuracy_after=accuracies[-1] if len(accuracies) > 1 else None,
+        engine=recipe.engine.use,
+        accuracy_before=before,
+        accuracy_after=after,
         seconds=round(time.perf_counter() - started, 1),
         run=str(folder.path),
     )
+
+
+def accuracies(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
+    """Accuracy of the first and the last evaluation on the same task set.
+
+    The second is None where the last evaluation's task set was evaluated only once.
+    """
+    if not rows:
+        return None, None
+    same = [row["accuracy"] for row in rows if row["eval_set"] == rows[-1]["eval_set"]]
+    return same[0], same[-1] if len(same) > 1 else None
 
 
 def open_run(
@@ -143,33 +143,10 @@ def _reopen(recipe: Recipe, cursor: checkpoint.Cursor, saved: dict[str, Any]) ->
     before = recipe.stages[cursor.stage - 1]
     if cursor.ended_after is None:
         return
-    if (
-        "learner" in saved
-        and isinstance(before, SftStage | RlStage | OfflineStage)
-        and before.steps > cursor.ended_after
-    ):
+    if "learner" in saved and getattr(before, "steps", 0) > cursor.ended_after:
         cursor.stage, cursor.stage_step = cursor.stage - 1, cursor.ended_after
     else:
         cursor.curriculum, learner = {}, saved.pop("learner", {})
         if "average" in learner:
             saved["average"] = learner["average"]
     cursor.ended_after = None
-
-
-def run_stage(run: Run) -> None:
-    """Run the stage the cursor stands at, to its end."""
-    match run.recipe.stages[run.cursor.stage]:
-        case SftStage() as stage:
-            run_sft(run, stage)
-        case RlStage() as stage:
-            run_rl(run, stage)
-        case EvalStage() as stage:
-            run_eval(run, stage)
-        case SampleStage() as stage:
-            run_sample(run, stage)
-        case OfflineStage() as stage:
-            run_offline(run, stage)
-        case PreferStage() as stage:
-            from rlcore.stages.prefer import run_prefer  # TRL takes seconds to import
-
-            run_prefer(run, stage)

@@ -185,11 +185,11 @@ class RunFolder:
         than were made.
         """
         checkpoints = all_checkpoints(self.checkpoints)
-        if not checkpoints or before.stages == now.stages:
+        if not checkpoints:
             return
         cursor = read_cursor(checkpoints[-1])
         for index, (old, new) in enumerate(zip(before.stages, now.stages, strict=True)):
-            if index > cursor.stage or old == new:
+            if index > cursor.stage or old.model_dump() == new.model_dump():
                 continue
             done = _steps_done(cursor, index)
             if done is None:

@@ -183,11 +183,21 @@ def learner_metrics(report: StepReport) -> dict[str, float]:
         "mismatch/kl": report.kl,
         "mismatch/ratio_max": report.ratio_max,
         "clip_frac": report.clip_frac,
+        "policy/kl_to_old": report.old_kl,
+        "policy/ratio_max": report.old_ratio_max,
+        "advantage/abs_mean": report.abs_advantage,
         "tokens/trained": report.tokens,
     }
     if len(report.losses) > 1:
         for name, value in report.losses.items():
             metrics[f"loss/{name}"] = value
+    if report.updates:
+        metrics |= {
+            "updates": report.updates,
+            "tokens/frac_off_policy": report.off_policy_tokens / report.tokens,
+            "tokens/forward_backward": report.model_tokens,
+            "tokens/forward_only": report.forward_only_tokens,
+        }
     return {key: value for key, value in metrics.items() if value is not None}
 
 
@@ -221,6 +231,8 @@ def rollout_rows(
                 "token_ids": rollout.token_ids,
                 "mask": [int(is_completion) for is_completion in rollout.mask],
                 "logprobs": rollout.logprobs,
+                **({} if rollout.support is None else {"support": rollout.support}),
+                **({"steps": steps[rollout.id]} if rollout.id in steps else {}),
             }
             if rollout.id in steps:
                 row["steps"] = steps[rollout.id]

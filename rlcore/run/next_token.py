@@ -6,10 +6,13 @@ Reinforcement mid-training, arXiv 2509.24375.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rlcore.errors import TaskError
-from rlcore.run.session import Run
 from rlcore.types import Sample, Task
+
+if TYPE_CHECKING:
+    from rlcore.run.session import Run
 
 STREAM = "text"
 """Stream that the objective's `next_token` term reads."""

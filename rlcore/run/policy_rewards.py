@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from rlcore.learner.optim import Average
 from rlcore.recipe.build import build_policy_reward, policy_rewards
-from rlcore.recipe.schema import EvalStage, RlStage
-from rlcore.run.session import Run
 from rlcore.types import Group, Verdict
+
+if TYPE_CHECKING:
+    from rlcore.learner.optim import Average
+    from rlcore.run.session import Run
+    from rlcore.stages.base import Stage
 
 
 def policy_scorer(
-    run: Run,
-    stage: RlStage | EvalStage,
-    average: Average | None = None,
+    run: Run, stage: Stage, average: Average | None = None
 ) -> Callable[[Sequence[Group]], list[Group]]:
     """A function that adds the stage's policy rewards to the verdicts of groups.
 
     Without such rewards it returns the groups unchanged.
     """
-    tokens = stage.optim.micro_batch_tokens if isinstance(stage, RlStage) else 8192
+    optim = getattr(stage, "optim", None)
+    tokens = optim.micro_batch_tokens if optim else 8192
     rewards = []
     for spec in policy_rewards(stage.rewards):
         reward = build_policy_reward(spec, run.policy, average=average, micro_batch_tokens=tokens)

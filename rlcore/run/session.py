@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -20,15 +20,23 @@ from rlcore.learner.policy import Policy
 from rlcore.learner.update import Learner
 from rlcore.objective.term import Objective
 from rlcore.recipe.build_learner import build_engine, build_learner, build_policy
-from rlcore.recipe.schema import OfflineStage, Recipe, RlStage, SampleStage, SftStage
+from rlcore.recipe.schema import Recipe
+from rlcore.rollout.collector import Collector
 from rlcore.rollout.engine import Engine
+from rlcore.rollout.generator import Generator, Scorer
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import PublishReport, publish
 from rlcore.run import checkpoint
+from rlcore.run.batches import BatchSource
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracking import Tracker
-from rlcore.types import Task
+from rlcore.types import Sampling, Task
 
+if TYPE_CHECKING:
+    from rlcore.stages.base import Stage
+
+IN_FLIGHT = 4
+"""Requests handed to the engine at a time, in multiples of what it decodes together."""
 CANARY = 24
 """Tokens of the canary text: the head of the first published task's prompt, repeated to this length."""
 
@@ -83,7 +91,7 @@ class Run:
 
     def stored(self, data: str) -> Path:
         """Where the rows are that a stage calls `data`: those of a sample stage of this run, or what the name says."""
-        own = {stage.label for stage in self.recipe.stages if isinstance(stage, SampleStage)}
+        own = {stage.label for stage in self.recipe.stages if stage.writes_samples}
         return self.folder.samples / data if data in own else Path(data)
 
     def engine(self) -> Engine:
@@ -109,13 +117,7 @@ class Run:
                 shutil.rmtree(folder)
         return self._engine
 
-    def learner(
-        self,
-        stage: SftStage | RlStage | OfflineStage,
-        objective: Objective,
-        *,
-        temperature: float = 1.0,
-    ) -> Learner:
+    def learner(self, stage: Stage, objective: Objective) -> Learner:
         """A fresh learner of the run's policy for one stage."""
         learner = build_learner(
             self.policy,
@@ -123,7 +125,6 @@ class Run:
             objective,
             accelerator=self.accelerator,
             version=self.cursor.step,
-            temperature=temperature,
             reference=self._reference() if objective.needs_reference else None,
         )
         self._average = learner.average
@@ -157,8 +158,13 @@ class Run:
         """Context in which the policy has its own weights, or the averaged ones of the last training stage."""
         return self._average.applied() if weights == "ema" and self._average else nullcontext()
 
-    def publish(self, version: int) -> PublishReport:
-        """Serve the policy's present weights as `version`, with proof. Raises `PublishError`."""
+    def publish(self, version: int, generator: Generator | None = None) -> PublishReport:
+        """Serve the policy's present weights as `version`, with proof. Raises `PublishError`.
+
+        generator: what may have requests in flight; they are taken back before and go on afterwards.
+        """
+        if generator is not None:
+            generator.take_back()
         canary = (self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0]) * CANARY)[
             :CANARY
         ]
@@ -172,6 +178,31 @@ class Run:
             tolerance=self.recipe.engine.sync_tolerance,
         )
 
+    def collector(
+        self,
+        scorer: Scorer,
+        sampling: Sampling,
+        *,
+        group_size: int,
+        seed_of_batch: Callable[[int], int],
+        probe: int | None = None,
+    ) -> Collector:
+        """What samples and scores groups of tasks with the run's engine."""
+        engine = self.engine()
+        generator = Generator(
+            engine=engine,
+            encoder=self.encoder,
+            scorer=scorer,
+            sampling=sampling,
+            group_size=group_size,
+            seed_of_batch=seed_of_batch,
+            max_length=self.max_length,
+            deadline_s=self.recipe.engine.deadline_s,
+            max_requests=IN_FLIGHT * self.recipe.engine.max_sequences,
+            probe=probe,
+        )
+        return Collector(generator, streaming=not engine.deterministic)
+
     def my_share(self, items: Sequence[Any]) -> list[Any]:
         """This rank's part of a list that all ranks hold."""
         return list(items[self.accelerator.process_index :: self.accelerator.num_processes])
@@ -180,16 +211,24 @@ class Run:
         """The items of all ranks, in rank order, on every rank."""
         return list(items) if self.accelerator.num_processes == 1 else gather_object(list(items))
 
-    def resume_stage(self, learner: Learner, curriculum: TaskSampler) -> None:
+    def resume_stage(
+        self, learner: Learner, curriculum: TaskSampler, batches: BatchSource | None = None
+    ) -> None:
         """Give a stage back what it had when the run was killed, if it was killed in this stage."""
         if self.saved is not None and "learner" in self.saved:
             learner.load_state_dict(self.saved["learner"])
             curriculum.load_state_dict(self.cursor.curriculum)
+            if batches is not None:
+                batches.load_state_dict(self.saved.get("batches", []))
             torch.set_rng_state(self.saved["rng"])
             self.saved = None
 
     def end_step(
-        self, learner: Learner, curriculum: TaskSampler, metrics: Mapping[str, Any]
+        self,
+        metrics: Mapping[str, Any],
+        learner: Learner | None = None,
+        curriculum: TaskSampler | None = None,
+        batches: BatchSource | None = None,
     ) -> None:
         """Log the step, move the cursor, and write a checkpoint when one is due (`end_stage` saves the stage's last step).
 
@@ -198,8 +237,11 @@ class Run:
         self.log_step(metrics)
         done, steps = self.cursor.stage_step, self.recipe.stages[self.cursor.stage].steps
         if done % self.recipe.run.checkpoint_every == 0 and done < steps:
-            self.cursor.curriculum = curriculum.state_dict()
-            self._save(_state(learner))
+            self.cursor.curriculum = curriculum.state_dict() if curriculum else {}
+            state = self._state(learner)
+            if batches is not None:
+                state["batches"] = self.gather([batches.state_dict()])
+            self._save(state)
 
     def log_step(self, metrics: Mapping[str, Any]) -> None:
         """Log an optimiser step and move the cursor past it."""
@@ -215,13 +257,7 @@ class Run:
         trained: bool = True,
     ) -> None:
         """Move the cursor to the next stage; what a training stage made is saved, so that it can be given more steps later."""
-        state = (
-            _state(learner)
-            if learner
-            else {"average": self._average.state_dict()}
-            if self._average
-            else {}
-        )
+        state = self._state(learner)
         self.accelerator.free_memory()  # else the next stage's learner would share the parameters with this one's wrapper
         cursor = self.cursor
         cursor.ended_after, cursor.curriculum = (
@@ -232,6 +268,12 @@ class Run:
         if trained:
             self._save(state)
         cursor.ended_after, cursor.curriculum = None, {}
+
+    def _state(self, learner: Learner | None) -> dict[str, Any]:
+        """What a checkpoint keeps beside the model."""
+        if learner:
+            return {"learner": learner.state_dict(), "rng": torch.get_rng_state()}
+        return {"average": self._average.state_dict()} if self._average else {}
 
     def close(self) -> None:
         if self._engine is not None:
@@ -254,7 +296,3 @@ class Run:
         if self._average is not None:
             with self._average.applied():
                 self.policy.save(folder / "ema")
-
-
-def _state(learner: Learner) -> dict[str, Any]:
-    return {"learner": learner.state_dict(), "rng": torch.get_rng_state()}

@@ -1,56 +1,57 @@
-"""Per-step credit in a run: continuations through the run's engine and scorer, their cost, and what is written down of them."""
+"""Step values in a run: prefixes are continued by the run's engine and scorer; what that costs, and how it is recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rlcore.credit.monte_carlo import Cost, StepEstimator
-from rlcore.recipe.build import build_sampling
+from rlcore.credit.estimator import Cost
 from rlcore.recipe.build_credit import build_step_values
-from rlcore.recipe.schema import RlStage, SampleStage
-from rlcore.rollout.continuations import continuations
+from rlcore.rollout.collector import Collector
 from rlcore.run.seeds import derive
-from rlcore.run.session import Run
-from rlcore.scoring.scorer import Scorer
 from rlcore.types import Group, Prefix, Sample
+
+if TYPE_CHECKING:
+    from rlcore.run.session import Run
+    from rlcore.stages.rl import RlStage
+    from rlcore.stages.sample import SampleStage
+
+Estimate = Callable[[Sequence[Group], int], tuple[list[Group], Cost]]
+"""(groups, number of their batch) -> the groups with step values, and what these cost."""
 
 
 def step_values(
-    run: Run, stage: RlStage | SampleStage, scorer: Scorer, *, seed: int
-) -> StepEstimator | None:
-    """What estimates step values in this stage; None where it asks for none. Seeds follow from the step of the stage."""
+    run: Run, stage: RlStage | SampleStage, collector: Collector, *, seed: int
+) -> Estimate | None:
+    """What estimates the step values of a batch in this stage; None where it asks for none."""
 
-    def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
-        return continuations(
-            prefixes,
-            engine=run.engine(),
-            encoder=run.encoder,
-            scorer=scorer,
-            sampling=build_sampling(stage.sampling),
-            seed=derive(seed, "steps", run.cursor.stage_step),
-            deadline_s=left_s,
-            max_length=run.max_length,
-        )
+    def estimate(groups: Sequence[Group], number: int) -> tuple[list[Group], Cost]:
+        def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
+            return collector.continue_prefixes(
+                prefixes, batch=number, seed=derive(seed, "steps", number), deadline_s=left_s
+            )
 
-    return build_step_values(
-        stage, continue_, run.encoder.decode, processes=run.accelerator.num_processes
-    )
+        processes = run.accelerator.num_processes
+        return build_step_values(stage, continue_, run.encoder.decode, processes=processes)(groups)
+
+    section = stage.steps if stage.writes_samples else stage.credit.steps
+    return None if section is None else estimate
 
 
 def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
     """What step values cost over all ranks. written: answer tokens of the step itself.
 
-    credit/answers: answers valued. credit/frac_informative: share of them whose steps differ in value. credit/prefixes: prefixes
+    credit/completions: completions valued. credit/frac_informative: share of them whose steps differ in value. credit/prefixes: prefixes
     continued. credit/left_out: prefixes the budget did not suffice for. credit/tokens: tokens written for values; credit/frac_tokens:
     their share in all tokens written in the step; credit/read: prompt and prefix tokens given.
     """
-    answers, tokens = sum(cost.answers for cost in costs), sum(cost.tokens for cost in costs)
+    completions = sum(cost.completions for cost in costs)
+    tokens = sum(cost.tokens for cost in costs)
     return {
-        "credit/answers": answers,
+        "credit/completions": completions,
         **(
-            {"credit/frac_informative": sum(cost.informative for cost in costs) / answers}
-            if answers
+            {"credit/frac_informative": sum(cost.informative for cost in costs) / completions}
+            if completions
             else {}
         ),
         "credit/prefixes": sum(cost.prefixes for cost in costs),
@@ -62,15 +63,16 @@ def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
 
 
 def step_rows(
-    values: StepEstimator, samples: Sequence[Sequence[Sample]]
+    groups: Iterable[Group], samples: Iterable[Sequence[Sample]]
 ) -> dict[str, dict[str, Any]]:
     """By rollout id, what a row of `rollouts/` says of steps: spans, values, and the advantage of each answer token.
 
     An advantage is None where the token is not trained; the key is absent where the answer gave no sample.
     """
     rows = {
-        id: {"spans": [list(span) for span in found.spans], "values": found.values}
-        for id, found in values.values.items()
+        id: {"spans": [list(span) for span in steps.spans], "values": steps.values}
+        for group in groups
+        for id, steps in group.step_values.items()
     }
     for sample in (sample for group in samples for sample in group if sample.id in rows):
         answer = sum(span[1] - span[0] for span in rows[sample.id]["spans"])

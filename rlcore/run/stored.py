@@ -2,7 +2,7 @@
 
 A row holds what `rlcore.run.metrics.rollout_rows` writes. To learn from answers of elsewhere, write rows with at least `task`,
 `prompt`, `text`, `value`, `token_ids` and `mask`; `logprobs: null` says that nobody recorded the log-probabilities of the policy
-that wrote them. `steps: {"spans": [[start, end], ...], "values": [Q_0, ...]}` is `rlcore.credit.step_values.StepValues`, where known.
+that wrote them. `steps: {"spans": [[start, end], ...], "values": [Q_0, ...]}` is `rlcore.types.StepValues`, where known.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class Stored:
     """The answers to one task in one file."""
 
     group: Group
-    steps: Mapping[str, StepValues] = field(default_factory=dict)
-    """Step values by rollout id, of the rows that have them."""
+    """With the step values of the rows that have them."""
     unrecorded: frozenset[str] = field(default_factory=frozenset)
     """Ids of the rollouts without the log-probabilities of their policy; their `logprobs` are zeros that mean nothing."""
 
@@ -85,8 +84,10 @@ def _stored(rows: list[dict[str, Any]], file: str) -> Stored:
         for rollout, row in zip(rollouts, rows, strict=True)
         if row.get("steps")
     }
-    group = Group(task=task, rollouts=rollouts, verdicts=list(map(_verdict, rows)))
-    return Stored(group=group, steps=steps, unrecorded=unrecorded)
+    group = Group(
+        task=task, rollouts=rollouts, verdicts=list(map(_verdict, rows)), step_values=steps
+    )
+    return Stored(group=group, unrecorded=unrecorded)
 
 
 def _rollout(row: Mapping[str, Any], id: str) -> Rollout:
@@ -100,6 +101,7 @@ def _rollout(row: Mapping[str, Any], id: str) -> Rollout:
         finish=row.get("finish", "stop"),
         versions=_per_token(row),
         temperature=row.get("temperature", 1.0),
+        support=row.get("support"),
     )
 
 

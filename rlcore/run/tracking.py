@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -20,24 +20,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from rlcore.recipe.schema import OfflineStage, PreferStage, RlStage, SftStage
 from rlcore.run.dead_states import dead_states, loss_meaning
 from rlcore.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rlcore.stages.base import Stage
 
 FIRST_STEPS = 5
 """Dead states are named in the first steps of a stage.
 
 There they usually mean a mistake in the set-up.
 """
-
-HEADLINES = {
-    "sft": ("loss", "entropy"),
-    "rl": ("reward/mean", "completions/length/mean", "reward/frac_zero_std"),
-    "eval": ("accuracy",),
-    "sample": ("reward/mean", "completions/length/mean"),
-    "offline": ("loss", "entropy"),
-    "prefer": ("loss", "margin", "accuracy"),
-}
 
 
 @dataclass
@@ -46,6 +39,8 @@ class StageLog:
 
     name: str
     kind: str
+    headline: tuple[str, ...]
+    """Metrics that are shown; the first is the stage's main number."""
     started: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     done: int = 0
@@ -71,14 +66,12 @@ class Tracker:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def stage(
-        self, stage: SftStage | RlStage | OfflineStage | PreferStage, *, done: int
-    ) -> Iterator[None]:
+    def stage(self, stage: Stage, *, done: int) -> Iterator[None]:
         """Frame a training stage of which `done` steps are done.
 
         It shows a bar on a terminal, and about ten lines elsewhere.
         """
-        log = StageLog(name=stage.label, kind=stage.kind, done=done)
+        log = StageLog(name=stage.label, kind=stage.kind, headline=stage.headline, done=done)
         self.stages.append(log)
         self._total = stage.steps
         self._every = max(1, stage.steps // 10)
@@ -131,7 +124,7 @@ class Tracker:
         if self._bar is None:
             return
         progress, bar = self._bar
-        headline = _headline(log.kind, row)
+        headline = _headline(log.headline, row)
         progress.update(bar, advance=1, shown=headline)
         if self.console.is_terminal:
             return
@@ -139,31 +132,32 @@ class Tracker:
         if log.steps == 1 or done % self._every == 0 or done == self._total:
             self.say(f"{log.name} {done}/{self._total}  {headline}")
 
-    def evaluated(self, row: Mapping[str, Any]) -> None:
+    def evaluated(self, stage: Stage, row: Mapping[str, Any]) -> None:
         """Log one evaluation and show it."""
-        log = self._log_whole_stage("eval", row)
+        log = self._log_once(stage, row)
         if self.accelerator.is_main_process:
             self.folder.log_eval(row)
         self.accelerator.log({f"eval/{log.name}/accuracy": row["accuracy"]}, step=row["step"])
         seconds = f"{row['time/total']:.1f} s"
-        headline = _headline("eval", row)
-        self.say(f"{log.name}: {headline} of {row['answers']} completions ({seconds})")
+        headline = _headline(log.headline, row)
+        self.say(f"{log.name}: {headline} of {row['completions']} completions ({seconds})")
 
-    def sampled(self, row: Mapping[str, Any]) -> None:
+    def sampled(self, stage: Stage, row: Mapping[str, Any]) -> None:
         """Log one sample stage and show it."""
-        log = self._log_whole_stage("sample", row)
+        log = self._log_once(stage, row)
         if self.accelerator.is_main_process:
             self.folder.summarise_sample(row["stage"], row)
         seconds = f"{row['time/total']:.1f} s"
-        headline = _headline("sample", row)
-        self.say(f"{log.name}: {headline}, {row['answers']} completions ({seconds})")
+        headline = _headline(log.headline, row)
+        self.say(f"{log.name}: {headline}, {row['completions']} completions ({seconds})")
 
-    def _log_whole_stage(self, kind: str, row: Mapping[str, Any]) -> StageLog:
+    def _log_once(self, stage: Stage, row: Mapping[str, Any]) -> StageLog:
+        """The log of a stage without steps."""
         log = StageLog(
-            name=row["stage"],
-            kind=kind,
+            name=stage.label,
+            kind=stage.kind,
+            headline=stage.headline,
             seconds=row["time/total"],
-            first=dict(row),
             last=dict(row),
         )
         self.stages.append(log)
@@ -185,8 +179,8 @@ class Tracker:
             title_justify="left",
         )
         for log in self.stages:
-            measure = HEADLINES[log.kind][0]
-            first = "" if log.kind in ("eval", "sample") else _number(measure, log.first)
+            measure = log.headline[0]
+            first = _number(measure, log.first)
             last = _number(measure, log.last)
             table.add_row(
                 log.name, str(log.steps or ""), f"{log.seconds:.1f}", _label(measure), first, last
@@ -194,8 +188,8 @@ class Tracker:
         self.console.print(table)
 
 
-def _headline(kind: str, row: Mapping[str, Any]) -> str:
-    shown = [f"{_label(key)} {_number(key, row)}" for key in HEADLINES[kind] if key in row]
+def _headline(headline: Sequence[str], row: Mapping[str, Any]) -> str:
+    shown = [f"{_label(key)} {_number(key, row)}" for key in headline if key in row]
     return "  ".join(shown)
 
 

@@ -1,4 +1,4 @@
-"""Does the reward agree with the data? The gold answer of a task must score, and a corrupted one must not."""
+"""Do the rewards agree with the data? A task's reference answer must pass, a corrupted one not."""
 
 from __future__ import annotations
 
@@ -16,126 +16,131 @@ from rlcore.types import Rollout, Task, Verdict
 _LAST_NUMBER = re.compile(
     r"(?s)^(.*?)((?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)([^0-9A-Za-z]*)$"
 )
+"""Text before the last number, the number, and what follows it without letters or digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldException:
-    """One answer that was scored the wrong way round."""
+class AnswerException:
+    """A text that was scored the wrong way round."""
 
     id: str
-    gold: str
-    kind: Literal["gold", "corrupted"]
+    answer: str
+    kind: Literal["reference", "corrupted"]
     scored: str
     """The text that was given to the rewards."""
     verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldReport:
-    """Rates are shares of the checked tasks; an answer passes if the first reward gives it 1."""
+class AnswerReport:
+    """Rates are fractions of the checked tasks. The first reward decides what passes."""
 
     checked: int
-    gold_rate: float | None
-    """Should be 1: gold answers that pass. None if nothing could be checked."""
+    reference_rate: float | None
+    """Reference answers that pass; should be 1. None if nothing could be checked."""
     corrupted_rate: float | None
-    """Should be 0: corrupted answers that pass."""
+    """Corrupted answers that pass; should be 0."""
     without_answer: int
-    """Tasks of the sample left out because their answer is neither text nor a number."""
+    """Tasks that were left out because their answer is neither text nor a number."""
     wrong_demonstrations: int
-    """Demonstrations that do not end in the gold answer; the gold was put into its place for the check."""
-    exceptions: list[GoldException] = field(default_factory=list)
+    """Demonstrations that do not end in the reference answer; the check puts it in their place."""
+    exceptions: list[AnswerException] = field(default_factory=list)
 
 
-def check_gold(
+def check_reference_answers(
     tasks: Sequence[Task], rewards: Sequence[RewardSpec], *, n: int = 200, seed: int = 0
-) -> GoldReport:
-    """Score the gold answers of n tasks, drawn by `seed`, and a corrupted copy of each.
+) -> AnswerReport:
+    """Score the reference answers of n tasks, drawn by `seed`, and a corrupted copy of each.
 
-    A task's demonstration shows how an answer is written, so the gold (or the corrupted) value is scored in its last place;
-    without a demonstration the answer's text alone is. A number is corrupted by adding 1 to 9, other text by taking another
-    task's answer. The first reward, a verifier, decides; it is taken to give 1 to a right answer.
+    A task's demonstration shows how an answer is written, so the value is put where the
+    demonstration has its answer; without a demonstration the answer alone is scored. A number is
+    corrupted by adding 1 to 9, other text by taking the answer of another task.
     Raises `RewardError` if a reward cannot be loaded.
     """
     rng = random.Random(seed)
-    sample = [tasks[i] for i in sorted(rng.sample(range(len(tasks)), min(n, len(tasks))))]
-    answered = [
-        task
-        for task in sample
-        if isinstance(task.answer, str | int | float) and str(task.answer).strip()
-    ]
-    golds = [str(task.answer) for task in answered]
-    pairs = [
-        (write_answer(task, gold), write_answer(task, corrupt(gold, golds, rng)))
-        for task, gold in zip(answered, golds, strict=True)
-    ]
+    chosen = sorted(rng.sample(range(len(tasks)), min(n, len(tasks))))
+    sample = [tasks[i] for i in chosen]
+    checkable = [task for task in sample if _is_checkable(task.answer)]
+    answers = [str(task.answer) for task in checkable]
+    items, texts = [], []
+    for task, answer in zip(checkable, answers, strict=True):
+        pair = (write_answer(task, answer), write_answer(task, corrupt(answer, answers, rng)))
+        texts.append(pair)
+        items.append((task, [as_rollout(task.id, text) for text in pair]))
     with Scorer(rewards) as scorer:
-        verdicts = scorer.score(
-            [
-                (task, [written(task.id, text) for text in texts])
-                for task, texts in zip(answered, pairs, strict=True)
-            ]
-        )
-    passed = [
-        [(verdict.parts.get(rewards[0].name) or 0.0) >= 0.999 for verdict in pair]
-        for pair in verdicts
-    ]
-    exceptions = []
-    for task, texts, pair, (gold_passed, corrupted_passed) in zip(
-        answered, pairs, verdicts, passed, strict=True
-    ):
-        if not gold_passed:
-            exceptions.append(_exception(task, "gold", texts[0], pair[0]))
-        if corrupted_passed:
-            exceptions.append(_exception(task, "corrupted", texts[1], pair[1]))
-    count = len(answered)
-    return GoldReport(
+        verdicts = scorer.score(items)
+
+    exceptions: list[AnswerException] = []
+    reference_passes = 0
+    corrupted_passes = 0
+    for task, pair, (reference, corrupted) in zip(checkable, texts, verdicts, strict=True):
+        if reference.passed():
+            reference_passes += 1
+        else:
+            exceptions.append(_exception(task, "reference", pair[0], reference))
+        if corrupted.passed():
+            corrupted_passes += 1
+            exceptions.append(_exception(task, "corrupted", pair[1], corrupted))
+    count = len(checkable)
+    return AnswerReport(
         checked=count,
-        gold_rate=sum(pair[0] for pair in passed) / count if count else None,
-        corrupted_rate=sum(pair[1] for pair in passed) / count if count else None,
+        reference_rate=reference_passes / count if count else None,
+        corrupted_rate=corrupted_passes / count if count else None,
         without_answer=len(sample) - count,
         exceptions=exceptions,
-        wrong_demonstrations=sum(map(_demonstration_is_wrong, answered)),
+        wrong_demonstrations=sum(map(_demonstration_is_wrong, checkable)),
     )
 
 
-def corrupt(gold: str, others: Sequence[str], rng: random.Random) -> str:
-    """A text whose value differs from gold's: its last number moved, or else one of `others`, or one letter more."""
-    match = _LAST_NUMBER.match(gold)
+def corrupt(answer: str, others: Sequence[str], rng: random.Random) -> str:
+    """A text with another value: its last number changed, else one of `others`, else an added x."""
+    match = _LAST_NUMBER.match(answer)
     if match:
-        return f"{match[1]}{Decimal(match[2].replace(',', '')) + rng.randint(1, 9)}{match[3]}"
-    different = sorted(
-        {other for other in others if other.strip().casefold() != gold.strip().casefold()}
-    )
-    return rng.choice(different) if different else f"{gold}x"
+        before, number, after = match.groups()
+        changed = Decimal(number.replace(",", "")) + rng.randint(1, 9)
+        return f"{before}{changed}{after}"
+    plain = answer.strip().casefold()
+    different = sorted({other for other in others if other.strip().casefold() != plain})
+    return rng.choice(different) if different else f"{answer}x"
 
 
 def write_answer(task: Task, value: str) -> str:
-    """`value` as an answer to the task: in the last place of its demonstration, where it has one."""
-    if task.demonstration is None:
+    """`value` as an answer to the task, in place of the answer of its demonstration if any."""
+    split = _split_demonstration(task)
+    if split is None:
         return value
-    place = _place(task)
-    return place[0] + value + place[2] if place else value
+    before, _, after = split
+    return before + value + after
 
 
-def _place(task: Task) -> tuple[str, str, str] | None:
-    """The demonstration as text before the answer, the answer it gives, text after; None if it holds no answer."""
-    shown, gold = str(task.demonstration), str(task.answer)
-    last, number = _LAST_NUMBER.match(shown), _LAST_NUMBER.match(gold.strip())
+def _split_demonstration(task: Task) -> tuple[str, str, str] | None:
+    """The demonstration as (text before the answer, its answer, text after).
+
+    None if there is no demonstration or no answer in it.
+    """
+    if task.demonstration is None:
+        return None
+    demonstration = str(task.demonstration)
+    answer = str(task.answer)
+    last = _LAST_NUMBER.match(demonstration)
+    number = _LAST_NUMBER.match(answer.strip())
     if last and number and not number[1] and not number[3]:
         return last[1], last[2], last[3]
-    before, found, after = shown.rpartition(gold)
-    return (before, found, after) if found else None
+    before, text, after = demonstration.rpartition(answer)
+    return (before, text, after) if text else None
 
 
 def _demonstration_is_wrong(task: Task) -> bool:
     if task.demonstration is None:
         return False
-    place = _place(task)
-    return place is None or place[1].replace(",", "") != str(task.answer).strip().replace(",", "")
+    split = _split_demonstration(task)
+    if split is None:
+        return True
+    return split[1].replace(",", "") != str(task.answer).strip().replace(",", "")
 
 
-def written(id: str, text: str) -> Rollout:
-    """A text as a whole answer, for the scorer. There is no tokenizer here: a word stands for a token."""
+def as_rollout(id: str, text: str) -> Rollout:
+    """A text as a finished completion, for the scorer. Without a tokenizer, a word is one token."""
     words = max(1, len(text.split()))
     return Rollout.from_tokens(
         id=id,
@@ -149,7 +154,13 @@ def written(id: str, text: str) -> Rollout:
     )
 
 
+def _is_checkable(answer: object) -> bool:
+    return isinstance(answer, str | int | float) and bool(str(answer).strip())
+
+
 def _exception(
-    task: Task, kind: Literal["gold", "corrupted"], text: str, verdict: Verdict
-) -> GoldException:
-    return GoldException(id=task.id, gold=str(task.answer), kind=kind, scored=text, verdict=verdict)
+    task: Task, kind: Literal["reference", "corrupted"], text: str, verdict: Verdict
+) -> AnswerException:
+    return AnswerException(
+        id=task.id, answer=str(task.answer), kind=kind, scored=text, verdict=verdict
+    )

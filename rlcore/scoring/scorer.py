@@ -1,8 +1,9 @@
-"""Runs reward functions in worker processes, so that no answer and no plugin can stop or spoil a run.
+"""Runs reward functions in worker processes, so that no completion and no plugin can stop a run.
 
-An answer that hangs its reward is killed at the deadline and `timed-out`; an exception, a dead worker or exhausted memory is
-`crashed`; both leave the loss and the group statistics, neither is ever a 0. Worker processes are replaced at once. Each
-worker is served by one thread of the parent, so groups are scored while the caller does something else.
+A call that hangs is killed at its deadline (`timed-out`); an exception, a dead worker or exhausted
+memory is `crashed`. Both have no value, never 0, and leave the loss and the group statistics.
+Lost workers are replaced at once. Each worker is served by one thread of the parent, so groups are
+scored while the caller does something else.
 """
 
 from __future__ import annotations
@@ -11,27 +12,35 @@ import atexit
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from rlcore.errors import RewardError
-from rlcore.scoring.aggregate import Mix, mix, weighted_sum
-from rlcore.scoring.forms import Answers, RewardSpec
-from rlcore.scoring.worker import GRACE_S, Worker, WorkerLost
+from rlcore.scoring.aggregate import Aggregate, aggregate, weighted_sum
+from rlcore.scoring.forms import GroupView, RewardSpec
+from rlcore.scoring.worker import GRACE_S, LOAD_DEADLINE_S, Worker, WorkerLost
 from rlcore.types import SCORED, Rollout, Task, Verdict
 
-STRIKES = 3
-"""Deadlines one group may use up in one reward before anything of it is scored; then the rest of the group is given up."""
+MAX_TIMEOUTS = 3
+"""Calls of one group that may time out before any of its completions is scored; then it is given
+up."""
+PROGRESS_GRACE_S = 30.0
+"""Added to the longest time that a call or an import may take, before no progress is an error."""
 
 
 class Scorer:
-    """A pool of workers that scores groups. Example: `Scorer([RewardSpec("math")]).score([(task, rollouts)])[0][0].value`.
+    """A pool of workers that scores groups.
 
-    deadline_s: seconds one call of a reward may take: one answer, or one group in the batch form. A group call that fails is
-    repeated answer by answer, so that one bad answer costs only itself; so is a group of async calls that block.
-    memory_gb: bound on each worker's data segment, None for no bound; a reward with a `memory_gb` of its own overrides it.
-    rule: from the rewards' values to an answer's; by default their sum by weight.
+    Example: `Scorer([RewardSpec("math")]).score([(task, rollouts)])[0][0].value`.
+
+    deadline_s: seconds for one call of a reward: one completion, or one group in the batch form. A
+    group call that fails is repeated one completion at a time, so that only the completion that
+    caused it gets no value; so are concurrent async calls that block.
+    memory_gb: limit on each worker's data segment, None for none; a reward's own `memory_gb`
+    overrides it.
+    rule: from the rewards' values to the completion's value; the sum by weight by default.
     Raises `RewardError` if a reward cannot be found, imported or given its parameters.
     """
 
@@ -42,13 +51,16 @@ class Scorer:
         workers: int = 2,
         deadline_s: float = 10.0,
         memory_gb: float | None = 4,
-        rule: Mix = weighted_sum,
+        rule: Aggregate = weighted_sum,
     ) -> None:
         _check_names(rewards)
-        self._rewards, self._rule = list(rewards), rule
+        self._rewards = list(rewards)
+        self._rule = rule
+        self._deadline_s = deadline_s
         self._jobs: queue.Queue[tuple[str, Task, list[Rollout]] | None] = queue.Queue()
         self._done: queue.Queue[tuple[str, list[Verdict] | Exception]] = queue.Queue()
         self._open: set[str] = set()
+        self._progress = time.monotonic()
         self._counter = itertools.count()
         self._closed = threading.Event()
         self._workers = [
@@ -74,11 +86,16 @@ class Scorer:
             raise RewardError("this scorer is closed")
         if key in self._open:
             raise ValueError(f"group {key!r} is already being scored")
+        if not self._open:
+            self._progress = time.monotonic()
         self._open.add(key)
         self._jobs.put((key, task, list(rollouts)))
 
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
-        """Groups scored since the last call, waiting at most `timeout_s` for the first; none at once if nothing is queued."""
+        """Groups scored since the last call; waits at most `timeout_s` for the first.
+
+        Returns at once if nothing is queued.
+        """
         finished = []
         try:
             if self._open:
@@ -93,30 +110,55 @@ class Scorer:
                 raise result
         return finished  # type: ignore[return-value]
 
+    @property
+    def waiting_s(self) -> float:
+        """Seconds since a reward call last finished; 0 if no group is open."""
+        return time.monotonic() - self._progress if self._open else 0.0
+
+    def check_progress(self) -> None:
+        """Raise `RewardError` if reward calls have stopped finishing.
+
+        The wait for verdicts as a whole has no limit: a slow judge may need hours for a batch. But
+        each worker finishes or kills a call within its deadline, so a longer silence is an error.
+        """
+        limit_s = self._deadline_s + GRACE_S
+        if not all(worker.loaded for worker in self._workers):
+            limit_s = max(limit_s, LOAD_DEADLINE_S)
+        waiting_s = self.waiting_s
+        if waiting_s > limit_s + PROGRESS_GRACE_S:
+            raise RewardError(
+                f"no reward call has finished for {waiting_s:.0f} s, although `reward_deadline_s` "
+                f"({self._deadline_s:g} s) bounds every call: the reward workers are stuck with "
+                f"{len(self._open)} open groups; fix the reward and rerun with --resume"
+            )
+
     def score(self, items: Sequence[tuple[Task, Sequence[Rollout]]]) -> list[list[Verdict]]:
-        """Score groups and wait for all of them; the verdicts come in the order of `items`."""
+        """Score groups and wait for all of them; the verdicts have the order of `items`."""
         keys = [f"score/{next(self._counter)}" for _ in items]
         for key, (task, rollouts) in zip(keys, items, strict=True):
             self.submit(key, task, rollouts)
-        found: dict[str, list[Verdict]] = {}
-        while not found.keys() >= set(keys):
-            found.update(self.poll(1.0))
-        for key in found.keys() - set(keys):  # groups the caller had submitted before
+        verdicts: dict[str, list[Verdict]] = {}
+        while not verdicts.keys() >= set(keys):
+            verdicts.update(self.poll(1.0))
+            self.check_progress()
+        # Groups that the caller had submitted before are kept for `poll`.
+        for key in verdicts.keys() - set(keys):
             self._open.add(key)
-            self._done.put((key, found[key]))
-        return [found[key] for key in keys]
+            self._done.put((key, verdicts[key]))
+        return [verdicts[key] for key in keys]
 
     def close(self) -> None:
-        """Kill the workers; groups still under way are dropped."""
-        if not self._closed.is_set():
-            self._closed.set()
-            atexit.unregister(self.close)
-            for worker in self._workers:
-                self._jobs.put(None)
-                worker.close()
-            for thread in self._threads:
-                if thread.is_alive():
-                    thread.join(5.0)
+        """Kill the workers; open groups are dropped."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        atexit.unregister(self.close)
+        for worker in self._workers:
+            self._jobs.put(None)
+            worker.close()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(5.0)
 
     def __enter__(self) -> Scorer:
         return self
@@ -125,7 +167,10 @@ class Scorer:
         self.close()
 
     def _serve(self, worker: Worker) -> None:
-        while (job := self._jobs.get()) is not None and not self._closed.is_set():
+        while True:
+            job = self._jobs.get()
+            if job is None or self._closed.is_set():
+                return
             key, task, rollouts = job
             try:
                 self._done.put((key, self._score_group(worker, task, rollouts)))
@@ -134,18 +179,17 @@ class Scorer:
 
     def _score_group(self, worker: Worker, task: Task, rollouts: list[Rollout]) -> list[Verdict]:
         live = [i for i, rollout in enumerate(rollouts) if rollout.finish != "aborted"]
-        answers = Answers(
+        view = GroupView(
             prompt=task.prompt,
-            gold=task.answer,
+            answer=task.answer,
             columns=task.columns,
-            texts=[rollouts[i].text for i in live],
-            completion_ids=[rollouts[i].completion_ids for i in live],
+            completions=[rollouts[i].text for i in live],
+            completion_ids=[rollouts[i].policy_ids for i in live],
             finished=[rollouts[i].finish == "stop" for i in live],
         )
-        by_reward = [
-            _judge_all(worker, index, spec, answers) if live else []
-            for index, spec in enumerate(self._rewards)
-        ]
+        by_reward: list[list[Verdict]] = []
+        for index, spec in enumerate(self._rewards):
+            by_reward.append(self._score_with(worker, index, spec, view) if live else [])
         cut = Verdict(
             value=None,
             status="unscorable",
@@ -154,98 +198,90 @@ class Scorer:
         )
         verdicts = [cut] * len(rollouts)
         for position, i in enumerate(live):
-            verdicts[i] = mix(
+            verdicts[i] = aggregate(
                 self._rewards,
-                [judged[position] for judged in by_reward],
+                [scored[position] for scored in by_reward],
                 self._rule,
-                finished=answers.finished[position],
-                tokens=len(answers.completion_ids[position]),
+                finished=view.finished[position],
+                tokens=len(view.completion_ids[position]),
             )
         return verdicts
 
-
-def _against(spec: RewardSpec, judged: list[Verdict]) -> list[Verdict]:
-    """The verdicts of a group less that of its last text, the reference answer; the value before that is the part `raw`."""
-    *own, reference = judged
-    if reference.value is None:
-        reason = f"the reference answer (column {spec.against!r}) got no score: {reference.reason}"
-        return [Verdict(value=None, status=reference.status, reason=reason)] * len(own)
-    return [
-        verdict
-        if verdict.value is None
-        else replace(
-            verdict,
-            value=verdict.value - reference.value,
-            parts={**verdict.parts, "raw": verdict.value},
-        )
-        for verdict in own
-    ]
-
-
-def _judge_all(worker: Worker, index: int, spec: RewardSpec, answers: Answers) -> list[Verdict]:
-    """One reward's verdicts on a group, [G]: of the answers alone, or against the reference answer of the task."""
-    if not spec.against:
-        return _judge(worker, index, answers)
-    if not isinstance(answers.columns.get(spec.against), str):
-        reason = f"reward {spec.name!r} is against the column {spec.against!r}, which holds no text in this task"
-        return [Verdict(value=None, status="unscorable", reason=reason)] * len(answers.texts)
-    joined = replace(
-        answers,
-        texts=[*answers.texts, answers.columns[spec.against]],
-        completion_ids=[*answers.completion_ids, []],
-        finished=[*answers.finished, True],
-    )
-    return _against(spec, _judge(worker, index, joined))
-
-
-def _judge(worker: Worker, index: int, answers: Answers) -> list[Verdict]:
-    """One reward's verdicts on a group, [G], in calls that no answer can spoil for the others."""
-    try:
-        worker.ready()
-        manner = worker.manner(index)
-        if manner == "each":
-            return _one_by_one(worker, index, answers, strikes=0)
+    def _score_with(
+        self, worker: Worker, index: int, spec: RewardSpec, view: GroupView
+    ) -> list[Verdict]:
+        """One reward's verdicts on a group, [G]."""
+        if spec.against:
+            reference = view.columns.get(spec.against)
+            if not isinstance(reference, str):
+                reason = (
+                    f"reward {spec.name!r} compares with the column {spec.against!r}, "
+                    "which holds no text in this task"
+                )
+                return [Verdict(value=None, status="unscorable", reason=reason)] * len(view)
+            view = replace(view, columns={**view.columns, "reference": reference})
         try:
-            worker.send(index, answers, whole=True)
-            reply = worker.receive(GRACE_S if manner == "side by side" else 0.0)
+            return self._call_safely(worker, index, view)
+        except RewardError as error:
+            # It was imported before and cannot be now: the file changed, or memory is short.
+            self._replace(worker)
+            return [Verdict(value=None, status="crashed", reason=str(error))] * len(view)
+
+    def _call_safely(self, worker: Worker, index: int, view: GroupView) -> list[Verdict]:
+        """Verdicts by calls in which no completion can spoil the verdict of another one."""
+        self._wait_until_ready(worker)
+        mode = worker.mode(index)
+        if mode == "each":
+            return self._one_by_one(worker, index, view, timeouts=0)
+        try:
+            worker.send(index, view, whole=True)
+            reply = worker.receive(GRACE_S if mode == "concurrent" else 0.0)
+            self._progress = time.monotonic()
             if not isinstance(reply, str):
                 return reply
             failure = Verdict(value=None, status="crashed", reason=reply)
         except WorkerLost as lost:
-            failure = _give_up(worker, lost)
-        if len(answers.texts) == 1:
+            failure = self._failed(worker, lost)
+        if len(view) == 1:
             return [failure]
-        return _one_by_one(worker, index, answers, strikes=int(failure.status == "timed-out"))
-    except (
-        RewardError
-    ) as error:  # it was imported before and cannot be now: the file changed, or memory is short
+        timeouts = int(failure.status == "timed-out")
+        return self._one_by_one(worker, index, view, timeouts)
+
+    def _one_by_one(
+        self, worker: Worker, index: int, view: GroupView, timeouts: int
+    ) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        while len(verdicts) < len(view):
+            self._wait_until_ready(worker)
+            try:
+                remaining = range(len(verdicts), len(view))
+                worker.send(index, view.only(remaining), whole=False)
+                for _ in remaining:
+                    verdicts.append(worker.receive())
+                    self._progress = time.monotonic()
+            except WorkerLost as lost:
+                verdicts.append(self._failed(worker, lost))
+                if lost.status == "timed-out":
+                    timeouts += 1
+            nothing_scored = all(verdict.status not in SCORED for verdict in verdicts)
+            if timeouts >= MAX_TIMEOUTS and nothing_scored:
+                reason = f"given up: {timeouts} calls on this group timed out before it"
+                given_up = Verdict(value=None, status="timed-out", reason=reason)
+                verdicts += [given_up] * (len(view) - len(verdicts))
+        return verdicts
+
+    def _failed(self, worker: Worker, lost: WorkerLost) -> Verdict:
+        self._replace(worker)
+        return Verdict(value=None, status=lost.status, reason=lost.reason)
+
+    def _replace(self, worker: Worker) -> None:
         worker.restart()
-        return [Verdict(value=None, status="crashed", reason=str(error))] * len(answers.texts)
+        self._progress = time.monotonic()
 
-
-def _one_by_one(worker: Worker, index: int, answers: Answers, strikes: int) -> list[Verdict]:
-    verdicts: list[Verdict] = []
-    missing = len(answers.texts)
-    while missing:
-        worker.ready()
-        try:
-            worker.send(index, answers.only(range(len(verdicts), len(answers.texts))), whole=False)
-            while missing:
-                verdicts.append(worker.receive())
-                missing -= 1
-        except WorkerLost as lost:
-            verdicts.append(_give_up(worker, lost))
-            missing -= 1
-            strikes += lost.status == "timed-out"
-            if strikes >= STRIKES and all(verdict.status not in SCORED for verdict in verdicts):
-                reason = f"given up: {strikes} calls on this group timed out before it"
-                return verdicts + [Verdict(value=None, status="timed-out", reason=reason)] * missing
-    return verdicts
-
-
-def _give_up(worker: Worker, lost: WorkerLost) -> Verdict:
-    worker.restart()
-    return Verdict(value=None, status=lost.status, reason=lost.reason)
+    def _wait_until_ready(self, worker: Worker) -> None:
+        if not worker.loaded:
+            worker.ready()
+            self._progress = time.monotonic()
 
 
 def _check_names(rewards: Sequence[RewardSpec]) -> None:

@@ -32,6 +32,9 @@ class Unscored:
         done, self._done = self._done, []
         return done
 
+    def check_progress(self) -> None:
+        """Nothing can get stuck."""
+
     def close(self) -> None:
         """Nothing to free."""
 

@@ -1,9 +1,9 @@
-"""One worker process that runs reward functions, seen from both sides of its socket.
+"""One worker process that runs reward functions, as its parent sees it.
 
-The child is a fresh interpreter that imports this file and the rewards, nothing else: not the main program, no torch. It
-gets the reward specs, says "ready" (or what could not be loaded), then serves calls `(reward index, Answers, whole)`. With
-`whole` it scores the group at once and sends one message, else it scores answer by answer and sends a message for each,
-so that the parent knows which answer is running. Whatever a plugin prints goes to stderr.
+The child (`rlcore.scoring.child`) is a fresh interpreter. It gets the reward specs and replies
+"ready", or what could not be loaded; then it serves calls. Every reply carries the number of its
+call and the process id of its sender. A reward that forks and lets the child process return would
+otherwise shift all later replies by one: a reply that does not fit makes the worker lost.
 """
 
 from __future__ import annotations
@@ -11,58 +11,85 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rlcore.errors import RewardError
-from rlcore.scoring.forms import Answers, GroupCrash, Reward, RewardSpec, load_reward
-from rlcore.types import Verdict
+from rlcore.scoring.forms import GroupView, RewardSpec
 
 LOAD_DEADLINE_S = 600.0
-"""For importing the rewards and making those that are classes: a model may have to be read from disk."""
+"""For importing rewards and constructing classes: a model may have to be read from disk."""
 GRACE_S = 1.0
-"""Calls that run side by side in a worker are cut there, at their deadline; the parent waits this much longer."""
-Manner = Literal["each", "group", "side by side"]
-"""How a reward is called first: answer by answer, once for a group, or with all calls of a group at the same time."""
+"""Concurrent calls are cut in the worker, at their deadline; the parent waits this much longer."""
+KILL_WAIT_S = 10.0
+Mode = Literal["each", "batch", "concurrent"]
+"""How a reward is called first: one completion at a time, one call per group, or all at once."""
+LOADED = 0
+"""Number of the reply that says whether the rewards were loaded; calls count from 1."""
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from rlcore.scoring.worker import serve; serve(*map(int, sys.argv[2:]))"
+    "from rlcore.scoring.child import serve; serve(*map(int, sys.argv[2:]))"
 )
 
 
+class Call(NamedTuple):
+    """What the parent sends."""
+
+    number: int
+    index: int
+    """Of the reward."""
+    whole: bool
+    """Whether to score the group at once and send one reply; else one reply per completion."""
+    size: int
+    """Completions in the group."""
+    view: bytes
+    """The pickled `GroupView`: the child can answer a call even if it cannot read this."""
+
+
+class Reply(NamedTuple):
+    """What the child sends."""
+
+    number: int
+    pid: int
+    content: Any
+
+
 class WorkerLost(Exception):
-    """The worker gave no reply. `status` is "timed-out" or "crashed"."""
+    """The worker gave no usable reply. `status` is "timed-out" or "crashed"."""
 
     def __init__(self, status: Literal["timed-out", "crashed"], reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status = status
+        self.reason = reason
 
 
 class Worker:
-    """The parent's hold on one worker process. A lost worker is killed with all its children and started again at once."""
+    """The parent's handle of one worker process.
+
+    A lost worker is killed together with all processes that it started, and replaced at once.
+    """
 
     def __init__(
         self, specs: Sequence[RewardSpec], *, deadline_s: float, memory_gb: float | None
     ) -> None:
-        self._errand, self._deadline_s = (
-            pickle.dumps((list(specs), deadline_s, memory_gb)),
-            deadline_s,
-        )
-        self._folder, self._path = os.getcwd(), json.dumps(sys.path)
+        self._setup = pickle.dumps((list(specs), deadline_s, memory_gb))
+        self._deadline_s = deadline_s
+        self._folder = os.getcwd()
+        self._path = json.dumps(sys.path)
         self._lock = threading.Lock()
-        self._closed = self._loaded = False
+        self._closed = False
+        self._loaded = False
+        self._number = LOADED
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
-        self._manners: list[Manner] = []
+        self._modes: list[Mode] = []
         self.restart()
 
     @property
@@ -70,38 +97,49 @@ class Worker:
         """Process id, None once closed."""
         return self._process.pid if self._process else None
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the rewards are imported."""
+        return self._loaded
+
     def ready(self) -> None:
         """Wait until the rewards are imported. Raises `RewardError` if they cannot be."""
         if self._loaded:
             return
         try:
-            kind, content = self._receive(LOAD_DEADLINE_S)
+            kind, content = self._receive(LOADED, LOAD_DEADLINE_S)
         except WorkerLost as lost:
             raise RewardError(
-                f"the reward worker did not come up: {lost.reason} while importing the rewards"
+                f"the reward worker did not start: {lost.reason} while importing the rewards"
             ) from None
         if kind == "failed":
             raise RewardError(content)
-        self._manners, self._loaded = content, True
+        self._modes = content
+        self._loaded = True
 
-    def manner(self, index: int) -> Manner:
+    def mode(self, index: int) -> Mode:
         """How reward `index` is called first."""
-        return self._manners[index]
+        return self._modes[index]
 
-    def send(self, index: int, answers: Answers, *, whole: bool) -> None:
+    def send(self, index: int, view: GroupView, *, whole: bool) -> None:
         """Start a call of reward `index`. Raises `WorkerLost`."""
+        call = Call(self._number + 1, index, whole, len(view), pickle.dumps(view))
         try:
             assert self._pipe is not None
-            self._pipe.send((index, answers, whole))
+            self._pipe.send(tuple(call))
         except OSError as error:
             raise self._lost(error) from None
 
     def receive(self, grace_s: float = 0.0) -> Any:
-        """The next reply of the running call. Raises `WorkerLost` if none comes before the deadline or the worker dies."""
-        return self._receive(self._deadline_s + grace_s)
+        """The next reply to the running call.
+
+        Raises `WorkerLost` if none comes before the deadline, or the worker dies.
+        """
+        self._number += 1
+        return self._receive(self._number, self._deadline_s + grace_s)
 
     def restart(self) -> None:
-        """Kill what runs and start afresh, without waiting for it."""
+        """Kill the process and start a new one, without waiting until it is ready."""
         with self._lock:
             self._kill()
             if self._pipe is not None:
@@ -110,128 +148,90 @@ class Worker:
                 self._start()
 
     def close(self) -> None:
-        """Kill the process; it is not started again."""
+        """Kill the process for good."""
         with self._lock:
             self._closed = True
             self._kill()
 
-    def _receive(self, deadline_s: float) -> Any:
+    def _receive(self, number: int, deadline_s: float) -> Any:
         try:
             assert self._pipe is not None
-            if self._pipe.poll(deadline_s):
-                return self._pipe.recv()
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            if not self._pipe.poll(deadline_s):
+                raise WorkerLost("timed-out", f"no reply within {deadline_s:g} s")
+            message = self._pipe.recv()
+        except WorkerLost:
+            raise
+        except (OSError, EOFError) as error:
             raise self._lost(error) from None
-        raise WorkerLost("timed-out", f"no answer within {deadline_s:g} s")
+        except Exception as error:  # unpickling can raise anything
+            reason = f"its reply cannot be read ({type(error).__name__}: {error})"
+            raise WorkerLost("crashed", reason) from None
+        if not _fits(message, number, self.pid):
+            raise WorkerLost(
+                "crashed",
+                "the worker sent a reply that belongs to no call: "
+                "a process that the reward forked must end by itself, with os._exit",
+            )
+        return message[2]
 
     def _lost(self, error: Exception) -> WorkerLost:
         try:
             code = self._process.wait(1.0) if self._process else None
         except subprocess.TimeoutExpired:
-            return WorkerLost(
-                "crashed", f"the worker process cut its connection ({type(error).__name__})"
-            )
+            reason = f"the worker process closed its connection ({type(error).__name__})"
+            return WorkerLost("crashed", reason)
         if code is not None and code < 0:
-            return WorkerLost("crashed", f"the worker process died of {signal.Signals(-code).name}")
+            return WorkerLost("crashed", f"the worker process died of {_signal_name(-code)}")
         return WorkerLost("crashed", f"the worker process ended with exit code {code}")
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        # A worker that stops reading or dies halfway through a message must not hold the parent for ever.
+        # A worker that stops reading, or dies in the middle of a message, must not block the
+        # parent for ever.
         limit = struct.pack("ll", max(1, int(self._deadline_s)), 0)
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
+        descriptor = theirs.fileno()
+        arguments = [self._path, str(descriptor), str(os.getpid())]
         with theirs:
-            arguments = [
-                sys.executable,
-                "-c",
-                _BOOT,
-                self._path,
-                str(theirs.fileno()),
-                str(os.getpid()),
-            ]
             self._process = subprocess.Popen(
-                arguments,
+                [sys.executable, "-c", _BOOT, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(descriptor,),
                 start_new_session=True,
                 cwd=self._folder,
             )
-        self._pipe, self._loaded = Connection(ours.detach()), False
-        self._pipe.send_bytes(self._errand)
+        self._pipe = Connection(ours.detach())
+        self._loaded = False
+        self._number = LOADED
+        self._pipe.send_bytes(self._setup)
 
     def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            try:
-                os.killpg(
-                    process.pid, signal.SIGKILL
-                )  # the whole group: a plugin's own children go too
-            except ProcessLookupError:
-                pass
-            process.wait(10)
-
-
-def serve(descriptor: int, parent: int) -> None:
-    """The child's main loop."""
-    pipe = Connection(descriptor)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    specs, deadline_s, memory_gb = pipe.recv()
-    try:
-        rewards = [load_reward(spec) for spec in specs]
-    except RewardError as error:
-        pipe.send(("failed", str(error)))
-        return
-    _bound_memory([getattr(reward.function, "memory_gb", memory_gb) for reward in rewards])
-    pipe.send(("ready", [_manner(reward) for reward in rewards]))
-    while True:
-        try:
-            index, answers, whole = pipe.recv()
-        except EOFError:
+        process = self._process
+        self._process = None
+        if process is None:
             return
-        _reply(pipe, rewards[index], answers, deadline_s if whole else None)
+        try:
+            # The whole process group: processes that a plugin started are killed too.
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        try:
+            process.wait(KILL_WAIT_S)
+        except subprocess.TimeoutExpired:
+            pass  # held by the kernel; `subprocess` collects it when it is gone
 
 
-def _manner(reward: Reward) -> Manner:
-    if reward.form == "batch":
-        return "group"
-    return "side by side" if reward.is_async else "each"
+def _fits(message: Any, number: int, pid: int | None) -> bool:
+    """Whether a message is the reply with this number, sent by the worker process itself."""
+    if not isinstance(message, tuple) or len(message) != 3:
+        return False
+    return message[:2] == (number, pid)
 
 
-def _bound_memory(bounds_gb: list[float | None]) -> None:
-    """Bound the data segment by the largest wish, not at all where one reward asks for no bound."""
-    wished = [bound for bound in bounds_gb if bound]
-    if len(wished) == len(bounds_gb):
-        resource.setrlimit(resource.RLIMIT_DATA, (int(max(wished) * 2**30),) * 2)
-
-
-def _reply(
-    pipe: Connection, reward: Reward, answers: Answers, whole_within_s: float | None
-) -> None:
-    if whole_within_s is None:
-        for i in range(len(answers.texts)):
-            pipe.send(_portable(reward.one(answers, i)))
-        return
+def _signal_name(number: int) -> str:
     try:
-        pipe.send([_portable(verdict) for verdict in reward.group(answers, whole_within_s)])
-    except GroupCrash as crash:
-        pipe.send(str(crash))
-
-
-def _portable(verdict: Verdict) -> Verdict:
-    """The same verdict in plain Python numbers: array scalars of a plugin might not unpickle in the parent."""
-    value = None if verdict.value is None else float(verdict.value)
-    parts = {
-        str(name): None if part is None else float(part) for name, part in verdict.parts.items()
-    }
-    return Verdict(
-        value=value, status=verdict.status, parts=parts, reason=str(verdict.reason)[:1000]
-    )
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.killpg(0, signal.SIGKILL)
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

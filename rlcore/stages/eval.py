@@ -4,70 +4,125 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, PositiveInt
 
 from rlcore.curriculum.length_budget import state_budget
 from rlcore.errors import RecipeError, RewardError, RunError
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.build import build_rewards, build_sampling, build_scorer
 from rlcore.recipe.load import load, recipe_names
-from rlcore.recipe.schema import EvalStage, ModelSection, Recipe
-from rlcore.rollout.collect import collect
-from rlcore.run.checkpoint import all_checkpoints
-from rlcore.run.folder import RunFolder
-from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics
+from rlcore.recipe.model_sections import ModelSection
+from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText, SamplingSection
+from rlcore.rollout.open_group import TaskDraw
+from rlcore.run.metrics import GroupFacts, group_facts, refuse_unscored, rollout_metrics
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
-from rlcore.run.session import Run
+from rlcore.stages.base import GeneratingStage, Stage
 from rlcore.types import Task
+
+if TYPE_CHECKING:
+    from rlcore.recipe.schema import Recipe
+    from rlcore.run.session import Run
+
+
+class EvalStage(GeneratingStage):
+    headline = ("accuracy",)
+    trains = False
+
+    limit: PositiveInt | None = Field(None, description="evaluate only this many first tasks")
+    weights: Literal["policy", "ema"] = Field(
+        "policy", description="ema: the averaged weights of the last training stage"
+    )
+    num_samples: PositiveInt = Field(1, description="completions per task; accuracy is their mean")
+    budget: PositiveInt | None = Field(
+        None, description="tokens that the prompt states, for a model trained with a budget"
+    )
+    budget_text: BudgetText = Field(
+        BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}"
+    )
+    sampling: SamplingSection = Field(default_factory=lambda: SamplingSection(temperature=0.0))
+
+    def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
+        yield from super().problems(recipe, before)
+        if self.budget is None and self.budget_text != BUDGET_TEXT:
+            yield "budget_text has no effect without a budget"
+        if self.weights != "ema":
+            return
+        training = [stage for stage in before if stage.trains]
+        optim = getattr(training[-1], "optim", None) if training else None
+        if getattr(optim, "ema", None) is None:
+            yield "weights is ema, but the last training stage before it has no optim.ema: set it"
+
+    def run(self, run: Run) -> None:
+        run_eval(run, self)
 
 
 def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
-    """Evaluate and log one row. `accuracy` is the mean of the first reward over all scored answers."""
+    """Evaluate and log one row.
+
+    `accuracy` is the mean of the first reward. A completion that was cut at the deadline counts as not solved; one whose
+    reward failed is no measurement and is left out (`reward/frac_unscored` says how many).
+    """
     started = time.perf_counter()
     tasks = run.tasks(stage.tasks)
     positions = range(min(len(tasks), stage.limit or len(tasks)))
     with run.holding(stage.weights):
         run.publish(run.cursor.step)
     with build_scorer(stage) as scorer, run.tracker.wait(f"evaluating {len(positions)} tasks"):
-        collected = collect(
-            [_with_budget(tasks[position], stage) for position in run.my_share(positions)],
-            engine=run.engine(),
-            encoder=run.encoder,
-            scorer=scorer,
-            sampling=build_sampling(stage.sampling),
+        seed = derive(run.recipe.seed, "eval", stage.tasks)
+        collector = run.collector(
+            scorer,
+            build_sampling(stage.sampling),
             group_size=stage.num_samples,
-            seed=derive(run.recipe.seed, "eval", stage.tasks),
-            deadline_s=run.recipe.engine.deadline_s,
-            max_length=run.max_length,
+            seed_of_batch=lambda batch: seed,
         )
+        draws = [
+            TaskDraw(task=_with_budget(tasks[position], stage), position=position, order=position)
+            for position in run.my_share(positions)
+        ]
+        collector.open(0, draws)
+        collected = collector.wait(0)
     with run.holding(stage.weights):
         groups = policy_scorer(run, stage)(collected.groups)
     facts = run.gather(group_facts(group) for group in groups)
     refuse_unscored(facts)
     first = build_rewards(stage.rewards)[0].name
-    scores = [
-        score for group in facts for parts in group.parts if (score := parts.get(first)) is not None
-    ]
+    scores = [score for group in facts for score in _first_rewards(group, first)]
     if not scores:
         raise RewardError(
-            f"the first reward of stage {stage.label}, {first}, scored no answer: no accuracy"
+            f"the first reward of stage {stage.label}, {first}, scored no completion: no accuracy"
         )
     row = {
         "stage": stage.label,
         "stage_index": run.cursor.stage,
         "step": run.cursor.step,
+        "eval_set": stage.tasks,
         "tasks": len(positions),
-        "answers": len(positions) * stage.num_samples,
+        "completions": len(positions) * stage.num_samples,
         "accuracy": statistics.fmean(scores),
+        "completions/frac_unfinished": statistics.fmean(
+            finish == "aborted" for group in facts for finish in group.finishes
+        ),
         **rollout_metrics(facts),
         "time/total": time.perf_counter() - started,
     }
-    run.tracker.evaluated(row)
+    run.tracker.evaluated(stage, row)
     run.end_stage(trained=False)
     return row
+
+
+def _first_rewards(group: GroupFacts, name: str) -> list[float]:
+    """The first reward of each completion of a group; 0 where the completion was cut at the deadline."""
+    rewards = []
+    for parts, finish in zip(group.parts, group.finishes, strict=True):
+        score = 0.0 if finish == "aborted" else parts.get(name)
+        if score is not None:
+            rewards.append(score)
+    return rewards
 
 
 def _with_budget(task: Task, stage: EvalStage) -> Task:
@@ -76,6 +131,9 @@ def _with_budget(task: Task, stage: EvalStage) -> Task:
 
 def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     """The eval stages alone: of a recipe, or of a run folder with its last checkpoint as the model. Raises `RecipeError`."""
+    from rlcore.run.checkpoint import all_checkpoints
+    from rlcore.run.folder import RunFolder
+
     folder = RunFolder(Path(name))
     is_run = folder.recipe.is_file()
     known = [str(path.parent) for path in folder.path.parent.glob("*/recipe.yaml")] + list(

@@ -1,9 +1,9 @@
 """Stage `offline`: learn from stored rollouts, with any credit and objective that needs no new answers.
 
     rejection sampling fine-tuning (RFT)   keep: correct, distinct: 4, objective: sft
-    advantage-weighted, per answer         credit: {baseline: mean}, objective: {preset: awr, beta: 0.5}
+    advantage-weighted, per answer         credit: {baseline: mean}, objective: {use: awr, beta: 0.5}
     advantage-weighted, per step (Eq. 4)   credit: {baseline: none, steps: {scheme: {use: per_step, mix: 1.0}}},
-                                           objective: {preset: awr, beta: 0.5}
+                                           objective: {use: awr, beta: 0.5}
     GRPO on old answers                    credit: {baseline: mean_std}, objective: grpo (needs the rows' logprobs)
 
 Credit sees all answers to a task before `keep` and `distinct` choose among them, so a baseline is that of the whole group.
@@ -11,26 +11,82 @@ Credit sees all answers to a task before `keep` and `distinct` choose among them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from rlcore.credit.pairs import is_correct
+from pydantic import Field, PositiveInt
+
+from rlcore.credit.group import passed
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RunError
-from rlcore.learner.gradient import reads_behaviour
 from rlcore.objective.term import Objective
 from rlcore.recipe.build_credit import build_credit
 from rlcore.recipe.build_learner import build_objective
-from rlcore.recipe.schema import OfflineStage
+from rlcore.recipe.credit_sections import CreditSection
+from rlcore.recipe.optim_sections import OptimSection
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.seeds import derive
-from rlcore.run.session import Run
 from rlcore.run.stopwatch import Stopwatch
-from rlcore.run.stored import Stored, read_stored
+from rlcore.stages.base import DataStage, Stage
 from rlcore.types import Sample
+
+if TYPE_CHECKING:
+    from rlcore.recipe.check import Checking
+    from rlcore.recipe.schema import Recipe
+    from rlcore.run.session import Run
+    from rlcore.run.stored import Stored
+
+
+class OfflineStage(DataStage):
+    headline = ("loss", "entropy")
+
+    keep: Literal["all", "correct", "incorrect"] = Field(
+        "all", description="which completions are trained on, after credit has read all of them"
+    )
+    distinct: PositiveInt | None = Field(
+        None, description="maximum number of completions per task, each text once"
+    )
+    steps: PositiveInt = Field(description="steps, each of one update")
+    batch_size: PositiveInt = Field(128, description="completions in a step, over all processes")
+    credit: CreditSection = Field(
+        default_factory=lambda: CreditSection(baseline="none", zero_variance="keep"),
+        description="of credit.steps only the scheme counts: the values are the stored ones",
+    )
+    objective: str | dict[str, Any] = Field(
+        "sft", description="a preset's name, or {use: name, parameter: value}"
+    )
+    optim: OptimSection = Field(default_factory=lambda: OptimSection(lr=1e-5))
+
+    def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
+        yield from super().problems(recipe, before)
+        if self.credit.steps and self.credit.steps.keep != "none":
+            yield "credit.steps.keep is for rl stages: nothing is continued here"
+        if self.credit.normalise_parts:
+            yield "credit.normalise_parts is for rl stages: stored rollouts have one reward"
+        if self.credit.demonstrations != "none":
+            yield (
+                "credit.demonstrations is for rl stages: "
+                "here set demonstrations: true in the sample stage"
+            )
+
+    def check(self, context: Checking) -> list[str]:
+        facts = super().check(context)
+        with context.at("objective"):
+            build_objective(self.objective, max_tokens=context.recipe.engine.max_length)
+        with context.at("credit"):
+            build_credit(self.credit)
+        total = self.steps * self.batch_size
+        size = f"{self.steps} steps x {self.batch_size} stored completions = {total:,}"
+        return [*facts, f"{self.label}: {size}"]
+
+    def run(self, run: Run) -> None:
+        run_offline(run, self)
 
 
 def run_offline(run: Run, stage: OfflineStage) -> None:
+    from rlcore.run.stored import read_stored
+
     objective = build_objective(stage.objective, max_tokens=run.max_length)
     samples = offline_samples(read_stored(run.stored(stage.data)), stage, objective)
     run.tracker.say(f"{stage.label}: {len(samples):,} stored answers to learn from")
@@ -40,11 +96,11 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
     with run.tracker.stage(stage, done=run.cursor.stage_step):
         while run.cursor.stage_step < stage.steps:
             watch = Stopwatch()
-            report = learner.step(
+            report = learner.update(
                 [samples[position] for position in run.my_share(order.draw(stage.batch_size))]
             )
             watch.lap("learn")
-            run.end_step(learner, order, learner_metrics(report) | watch.times())
+            run.end_step(learner_metrics(report) | watch.times(), learner, order)
     run.end_stage(learner, order)
 
 
@@ -52,9 +108,9 @@ def offline_samples(
     stored: Sequence[Stored], stage: OfflineStage, objective: Objective
 ) -> list[Sample]:
     """What the stage trains on, in row order. Raises `RunError` for nothing, or rows without what the objective needs."""
-    values = {id: found for one in stored for id, found in one.steps.items()}
-    asked = (lambda groups, answers: values) if stage.credit.steps else None
-    credited = build_credit(stage.credit, values=asked)([one.group for one in stored])
+    from rlcore.learner.gradient import reads_behaviour
+
+    credited = build_credit(stage.credit)([one.group for one in stored])
     samples = [
         # Versions number the weights of the run that wrote the rows, not of this one: no answer here is on-policy.
         replace(
@@ -84,7 +140,7 @@ def _kept(one: Stored, stage: OfflineStage) -> set[str]:
     for rollout, verdict in zip(one.group.rollouts, one.group.verdicts, strict=True):
         if verdict.value is not None and stage.keep in (
             "all",
-            "correct" if is_correct(verdict) else "incorrect",
+            "correct" if passed(verdict) else "incorrect",
         ):
             ids.setdefault(rollout.id if stage.distinct is None else rollout.text, rollout.id)
     return set(list(ids.values())[: stage.distinct])

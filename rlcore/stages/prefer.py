@@ -8,36 +8,104 @@ optimiser, schedule, metrics and checkpoints are ours. A run killed in this stag
 
 from __future__ import annotations
 
-import copy
+import importlib.util
 import random
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from datasets import Dataset
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from rlcore.credit.pairs import Pair, answer_pairs, first_pit_pairs, shared_prefix_pairs
 from rlcore.errors import RecipeError, RunError
-from rlcore.learner.attention import PACKED
-from rlcore.learner.optim import OPTIMIZERS, Schedule
-from rlcore.learner.policy import Policy
-from rlcore.recipe.schema import PreferStage
-from rlcore.run.folder import read_rows
+from rlcore.recipe.optim_sections import UpdateSection
 from rlcore.run.seeds import derive
-from rlcore.run.session import Run
-from rlcore.run.stored import Stored, read_stored, stored_files
+from rlcore.stages.base import DataStage
 from rlcore.types import Task
 
-TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
-Log = Callable[[Mapping[str, float]], None]
+if TYPE_CHECKING:
+    from rlcore.recipe.check import Checking
+    from rlcore.run.session import Run
+    from rlcore.run.stored import Stored
+
+
+class PreferStage(DataStage):
+    headline = ("loss", "margin", "accuracy")
+
+    pairs: Literal["answers", "first_pit", "shared_prefix", "given"] = Field(
+        "answers",
+        description="correct against wrong answer; against a wrong one up to its first pit; two next steps; or ready pairs",
+    )
+    per_task: PositiveInt | None = Field(None, description="at most so many pairs of a task")
+    min_gap: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1,
+        description="first_pit: least range of an answer's step values; shared_prefix: least difference of two steps'",
+    )
+    bradley_terry: bool = Field(
+        False,
+        description="shared_prefix: draw the winner with probability sigmoid(difference) instead of taking the better",
+    )
+    steps: PositiveInt = Field(description="optimiser steps")
+    batch_size: PositiveInt = Field(64, description="pairs in a step, over all processes")
+    micro_batch: PositiveInt | None = Field(
+        None, description="pairs in one forward; default: those of a process's step"
+    )
+    beta: PositiveFloat = Field(
+        0.1, description="how strongly the policy is held to the model the stage began with"
+    )
+    loss_type: str | dict[str, float] = Field(
+        "sigmoid",
+        description="a loss of TRL's DPOTrainer (ipo, hinge, sigmoid_norm, ...), or a mix: {sigmoid: 1.0, sft: 0.2}",
+    )
+    optim: UpdateSection = Field(default_factory=UpdateSection)
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> PreferStage:
+        micro_batch = min(self.micro_batch or self.batch_size, self.batch_size)
+        if self.batch_size % micro_batch:
+            raise ValueError(
+                f"micro_batch is {self.micro_batch}, which does not divide "
+                f"batch_size ({self.batch_size})"
+            )
+        return self
+
+    def micro_batches(self, processes: int) -> tuple[int, int]:
+        """Pairs in one forward of a process, and forwards in a step.
+
+        Raises `RecipeError` where a step's pairs cannot be divided exactly.
+        """
+        if self.batch_size % processes:
+            raise RecipeError(
+                f"stage {self.label}: batch_size is {self.batch_size}, which {processes} processes "
+                f"cannot divide equally: use a multiple of {processes}"
+            )
+        pairs = self.batch_size // processes
+        micro_batch = min(self.micro_batch or pairs, pairs)
+        if pairs % micro_batch:
+            raise RecipeError(
+                f"stage {self.label}: micro_batch is {micro_batch}, which does not divide "
+                f"the {pairs} pairs of a process's step"
+            )
+        return micro_batch, pairs // micro_batch
+
+    def check(self, context: Checking) -> list[str]:
+        facts = super().check(context)
+        if importlib.util.find_spec("trl") is None:
+            raise RecipeError(
+                f"{context.place} needs the package trl, which is not installed: "
+                "pip install 'rlcore[prefer]'"
+            )
+        total = self.steps * self.batch_size
+        return [*facts, f"{self.label}: {self.steps} steps x {self.batch_size} pairs = {total:,}"]
+
+    def run(self, run: Run) -> None:
+        run_prefer(run, self)
 
 
 def run_prefer(run: Run, stage: PreferStage) -> None:
+    from rlcore.run.folder import read_rows
+    from rlcore.run.stored import read_stored, stored_files
+    from rlcore.stages.prefer_trl import train_pairs  # TRL takes seconds to import
+
     name, seed = stage.label, derive(run.recipe.seed, "prefer", run.cursor.stage)
     path = run.stored(stage.data)
     if stage.pairs == "given":
@@ -73,12 +141,10 @@ def make_pairs(one: Stored, stage: PreferStage, seed: int) -> list[Pair]:
     """The pairs of one task, at most `per_task`."""
     match stage.pairs:
         case "first_pit":
-            found = list(first_pit_pairs(one.group, one.steps, min_gap=stage.min_gap))
+            found = list(first_pit_pairs(one.group, min_gap=stage.min_gap))
         case "shared_prefix":
             draw = random.Random(f"{seed}/{one.group.task.id}") if stage.bradley_terry else None
-            found = list(
-                shared_prefix_pairs(one.group, one.steps, min_gap=stage.min_gap, draw=draw)
-            )
+            found = list(shared_prefix_pairs(one.group, min_gap=stage.min_gap, draw=draw))
         case _:
             found = list(answer_pairs(one.group))
     return found[: stage.per_task]
@@ -125,127 +191,3 @@ def given_row(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         "chosen_ids": whole[0],
         "rejected_ids": whole[1],
     }
-
-
-class TokenPairs(DPOTrainer):
-    """TRL's trainer on rows that are tokens already."""
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset
-
-
-class Forward(TrainerCallback):
-    """Hands what TRL logs of every step to `log`, under our names."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any
-    ) -> None:
-        if logs and "loss" in logs:
-            names = {
-                "learning_rate": "lr",
-                "rewards/margins": "margin",
-                "rewards/accuracies": "accuracy",
-            }
-            kept = ("loss", "grad_norm", "entropy", "learning_rate")
-            self._log(
-                {
-                    names.get(key, key): value
-                    for key, value in logs.items()
-                    if key in kept or "/" in key
-                }
-            )
-
-
-def train_pairs(
-    policy: Policy,
-    rows: Sequence[Mapping[str, Any]],
-    stage: PreferStage,
-    *,
-    seed: int,
-    processes: int,
-    log: Log,
-) -> None:
-    """Train `policy` in place on rows with `TOKENS`; `log` gets the metrics of every step. Raises `RecipeError`."""
-    with plain(policy), torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
-        try:
-            pair_trainer(
-                policy, rows, stage, seed=seed, processes=processes, log=log, scratch=scratch
-            ).train()
-        except (ValueError, NotImplementedError) as error:
-            raise RecipeError(f"TRL's DPOTrainer refused stage {stage.label}: {error}") from None
-
-
-def pair_trainer(
-    policy: Policy,
-    rows: Sequence[Mapping[str, Any]],
-    stage: PreferStage,
-    *,
-    seed: int = 0,
-    processes: int = 1,
-    log: Log = lambda metrics: None,
-    scratch: str,
-) -> TokenPairs:
-    """TRL's trainer for a policy that is `plain` and stays so; the reference is a copy of it as it is now."""
-    losses = {stage.loss_type: 1.0} if isinstance(stage.loss_type, str) else stage.loss_type
-    optim = stage.optim
-    optimizer = OPTIMIZERS[optim.name](
-        policy.module, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
-    )
-    schedule = Schedule(
-        name=optim.schedule,
-        total=stage.steps,
-        warmup=optim.warmup_steps,
-        floor=optim.min_lr_ratio,
-        rex_d=optim.rex_d,
-        decay_shape=optim.decay_shape,
-        decay_share=optim.decay_share,
-    )
-    each = max(1, stage.batch_size // processes)
-    micro = min(stage.micro_batch or each, each)
-    config = DPOConfig(
-        output_dir=scratch,
-        max_steps=stage.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, each // micro),
-        learning_rate=optim.lr,
-        max_grad_norm=optim.clip_norm,
-        beta=stage.beta,
-        loss_type=list(losses),
-        loss_weights=list(losses.values()),
-        max_length=None,
-        seed=seed % 2**32,
-        gradient_checkpointing=False,
-        bf16=policy.arithmetic == torch.bfloat16,
-        use_cpu=policy.model.device.type == "cpu",
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-    )
-    trainer = TokenPairs(
-        model=policy.model,
-        ref_model=copy.deepcopy(policy.model).requires_grad_(False),
-        args=config,
-        train_dataset=Dataset.from_dict({name: [row[name] for row in rows] for name in TOKENS}),
-        processing_class=policy.tokenizer,
-        optimizers=(optimizer, LambdaLR(optimizer, schedule)),
-        callbacks=[Forward(log)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-@contextmanager
-def plain(policy: Policy) -> Iterator[None]:
-    """The model as transformers knows it, and afterwards as it was: TRL also puts a forward of its own on it."""
-    model = policy.model
-    model.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        model.__dict__.pop("forward", None)
-        model.set_attn_implementation(PACKED)
-        model.eval()

@@ -1,100 +1,374 @@
-"""Stage `rl`: the arrow, one turn a step.
+"""Stage `rl`: the loop of reinforcement learning, one rollout batch a step.
 
-    task -> curriculum -> rollout -> reward -> credit -> pack -> objective -> step -> sync
+    task -> curriculum -> rollout -> reward -> credit -> batch -> updates -> publish
 
 Every rank runs this loop on its own share of the tasks and keeps its groups whole; ranks meet in the learner's all-reduces
-and in the few small values gathered here. A filter may stand between reward and credit: what it rejects is replaced by other
-tasks, is seen by the curriculum, and is not learned from.
+and in the few small values gathered here. A filter may stand between reward and credit: groups that it rejects are replaced
+by other tasks; the curriculum sees them, the learner does not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rlcore.recipe.build import build_curriculum, build_prefilter, build_scorer
-from rlcore.recipe.build_credit import build_credit, credit_weights
+from pydantic import Field, PositiveInt, model_validator
+
+from rlcore.credit.demonstrations import STREAM as DEMONSTRATIONS
+from rlcore.errors import RecipeError
+from rlcore.objective.correction import require_correction
+from rlcore.objective.methods import with_method
+from rlcore.recipe.build import (
+    build_budget,
+    build_curriculum,
+    build_filter,
+    build_follow_up,
+    build_prefilter,
+    build_sampling,
+    build_scorer,
+)
+from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
 from rlcore.recipe.build_learner import build_objective
-from rlcore.recipe.schema import RlStage
-from rlcore.run.batches import Intake
+from rlcore.recipe.credit_sections import CreditSection
+from rlcore.recipe.filter_sections import PrefilterSection, ResampleSection
+from rlcore.recipe.optim_sections import OptimSection
+from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
+from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
 from rlcore.run.metrics import (
     group_facts,
     learner_metrics,
     refuse_unscored,
     rollout_metrics,
     rollout_rows,
+    staleness_counts,
+    staleness_metrics,
 )
 from rlcore.run.next_token import STREAM, text_samples
 from rlcore.run.plots import draw_categories
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
-from rlcore.run.session import Run
 from rlcore.run.step_values import step_metrics, step_rows, step_values
 from rlcore.run.stopwatch import Stopwatch
+from rlcore.run.token_limit import TokenLimit
+from rlcore.stages.base import GeneratingStage, Stage
 from rlcore.stages.sft import demonstrate
+
+if TYPE_CHECKING:
+    from rlcore.objective.term import Objective
+    from rlcore.recipe.check import Checking
+    from rlcore.recipe.schema import Recipe
+    from rlcore.run.session import Run
+    from rlcore.run.throughput import Throughput
+    from rlcore.types import Sample
+
+
+class RlStage(GeneratingStage):
+    headline = ("reward/mean", "completions/length/mean", "reward/frac_zero_std")
+
+    steps: PositiveInt = Field(description="rollout batches to train on")
+    method: str = Field(
+        "grpo",
+        description="a publication: its loss, baseline, equal-reward rule and filter, each replaceable; docs/objectives.md",
+    )
+    stop_after_tokens: PositiveInt | None = Field(
+        None,
+        description="end after the step that brings the tokens written in this stage, continuations too, to this number",
+    )
+    groups_per_step: PositiveInt = Field(32, description="tasks in a step, over all processes")
+    group_size: PositiveInt = Field(8, description="answers to a task")
+    aggregate: str | dict[str, Any] = Field(
+        "sum", description="how rewards become one value: a name, or {use: name, parameter: value}"
+    )
+    curriculum: str | dict[str, Any] = Field(
+        "uniform",
+        description="which tasks next: a name, or {use: name, parameter: value}; docs/curricula.md",
+    )
+    filter: str | dict[str, Any] | list[str | dict[str, Any]] | None = Field(
+        None,
+        description="which groups enter the batch, the others are replaced: zero_variance, pass_rate, staleness, unscorable",
+    )
+    resample: ResampleSection = Field(default_factory=ResampleSection)
+    prefilter: PrefilterSection | None = Field(
+        None,
+        description="pass over tasks like those the filter rejected, before anything is written for them",
+    )
+    budget: PositiveInt | str | dict[str, Any] | None = Field(
+        None,
+        description="tokens that the prompt states and the reward `length` asks for, by step; nothing is cut there. A number, or "
+        "{use: exponential, start: 256, factor: 0.7, every: 150}",
+    )
+    budget_text: BudgetText = Field(
+        BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}"
+    )
+    follow_up: str | dict[str, Any] | None = Field(
+        None,
+        description="tasks made of a step's answers, answered in the same step: guess_masks, or {use: name, ...}",
+    )
+    max_staleness: Annotated[int, Field(ge=0)] = Field(
+        0, description="rollout batches generated beyond the one being trained"
+    )
+    minibatches: PositiveInt = Field(1, description="updates that a rollout batch is cut into")
+    update_epochs: PositiveInt = Field(1, description="times that a rollout batch is trained on")
+    minibatch_by: Literal["group", "sequence"] = Field(
+        "group", description="what stays together when a batch is cut"
+    )
+    old_logprobs: Literal["trainer", "engine"] | None = Field(
+        None,
+        description="denominator of the ratio after the first update and for stale tokens: recomputed by the learner, or as the "
+        "engine recorded them; default: trainer in bfloat16, else engine",
+    )
+    credit: CreditSection = Field(default_factory=CreditSection)
+    objective: str | dict[str, Any] = Field(
+        "grpo",
+        description="a preset's name, or {use: name, parameter: value}; docs/objectives.md",
+    )
+    optim: OptimSection = Field(default_factory=OptimSection)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_under_the_methods_keys(cls, value: Any) -> Any:
+        return with_method(value) if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _parts_of_a_filter(self) -> RlStage:
+        if self.budget is None and self.budget_text != BUDGET_TEXT:
+            raise ValueError("budget_text has no effect without a budget")
+        if self.prefilter is not None and self.filter is None:
+            raise ValueError("prefilter remembers what a filter rejected: set filter too")
+        if self.resample.probe is not None and (
+            self.filter is None or self.resample.probe >= self.group_size
+        ):
+            raise ValueError(
+                f"resample.probe is {self.resample.probe}, which needs a filter and a group_size above it (it is {self.group_size})"
+            )
+        if self.filter is None and self.resample != ResampleSection():
+            raise ValueError("resample has no effect without a filter: set filter, or leave it out")
+        return self
+
+    def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
+        yield from super().problems(recipe, before)
+        alone = self.group_size == 1 and self.credit.demonstrations != "mixed"
+        if alone and self.credit.baseline in ("mean", "mean_std", "leave_one_out"):
+            yield (
+                "group_size is 1, so a completion is compared with nothing: "
+                "raise it, or set credit.baseline"
+            )
+        if self.sampling.temperature == 0:
+            yield (
+                "sampling.temperature is 0: greedy completions of a task are all the same, "
+                "so RL learns nothing"
+            )
+
+    def denominator(self, recipe: Recipe) -> Literal["trainer", "engine"]:
+        """Where old log-probabilities come from, default applied."""
+        return self.old_logprobs or ("trainer" if recipe.model.dtype == "bfloat16" else "engine")
+
+    def check(self, context: Checking) -> list[str]:
+        facts = super().check(context)
+        tasks = context.tasks[self.tasks]
+        with context.at("curriculum"):
+            curriculum = build_curriculum(self.curriculum, tasks, seed=0)
+        with context.at("prefilter"):
+            build_prefilter(self, curriculum, tasks, seed=0)
+        with context.at("filter"):
+            build_filter(self)
+        with context.at("budget"):
+            build_budget(self)
+        with context.at("follow_up"):
+            build_follow_up(self.follow_up)
+        with context.at("objective"):
+            objective = build_objective(self.objective, max_tokens=self.sampling.max_tokens)
+        with context.at("credit.steps"):
+            build_step_values(self, context.no_engine, str)
+        with context.at("credit"):
+            build_credit(self.credit, weights=credit_weights(self))
+        with context.at("credit.demonstrations"):
+            check_streams(self.credit.demonstrations, objective)
+        with context.at("max_staleness"):
+            require_correction(
+                objective,
+                old_logprobs=self.denominator(context.recipe),
+                max_staleness=self.max_staleness,
+            )
+        return [*facts, f"{self.label}: {self.size_in_words()}"]
+
+    def size_in_words(self) -> str:
+        """How large the steps are."""
+        completions = self.groups_per_step * self.group_size
+        tokens = completions * self.sampling.max_tokens
+        words = (
+            f"{self.steps} steps x {self.groups_per_step} tasks x {self.group_size} completions = "
+            f"{completions:,} completions a step, at most {tokens:,} completion tokens"
+        )
+        if self.filter:
+            words += f", and up to {self.resample.rounds} times as many with the filter"
+        return words
+
+    def run(self, run: Run) -> None:
+        run_rl(run, self)
+
+
+def check_streams(demonstrations: str, objective: Objective) -> None:
+    """Raise `RecipeError` where only one of credit and objective knows demonstrations."""
+    learns = DEMONSTRATIONS in objective.streams
+    if demonstrations != "none" and not learns:
+        raise RecipeError(
+            f"it is {demonstrations!r}, but the stage's objective does not learn from them: use hpt"
+        )
+    if demonstrations == "none" and learns:
+        raise RecipeError(
+            "the stage's objective learns from demonstrations: "
+            "set credit.demonstrations to gated or mixed"
+        )
 
 
 def run_rl(run: Run, stage: RlStage) -> None:
-    tasks, seed = run.tasks(stage.tasks), derive(run.recipe.seed, "rl", run.cursor.stage)
-    curriculum = build_prefilter(
-        stage, build_curriculum(stage.curriculum, tasks, seed=seed), tasks, seed=seed
-    )
-    intake = Intake(run, stage, tasks, curriculum, seed=seed)
+    from rlcore.learner.updates import run_updates
+    from rlcore.run.throughput import throughput
+
+    seed = derive(run.recipe.seed, "rl", run.cursor.stage)
+    tasks = run.tasks(stage.tasks)
+    sampler = build_curriculum(stage.curriculum, tasks, seed=seed)
+    curriculum = build_prefilter(stage, sampler, tasks, seed=seed)
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
-    learner = run.learner(stage, objective, temperature=stage.sampling.temperature)
-    run.resume_stage(learner, curriculum)
-    score = policy_scorer(run, stage, learner.average)
+    learner = run.learner(stage, objective)
+    limit = TokenLimit(run, stage.stop_after_tokens)
 
     with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
-        steps = step_values(run, stage, scorer, seed=seed)
+        collector = run.collector(
+            scorer,
+            build_sampling(stage.sampling, keep_support=True),
+            group_size=stage.group_size,
+            seed_of_batch=partial(derive, seed),
+            probe=stage.resample.probe,
+        )
+        batches = BatchSource(
+            batch_plan(stage),
+            tasks,
+            curriculum,
+            collector,
+            rank=run.accelerator.process_index,
+            ranks=run.accelerator.num_processes,
+            gather=run.gather,
+            rescore=policy_scorer(run, stage, learner.average),
+            estimate=step_values(run, stage, collector, seed=seed),
+        )
+        run.resume_stage(learner, curriculum, batches)
         credit = build_credit(
             stage.credit,
             weights=credit_weights(stage),
             gather=run.gather,
             demonstrate=partial(demonstrate, run),
-            values=steps,
         )
-        run.publish(learner.version)
-        while run.cursor.stage_step < stage.steps and not intake.exhausted:
+        speed = throughput(run.policy, run.accelerator, peak_tflops=run.recipe.run.peak_tflops)
+        run.publish(learner.version, collector.generator)
+        while run.cursor.stage_step < stage.steps and not limit.reached:
             watch = Stopwatch()
-            collected = intake.collect(scorer, score, version=learner.version)
-            facts = run.gather(
-                group_facts(group) for group in collected.groups + collected.rejected
-            )
-            refuse_unscored(facts)
+            batch = batches.next(run.cursor.stage_step, version=learner.version)
             watch.lap("rollout")
 
-            samples = credit(collected.groups)
-            rows = rollout_rows(
-                intake.everything(collected), step_rows(steps, samples) if steps else {}
-            )
-            run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
-            seen = intake.report(collected, samples, continued=steps.cost.tokens if steps else 0)
+            samples = credit(batch.groups)
+            write_rollouts(run, batch, samples)
+            metrics = batch_metrics(run, batch, version=learner.version)
+            metrics |= batches.observe(batch, samples)
             watch.lap("credit")
 
-            behaviour = learner.version
-            texts = (
-                text_samples(run, (group.task for group in collected.groups))
-                if STREAM in objective.streams
-                else []
+            report = run_updates(
+                learner,
+                [*keyed(batch, samples), *keyed_texts(run, batch, objective)],
+                minibatches=stage.minibatches,
+                update_epochs=stage.update_epochs,
+                by=stage.minibatch_by,
+                old_logprobs=stage.denominator(run.recipe),
+                seed=derive(seed, "minibatches", run.cursor.stage_step),
+                gather=run.gather,
             )
-            report = learner.step([sample for group in samples for sample in group] + texts)
             watch.lap("learn")
 
-            if learner.version != behaviour:
-                run.publish(learner.version)
-            watch.lap("sync")
+            if report.updates:
+                learner.version += 1
+                run.publish(learner.version, collector.generator)
+            watch.lap("publish")
 
-            metrics = rollout_metrics(facts) | learner_metrics(report) | seen
-            metrics |= {
-                "policy_version": behaviour,
-                "staleness": 0,
-                **watch.times(reward=collected.reward_s),
-            }
-            if steps:
-                metrics |= step_metrics(
-                    run.gather([steps.cost]), written=metrics["tokens/completion"]
-                )
-            run.end_step(learner, curriculum, metrics)
+            times = watch.times(reward=batch.collected.reward_s)
+            metrics |= learner_metrics(report) | times
+            metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
+            limit.add(metrics)
+            run.end_step(metrics, learner, curriculum, batches)
     if run.accelerator.is_main_process:
         draw_categories(run.folder.path, run.folder.picture)
     run.end_stage(learner, curriculum)
+
+
+def batch_plan(stage: RlStage) -> BatchPlan:
+    """How the stage's batches are made."""
+    return BatchPlan(
+        groups_per_step=stage.groups_per_step,
+        steps=stage.steps,
+        max_staleness=stage.max_staleness,
+        filter=build_filter(stage),
+        rounds=stage.resample.rounds,
+        oversubmit=stage.resample.oversubmit,
+        budget=build_budget(stage),
+        budget_text=stage.budget_text,
+        follow_up=build_follow_up(stage.follow_up),
+    )
+
+
+def write_rollouts(run: Run, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]) -> None:
+    """Put every rollout of the batch on disk, before anything can stop the run."""
+    rows = rollout_rows(batch.placed(), step_rows(batch.groups, samples))
+    run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
+
+
+def batch_metrics(run: Run, batch: RolloutBatch, *, version: int) -> dict[str, float]:
+    """Metrics of a batch over all ranks. Raises `RewardError` if nothing could be scored."""
+    facts = run.gather([group_facts(group) for group in batch.all_groups])
+    refuse_unscored(facts)
+    metrics = rollout_metrics(facts) | {"policy_version": version}
+    rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
+    metrics |= staleness_metrics(run.gather([staleness_counts(rollouts, version)]))
+    if batch.value_cost is not None:
+        costs = run.gather([batch.value_cost])
+        metrics |= step_metrics(costs, written=metrics["tokens/completion"])
+    return metrics
+
+
+def speed_metrics(
+    run: Run,
+    speed: Throughput,
+    samples: Sequence[Sequence[Sample]],
+    times: Mapping[str, float],
+    metrics: Mapping[str, float],
+    epochs: int,
+) -> dict[str, float]:
+    """Tokens per second, utilisation and mean |advantage| of one step, over all ranks."""
+    from rlcore.run.throughput import advantage_metrics, sample_facts
+
+    facts = run.gather([sample_facts(sample for of_group in samples for sample in of_group)])
+    generated = metrics["tokens/completion"]
+    speeds = speed.metrics(facts, times, generated_tokens=generated, epochs=epochs)
+    return speeds | advantage_metrics(facts)
+
+
+def keyed(
+    batch: RolloutBatch, samples: Sequence[Sequence[Sample]]
+) -> list[tuple[tuple[int, int, str], list[Sample]]]:
+    """The samples of each group with its place in the global order; groups of follow-up tasks come last."""
+    pairs = []
+    for draw, of_group in zip(batch.collected.draws, samples, strict=True):
+        follow_up = draw.position is None
+        key = (1, 0, draw.task.id) if follow_up else (0, draw.order, "")
+        pairs.append((key, list(of_group)))
+    return pairs
+
+
+def keyed_texts(
+    run: Run, batch: RolloutBatch, objective: Objective
+) -> list[tuple[tuple[int, int, str], list[Sample]]]:
+    """The texts of the batch's tasks for next-token training, where the objective asks for it."""
+    if STREAM not in objective.streams:
+        return []
+    texts = text_samples(run, [group.task for group in batch.groups])
+    return [((2, run.accelerator.process_index, text.id), [text]) for text in texts]

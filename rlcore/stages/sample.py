@@ -8,21 +8,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PositiveInt
 
 from rlcore.recipe.build import build_sampling, build_scorer
-from rlcore.recipe.schema import SampleStage
-from rlcore.rollout.collect import collect
+from rlcore.recipe.build_credit import build_step_values
+from rlcore.recipe.credit_sections import StepValuesSection
+from rlcore.rollout.open_group import TaskDraw
 from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics, rollout_rows
 from rlcore.run.seeds import derive
-from rlcore.run.session import Run
 from rlcore.run.step_values import step_metrics, step_rows, step_values
 from rlcore.scoring.scorer import Scorer
+from rlcore.stages.base import GeneratingStage
 from rlcore.stages.sft import demonstrate
 from rlcore.types import Group, Rollout, Task
 
+if TYPE_CHECKING:
+    from rlcore.recipe.check import Checking
+    from rlcore.run.session import Run
+
 ROUND = 4
 """Answers of a round, in multiples of what the engine writes at the same time; rows are on disk after each round."""
+
+
+class SampleStage(GeneratingStage):
+    headline = ("reward/mean", "completions/length/mean")
+    trains = False
+    writes_samples = True
+
+    limit: PositiveInt | None = Field(None, description="sample only for this many first tasks")
+    num_samples: PositiveInt = Field(8, description="completions per task")
+    demonstrations: bool = Field(
+        False, description="score and keep the tasks' demonstrations too, one more row each"
+    )
+    steps: StepValuesSection | None = Field(
+        None, description="estimate the value of each reasoning step and keep it"
+    )
+
+    def check(self, context: Checking) -> list[str]:
+        facts = super().check(context)
+        with context.at("steps"):
+            build_step_values(self, context.no_engine, str)
+        return facts
+
+    def run(self, run: Run) -> None:
+        run_sample(run, self)
 
 
 def run_sample(run: Run, stage: SampleStage) -> None:
@@ -40,28 +71,26 @@ def run_sample(run: Run, stage: SampleStage) -> None:
     run.accelerator.wait_for_everyone()
     run.publish(run.cursor.step)
     with build_scorer(stage) as scorer, run.tracker.wait(f"answering {len(positions)} tasks"):
-        values = step_values(run, stage, scorer, seed=seed)
+        collector = run.collector(
+            scorer, sampling, group_size=stage.num_samples, seed_of_batch=lambda batch: seed
+        )
+        estimate = step_values(run, stage, collector, seed=seed)
         for start in range(0, len(positions), size):
             places = run.my_share(positions[start : start + size])
             chosen = [tasks[place] for place in places]
-            groups = collect(
-                chosen,
-                engine=run.engine(),
-                encoder=run.encoder,
-                scorer=scorer,
-                sampling=sampling,
-                group_size=stage.num_samples,
-                seed=seed,
-                deadline_s=run.recipe.engine.deadline_s,
-                max_length=run.max_length,
-            ).groups
+            draws = [
+                TaskDraw(task=task, position=place, order=place)
+                for place, task in zip(places, chosen, strict=True)
+            ]
+            collector.open(start, draws)
+            groups = collector.wait(start).groups
             facts += run.gather(group_facts(group) for group in groups)
             refuse_unscored(facts)
-            if values:
-                values(groups)
-                costs.append(values.cost)
+            if estimate:
+                groups, cost = estimate(groups, start)
+                costs.append(cost)
             placed = [(place, group, True) for place, group in zip(places, groups, strict=True)]
-            rows = list(rollout_rows(placed, step_rows(values, []) if values else {}))
+            rows = list(rollout_rows(placed, step_rows(groups, [])))
             if stage.demonstrations:
                 rows += demonstration_rows(run, dict(zip(places, chosen, strict=True)), scorer)
             run.folder.append_sample(name, run.accelerator.process_index, rows)
@@ -73,9 +102,9 @@ def run_sample(run: Run, stage: SampleStage) -> None:
         "stage": name,
         "step": run.cursor.step,
         "tasks": len(positions),
-        "answers": len(positions) * stage.num_samples,
+        "completions": len(positions) * stage.num_samples,
     }
-    run.tracker.sampled(row | metrics | {"time/total": time.perf_counter() - started})
+    run.tracker.sampled(stage, row | metrics | {"time/total": time.perf_counter() - started})
     run.end_stage()
 
 

@@ -1,4 +1,4 @@
-"""A task set whose tasks are made when asked for."""
+"""A task set whose tasks are made on demand."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ class LazyTasks(Sequence[Task]):
         *,
         column: Callable[[str], Sequence[Any] | None] | None = None,
     ) -> None:
-        self._size, self._make, self._column = size, make, column
+        self._size = size
+        self._make = make
+        self._column = column
 
     def column(self, name: str) -> Sequence[Any] | None:
-        """The category ("category") or a column of every task, [size], without making them; None where that is not possible."""
+        """A column of every task, or its category ("category"): [size], without making the tasks.
+
+        None if that is not possible.
+        """
         return self._column(name) if self._column else None
 
     def __len__(self) -> int:
@@ -35,5 +40,5 @@ class LazyTasks(Sequence[Task]):
         if isinstance(index, slice):
             return [self._make(i) for i in range(*index.indices(self._size))]
         if not -self._size <= index < self._size:
-            raise IndexError(f"there is no task {index}: the set has {self._size}")
+            raise IndexError(f"task {index} does not exist: the set has {self._size} tasks")
         return self._make(index % self._size)

@@ -25,9 +25,18 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     """0 is off."""
+    min_p: float = 0.0
+    """Tokens less probable than this fraction of the most probable one are cut off; 0 is off."""
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     """Always write max_tokens tokens: fixed work for benchmarks."""
+    keep_support: bool = False
+    """Return which tokens top-k, top-p and min-p kept: the learner needs them to compute the same log-probabilities."""
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are drawn from less than the whole vocabulary."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0 or self.min_p > 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +62,8 @@ class Completion:
     ]  # [L], log-probability of each token under the distribution it was drawn from
     versions: list[int]  # [L], version of the weights that wrote each token
     finish: Finish
+    support: list[list[int]] | None = None
+    """[L] token ids that truncated sampling kept at each token; None if nothing was truncated or nobody asked."""
 
     def __post_init__(self) -> None:
         check_lengths(
@@ -61,6 +72,7 @@ class Completion:
             token_ids=self.token_ids,
             logprobs=self.logprobs,
             versions=self.versions,
+            support=self.support,
         )
 
     @property
@@ -91,6 +103,8 @@ class Turn:
     """At which a completion was sampled."""
     finish: Finish | None = None
     """How a completion ended; None for other turns."""
+    support: list[list[int] | None] | None = None
+    """[L] token ids that truncated sampling kept, None where it kept all; None if nothing was truncated. Completions only."""
 
     def __post_init__(self) -> None:
         check_lengths(
@@ -99,6 +113,7 @@ class Turn:
             token_ids=self.token_ids,
             logprobs=self.logprobs,
             versions=self.versions,
+            support=self.support,
         )
         written = (self.logprobs is not None, self.versions is not None, self.finish is not None)
         if not all(written) and (self.role == "completion" or any(written)):
@@ -150,15 +165,22 @@ class Rollout:
         version: int = 0,
         versions: Sequence[int] | None = None,
         temperature: float = 1.0,
+        support: Sequence[list[int] | None] | None = None,
     ) -> Rollout:
         """Cut a flat sequence into turns: a completion is a run of tokens whose mask is True.
 
-        token_ids, mask, logprobs and versions: [T]; without `versions` every token has `version`. `finish` is that of the
+        token_ids, mask, logprobs, versions and support: [T]; without `versions` every token has `version`. `finish` is that of the
         last completion.
         """
         versions = [version] * len(mask) if versions is None else versions
         check_lengths(
-            "rollout", id, token_ids=token_ids, mask=mask, logprobs=logprobs, versions=versions
+            "rollout",
+            id,
+            token_ids=token_ids,
+            mask=mask,
+            logprobs=logprobs,
+            versions=versions,
+            support=support,
         )
         edges = [i for i in range(1, len(mask)) if mask[i] != mask[i - 1]]
         starts, ends = [0, *edges], [*edges, len(mask)]
@@ -176,6 +198,7 @@ class Rollout:
                     versions=list(versions[start:end]),
                     temperature=temperature,
                     finish="stop",
+                    support=None if support is None else list(support[start:end]),
                 )
             )
         if all(turn.role != "completion" for turn in turns):
@@ -211,6 +234,16 @@ class Rollout:
             for turn in self.turns
             for value in (turn.versions or [None] * len(turn.token_ids))
         ]
+
+    @cached_property
+    def support(self) -> list[list[int] | None] | None:
+        """[T] token ids that truncated sampling kept, None where it kept all; None if nothing was truncated."""
+        if all(turn.support is None for turn in self.turns):
+            return None
+        support: list[list[int] | None] = []
+        for turn in self.turns:
+            support += turn.support or [None] * len(turn.token_ids)
+        return support
 
     @cached_property
     def completions(self) -> list[Span]:

@@ -24,7 +24,11 @@ class Sample:
     temperature: float = 1.0
     """At which the tokens were sampled; the learner computes log-probabilities at the same one."""
     old_logprobs: list[float] | None = None
-    """[T] of the policy that the ratio is taken to; None: the engine's `logprobs`, or the policy itself if it wrote them."""
+    """[T] of the policy that the ratio is taken to; None: the engine's `logprobs`, or the policy itself if it wrote them.
+    `rlcore.learner.updates` sets it."""
+    support: list[list[int] | None] | None = None
+    """[T] token ids that truncated sampling (top-k, top-p, min-p) kept at each token, None where it kept all of them; None
+    if nothing was truncated. Log-probabilities are those among the kept ones."""
     stream: str = "policy"
     """Which terms of the objective read it; each stream has its own global counts."""
 
@@ -37,6 +41,7 @@ class Sample:
             advantages=self.advantages,
             logprobs=self.logprobs,
             old_logprobs=self.old_logprobs,
+            support=self.support,
         )
         if not self.token_ids or self.mask[0]:
             raise ValueError(
@@ -46,13 +51,16 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepReport:
-    """What one optimiser step did; all means are over the global batch. None: there was nothing to measure it on."""
+    """What one update did, or all updates of a step together; all means are over the tokens of all ranks.
+
+    None: there was nothing to measure it on."""
 
     loss: float | None
     losses: Mapping[str, float]
     """Loss of each term by name."""
     grad_norm: float | None
     lr: float
+    """Of the last update."""
     entropy: float | None
     kl: float | None
     """Engine to trainer: k3 estimate of KL(engine || trainer) on the trained tokens, before any mask.
@@ -61,9 +69,26 @@ class StepReport:
     ratio_max: float | None
     """Largest trainer/engine probability ratio of a trained token, before any mask. None as for `kl`."""
     clip_frac: float | None
-    """Share of trained tokens whose gradient a mask removed or reduced; None for an objective without masks."""
+    """Fraction of trained tokens whose gradient a mask removed or reduced; None for an objective without masks."""
     tokens: int
+    """Trained tokens; over several updates their sum, so that a second epoch counts them again."""
     sequences: int
+    updates: int = 0
+    """Optimiser updates that were applied."""
+    abs_advantage: float | None = None
+    """Mean |advantage| of the trained tokens."""
+    old_kl: float | None = None
+    """Old to current policy: k3 estimate of KL(old || current), on tokens whose ratio is not 1 by construction. None without any."""
+    old_ratio_max: float | None = None
+    """Largest current/old probability ratio, the one that is clipped, of a trained token. None as for `old_kl`."""
+    recorded_tokens: int = 0
+    """Trained tokens with a log-probability recorded by the engine."""
+    off_policy_tokens: int = 0
+    """Trained tokens whose ratio is taken to recorded or recomputed log-probabilities."""
+    model_tokens: int = 0
+    """Tokens read in forward and backward passes; with a shared layout a common beginning counts once."""
+    forward_only_tokens: int = 0
+    """Tokens read in forward passes alone: of the reference model, and to recompute old log-probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

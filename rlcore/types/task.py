@@ -55,6 +55,10 @@ class Verdict:
         """Value of the stage's first reward, which decides what passed; the whole value where there are no parts."""
         return next(iter(self.parts.values()), self.value)
 
+    def passed(self, threshold: float = 0.5) -> bool:
+        """Whether the stage's first reward gave at least `threshold`; no value never passes."""
+        return self.first is not None and self.first >= threshold
+
     def __post_init__(self) -> None:
         if (self.value is not None) != (self.status in SCORED):
             raise ValueError(

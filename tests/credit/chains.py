@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from rlcore.types import Group, Prefix, Rollout, Task, Verdict
+from rlcore.credit.estimator import Cost, Estimator
+from rlcore.types import Group, Prefix, Rollout, StepValues, Task, Turn, Verdict
 
 GOOD, SLIP, LOST = 1, 2, 3
 """Tokens, one a step: right; wrong but still to be mended; wrong for good."""
@@ -28,6 +29,47 @@ def group(answers: Sequence[Sequence[int]], name: str = "chain") -> Group:
         task=Task(id=name, prompt="?", answer=""),
         rollouts=[rollout(tokens, f"{name}#{i}") for i, tokens in enumerate(answers)],
         verdicts=[Verdict(value=reward(tokens)) for tokens in answers],
+    )
+
+
+def valued(
+    estimator: Estimator, groups: Sequence[Group]
+) -> tuple[dict[str, StepValues], Cost, list[tuple[Prefix, Group]]]:
+    """The step values of all groups by rollout id, what they cost, and the continuations."""
+    results, cost = estimator(groups)
+    assert [group.rollouts for group in results] == [group.rollouts for group in groups]
+    values: dict[str, StepValues] = {}
+    continuations = []
+    for result in results:
+        values |= result.step_values
+        continuations += result.continuations
+    return values, cost, continuations
+
+
+def interleaved(name: str = "chain") -> Group:
+    """A group whose second rollout has two turns: prompt, completion, observation, completion."""
+    single = group([[GOOD] * 4], name)
+
+    def completion(tokens: list[int]) -> Turn:
+        return Turn(
+            role="completion",
+            token_ids=tokens,
+            logprobs=[-0.5] * len(tokens),
+            versions=[0] * len(tokens),
+            finish="stop",
+        )
+
+    turns = (
+        Turn(role="prompt", token_ids=[0]),
+        completion([GOOD, GOOD]),
+        Turn(role="observation", token_ids=[9, 9, 9]),
+        completion([GOOD, LOST]),
+    )
+    second = Rollout(id=f"{name}#1", task_id=name, turns=turns, text="")
+    return Group(
+        task=single.task,
+        rollouts=[*single.rollouts, second],
+        verdicts=[Verdict(value=1.0), Verdict(value=0.0)],
     )
 
 

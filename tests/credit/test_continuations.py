@@ -10,12 +10,14 @@ import pytest
 from rlcore.credit.monte_carlo import MonteCarlo
 from rlcore.credit.split import delimiter
 from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.rollout.continuations import continuations
+from rlcore.rollout.collector import Collector
+from rlcore.rollout.generator import Generator
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.types import Group, Prefix, Request, Rollout, Sampling, Task, Verdict
+from tests.credit.chains import valued
 
 ENCODER = PromptEncoder(byte_tokenizer())
 SAMPLING = Sampling(max_tokens=64)
@@ -59,6 +61,19 @@ def answered(task: Task, text: str, number: int) -> Rollout:
     )  # fmt: skip
 
 
+def collector(engine: ScriptedEngine, scorer: Scorer, max_length: int = 128) -> Collector:
+    generator = Generator(
+        engine=engine,
+        encoder=ENCODER,
+        scorer=scorer,
+        sampling=SAMPLING,
+        group_size=1,
+        seed_of_batch=lambda batch: 0,
+        max_length=max_length,
+    )
+    return Collector(generator, streaming=False)
+
+
 @pytest.fixture(scope="module")
 def scorer() -> Iterator[Scorer]:
     with Scorer([RewardSpec("exact", params={"after": "="})]) as made:
@@ -90,10 +105,9 @@ def test_the_forgotten_carry_is_found_in_the_text_of_an_answer(scorer: Scorer) -
     engine = ScriptedEngine(carried_on, logprob=-1.0)
 
     def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
-        return continuations(
-            prefixes, engine=engine, encoder=ENCODER, scorer=scorer, sampling=SAMPLING, seed=7, deadline_s=left_s,
-            max_length=128,
-        )  # fmt: skip
+        return collector(engine, scorer).continue_prefixes(
+            prefixes, batch=0, seed=7, deadline_s=left_s
+        )
 
     made = chains(60)
     estimate = MonteCarlo(
@@ -104,10 +118,10 @@ def test_the_forgotten_carry_is_found_in_the_text_of_an_answer(scorer: Scorer) -
         rollouts=16,
         search="bisect",
     )
-    values = estimate([group for group, _ in made])
+    values, cost, continuations_ = valued(estimate, [group for group, _ in made])
     found = [values[group.rollouts[1].id].pit() == wrong_at for group, wrong_at in made]
     assert sum(found) >= 0.95 * len(found)
-    assert estimate.cost.tokens > 0 and len(estimate.continued) == estimate.cost.prefixes
+    assert cost.tokens > 0 and len(continuations_) == cost.prefixes
 
 
 def some(scorer: object, engine: ScriptedEngine, **settings: object) -> tuple[Prefix, list[Group]]:
@@ -120,14 +134,8 @@ def some(scorer: object, engine: ScriptedEngine, **settings: object) -> tuple[Pr
         max_tokens=60,
     )
     settings = {"seed": 7, "deadline_s": 30.0, "max_length": 128, **settings}
-    return prefix, continuations(
-        [prefix],
-        engine=engine,
-        encoder=ENCODER,
-        scorer=scorer,
-        sampling=SAMPLING,
-        **settings,  # type: ignore[arg-type]
-    )
+    collect = collector(engine, scorer, max_length=settings.pop("max_length"))
+    return prefix, collect.continue_prefixes([prefix], batch=0, **settings)  # type: ignore[arg-type]
 
 
 def test_continuations_are_whole_answers_with_the_prefix_as_it_was_written(scorer: Scorer) -> None:

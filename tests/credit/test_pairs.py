@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from rlcore.credit.pairs import answer_pairs, first_pit_pairs, shared_prefix_pairs
-from rlcore.errors import LearnerError
+from rlcore.errors import RecipeError
 from rlcore.types import Group, Rollout, Span, StepValues, Task, Verdict
+from tests.credit.chains import interleaved
 
 PROMPT = [1, 2]
 
@@ -22,7 +24,7 @@ def rollout(id: str, steps: str) -> Rollout:
     )  # fmt: skip
 
 
-def group(**answers: tuple[str, float | None]) -> Group:
+def group(steps: dict[str, StepValues] | None = None, **answers: tuple[str, float | None]) -> Group:
     verdicts = [
         Verdict(value=v) if v is not None else Verdict(value=None, status="crashed")
         for _, v in answers.values()
@@ -31,6 +33,7 @@ def group(**answers: tuple[str, float | None]) -> Group:
         task=Task(id="t", prompt="?"),
         rollouts=[rollout(id, text) for id, (text, _) in answers.items()],
         verdicts=verdicts,
+        step_values=steps or {},
     )
 
 
@@ -59,44 +62,52 @@ def test_whole_answers_take_turns_and_each_text_comes_once() -> None:
 
 
 def test_a_wrong_answer_is_cut_after_its_first_pit() -> None:
-    answers = group(good=("ab cd", 1), bad=("ab xy zz", 0), flat=("qq rr", 0), unknown=("uu", 0))
     steps = values("bad", "ab xy zz", 0.5, 0.6, 0.0, 0.0) | values("flat", "qq rr", 0.05, 0.0, 0.0)
-    assert texts(first_pit_pairs(answers, steps)) == [
+    answers = group(
+        steps, good=("ab cd", 1), bad=("ab xy zz", 0), flat=("qq rr", 0), unknown=("uu", 0)
+    )
+    assert texts(first_pit_pairs(answers)) == [
         ("abcd", "abxy")
     ]  # planted at step 2; not "ab", not the whole answer
-    assert texts(first_pit_pairs(answers, steps, min_gap=0.01)) == [
+    assert texts(first_pit_pairs(answers, min_gap=0.01)) == [
         ("abcd", "abxy"),
         ("abcd", "qq"),
     ]
     late = values("bad", "ab xy zz", 0.5, 0.6, 0.4, 0.0)
-    assert texts(first_pit_pairs(answers, late)) == [("abcd", "abxyzz")]
+    assert texts(first_pit_pairs(replace(answers, step_values=late))) == [("abcd", "abxyzz")]
 
 
 def test_pairs_that_share_a_prefix_differ_in_one_step() -> None:
-    answers = group(a=("ab cd ee", 1), b=("ab xy ff", 0), c=("ab xy gg", 0), d=("hh", 0))
     steps = (
         values("a", "ab cd ee", 0.5, 0.6, 0.9, 1.0) | values("b", "ab xy ff", 0.5, 0.6, 0.1, 0.0)
         | values("c", "ab xy gg", 0.5, 0.6, 0.1, 0.0) | values("d", "hh", 0.5, 0.0)
     )  # fmt: skip
-    found = texts(shared_prefix_pairs(answers, steps))
+    answers = group(steps, a=("ab cd ee", 1), b=("ab xy ff", 0), c=("ab xy gg", 0), d=("hh", 0))
+    found = texts(shared_prefix_pairs(answers))
     assert found == [("abcd", "abxy"), ("ab", "hh")]  # once each; ff and gg are worth the same
-    assert texts(shared_prefix_pairs(answers, steps, min_gap=0.7)) == [("abcd", "abxy")]
+    assert texts(shared_prefix_pairs(answers, min_gap=0.7)) == [("abcd", "abxy")]
 
 
 def test_bradley_terry_labels_follow_the_sigmoid() -> None:
-    answers = group(a=("ab", 1), b=("xy", 0))
     steps = values("a", "ab", 0.5, 1.0) | values("b", "xy", 0.5, 0.0)
+    answers = group(steps, a=("ab", 1), b=("xy", 0))
     rng, n = random.Random(0), 4000
-    wins = sum(
-        texts(shared_prefix_pairs(answers, steps, draw=rng)) == [("ab", "xy")] for _ in range(n)
-    )
+    wins = sum(texts(shared_prefix_pairs(answers, draw=rng)) == [("ab", "xy")] for _ in range(n))
     assert (
         abs(wins / n - 0.7311) < 0.03
     )  # sigmoid(1), four standard errors; always taking the better would give 1
 
 
-def test_answers_that_others_wrote_into_are_refused() -> None:
-    answers = group(a=("ab", 1), b=("xyz", 0))
-    answers.rollouts[1].mask[3] = False
-    with pytest.raises(LearnerError, match="'b' has tokens in it that the policy did not write"):
-        list(answer_pairs(answers))
+def test_what_is_correct_is_decided_by_the_first_reward() -> None:
+    """An aggregate that ranks gives a right completion with a low reward-model score a low value."""
+    answers = group(a=("ab", 0), b=("cd", 0))
+    verdicts = [
+        Verdict(value=-0.3, parts={"math": 1.0, "model": -2.0}),
+        Verdict(value=-0.9, parts={"math": 0.0, "model": 3.0}),
+    ]
+    assert texts(answer_pairs(replace(answers, verdicts=verdicts))) == [("ab", "cd")]
+
+
+def test_rollouts_of_several_turns_are_refused() -> None:
+    with pytest.raises(RecipeError, match="only single-turn rollouts, and rollout 'chain#1' has 4"):
+        list(answer_pairs(interleaved()))

@@ -9,7 +9,8 @@ from rlcore import Group, Rollout, Task, Verdict
 from rlcore.credit import group_credit, normalised_parts
 from rlcore.errors import RecipeError, RewardError
 from rlcore.recipe.build_credit import build_credit, credit_weights
-from rlcore.recipe.schema import CreditSection, RlStage
+from rlcore.recipe.credit_sections import CreditSection
+from rlcore.stages.rl import RlStage
 
 
 def group(parts: dict[str, list[float | None]], tokens: int = 2, id: str = "t") -> Group:
@@ -111,7 +112,7 @@ def stage(**keys) -> RlStage:
 def test_recipes_say_it():
     assert credit_weights(stage()) is None
     assert credit_weights(stage(credit={"normalise_parts": True})) == {"exact": 2.0}
-    with pytest.raises(RecipeError, match="`mix: sum` only"):
-        credit_weights(stage(credit={"normalise_parts": True}, mix="unless_unfinished"))
+    with pytest.raises(RecipeError, match="needs `aggregate: sum`"):
+        credit_weights(stage(credit={"normalise_parts": True}, aggregate="unless_unfinished"))
     with pytest.raises(RecipeError, match="mixed-in demonstration"):
         credit_weights(stage(credit={"normalise_parts": True, "demonstrations": "mixed"}))

@@ -17,7 +17,7 @@ from rlcore.credit.step_values import without_zeros
 from rlcore.errors import RecipeError
 from rlcore.recipe.load import load
 from rlcore.types import Group, Prefix, Verdict
-from tests.credit.chains import GOOD, LOST, group, reward, rollout, tabular
+from tests.credit.chains import GOOD, LOST, group, reward, rollout, tabular, valued
 
 STEPS, ROLLOUTS = 8, 4
 
@@ -63,20 +63,22 @@ def rarely(p: float) -> Callable[[Sequence[Prefix], float], list[Group]]:
 @pytest.mark.parametrize("at", range(STEPS))
 def test_backwards_pays_for_what_follows_the_pit_and_names_it(at: int) -> None:
     search = estimate(tabular(STEPS, error=0.0))
-    values = search([with_pit(at)])[f"pit{at}#0"]
+    found, cost, _ = valued(search, [with_pit(at)])
+    values = found[f"pit{at}#0"]
     lengths = range(
         max(at, 1), STEPS
     )  # of the prefixes continued: dead ones, and the one before the pit
-    assert values.pit() == at and search.cost.prefixes == len(lengths)
-    assert search.cost.tokens == ROLLOUTS * sum(STEPS - length for length in lengths)
+    assert values.pit() == at and cost.prefixes == len(lengths)
+    assert cost.tokens == ROLLOUTS * sum(STEPS - length for length in lengths)
     assert values.values == [1.0, *[None] * (at - 1), *[1.0] * min(at, 1), *[0.0] * (STEPS - at)]
 
 
 def test_a_late_pit_costs_less_than_bisection_and_an_early_one_more() -> None:
     def tokens(at: int, search: str) -> int:
         made = estimate(tabular(STEPS, error=0.0), search=search)
-        assert made([with_pit(at)])[f"pit{at}#0"].pit() == at
-        return made.cost.tokens
+        values, cost, _ = valued(made, [with_pit(at)])
+        assert values[f"pit{at}#0"].pit() == at
+        return cost.tokens
 
     late, early = STEPS - 1, 0
     assert [tokens(late, search) for search in ("backwards", "bisect", "all", "until_dead")] == [
@@ -98,10 +100,9 @@ def test_where_right_ends_are_rare_one_costs_the_least_at_the_last_prefix() -> N
     prices = {}
     for search in ("backwards", "bisect"):
         one = estimate(rarely(0.05), search=search, prefixes=1, rollouts=16)
-        one(made)
-        prices[search] = one.cost.tokens / sum(
-            verdict.value for _, of in one.continued for verdict in of.verdicts
-        )
+        _, cost, continuations = valued(one, made)
+        right = sum(verdict.value for _, of in continuations for verdict in of.verdicts)
+        prices[search] = cost.tokens / right
     # the second answer of each group is lost for good, so a right end costs twice the tokens of a continuation over its chance
     assert prices["backwards"] == pytest.approx(2 * 1 / 0.05, rel=0.2)
     assert prices["bisect"] == pytest.approx(2 * 4 / 0.05, rel=0.2)
@@ -114,11 +115,12 @@ def test_no_more_prefixes_of_an_answer_than_the_limit(search: str, limit: int) -
         estimate(tabular(STEPS, error=0.0), search=search, prefixes=n) for n in (None, limit)
     )
     for at in range(STEPS):
-        whole, part = free([with_pit(at)]), bound([with_pit(at)])
-        assert bound.cost.prefixes == min(limit, free.cost.prefixes) and bound.cost.left_out == 0
+        whole, free_cost, _ = valued(free, [with_pit(at)])
+        part, cost, _ = valued(bound, [with_pit(at)])
+        assert cost.prefixes == min(limit, free_cost.prefixes) and cost.left_out == 0
         [values] = part.values()
-        assert sum(value is not None for value in values.values[1:-1]) == bound.cost.prefixes
-        if bound.cost.prefixes == free.cost.prefixes:
+        assert sum(value is not None for value in values.values[1:-1]) == cost.prefixes
+        if cost.prefixes == free_cost.prefixes:
             assert part == whole
     if limit == 2 and search == "all":
         assert [i for i, value in enumerate(values.values) if value is not None] == [
@@ -131,14 +133,16 @@ def test_no_more_prefixes_of_an_answer_than_the_limit(search: str, limit: int) -
 
 def test_the_prompt_s_own_continuations_are_not_counted_by_the_limit() -> None:
     search = estimate(tabular(STEPS, error=0.0), prefixes=1, start="rollouts")
-    [values] = search([with_pit(STEPS - 1)]).values()
-    assert values.values[0] == 1.0 and values.values[-2] == 1.0 and search.cost.prefixes == 2
+    found, cost, _ = valued(search, [with_pit(STEPS - 1)])
+    [values] = found.values()
+    assert values.values[0] == 1.0 and values.values[-2] == 1.0 and cost.prefixes == 2
 
 
 def test_a_right_answer_costs_its_last_prefix() -> None:
-    search = estimate(tabular(STEPS, error=0.0))
-    values = search([with_pit(2)], answers="positives")["pit2#1"]
-    assert search.cost.tokens == ROLLOUTS and values.values[-2:] == [1.0, 1.0]
+    search = estimate(tabular(STEPS, error=0.0), completions="positives")
+    found, cost, _ = valued(search, [with_pit(2)])
+    values = found["pit2#1"]
+    assert cost.tokens == ROLLOUTS and values.values[-2:] == [1.0, 1.0]
 
 
 def test_an_answer_without_any_right_end_costs_its_tokens_and_nothing_else() -> None:
@@ -147,12 +151,11 @@ def test_an_answer_without_any_right_end_costs_its_tokens_and_nothing_else() -> 
     for p in (0.0, 0.5, 1.0):
         search = estimate(rarely(p), prefixes=1)
         compared = group_credit(baseline="mean_std", zero_variance="keep")
-        credit = with_continuations(
-            per_step(compared, search), compared, lambda made=search: made.continued, "all"
-        )
-        [samples] = without_zeros(credit)([dead])
+        credit = with_continuations(per_step(compared), compared, "all")
+        groups, cost = search([dead])
+        [samples] = without_zeros(credit)(groups)
         grown = [sample for sample in samples if "~" in sample.id]
-        assert search.cost.tokens == 2 * ROLLOUTS and search.cost.informative == (p > 0)
+        assert cost.tokens == 2 * ROLLOUTS and cost.informative == (p > 0)
         assert [sample.id for sample in samples if "~" not in sample.id] == (
             ["dead#0"] if p else []
         )

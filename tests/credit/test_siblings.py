@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from rlcore.credit.estimator import Cost
 from rlcore.credit.group import group_credit
 from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import delimiter, fixed
@@ -15,7 +16,7 @@ from rlcore.credit.vine import vine
 from rlcore.errors import RecipeError
 from rlcore.recipe.build_credit import build_credit, build_step_values
 from rlcore.types import Group, StepValues, Verdict
-from tests.credit.chains import GOOD, LOST, group
+from tests.credit.chains import GOOD, LOST, group, valued
 from tests.credit.test_step_schemes import stage
 
 EACH_TOKEN = {"split": fixed(n=1), "decode": str}
@@ -30,6 +31,12 @@ def drawn(seed: int, *, answers: int = 12) -> Group:
     return replace(
         made, verdicts=[Verdict(value=rng.choice([0.0, 0.25, 1.0])) for _ in made.rollouts]
     )
+
+
+def sibling_values(of: Group) -> dict[str, StepValues]:
+    """Values of the steps, one token each, of all completions."""
+    values, _, _ = valued(Siblings(**EACH_TOKEN, completions="all"), [of])
+    return values
 
 
 def brute_force(answers: list[list[int]], rewards: list[float]) -> list[list[float]]:
@@ -51,7 +58,7 @@ def brute_force(answers: list[list[int]], rewards: list[float]) -> list[list[flo
 @pytest.mark.parametrize("seed", range(20))
 def test_values_are_the_mean_rewards_of_answers_that_begin_alike(seed: int) -> None:
     of = drawn(seed)
-    found = Siblings(**EACH_TOKEN)([of], answers="all")
+    found = sibling_values(of)
     rewards = [verdict.value for verdict in of.verdicts]
     wanted = brute_force([rollout.completion_ids for rollout in of.rollouts], rewards)
     for rollout, row, reward in zip(of.rollouts, wanted, rewards, strict=True):
@@ -66,7 +73,7 @@ def test_the_order_of_the_answers_changes_nothing() -> None:
     turned = replace(
         of, rollouts=[of.rollouts[i] for i in order], verdicts=[of.verdicts[i] for i in order]
     )
-    first, second = (Siblings(**EACH_TOKEN)([each], answers="all") for each in (of, turned))
+    first, second = sibling_values(of), sibling_values(turned)
     assert first.keys() == second.keys()
     for id, values in first.items():
         assert second[id].values == pytest.approx(values.values)
@@ -75,7 +82,7 @@ def test_the_order_of_the_answers_changes_nothing() -> None:
 def test_advantages_of_all_answers_at_a_branch_add_up_to_nothing() -> None:
     """The baseline of a state is the mean of what follows it, so a state pushes its steps neither up nor down together."""
     of = drawn(5)
-    found = Siblings(**EACH_TOKEN)([of], answers="all")
+    found = sibling_values(of)
     answers = {rollout.id: rollout.completion_ids for rollout in of.rollouts}
     states = {tuple(answer[:i]) for answer in answers.values() for i in range(len(answer))}
     for state in states:
@@ -90,17 +97,15 @@ def test_advantages_of_all_answers_at_a_branch_add_up_to_nothing() -> None:
 
 def test_a_wrong_answer_is_pushed_down_where_it_left_the_right_one_and_nowhere_else() -> None:
     of = group([[GOOD] * 4, [GOOD] * 4, [GOOD, GOOD, LOST, GOOD], [LOST, GOOD, GOOD, LOST]])
-    found = Siblings(**EACH_TOKEN)([of], answers="all")
+    found = sibling_values(of)
     assert (
         found["chain#2"].values == pytest.approx([1 / 2, 2 / 3, 2 / 3, 0, 0])
         and found["chain#2"].pit() == 2
     )
     assert found["chain#3"].advantages == pytest.approx([-1 / 2, 0, 0, 0])
     assert found["chain#0"].advantages == pytest.approx([1 / 6, 0, 1 / 3, 0])
-    assert set(Siblings(**EACH_TOKEN)([of])) == {
-        "chain#2",
-        "chain#3",
-    }  # negatives, unless asked otherwise
+    negatives, _, _ = valued(Siblings(**EACH_TOKEN), [of])
+    assert set(negatives) == {"chain#2", "chain#3"}
 
 
 TEXTS = ("a2=2;b3=5;c1=6", "x2=2;y3=5;z1=7", "k2=9;l3=5;m1=6", "k2=2;l3=?;m1=6")
@@ -111,9 +116,13 @@ def test_a_state_is_told_by_what_the_expression_matches() -> None:
     of = group([[ord(c) for c in text] for text in TEXTS])
     of = replace(of, verdicts=[Verdict(value=value) for value in (1.0, 0.0, 0.5, 0.25)])
     siblings = Siblings(
-        split=delimiter(at=";"), decode=lambda ids: "".join(map(chr, ids)), state=r"=\d+"
+        split=delimiter(at=";"),
+        decode=lambda ids: "".join(map(chr, ids)),
+        state=r"=\d+",
+        completions="all",
     )
-    values = {id: v.values for id, v in siblings([of], answers="all").items()}
+    found, cost, continuations = valued(siblings, [of])
+    values = {id: steps.values for id, steps in found.items()}
     start, two = 1.75 / 4, 1.25 / 3
     wanted = [
         [start, two, 0.5, 1.0],
@@ -123,11 +132,7 @@ def test_a_state_is_told_by_what_the_expression_matches() -> None:
     ]
     for i, row in enumerate(wanted):
         assert values[f"chain#{i}"] == pytest.approx(row)
-    assert (
-        siblings.cost.tokens == siblings.cost.prefixes == 0
-        and siblings.cost.answers == 4
-        and siblings.cost.informative == 4
-    )
+    assert cost == Cost(completions=4, informative=4) and continuations == []
     with pytest.raises(RecipeError, match="not a regular expression"):
         Siblings(**EACH_TOKEN, state="(")
 
@@ -135,7 +140,7 @@ def test_a_state_is_told_by_what_the_expression_matches() -> None:
 def test_answers_without_a_score_count_nowhere() -> None:
     of = group([[GOOD] * 3, [GOOD, LOST, GOOD], [GOOD] * 3])
     of = replace(of, verdicts=[*of.verdicts[:2], Verdict(value=None, status="crashed")])
-    found = Siblings(**EACH_TOKEN)([of], answers="all")
+    found = sibling_values(of)
     assert set(found) == {"chain#0", "chain#1"} and found["chain#0"].values == pytest.approx(
         [0.5, 0.5, 1.0, 1.0]
     )
@@ -159,7 +164,8 @@ def exact_gradients(error: list[float], size: int) -> tuple[list[float], list[fl
         for c in members:
             p *= chance[c]
         of = group([list(c) for c in members])
-        for name, credit in (("siblings", vine(mean, Siblings(**EACH_TOKEN))), ("mean", mean)):
+        [of], _ = Siblings(**EACH_TOKEN, completions="all")([of])
+        for name, credit in (("siblings", vine(mean)), ("mean", mean)):
             for sample, c in zip(credit([of])[0], members, strict=True):
                 for i, token in enumerate(c):
                     pushes[name][i] += (
@@ -185,10 +191,11 @@ def test_a_recipe_asks_for_siblings_and_writes_nothing() -> None:
     def refuse(prefixes: object, left_s: float) -> list[Group]:
         raise AssertionError("nothing is to be continued")
 
-    values = build_step_values(chosen, refuse, str)
+    estimator = build_step_values(chosen, refuse, str)
     of = group([[GOOD] * 4, [GOOD] * 4, [GOOD, GOOD, LOST, GOOD], [LOST] * 4])
-    [samples] = build_credit(chosen.credit, values=values)([of])
+    groups, cost = estimator([of])
+    [samples] = build_credit(chosen.credit)(groups)
     by_id = {sample.id: sample.advantages[1:] for sample in samples}
     spread = (1 / 3) ** 0.5 + 1e-4  # of rewards 1, 1, 0, 0, over n - 1
     assert by_id["chain#2"] == pytest.approx([(2 / 3 - 1 / 2) / spread, 0, -(2 / 3) / spread, 0])
-    assert values.cost.tokens == 0 and isinstance(values.values["chain#0"], StepValues)
+    assert cost.tokens == 0 and isinstance(groups[0].step_values["chain#0"], StepValues)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from rlcore.credit.first_pit import first_pit
 from rlcore.credit.group import Credit, group_credit, outcome
 from rlcore.credit.negative_only import negative_only
 from rlcore.credit.per_step import per_step
-from rlcore.credit.step_values import by_step, without_zeros
+from rlcore.credit.step_values import by_step, values_of, without_zeros
 from rlcore.credit.vine import vine
 from rlcore.errors import RecipeError
 from rlcore.recipe.build_credit import build_credit, build_step_values
-from rlcore.recipe.schema import RlStage
+from rlcore.stages.rl import RlStage
 from rlcore.types import Group, Prefix, Sample, Span, StepValues
-from tests.credit.chains import GOOD, LOST, group, tabular
+from tests.credit.chains import GOOD, LOST, group, interleaved, tabular
 
 GROUP = group([[GOOD] * 4, [GOOD, GOOD, LOST, GOOD]])
 """Rewards 1 and 0: with baseline "mean" the advantages are 0.5 and -0.5."""
@@ -30,19 +31,11 @@ RIGHT = StepValues(rollout_id="chain#0", spans=[Span(0, 2), Span(2, 4)], values=
 MEAN = group_credit(baseline="mean", zero_variance="keep")
 
 
-class Stored:
-    """Values that are there already; notes what it was asked for."""
-
-    def __init__(self, *values: StepValues) -> None:
-        self.values, self.asked = {item.rollout_id: item for item in values}, ""
-
-    def __call__(self, groups: Sequence[Group], *, answers: str) -> dict[str, StepValues]:
-        self.asked = answers
-        return self.values
-
-
-def learned(credit: Credit, of: Group = GROUP) -> dict[str, list[float | None]]:
-    """Advantages of the answer tokens by rollout, None where a token is not trained."""
+def learned(
+    credit: Credit, *values: StepValues, of: Group = GROUP
+) -> dict[str, list[float | None]]:
+    """Advantages of the completion tokens by rollout, None where a token is not trained. values: those of the group."""
+    of = replace(of, step_values={steps.rollout_id: steps for steps in values})
     return {
         sample.id: [
             a if on else None for a, on in zip(sample.advantages, sample.mask, strict=True)
@@ -67,50 +60,47 @@ def test_values_fill_gaps_on_a_line_and_find_the_pit() -> None:
 
 
 def test_per_step_mixes_the_groups_advantage_with_the_steps() -> None:
-    assert learned(per_step(MEAN, Stored(WRONG), mix=0.5, scale=2.0)) == {
+    assert learned(per_step(MEAN, mix=0.5, scale=2.0), WRONG) == {
         "chain#0": [0.5] * 4, "chain#1": [-0.25 + 0.25, -0.25 - 0.5, -0.25 - 0.5, -0.25 - 0.25],
     }  # fmt: skip
-    assert learned(per_step(MEAN, Stored(WRONG), mix=0.0)) == learned(MEAN)
+    assert learned(per_step(MEAN, mix=0.0), WRONG) == learned(MEAN)
 
 
 def test_vine_asks_for_all_answers_and_uses_their_steps_alone() -> None:
-    stored = Stored(WRONG, RIGHT)
-    assert learned(vine(MEAN, stored)) == {
+    assert learned(vine(MEAN), WRONG, RIGHT) == {
         "chain#0": [0.25] * 4,
         "chain#1": [0.25, -0.5, -0.5, -0.25],
     }
-    assert stored.asked == "all"
+    assert vine.values_of == "all"
 
 
 def test_first_pit_protects_what_is_before_and_masks_what_is_after() -> None:
     pit_inside = StepValues(rollout_id="chain#1", spans=WRONG.spans, values=[0.5, 0.75, 0.0, 0.0])
-    assert learned(first_pit(MEAN, Stored(pit_inside)))["chain#1"] == [0.0, -0.75, -0.75, None]
-    assert learned(first_pit(MEAN, Stored(pit_inside), protect=False))["chain#1"] == [
+    assert learned(first_pit(MEAN), pit_inside)["chain#1"] == [0.0, -0.75, -0.75, None]
+    assert learned(first_pit(MEAN, protect=False), pit_inside)["chain#1"] == [
         -0.5,
         -0.75,
         -0.75,
         None,
     ]
     gentle = StepValues(rollout_id="chain#1", spans=WRONG.spans, values=[0.1, 0.1, 0.0, 0.0])
-    assert learned(first_pit(MEAN, Stored(gentle)))["chain#1"] == [0.0, -0.5, -0.5, None]
-    assert learned(first_pit(MEAN, Stored(gentle), least_spread=0.2)) == learned(MEAN)
+    assert learned(first_pit(MEAN), gentle)["chain#1"] == [0.0, -0.5, -0.5, None]
+    assert learned(first_pit(MEAN, least_spread=0.2), gentle) == learned(MEAN)
 
 
 def test_negative_only_learns_nothing_but_bad_steps() -> None:
-    assert learned(negative_only(MEAN, Stored(WRONG, RIGHT), scale=2.0)) == {
+    assert learned(negative_only(MEAN, scale=2.0), WRONG, RIGHT) == {
         "chain#1": [None, -1.0, -1.0, -0.5]
     }
-    assert learned(negative_only(MEAN, Stored(WRONG), least=0.3)) == {
-        "chain#1": [None, -0.5, -0.5, None]
-    }
+    assert learned(negative_only(MEAN, least=0.3), WRONG) == {"chain#1": [None, -0.5, -0.5, None]}
 
 
 def test_a_group_of_wrong_answers_still_teaches_its_steps() -> None:
     wrong = group([[GOOD, GOOD, LOST, GOOD], [LOST] * 4])
     assert group_credit(baseline="mean_std")([wrong]) == [[]]
-    [steps] = [learned(without_zeros(per_step(MEAN, Stored(WRONG), mix=1.0)), wrong)]
+    steps = learned(without_zeros(per_step(MEAN, mix=1.0)), WRONG, of=wrong)
     assert steps == {"chain#1": [0.25, -0.5, -0.5, -0.25]}
-    assert learned(without_zeros(per_step(MEAN, Stored())), wrong) == {}
+    assert learned(without_zeros(per_step(MEAN)), of=wrong) == {}
 
 
 def test_spans_that_do_not_cover_the_trained_tokens_are_refused() -> None:
@@ -119,25 +109,26 @@ def test_spans_that_do_not_cover_the_trained_tokens_are_refused() -> None:
         by_step(sample, StepValues(rollout_id="x", spans=[Span(0, 3)], values=[0.0, 1.0]), [1.0])
 
 
-def continued() -> list[tuple[Prefix, Group]]:
+def continued() -> Group:
     prefix = Prefix(task=GROUP.task, rollout=GROUP.rollouts[1], length=2, n=3, max_tokens=2)
-    return [(prefix, group([[GOOD] * 4, [GOOD, GOOD, LOST, GOOD], [GOOD] * 4], "kept"))]
+    kept = group([[GOOD] * 4, [GOOD, GOOD, LOST, GOOD], [GOOD] * 4], "kept")
+    return replace(GROUP, continuations=((prefix, kept),))
 
 
 def test_kept_continuations_are_compared_with_each_other_and_only_their_own_tokens_are_trained() -> (
     None
 ):
     good = pytest.approx(1 / 3)
-    all_of_them = learned(with_continuations(MEAN, MEAN, continued, "all"))
+    all_of_them = learned(with_continuations(MEAN, MEAN, "all"), of=continued())
     assert all_of_them["kept#0"] == [None, None, good, good] == all_of_them["kept#2"]
     assert all_of_them["kept#1"] == [None, None, pytest.approx(-2 / 3), pytest.approx(-2 / 3)]
-    assert set(learned(with_continuations(MEAN, MEAN, continued, "correct"))) == {
+    assert set(learned(with_continuations(MEAN, MEAN, "correct"), of=continued())) == {
         "chain#0",
         "chain#1",
         "kept#0",
         "kept#2",
     }
-    [samples] = with_continuations(MEAN, MEAN, continued, "all")([GROUP])
+    [samples] = with_continuations(MEAN, MEAN, "all")([continued()])
     assert outcome(0, GROUP, samples) == outcome(0, GROUP, samples[:2])
 
 
@@ -149,8 +140,9 @@ def stage(**steps: object) -> RlStage:
 
 
 def samples_of(chosen: RlStage, groups: Sequence[Group]) -> list[list[Sample]]:
-    values = build_step_values(chosen, tabular(4, error=0.2), str)
-    return build_credit(chosen.credit, values=values)(groups)
+    estimator = build_step_values(chosen, tabular(4, error=0.2), str)
+    valued, _ = estimator(groups)
+    return build_credit(chosen.credit)(valued)
 
 
 def test_a_recipe_builds_each_scheme_by_name_or_place_with_its_parameters() -> None:
@@ -190,12 +182,11 @@ def test_the_scheme_of_the_docs(tmp_path: Path) -> None:
         ("lambda groups: credit(groups) * 2", "for each of 1 groups, not a list of 2"),
         ("lambda groups: credit(groups)[0]", "for each of 1 groups, not a list of 2"),
         ("lambda groups: None", "for each of 1 groups, not a NoneType"),
-        ("lambda groups: [samples * 2 for samples in credit(groups)]", "must give each answer to task 'chain' once"),
+        ("lambda groups: [samples * 2 for samples in credit(groups)]", "must give each completion of task 'chain' once"),
         ("lambda groups: [[sample.id] for [sample, _] in credit(groups)]", "once, as a Sample, not \\[None\\]"),
         ("None", "must give a function from groups to samples, not a NoneType"),
-        ("lambda groups: values(groups, answers='wrong')", "of 'negatives', 'positives' or 'all' answers, not 'wrong'"),
         ("lambda groups: 1 / 0", r"raised ZeroDivisionError: division by zero \(mine.py:1\)"),
-        ("lambda groups: [[by_step(credit(groups)[0][1], values(groups)['chain#1'], [1.0])]]",
+        ("lambda groups: [[by_step(credit(groups)[0][1], groups[0].step_values['chain#1'], [1.0])]]",
          "raised ValueError: the 4 steps of 'chain#1' need an advantage each, not 1"),
     ],
 )  # fmt: skip
@@ -203,7 +194,7 @@ def test_a_scheme_of_ones_own_that_gives_something_else_is_named(
     tmp_path: Path, body: str, said: str
 ) -> None:
     (tmp_path / "mine.py").write_text(
-        f"def own(credit, values): return {body}\nfrom rlcore.credit.step_values import by_step\n"
+        f"def own(credit): return {body}\nfrom rlcore.credit.step_values import by_step\n"
     )
     with pytest.raises(RecipeError, match=said):
         samples_of(stage(scheme=f"{tmp_path}/mine.py:own"), [GROUP])
@@ -223,6 +214,46 @@ def test_a_scheme_of_ones_own_that_gives_something_else_is_named(
 def test_keys_that_would_do_nothing_are_refused(steps: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         stage(**steps)
+
+
+def test_the_recipe_wins_over_what_the_scheme_wants_valued(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from rlcore.credit.step_values import values_of\n"
+        "@values_of('positives')\ndef decorated(credit): return credit\n"
+        "def plain(credit): return credit\n"
+    )
+
+    def completions(**steps: object) -> str:
+        return build_step_values(stage(**steps), tabular(4, error=0.2), str).completions
+
+    assert completions(scheme="vine") == "all"
+    assert completions(scheme="vine", completions="negatives") == "negatives"
+    assert completions(scheme="per_step") == "negatives"
+    assert completions(scheme=f"{tmp_path}/mine.py:decorated") == "positives"
+    assert (
+        completions(scheme={"use": f"{tmp_path}/mine.py:plain"}, values="siblings") == "negatives"
+    )
+    with pytest.raises(
+        RecipeError, match="'negatives', 'positives' or 'all' completions, not 'wrong'"
+    ):
+        values_of("wrong")
+
+
+def test_schemes_refuse_rollouts_of_several_turns_and_group_baselines_train_all_of_them(
+    tmp_path: Path,
+) -> None:
+    of = interleaved()
+    [[_, sample]] = MEAN([of])
+    assert sample.mask == [False, True, True, False, False, False, True, True]
+    assert sample.advantages == [0.0, -0.5, -0.5, 0.0, 0.0, 0.0, -0.5, -0.5]
+    (tmp_path / "mine.py").write_text("def own(credit): return credit\n")
+    for scheme in ("per_step", "vine", "first_pit", "negative_only", f"{tmp_path}/mine.py:own"):
+        with pytest.raises(RecipeError, match="reasoning steps supports only single-turn rollouts"):
+            build_credit(stage(scheme=scheme).credit)([of])
+    prefix = Prefix(task=of.task, rollout=of.rollouts[1], length=2, n=3, max_tokens=2)
+    kept = replace(of, continuations=((prefix, GROUP),))
+    with pytest.raises(RecipeError, match="learning from continuations supports only single-turn"):
+        with_continuations(MEAN, MEAN, "all")([kept])
 
 
 def test_whitening_and_exponential_weights_come_after_the_scheme() -> None:

@@ -9,9 +9,9 @@ from rlcore.curriculum.length_budget import BUDGETS, state_budget
 from rlcore.errors import RecipeError
 from rlcore.plugin import build
 from rlcore.recipe.build import build_budget
-from rlcore.recipe.schema import RlStage
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
+from rlcore.stages.rl import RlStage
 from rlcore.types import Group, Rollout, Task
 
 

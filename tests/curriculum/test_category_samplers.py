@@ -16,7 +16,7 @@ from rlcore.curriculum.category_sampler import CategorySampler
 from rlcore.curriculum.exp3 import Exp3
 from rlcore.curriculum.mixture import Mixture
 from rlcore.curriculum.prioritised import Prioritised
-from rlcore.curriculum.rank_draws import Shares
+from rlcore.curriculum.rank_draws import RankDraws
 from rlcore.curriculum.rs2 import Rs2
 from rlcore.curriculum.skill_it import SkillIt
 from rlcore.curriculum.task_sampler import CURRICULA
@@ -77,7 +77,9 @@ def test_resume_goes_on_exactly(name: str, before: int) -> None:
 @pytest.mark.parametrize("name", CURRICULA)
 def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
     samplers = [make(name), make(name)]
-    ranks = [Shares(sampler, 99, rank=rank, ranks=2) for rank, sampler in enumerate(samplers)]
+    ranks = [
+        RankDraws(sampler, tasks(), rank=rank, ranks=2) for rank, sampler in enumerate(samplers)
+    ]
     rng = random.Random(0)
     for _ in range(6):
         resamples = [rng.randint(0, 4), rng.randint(0, 4)]
@@ -92,18 +94,17 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
             rank.settle(told)
         outcomes = [
             Outcome(index=i, category=tasks()[i].category, rewards=(1.0, 0.0), abs_advantage=0.7)
-            for i in sorted(sum(taken, []))
+            for i in sorted(draw.position for draw in sum(taken, []))
         ]
         for sampler in samplers:
             sampler.observe(outcomes)
         assert samplers[0].state_dict() == samplers[1].state_dict()
     if name == "uniform":
         whole = Uniform(tasks(), seed=7).draw(11)
-        again = [Shares(make(name), 99, rank=rank, ranks=2) for rank in range(2)]
+        again = [RankDraws(make(name), tasks(), rank=rank, ranks=2) for rank in range(2)]
         parts = [rank.first(7) + rank.more(2) for rank in again]
-        assert sorted(parts[0] + parts[1]) == sorted(
-            whole
-        )  # no position is drawn twice or forgotten
+        positions = [draw.position for draw in parts[0] + parts[1]]
+        assert sorted(positions) == sorted(whole)  # no position is drawn twice or forgotten
 
 
 @pytest.mark.parametrize("given", [[1.0], [0.0] * 3, [-1.0, 1.0, 1.0], [float("nan")] * 3])
@@ -246,9 +247,13 @@ def test_skill_it_gives_the_numbers_of_its_note() -> None:
     data = category_tasks({"a": 5, "b": 5, "c": 5})
     sampler = SkillIt(data, graph={"a": {"b": 1}}, eta=0.5, every=1, window=1, seed=0)
     assert sampler.shares() == pytest.approx([0.452, 0.274, 0.274], abs=5e-4)
-    sampler.relearn({"losses": [[1.0, 2.0, 0.5]], "counts": [[0.0, 0.0]] * 3, "steps": 1})
+    sampler.load_learned_state(
+        {"losses": [[1.0, 2.0, 0.5]], "counts": [[0.0, 0.0]] * 3, "steps": 1}
+    )
     assert sampler.shares() == pytest.approx([0.528, 0.320, 0.151], abs=5e-4)
-    sampler.relearn({"losses": [[1e4, 2e4, 0.5]], "counts": [[0.0, 0.0]] * 3, "steps": 1})
+    sampler.load_learned_state(
+        {"losses": [[1e4, 2e4, 0.5]], "counts": [[0.0, 0.0]] * 3, "steps": 1}
+    )
     assert sum(sampler.shares()) == pytest.approx(1)
     plain = SkillIt(data, eta=0.5, every=2, seed=0)
     for _ in range(2):
@@ -263,7 +268,7 @@ def test_skill_it_gives_the_numbers_of_its_note() -> None:
 
 
 def test_skill_it_helps_where_order_matters() -> None:
-    """b can only be learnt with a; a is soon learnt itself, which would end its training without the edge."""
+    """b can only be learned with a; a is soon learned itself, which would end its training without the edge."""
 
     def after(graph: dict | None) -> float:
         data = category_tasks({"a": 50, "b": 50})

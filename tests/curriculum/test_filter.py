@@ -12,17 +12,19 @@ import pytest
 
 from rlcore.credit.group import group_samples
 from rlcore.curriculum.filter import FILTERS, Filter, zero_variance
-from rlcore.curriculum.rank_draws import Shares
+from rlcore.curriculum.rank_draws import Draw, RankDraws
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RecipeError, RewardError
 from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.plugin import build
 from rlcore.recipe.build import build_filter
-from rlcore.recipe.schema import RlStage
-from rlcore.rollout.collect import Collected, Resample, collect
+from rlcore.rollout.collector import CollectedBatch, Collector, Resample
+from rlcore.rollout.generator import Generator
+from rlcore.rollout.open_group import TaskDraw
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
+from rlcore.stages.rl import RlStage
 from rlcore.types import Group, Request, Rollout, Sampling, Task, Verdict
 
 RATES = {"solved": 1.0, "mixed": 0.5, "impossible": 0.0}
@@ -65,32 +67,69 @@ class RightScorer:
         return Verdict(value=right + 0.1 * brief, parts={"right": right, "brief": brief})
 
 
+class Taken:
+    """Draws of one rank, and the positions it was given."""
+
+    def __init__(self, draws: RankDraws) -> None:
+        self.draws = draws
+        self.taken: list[int] = []
+
+    def first(self, n: int) -> list[TaskDraw]:
+        return self._tasks(self.draws.first(n))
+
+    def more(self, n: int) -> list[TaskDraw]:
+        return self._tasks(self.draws.more(n))
+
+    def _tasks(self, draws: Sequence[Draw]) -> list[TaskDraw]:
+        self.taken += [draw.position for draw in draws]
+        return [
+            TaskDraw(
+                task=TASKS[draw.position],
+                position=draw.position,
+                order=draw.order,
+                occurrence=draw.occurrence,
+            )
+            for draw in draws
+        ]
+
+
 def gathered(
     filter: Filter | None,
-    shares: Shares,
+    draws: Taken,
     *,
     delay: dict[str, int] | None = None,
     deadline_s: float = 30.0,
     answers: int = ANSWERS,
+    streaming: bool = False,
+    probe: int | None = None,
     **how,
-) -> Collected:
+) -> CollectedBatch:
     resample = filter and Resample(
         accepts=lambda group: filter(group, 0),
-        more=lambda n: [TASKS[i] for i in shares.more(n)],
+        more=draws.more,
         **how,
     )
-    return collect(
-        [TASKS[i] for i in shares.first(SIZE)],
-        engine=ScriptedEngine(script, delay=delay), encoder=ENCODER, scorer=RightScorer(), sampling=Sampling(max_tokens=20),
-        group_size=answers, seed=3, deadline_s=deadline_s, max_length=64, resample=resample,
-    )  # fmt: skip
+    generator = Generator(
+        engine=ScriptedEngine(script, delay=delay, deterministic=not streaming),
+        encoder=ENCODER,
+        scorer=RightScorer(),
+        sampling=Sampling(max_tokens=20),
+        group_size=answers,
+        seed_of_batch=lambda batch: 3,
+        deadline_s=deadline_s,
+        max_length=64,
+        probe=probe,
+    )
+    collector = Collector(generator, streaming=streaming)
+    collector.open(0, draws.first(SIZE), resample)
+    return collector.wait(0)
 
 
-def shares(seed: int = 0) -> Shares:
-    return Shares(Uniform(TASKS, seed=seed), len(TASKS))
+def shares(seed: int = 0) -> Taken:
+    return Taken(RankDraws(Uniform(TASKS, seed=seed), TASKS))
 
 
-def waste(found: Collected) -> float:
+def waste(found: CollectedBatch) -> float:
     samples = [
         group_samples(group) if len({v.parts["right"] for v in group.verdicts}) > 1 else []
         for group in found.groups
@@ -113,10 +152,9 @@ def test_the_batch_is_full_of_mixed_groups(streaming: bool) -> None:
     )
     assert all(len(set(right(group))) == 1 for group in found.rejected)
     assert found.tried == len(found.groups) + len(found.rejected) == len(given.taken) > SIZE
-    by_place = dict(
-        zip(found.places + found.rejected_places, found.groups + found.rejected, strict=True)
-    )
-    assert [by_place[i].task.id for i in range(found.tried)] == [TASKS[i].id for i in given.taken]
+    pairs = zip(found.draws + found.rejected_draws, found.groups + found.rejected, strict=True)
+    in_order = sorted(pairs, key=lambda pair: pair[0].order)
+    assert [group.task.id for _, group in in_order] == [TASKS[i].id for i in given.taken]
     assert found.completion_tokens == sum(
         sum(r.mask) for g in found.groups + found.rejected for r in g.rollouts
     )
@@ -124,11 +162,12 @@ def test_the_batch_is_full_of_mixed_groups(streaming: bool) -> None:
 
 @pytest.mark.parametrize("probe", [None, 2])
 def test_rounds_do_not_depend_on_the_clock(probe: int | None) -> None:
-    ids = [f"{task.id}#{a}" for task in TASKS for a in range(ANSWERS)]
+    ids = [f"{task.id}#0.{a}" for task in TASKS for a in range(ANSWERS)]
     delays = [{id: random.Random(f"{k}/{id}").randint(0, 5) for id in ids} for k in range(3)]
     runs = [gathered(zero_variance(), shares(), delay=delay, probe=probe) for delay in delays]
     assert all(
-        (run.groups, run.rejected, run.places) == (runs[0].groups, runs[0].rejected, runs[0].places)
+        (run.groups, run.rejected, [d.order for d in run.draws])
+        == (runs[0].groups, runs[0].rejected, [d.order for d in runs[0].draws])
         for run in runs
     )
 
@@ -148,16 +187,16 @@ def test_the_gate_halves_the_waste_where_choosing_well_is_possible() -> None:
 
     def run(filter: Filter | None, seed: int) -> float:
         curriculum = Sec(TASKS, temperature=0.05, seed=seed)
-        given, wasted = Shares(curriculum, 10**6), []
+        given, wasted = Taken(RankDraws(curriculum, TASKS)), []
         for _ in range(12):
             found = gathered(filter, given)
             wasted.append(waste(found))
-            places, groups = found.places + found.rejected_places, found.groups + found.rejected
+            places, groups = found.draws + found.rejected_draws, found.groups + found.rejected
             pairs = zip(places, map(accuracies, groups), strict=True)
             credited = [
-                outcome(given.taken[place], group, group_samples(group)) for place, group in pairs
+                outcome(draw.position, group, group_samples(group)) for draw, group in pairs
             ]
-            given.settle([given.resamples])
+            given.draws.settle([given.draws.resamples])
             curriculum.observe(credited)
         return sum(wasted) / len(wasted)
 
@@ -216,7 +255,7 @@ def test_a_probe_lowers_the_waste_of_a_gate_alone() -> None:
 
 
 def test_a_probed_group_that_is_not_completed_in_time_is_turned_away() -> None:
-    slow = {f"{task.id}#{a}": 10**6 for task in TASKS for a in range(2, ANSWERS)}
+    slow = {f"{task.id}#0.{a}": 10**6 for task in TASKS for a in range(2, ANSWERS)}
     found = gathered(zero_variance(), shares(), delay=slow, probe=2, deadline_s=0.3)
     assert all(len(group.rollouts) == ANSWERS for group in found.groups)
     assert all(r.finish == "aborted" for group in found.groups for r in group.rollouts[2:])
@@ -229,7 +268,7 @@ def accuracies(group: Group) -> Group:
 
 def test_oversubmitting_aborts_what_is_not_needed() -> None:
     slow = {
-        f"{task.id}#{a}": 10**6
+        f"{task.id}#0.{a}": 10**6
         for task in TASKS
         if task.category != "mixed"
         for a in range(ANSWERS)
@@ -242,14 +281,14 @@ def test_oversubmitting_aborts_what_is_not_needed() -> None:
     assert all(r.finish == "stop" for g in found.groups for r in g.rollouts)
     calm = gathered(zero_variance(), shares(), oversubmit=2.0)
     assert len(calm.groups) == SIZE and calm.tried == len(calm.groups) + len(calm.rejected)
-    assert calm.places == sorted(calm.places)
+    assert [d.order for d in calm.draws] == sorted(d.order for d in calm.draws)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_batch_that_cannot_be_filled_ends(streaming: bool) -> None:
     found = gathered(lambda group, version: False, shares(), streaming=streaming, rounds=3)
     assert (len(found.groups), found.tried, len(found.rejected)) == (0, 3 * SIZE, 3 * SIZE)
-    stuck = {f"{task.id}#0": 10**6 for task in TASKS}
+    stuck = {f"{task.id}#0.0": 10**6 for task in TASKS}
     late = gathered(zero_variance(), shares(), delay=stuck, streaming=streaming, deadline_s=0.3)
     assert late.tried == SIZE and all(
         g.rollouts[0].finish == "aborted" for g in late.groups + late.rejected
@@ -258,7 +297,11 @@ def test_a_batch_that_cannot_be_filled_ends(streaming: bool) -> None:
 
 def test_without_a_gate_nothing_is_turned_away() -> None:
     found = gathered(None, shares())
-    assert found.places == list(range(SIZE)) and found.rejected == [] and found.tried == SIZE
+    assert (
+        [d.order for d in found.draws] == list(range(SIZE))
+        and found.rejected == []
+        and found.tried == SIZE
+    )
     assert 0.4 < waste(found) < 1
 
 

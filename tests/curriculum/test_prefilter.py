@@ -13,14 +13,14 @@ import pytest
 from rlcore.credit.group import group_samples, outcome
 from rlcore.curriculum.filter import zero_variance
 from rlcore.curriculum.prefilter import Prefilter
-from rlcore.curriculum.rank_draws import Shares
+from rlcore.curriculum.rank_draws import RankDraws
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RecipeError
 from rlcore.recipe.build import build_prefilter
-from rlcore.recipe.schema import RlStage
-from rlcore.rollout.collect import Collected
+from rlcore.rollout.collector import CollectedBatch
+from rlcore.stages.rl import RlStage
 from rlcore.types import Outcome
-from tests.curriculum.test_filter import SIZE, TASKS, accuracies, gathered, waste
+from tests.curriculum.test_filter import SIZE, TASKS, Taken, accuracies, gathered, waste
 from tests.curriculum.worlds import category_tasks
 
 FEW = category_tasks({"easy": 3, "hard": 3})
@@ -92,25 +92,25 @@ def steps(
     """
     uniform = Uniform(TASKS, seed=seed)
     sampler = uniform if by is None else Prefilter(uniform, TASKS, by=by, seed=seed)
-    given = Shares(sampler, len(TASKS))
+    given = Taken(RankDraws(sampler, TASKS))
     wasted = []
     for _ in range(n):
         found = gathered(None if by is None else zero_variance(), given, answers=16)
         assert len(found.groups) == SIZE
         wasted.append(waste(found))
-        outcomes = _outcomes(found, given.taken, told)
-        given.settle([given.resamples])
+        outcomes = _outcomes(found, told)
+        given.draws.settle([given.draws.resamples])
         sampler.observe(outcomes)
     return wasted
 
 
-def _outcomes(found: Collected, taken: Sequence[int], told: Sequence[bool]) -> list[Outcome]:
-    listed = [(p, g, told[0]) for p, g in zip(found.places, found.groups, strict=True)]
-    listed += [(p, g, told[1]) for p, g in zip(found.rejected_places, found.rejected, strict=True)]
-    graded = [(place, accuracies(group), accepted) for place, group, accepted in listed]
+def _outcomes(found: CollectedBatch, told: Sequence[bool]) -> list[Outcome]:
+    listed = [(p, g, told[0]) for p, g in zip(found.draws, found.groups, strict=True)]
+    listed += [(p, g, told[1]) for p, g in zip(found.rejected_draws, found.rejected, strict=True)]
+    graded = [(draw, accuracies(group), accepted) for draw, group, accepted in listed]
     return [
-        replace(outcome(taken[p], group, group_samples(group)), accepted=accepted)
-        for p, group, accepted in graded
+        replace(outcome(draw.position, group, group_samples(group)), accepted=accepted)
+        for draw, group, accepted in graded
     ]
 
 

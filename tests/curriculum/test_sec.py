@@ -93,22 +93,22 @@ def test_a_moving_arm_is_followed_with_a_lag_of_about_one_over_alpha() -> None:
 
 def test_temperature_limits_and_large_values() -> None:
     sampler = Sec(category_tasks({"a": 1, "b": 1, "c": 1}), temperature=1.0, seed=0)
-    sampler.relearn({"q": [1000.0, 999.0, 0.0], "reward": [0.0] * 3})
+    sampler.load_learned_state({"q": [1000.0, 999.0, 0.0], "reward": [0.0] * 3})
     assert sampler.shares() == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.e), 0.0])
     hot, cold = (
         Sec(category_tasks({"a": 1, "b": 1, "c": 1}), temperature=t, seed=0) for t in (1e9, 1e-6)
     )
     for one in (hot, cold):
-        one.relearn({"q": [0.2, 0.8, 0.5], "reward": [0.0] * 3})
+        one.load_learned_state({"q": [0.2, 0.8, 0.5], "reward": [0.0] * 3})
     assert hot.shares() == pytest.approx([1 / 3] * 3)
     assert cold.shares() == pytest.approx([0.0, 1.0, 0.0])
     greedy = Sec(category_tasks({"a": 1, "b": 1, "c": 1}), temperature=1e-6, epsilon=0.3, seed=0)
-    greedy.relearn({"q": [0.2, 0.8, 0.5], "reward": [0.0] * 3})
+    greedy.load_learned_state({"q": [0.2, 0.8, 0.5], "reward": [0.0] * 3})
     assert greedy.shares() == pytest.approx([0.1, 0.8, 0.1])
     cut = Sec(
         category_tasks({"a": 1, "b": 1, "c": 1}), policy="proportional", signal="progress", seed=0
     )
-    cut.relearn({"q": [-0.5, 0.6, 0.2], "reward": [0.0] * 3})
+    cut.load_learned_state({"q": [-0.5, 0.6, 0.2], "reward": [0.0] * 3})
     assert cut.shares() == pytest.approx([0.0, 0.75, 0.25])
 
 
@@ -154,7 +154,7 @@ def test_signals_by_hand() -> None:
 
 
 def test_levels_are_visited_from_easy_to_hard_without_being_told() -> None:
-    """Skill grows with the training a level gets; a level becomes possible when the one below is half learnt."""
+    """Skill grows with the training a level gets; a level becomes possible when the one below is half learned."""
     sizes = {"1": 100, "2": 100, "3": 100}
     tasks = category_tasks(sizes)
 

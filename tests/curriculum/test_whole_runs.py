@@ -94,7 +94,7 @@ def test_two_processes_share_one_curriculum(whole: dict, tmp_path: Path) -> None
             read_rows(folder / "rollouts" / f"{row['step']:06d}{suffix}.jsonl")
             for suffix in ("", ".rank1")
         ]
-        seen = [[r["index"] for r in rank if r["id"].endswith("#0")] for rank in ranks]
+        seen = [[r["index"] for r in rank if r["id"].endswith(".0")] for rank in ranks]
         assert not set(seen[0]) & set(seen[1]), (
             "both ranks wrote the same task: their curricula differ"
         )

@@ -41,7 +41,7 @@ def make(peft=LORA, dtype="float32", **changes):
 def trained(policy, steps=2, **settings):
     learner = make_learner(policy, **settings)
     for seed in range(steps):
-        learner.step(make_samples(seed=seed))
+        learner.update(make_samples(seed=seed))
     return learner
 
 
@@ -98,10 +98,10 @@ def test_only_the_adapter_trains(make_policy):
 def test_resumes_bit_for_bit(tmp_path, kind, dtype):
     batches = [make_samples(seed=s) for s in range(4)]
     whole = make_learner(make(KINDS[kind], dtype))
-    reports = [whole.step(batch) for batch in batches]
+    reports = [whole.update(batch) for batch in batches]
     first = make_learner(make(KINDS[kind], dtype))
     for batch in batches[:2]:
-        first.step(batch)
+        first.update(batch)
     first.policy.save(tmp_path)
     again = load_policy(
         config=TINY, tokenizer="bytes", dtype=dtype, peft=KINDS[kind], saved=tmp_path
@@ -109,7 +109,7 @@ def test_resumes_bit_for_bit(tmp_path, kind, dtype):
     assert all(torch.equal(p, bits(first.policy)[name]) for name, p in bits(again).items())
     second = make_learner(again)
     second.load_state_dict(first.state_dict())
-    assert [second.step(batch) for batch in batches[2:]] == reports[2:]
+    assert [second.update(batch) for batch in batches[2:]] == reports[2:]
     assert all(torch.equal(p, bits(whole.policy)[name]) for name, p in bits(again).items())
 
 
@@ -117,9 +117,7 @@ def test_another_base_is_noticed(tmp_path):
     policy = make()
     trained(policy)
     policy.save(tmp_path)
-    with pytest.raises(
-        ModelError, match="the adapter in .* was trained on another base model"
-    ):
+    with pytest.raises(ModelError, match="the adapter in .* was trained on another base model"):
         load_policy(config=TINY, tokenizer="bytes", seed=1, peft=LORA, saved=tmp_path)
     with pytest.raises(ModelError, match="the adapter in .* cannot be read"):
         load_policy(config=TINY, tokenizer="bytes", peft=LORA | {"r": 8}, saved=tmp_path)
@@ -131,14 +129,14 @@ def test_the_reference_is_the_base_and_no_copy(make_policy):
     held = sum(p.numel() for p in policy.module.parameters())
     learner = make_learner(policy, made=objective("grpo", kl=0.5), clip_norm=1e9)
     assert not isinstance(learner._reference, torch.nn.Module)
-    assert learner.step(samples).losses["kl"] == pytest.approx(0, abs=1e-15)
+    assert learner.update(samples).losses["kl"] == pytest.approx(0, abs=1e-15)
     with torch.no_grad():
         inputs = _inputs(samples)
         assert torch.equal(learner._reference(*inputs)[0], base.module(*inputs)[0])
         assert not torch.equal(policy.module(*inputs)[0], base.module(*inputs)[0])
     assert sum(p.numel() for p in policy.module.parameters()) == held
     assert all(p.requires_grad == ("lora_" in name) for name, p in policy.module.named_parameters())
-    assert learner.step(samples).losses["kl"] != 0
+    assert learner.update(samples).losses["kl"] != 0
 
 
 def _inputs(samples):
@@ -209,7 +207,7 @@ def test_the_accelerator_takes_a_partly_frozen_model(make_policy):
     from rlcore.learner.update import Learner
 
     learner = Learner(
-        make(), objective("sft"), accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=2
+        make(), objective("sft"), accelerator=Accelerator(cpu=True), lr=1e-2, total_updates=2
     )
-    losses = [learner.step(make_samples(has_behaviour=False)).loss for _ in range(20)]
+    losses = [learner.update(make_samples(has_behaviour=False)).loss for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]

@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlcore.errors import LearnerError
 from rlcore.learner import logprobs
 from rlcore.learner.logprobs import chunked_logprobs, one_pass
+from rlcore.learner.pack import pack
+from rlcore.learner.support import pack_support
+from rlcore.types import Sample
 
 N, H, V = 23, 8, 50
 SETTINGS = list(itertools.product([None, True], [1.0, 0.7], [None, 3.0]))
@@ -195,9 +199,9 @@ def test_a_frozen_weight_gets_no_gradient(monkeypatch):
     """Under an adapter the head's weight is frozen: its gradient, the largest of all, is not made."""
     hidden, weight, _, target = inputs()
     made = []
-    take = logprobs._Gradients.take
+    take = logprobs.HeadGradients.take
     monkeypatch.setattr(
-        logprobs._Gradients, "take", lambda self: made.append(take(self)) or made[-1]
+        logprobs.HeadGradients, "take", lambda self: made.append(take(self)) or made[-1]
     )
     one_pass(hidden, weight.detach(), None, target, lambda logp, entropy, part: logp.sum())[
         2
@@ -207,3 +211,117 @@ def test_a_frozen_weight_gets_no_gradient(monkeypatch):
     want = inputs()[0]
     full(want, weight, None, target, 1.0, None)[0].sum().backward()
     assert (hidden.grad / 2 - want.grad).abs().max() < 1e-12
+
+
+def drawn_support(bias=None, seed=2):
+    """Kept tokens of the N rows: the target and some others, in a mixed order; every third row keeps all."""
+    g = torch.Generator().manual_seed(seed)
+    target = inputs(bias=bias)[3].tolist()
+    lists = []
+    for row in range(N):
+        others = torch.randperm(V, generator=g)[: int(torch.randint(0, 9, (1,), generator=g))]
+        kept = sorted({target[row], *others.tolist()})
+        lists.append(None if row % 3 == 2 else kept)
+    return lists
+
+
+def packed(lists, bias=None):
+    mask = [False] + [True] * N
+    sample = Sample(
+        id="s",
+        token_ids=[0, *inputs(bias=bias)[3].tolist()],
+        mask=mask,
+        advantages=[0.0] * (N + 1),
+        support=[None, *lists],
+    )
+    return pack_support([(sample, list(range(1, N + 1)))])
+
+
+def full_over(lists, hidden, weight, bias, target, temperature, softcap):
+    """Log-softmax over the kept tokens of each row, one row after the other."""
+    z = torch.nn.functional.linear(hidden, weight, bias)
+    z = z if softcap is None else softcap * torch.tanh(z / softcap)
+    logp, entropy = [], []
+    for row, kept in enumerate(lists):
+        kept = list(range(V)) if kept is None else kept
+        log_p = (z[row, kept] / temperature).log_softmax(-1)
+        logp.append(log_p[kept.index(int(target[row]))])
+        entropy.append(-(log_p.exp() * log_p).sum())
+    return torch.stack(logp), torch.stack(entropy)
+
+
+@pytest.mark.parametrize(("bias", "temperature", "softcap"), SETTINGS)
+@pytest.mark.parametrize("pulls", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
+def test_with_a_support_the_softmax_is_over_the_kept_tokens(bias, temperature, softcap, pulls):
+    lists = drawn_support(bias)
+    support = packed(lists, bias)
+    settings = {"temperature": temperature, "softcap": softcap, "support": support}
+    want = run(lambda *x: full_over(lists, *x, temperature, softcap), bias, pulls=pulls)
+    for tile in ((1, V), (7, 13), (N, 1), (5, 3), None):
+        got = run(lambda *x, t=tile: chunked_logprobs(*x, **settings, tile=t), bias, pulls=pulls)
+        for one, other in zip(got, want, strict=True):
+            assert one.isfinite().all()
+            assert (one - other).abs().max() <= 1e-10 * max(1e-3, other.abs().max())
+
+
+@pytest.mark.parametrize(("bias", "temperature", "softcap"), SETTINGS)
+def test_one_pass_with_a_support(bias, temperature, softcap):
+    def loss(logp, entropy, part):
+        scale = torch.arange(1.0, N + 1, dtype=torch.float64)[part]
+        return (scale * logp.exp() * logp + scale.sqrt() * entropy * entropy).sum()
+
+    lists = drawn_support(bias)
+    settings = {"temperature": temperature, "softcap": softcap, "support": packed(lists, bias)}
+    want = gradients(
+        lambda *x: loss(*full_over(lists, *x, temperature, softcap), slice(None)), bias
+    )
+    for way, size in ((one_pass_loss, {"chunk": 4}), (one_pass_loss, {}), (recompute_loss, {})):
+        got = gradients(lambda *x, w=way, s=settings | size: w(x, loss, **s), bias)
+        for one, other in zip(got, want, strict=True):
+            assert (one - other).abs().max() <= 1e-10 * other.abs().max()
+
+
+def test_a_support_in_half_precision_and_fp32_has_no_nan():
+    lists = drawn_support()
+    want = run(lambda *x: full_over(lists, *x, 1.0, 3.0), None)
+    for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
+        settings = {"softcap": 3.0, "support": packed(lists), "tile": (4, 16)}
+        got = run(lambda *x, s=settings: chunked_logprobs(*x, **s), None, dtype=dtype)
+        for one, exact in zip(got, want, strict=True):
+            assert (one.double() - exact).norm() / exact.norm() < limit
+
+
+def test_a_single_kept_token_is_certain_and_pulls_nothing():
+    target = inputs(bias=True)[3].tolist()
+    alone = packed([[token] for token in target], bias=True)
+    logp, entropy, *grads = run(lambda *x: chunked_logprobs(*x, support=alone, tile=(4, 7)), True)
+    assert not logp.any() and entropy.abs().max() < 1e-15
+    assert all(grad.abs().max() < 1e-14 for grad in grads)
+
+
+def test_a_support_of_the_whole_vocabulary_changes_no_bit():
+    everything = packed([list(range(V))] * N, bias=True)
+    for softcap in (None, 3.0):
+        plain = run(lambda *x, c=softcap: chunked_logprobs(*x, softcap=c, tile=(7, 13)), True)
+        kept = run(
+            lambda *x, c=softcap: chunked_logprobs(*x, softcap=c, tile=(7, 13), support=everything),
+            True,
+        )
+        assert all(torch.equal(one, other) for one, other in zip(plain, kept, strict=True))
+
+
+def test_a_wrong_support_is_noticed():
+    lists = drawn_support()
+    want = run(lambda *x: full_over(lists, *x, 1.0, None), None)
+    shifted = [None if kept is None else sorted({*kept, (kept[0] + 1) % V}) for kept in lists]
+    got = run(lambda *x: chunked_logprobs(*x, support=packed(shifted)), None)
+    assert (got[0] - want[0]).abs().max() > 1e-3
+    missing = [None if kept is None else [(t + 1) % V for t in kept] for kept in lists]
+    with pytest.raises(LearnerError, match="not among the"):
+        packed(missing)
+
+
+def test_untruncated_samples_have_no_support():
+    assert packed([None] * N) is None
+    g = [Sample(id="s", token_ids=[1, 2], mask=[False, True], advantages=[0.0, 1.0])]
+    assert pack(g, max_tokens=9)[0].support is None

@@ -103,7 +103,7 @@ def test_an_empty_thought_without_marks_gains_nothing_at_first(
         objective("rloo"),
         accelerator=Accelerator(cpu=True),
         lr=1e-2,
-        total_steps=9,
+        total_updates=9,
         ema=0.5,
     )
     score = InformationGain(policy, average=learner.average, close="", horizon=None)
@@ -128,13 +128,13 @@ def test_the_slow_copy_is_the_weighted_sum_of_all_weights_so_far(
         objective("sft"),
         accelerator=Accelerator(cpu=True),
         lr=1e-2,
-        total_steps=9,
+        total_updates=9,
         ema=decay,
     )
     score, group = InformationGain(policy, average=learner.average), group_of(policy, ["abc"])
     history = [[p.detach().clone() for p in policy.module.parameters()]]
     for number in range(3):
-        learner.step([demonstration_sample(str(number), [1, 2], [3, 4, number])])
+        learner.update([demonstration_sample(str(number), [1, 2], [3, 4, number])])
         history.append([p.detach().clone() for p in policy.module.parameters()])
     weights = [decay**3] + [(1 - decay) * decay ** (3 - k) for k in (1, 2, 3)]
     other = make_policy()
@@ -190,7 +190,7 @@ def test_only_the_thought_is_trained(make_policy: Callable[..., Policy]) -> None
 
     def gradient(samples: list[Sample]) -> torch.Tensor:
         learner = Learner(
-            policy, objective("rloo"), accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=9
+            policy, objective("rloo"), accelerator=Accelerator(cpu=True), lr=1e-2, total_updates=9
         )
         learner.accumulate(samples)
         found = torch.cat([p.grad.flatten().clone() for p in policy.module.parameters()])
@@ -236,7 +236,7 @@ def taught(make_policy: Callable[..., Policy]) -> Policy:
         objective("sft"),
         accelerator=Accelerator(cpu=True),
         lr=3e-3,
-        total_steps=200,
+        total_updates=200,
         schedule="cosine",
     )
     rng = random.Random(0)
@@ -257,7 +257,7 @@ def taught(make_policy: Callable[..., Policy]) -> Policy:
                     f"{step}/{i}/plain", codes(f"{seen}:"), codes(rng.choice(DIGITS))
                 )
             )
-        learner.step(demonstrations)
+        learner.update(demonstrations)
     return policy
 
 
@@ -278,7 +278,7 @@ def train_thoughts(
         objective("grpo"),
         accelerator=Accelerator(cpu=True),
         lr=1e-3,
-        total_steps=steps,
+        total_updates=steps,
         ema=0.999,
     )
     score = InformationGain(policy, average=learner.average, close=">")
@@ -305,7 +305,7 @@ def train_thoughts(
             scored(g.task, g.rollouts, [gain.value for gain in gains])
             for g, gains in zip(groups, gains, strict=True)
         ]
-        learner.step(
+        learner.update(
             [
                 replace(sample, version=learner.version)
                 for samples in credit(rewarded)

@@ -107,13 +107,18 @@ def step(samples, model_type="qwen2", name="dapo", dtype="float64", **settings):
     held = policy(model_type, dtype)
     settings = {"version": 1, "clip_norm": 1e9, "micro_batch_tokens": 10_000} | settings
     learner = Learner(
-        held, objective(name), accelerator=Accelerator(cpu=True), lr=1e-3, total_steps=9, **settings
+        held,
+        objective(name),
+        accelerator=Accelerator(cpu=True),
+        lr=1e-3,
+        total_updates=9,
+        **settings,
     )
     grads = []
     learner._optimizer.optimizer.register_step_pre_hook(
         lambda *_: grads.extend(p.grad.flatten() for p in held.module.parameters())
     )
-    report = learner.step(samples)
+    report = learner.update(samples)
     return report, torch.cat(grads), learner
 
 
@@ -319,7 +324,7 @@ def test_a_right_mask_is_no_alarm(dtype):
         _, _, learner = step(
             deep_tree(random.Random(0)), dtype=dtype, layout="auto", micro_batch_tokens=100
         )
-    assert learner.layout == "auto" and learner._proven
+    assert learner.layout == "auto" and learner._layout_checked
 
 
 @pytest.mark.parametrize(

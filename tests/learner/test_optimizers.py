@@ -26,16 +26,16 @@ def test_vectors_do_not_decay():
 @pytest.mark.parametrize("name", NAMES)
 def test_resumes_bit_for_bit(make_policy, name):
     batches = [make_samples(seed=s) for s in range(4)]
-    settings = {"optimizer": name, "ema": 0.5, "schedule": "linear", "total_steps": 4}
+    settings = {"optimizer": name, "ema": 0.5, "schedule": "linear", "total_updates": 4}
     whole = make_learner(make_policy("float32"), **settings)
-    reports = [whole.step(batch) for batch in batches]
+    reports = [whole.update(batch) for batch in batches]
     first = make_learner(make_policy("float32"), **settings)
     for batch in batches[:2]:
-        first.step(batch)
+        first.update(batch)
     second = make_learner(make_policy("float32", seed=9), **settings)
     second.policy.module.load_state_dict(first.policy.module.state_dict())
     second.load_state_dict(first.state_dict())
-    assert [second.step(batch) for batch in batches[2:]] == reports[2:]
+    assert [second.update(batch) for batch in batches[2:]] == reports[2:]
     assert torch.equal(parameters(second), parameters(whole))
     assert all(
         torch.equal(v, whole.average.state_dict()["mean"][k])
@@ -48,7 +48,7 @@ def test_muon_moves_matrices_by_an_orthogonal_step_and_leaves_the_rest_to_adamw(
     policies = [make_policy("float32", tie_word_embeddings=False) for _ in range(2)]
     before = {name: p.detach().clone() for name, p in policies[0].module.named_parameters()}
     for policy, optimizer in zip(policies, ("muon", "adamw"), strict=True):
-        make_learner(policy, optimizer=optimizer, lr=1e-2, clip_norm=1e9).step(make_samples())
+        make_learner(policy, optimizer=optimizer, lr=1e-2, clip_norm=1e9).update(make_samples())
     other = dict(policies[1].module.named_parameters())
     for name, p in policies[0].module.named_parameters():
         moved = p.detach() - before[name]
@@ -71,7 +71,7 @@ def test_sgd_is_momentum(make_policy):
         lambda *_: grads.append(torch.cat([p.grad.flatten() for p in policy.module.parameters()]))
     )
     for seed in range(3):
-        learner.step(make_samples(seed=seed))
+        learner.update(make_samples(seed=seed))
         velocity = 0.8 * velocity + grads[-1]
         want -= 0.5 * velocity
     assert torch.allclose(parameters(learner), want, rtol=1e-12, atol=1e-14)
@@ -91,7 +91,7 @@ def test_the_average_has_its_closed_form_and_gives_the_weights_back(make_policy)
     learner = make_learner(policy, ema=d)
     history = [parameters(learner).double()]
     for seed in range(4):
-        learner.step(make_samples(seed=seed))
+        learner.update(make_samples(seed=seed))
         history.append(parameters(learner).double())
     k = len(history) - 1
     want = d**k * history[0] + sum((1 - d) * d ** (k - j) * history[j] for j in range(1, k + 1))

@@ -33,10 +33,10 @@ def test_worked_example():
     assert batch.advantage.tolist() == [20, 40, 10]
     assert batch.behaviour.tolist() == [-1, -2, 0]
     assert batch.has_behaviour.tolist() == [True, True, False]
-    assert batch.on_policy.tolist() == [True, True, True]
+    assert batch.live.tolist() == [True, True, True]
     assert batch.weight.tolist() == [1, 1, 0.5]
     assert batch.of_stream("demonstration").tolist() == [2]
-    assert pack([first], max_tokens=9, version=4)[0].on_policy.tolist() == [False, False]
+    assert pack([first], max_tokens=9, version=4)[0].live.tolist() == [False, False]
     assert pack([first], max_tokens=9)[0].of_stream("policy") is None
 
 

@@ -35,7 +35,7 @@ def test_small_updates_are_kept_with_masters_and_lost_without(make_policy):
         learner = make_learner(policy, "sft", lr=1e-6)
         start = parameters(learner).float()
         for _ in range(20):
-            learner.step(make_samples(has_behaviour=False))
+            learner.update(make_samples(has_behaviour=False))
         return (parameters(learner).float() - start).abs()[start.abs() > 0.05]
 
     mixed, pure = make_policy("bfloat16"), make_policy("float32")
@@ -59,7 +59,7 @@ def test_served_weights_are_the_cast_of_the_masters(make_policy, tmp_path):
     policy = make_policy("bfloat16")
     policy.save(tmp_path)
     engine = HfEngine(tmp_path, dtype="bfloat16", max_length=64)
-    make_learner(policy, lr=1e-4).step(make_samples())
+    make_learner(policy, lr=1e-4).update(make_samples())
     settings = {"canary": [5, 6, 7, 8, 9] * 4, "score": policy.score, "served_dtype": "bfloat16"}
     report = publish(policy.weights, engine, 1, **settings)
     cast = [tensor.to(torch.bfloat16) for _, tensor in policy.weights()]
@@ -71,13 +71,13 @@ def test_served_weights_are_the_cast_of_the_masters(make_policy, tmp_path):
 def test_masters_resume_bit_for_bit(make_policy, tmp_path):
     batches = [make_samples(seed=s) for s in range(3)]
     whole = make_learner(make_policy("bfloat16"), lr=1e-6)
-    reports = [whole.step(batch) for batch in batches]
+    reports = [whole.update(batch) for batch in batches]
     first = make_learner(make_policy("bfloat16"), lr=1e-6)
-    first.step(batches[0])
+    first.update(batches[0])
     first.policy.save(tmp_path)
     second = make_learner(load_policy(path=str(tmp_path), dtype="bfloat16"), lr=1e-6)
     second.load_state_dict(first.state_dict())
-    assert [second.step(batch) for batch in batches[1:]] == reports[1:]
+    assert [second.update(batch) for batch in batches[1:]] == reports[1:]
     assert torch.equal(parameters(second), parameters(whole))
 
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from rlcore.credit import demonstration_sample, gated, group_credit, mixed, whitened
 from rlcore.learner.update import Learner
+from rlcore.learner.updates import run_updates
 from rlcore.objective import PRESETS, objective
 from rlcore.types import Group, Rollout, Task, Verdict
 
@@ -78,14 +79,14 @@ def group_of(asked, probabilities, rng, version):
 def learn(policy, name, rng, steps, credit, **params):
     made = objective(name, **params)
     learner = Learner(
-        policy, made, accelerator=Accelerator(cpu=True), lr=5e-3, total_steps=2 * steps
+        policy, made, accelerator=Accelerator(cpu=True), lr=5e-3, total_updates=2 * steps
     )
-    for _ in range(steps):  # two updates a rollout, the second with samples of an older policy
+    for _ in range(steps):  # two updates a rollout, the second off-policy
         table = answer_distribution(policy)
         groups = [group_of(asked, table[asked], rng, learner.version) for asked in range(LETTERS)]
-        samples = [sample for samples in credit(groups) for sample in samples]
-        learner.step(samples[0::2])
-        learner.step(samples[1::2])
+        keyed = list(enumerate(credit(groups)))
+        run_updates(learner, keyed, minibatches=2, by="sequence", seed=learner.version)
+        learner.version += 1
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -72,7 +72,10 @@ def test_one_pass_equals_recompute_in_gradient_and_report(make_policy, monkeypat
     samples = make_samples(5, version=0)
     if made is MIXED:
         samples += make_samples(4, seed=3, has_behaviour=False, stream="demonstration")
-    samples = [replace(sample, weight=1 + number / 3) for number, sample in enumerate(samples)]
+    samples = [
+        replace(sample, weight=1 + number / 3, temperature=0.7)
+        for number, sample in enumerate(samples)
+    ]
     results = []
     monkeypatch.setattr(module, "one_pass", partial(one_pass, chunk=7))
     for pieces in (True, False):
@@ -80,8 +83,8 @@ def test_one_pass_equals_recompute_in_gradient_and_report(make_policy, monkeypat
             monkeypatch.setattr(step_module, "sums_over_tokens", lambda objective: False)
         policy = make_policy()
         learner = Learner(
-            policy, made, accelerator=Accelerator(cpu=True), lr=1e-3, total_steps=9, version=4, micro_batch_tokens=60,
-            reference=make_policy(seed=1), temperature=0.7,
+            policy, made, accelerator=Accelerator(cpu=True), lr=1e-3, total_updates=9, version=4, micro_batch_tokens=60,
+            reference=make_policy(seed=1),
         )  # fmt: skip
         assert learner._one_pass is pieces
         totals, _ = learner.accumulate(samples)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from two_process_step import SHARES, run
+from two_process_updates import run as run_updates
 
 from rlcore.learner.policy import load_policy
 from tests.run.whole import finish, start
@@ -39,6 +40,23 @@ def test_two_processes_equal_one(tmp_path):
         assert (got - want).abs().max() < 1e-12 * max(1, want.abs().max())
     for got, want in zip(ranks[0]["reports"], alone["reports"], strict=True):
         assert flat(got) == pytest.approx(flat(want), rel=1e-10)
+
+
+def test_the_updates_of_a_step_do_not_depend_on_the_number_of_processes(tmp_path):
+    """Minibatches and epochs by groups and by sequences, old log-probabilities of either source, stale groups on one rank."""
+    finish(start(tmp_path, script=HERE / "two_process_updates.py", processes=2))
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+    single = run_updates(Accelerator(cpu=True))
+    assert [result["processes"] for result in (*ranks, single)] == [2, 2, 1]
+    assert torch.equal(ranks[0]["tensors"], ranks[1]["tensors"])
+    assert ranks[0]["reports"] == ranks[1]["reports"]
+    assert [report.updates for report in single["reports"]] == [8, 8, 8, 1]
+    assert single["reports"][-1].off_policy_tokens > 0 < single["reports"][-1].forward_only_tokens
+    for got, want in zip(ranks[0]["tensors"], single["tensors"], strict=True):
+        assert (got - want).abs().max() < 1e-7 * max(1, want.abs().max())
+    for got, want in zip(ranks[0]["reports"], single["reports"], strict=True):
+        for field in ("loss", "grad_norm", "entropy", "old_kl", "ratio_max", "tokens", "updates"):
+            assert getattr(got, field) == pytest.approx(getattr(want, field), rel=1e-6)
 
 
 def test_a_sharded_model_has_the_same_gradient_and_checkpoint(tmp_path, make_policy):

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def make_samples(n=7, seed=0, version=0, has_behaviour=True, stream="policy"):
 
 
 def make_learner(policy, name="dapo", made=None, **settings):
-    settings = {"lr": 1e-2, "total_steps": 100} | settings
+    settings = {"lr": 1e-2, "total_updates": 100} | settings
     return Learner(policy, made or objective(name), accelerator=Accelerator(cpu=True), **settings)
 
 
@@ -45,7 +46,7 @@ def parameters(learner):
 
 def after(policy, *batches, **settings):
     learner = make_learner(policy, **settings)
-    reports = [learner.step(batch) for batch in batches]
+    reports = [learner.update(batch) for batch in batches]
     return parameters(learner), reports
 
 
@@ -80,16 +81,16 @@ def test_two_runs_are_bit_identical(make_policy):
 
 def test_resume_continues_bit_for_bit(make_policy):
     batches = [make_samples(seed=s) for s in range(4)]
-    settings = {"schedule": "cosine", "warmup_steps": 2, "total_steps": 4}
+    settings = {"schedule": "cosine", "warmup_steps": 2, "total_updates": 4}
     want, reports = after(make_policy("float32"), *batches, **settings)
     first = make_learner(make_policy("float32"), **settings)
     for batch in batches[:2]:
-        first.step(batch)
+        first.update(batch)
     second = make_learner(make_policy("float32", seed=9), **settings)
     second.policy.module.load_state_dict(first.policy.module.state_dict())
     second.load_state_dict(first.state_dict())
-    assert [second.step(batch) for batch in batches[2:]] == reports[2:]
-    assert torch.equal(parameters(second), want) and second.version == 4
+    assert [second.update(batch) for batch in batches[2:]] == reports[2:]
+    assert torch.equal(parameters(second), want) and second.updates == 4
 
 
 def test_on_policy_samples_anchor_on_the_forward_itself(make_policy):
@@ -117,37 +118,38 @@ def test_report_against_scores(make_policy):
         for i, score in enumerate(scores)
         if sample.mask[i + 1]
     ]
-    report = learner.step(samples)
+    report = learner.update(samples)
     assert report.ratio_max == pytest.approx(max(map(math.exp, drifts)))
     assert report.kl == pytest.approx(sum(math.exp(d) - 1 - d for d in drifts) / len(drifts))
     assert (report.tokens, report.sequences, report.lr) == (len(drifts), 4, 0.01)
     assert 0 < report.entropy < math.log(262) and report.loss == report.losses["policy"]
 
 
-def test_version_counts_updates_and_an_empty_step_is_none(make_policy):
+def test_updates_are_counted_and_an_empty_one_is_none(make_policy):
     learner = make_learner(make_policy(), schedule="linear")
     before = parameters(learner)
-    empty = learner.step([])
-    nothing_trained = learner.step(
+    empty = learner.update([])
+    nothing_trained = learner.update(
         [Sample(id="x", token_ids=[1, 2], mask=[False, False], advantages=[0.0, 0.0])]
     )
-    assert empty == nothing_trained and empty.tokens == 0 and learner.version == 0
+    assert empty == nothing_trained and empty.tokens == 0 and learner.updates == 0
     assert (empty.loss, empty.grad_norm, empty.entropy, empty.kl, empty.clip_frac) == (None,) * 5
     assert torch.equal(before, parameters(learner))
-    assert learner.step(make_samples()).lr == 0.01
-    assert learner.version == 1 and not torch.equal(before, parameters(learner))
+    assert learner.update(make_samples()).lr == 0.01
+    assert learner.updates == 1 and learner.version == 0  # the caller counts publishes
+    assert not torch.equal(before, parameters(learner))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_touches_nothing(make_policy, value):
     learner = make_learner(make_policy())
-    learner.step(make_samples())
+    learner.update(make_samples())
     before = parameters(learner)
     poison = Sample(id="bad", token_ids=[1, 2], mask=[False, True], advantages=[0.0, value])
     with pytest.raises(LearnerError, match="is not finite .* was not applied"):
-        learner.step([*make_samples(), poison])
-    assert torch.equal(before, parameters(learner)) and learner.version == 1
-    assert learner.step(make_samples()).tokens > 0
+        learner.update([*make_samples(), poison])
+    assert torch.equal(before, parameters(learner)) and learner.updates == 1
+    assert learner.update(make_samples()).tokens > 0
 
 
 def test_streams_have_their_own_counts(make_policy):
@@ -173,7 +175,7 @@ def test_streams_have_their_own_counts(make_policy):
     with pytest.raises(
         LearnerError, match="sample 's0' is of stream 'demonstration', which no term"
     ):
-        make_learner(make_policy()).step(demos)
+        make_learner(make_policy()).update(demos)
 
 
 def test_score_keeps_order_and_needs_no_gradient(make_policy):
@@ -185,22 +187,21 @@ def test_score_keeps_order_and_needs_no_gradient(make_policy):
         assert learner.policy.score([sequence])[0] == pytest.approx(one, abs=1e-12)
 
 
-def test_temperature_scales_the_trained_distribution_only(make_policy):
-    _, [cold] = after(make_policy(), make_samples(), temperature=0.5)
-    _, [warm] = after(make_policy(), make_samples(), temperature=1.0)
+def test_the_temperature_of_the_samples_scales_the_trained_distribution(make_policy):
+    warm_samples = make_samples()
+    cold_samples = [replace(sample, temperature=0.5) for sample in warm_samples]
+    _, [cold] = after(make_policy(), cold_samples)
+    _, [warm] = after(make_policy(), warm_samples)
     assert cold.entropy < warm.entropy
-    cold_learner, warm_learner = (
-        make_learner(make_policy(), temperature=0.5),
-        make_learner(make_policy()),
-    )
-    assert cold_learner.policy.score([[1, 2, 3]]) == warm_learner.policy.score([[1, 2, 3]])
+    greedy_samples = [replace(sample, temperature=0.0) for sample in warm_samples]
+    assert after(make_policy(), greedy_samples)[1] == [warm]  # recorded at 1, as vLLM does
 
 
 def test_kl_to_the_reference_starts_at_zero_and_pulls_back(make_policy):
     samples = make_samples()
     learner = make_learner(make_policy(), made=objective("grpo", kl=0.5), clip_norm=1e9)
-    assert learner.step(samples).losses["kl"] == pytest.approx(0, abs=1e-15)
-    assert learner.step(samples).losses["kl"] != 0
+    assert learner.update(samples).losses["kl"] == pytest.approx(0, abs=1e-15)
+    assert learner.update(samples).losses["kl"] != 0
     assert not any(p.requires_grad for p in learner._reference.parameters())
 
 
@@ -208,4 +209,4 @@ def test_sft_loss_is_the_negative_log_likelihood(make_policy):
     learner = make_learner(make_policy(), "sft")
     demo = demonstration_sample("d", [1, 2], [3, 4, 5])
     scores = learner.policy.score([demo.token_ids])[0][1:]
-    assert learner.step([demo]).loss == pytest.approx(-sum(scores) / 3)
+    assert learner.update([demo]).loss == pytest.approx(-sum(scores) / 3)

@@ -46,7 +46,7 @@ def run(shares, accelerator):
         objective("grpo"),
         accelerator=accelerator,
         lr=1e-3,
-        total_steps=9,
+        total_updates=9,
         version=5,
         micro_batch_tokens=60,
     )
@@ -58,9 +58,9 @@ def run(shares, accelerator):
     learner._optimizer.optimizer.register_step_pre_hook(record)
     reports = []
     for number, (first, end) in enumerate(shares):
-        reports.append(learner.step(steps_samples(number)[first:end]))
+        reports.append(learner.update(steps_samples(number)[first:end]))
         seen.append(torch.cat([p.detach().flatten() for p in policy.module.parameters()]))
-    assert learner._proven and learner.layout == "auto"
+    assert learner._layout_checked and learner.layout == "auto"
     return {
         "tensors": torch.stack(seen),
         "reports": reports,

@@ -81,7 +81,8 @@ def sft(lp, old, ref, a, on, tokens, sequences):
 
 
 def kimi(lp, old, ref, a, on, tokens, sequences, tau=0.1):
-    error = (a * on).sum(1) / on.sum(1) - tau * ((lp - ref) * on).sum(1)
+    # arXiv 2501.12599, 2.3.2: the squared error to the policy that drew the samples, over 2 tau
+    error = (a * on).sum(1) / on.sum(1) - tau * ((lp - old) * on).sum(1)
     return (error**2).sum() / (2 * tau * sequences)
 
 

@@ -152,7 +152,7 @@ def gradient_of_step(samples, correction, version):
         made,
         accelerator=Accelerator(cpu=True),
         lr=1e-3,
-        total_steps=1,
+        total_updates=1,
         version=version,
         clip_norm=1e9,
     )
@@ -160,7 +160,7 @@ def gradient_of_step(samples, correction, version):
     learner._optimizer.optimizer.register_step_pre_hook(
         lambda *_: grads.extend(p.grad.flatten() for p in parameters)
     )
-    learner.step(samples)
+    learner.update(samples)
     return torch.cat(grads)
 
 

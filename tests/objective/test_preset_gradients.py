@@ -19,15 +19,14 @@ from native_losses import (
 )
 
 from rlcore.objective import PRESETS, Counts, Objective, Term, Tokens, objective
-from rlcore.objective.kl import less_sequence_kl
 from rlcore.objective.parts import (
     capped,
     clip,
     constant,
-    credit,
     entropy,
     exponential,
     gamma_weighted,
+    less_sequence_log_ratio,
     old_policy,
     sequence_mean,
     sequence_old_policy,
@@ -158,16 +157,44 @@ def test_credit_may_differ_from_token_to_token(name, loss):
 
 
 def test_kimi_is_the_printed_gradient():
-    """(r - mean(r)) grad log pi(y) - tau/2 grad log^2(pi(y) / pi_ref(y)), per problem of k samples."""
+    """(r - mean(r)) grad log pi(y) - tau/2 grad log^2(pi(y) / pi_i(y)), per problem of k samples.
+
+    pi_i is the policy of the previous iteration, which drew the samples (arXiv 2501.12599).
+    """
     lp, old, ref, a = draw()
 
-    def printed(x):
-        sequence = (x * ON).sum(1)
-        return (
-            -((a[:, 0] * sequence).sum() - 0.15 * ((sequence - (ref * ON).sum(1)) ** 2).sum()) / B
-        )
+    def printed(start):
+        def loss(x):
+            sequence = (x * ON).sum(1)
+            log_ratio = sequence - (start * ON).sum(1)
+            return -((a[:, 0] * sequence).sum() - 0.15 * (log_ratio**2).sum()) / B
 
-    assert error(ours(objective("kimi", tau=0.3), (lp, old, ref, a)), gradient(printed, lp)) < 1e-14
+        return gradient(loss, lp)
+
+    made = objective("kimi", tau=0.3)
+    got = ours(made, (lp, old, ref, a))
+    assert not made.needs_reference
+    assert error(got, printed(old)) < 1e-14
+    assert error(got, printed(ref)) > 1e-2
+
+
+def test_kimis_zero_loss_point_is_the_tilted_old_policy():
+    """Where pi = pi_i exp((r - mean r) / tau) every squared error is 0, so the gradient is too."""
+    old = torch.tensor([0.1, 0.7, -0.5, 0.9], dtype=torch.float64).log_softmax(0)
+    reward = torch.tensor([1.0, 0.0, 0.5, 0.0], dtype=torch.float64)
+    advantage = reward - reward.mean()
+    tau = 0.4
+
+    def pull(logp):
+        live = logp.clone().requires_grad_()
+        zero = torch.zeros_like(logp)
+        tokens = Tokens(live, old, old, None, zero, advantage, zero + 1, torch.arange(4), 4)
+        return torch.autograd.grad(objective("kimi", tau=tau).terms[0](tokens, Counts(4, 4)), live)[
+            0
+        ]
+
+    assert pull(old + advantage / tau).abs().max() < 1e-15
+    assert pull(old).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("name", ["grpo", "dapo", "ppo"])
@@ -197,8 +224,8 @@ def test_dual_clip_bounds_what_a_bad_answer_is_pushed_down_by(name):
             luspo,
         ),
         (Term(denominator=gamma_weighted((3.0, 2.0), (2.0, 3.0))), vespo),
-        (Term(advantage=less_sequence_kl(0.2, credit), average=sequence_sum), kimi),
-        (Term(advantage=less_sequence_kl(0.1, credit)), kimi),
+        (Term(advantage=less_sequence_log_ratio(0.2), average=sequence_sum), kimi),
+        (Term(advantage=less_sequence_log_ratio(0.1)), kimi),
         (Term(advantage=exponential(1.0, 2.0)), awr),
         (Term(advantage=exponential(2.0, 20.0)), awr),
         (Term(advantage=constant(1.0)), dft),

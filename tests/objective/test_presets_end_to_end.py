@@ -39,7 +39,7 @@ def samples():
     rng = random.Random(0)
     texts = [[rng.randrange(256) for _ in range(prompt + answer)] for prompt, answer in SHAPES]
     scorer = Learner(
-        tiny(0), objective("sft"), accelerator=Accelerator(cpu=True), lr=0.0, total_steps=1
+        tiny(0), objective("sft"), accelerator=Accelerator(cpu=True), lr=0.0, total_updates=1
     )
     made = []
     for i, ((prompt, answer), text, scores) in enumerate(
@@ -68,7 +68,7 @@ def step_gradient(samples, name, params, **settings):
         objective(name, **params),
         accelerator=Accelerator(cpu=True),
         lr=1e-3,
-        total_steps=9,
+        total_updates=9,
         version=1,
         clip_norm=1e9,
         reference=tiny(1),
@@ -78,7 +78,7 @@ def step_gradient(samples, name, params, **settings):
     learner._optimizer.optimizer.register_step_pre_hook(
         lambda *_: grads.extend(p.grad.flatten() for p in policy.module.parameters())
     )
-    learner.step(samples)
+    learner.update(samples)
     return torch.cat(grads)
 
 

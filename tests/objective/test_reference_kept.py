@@ -28,7 +28,12 @@ def tiny():
 
 def learner_of(policy, made, reference=None):
     return Learner(
-        policy, made, accelerator=Accelerator(cpu=True), lr=1e-2, total_steps=6, reference=reference
+        policy,
+        made,
+        accelerator=Accelerator(cpu=True),
+        lr=1e-2,
+        total_updates=6,
+        reference=reference,
     )
 
 
@@ -52,12 +57,12 @@ def weights(learner):
 def test_steps_then_a_new_learner_then_steps(tmp_path: Path, name, params):
     made = objective(name, **params)
     whole = learner_of(tiny(), made)
-    reports = [whole.step(batch(seed)) for seed in range(5)]
+    reports = [whole.update(batch(seed)) for seed in range(5)]
 
     first = learner_of(tiny(), made)
     first.policy.save(tmp_path / "start")
     for seed in range(2):
-        first.step(batch(seed))
+        first.update(batch(seed))
     first.policy.save(tmp_path / "now")
 
     def resumed(reference):
@@ -66,7 +71,7 @@ def test_steps_then_a_new_learner_then_steps(tmp_path: Path, name, params):
         )
         learner = learner_of(policy, made, kept)
         learner.load_state_dict(first.state_dict())
-        return learner, [learner.step(batch(seed)) for seed in range(2, 5)]
+        return learner, [learner.update(batch(seed)) for seed in range(2, 5)]
 
     right, again = resumed("start")
     assert torch.equal(weights(right), weights(whole)) and again == reports[2:]
@@ -76,7 +81,7 @@ def test_steps_then_a_new_learner_then_steps(tmp_path: Path, name, params):
 
 def go(recipe: Path, **settings) -> Path:
     overrides = [
-        "stages.rl.objective={preset: grpo, kl: 0.3}",
+        "stages.rl.objective={use: grpo, kl: 0.3}",
         "stages.rl.optim.lr=1e-2",
         "run.keep_checkpoints=9",
         "stages.sft.steps=2",

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 
 from rlcore import RewardSpec, Task, Verdict
-from rlcore.errors import RecipeError
-from rlcore.scoring.aggregate import build_mix, mix, part_weights
+from rlcore.errors import RecipeError, RewardError
+from rlcore.scoring.aggregate import aggregate, build_aggregate, part_weights
 from rlcore.scoring.scorer import Scorer
 
 MATH, JUDGE = RewardSpec("a:math"), RewardSpec("a:judge")
 
 
-def mixed(named, specs, values, **facts) -> Verdict:
-    return mix(specs, [Verdict(value=value) for value in values], build_mix(named, specs), **facts)
+def aggregated(named, specs, values, **facts) -> Verdict:
+    return aggregate(
+        specs, [Verdict(value=value) for value in values], build_aggregate(named, specs), **facts
+    )
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ def mixed(named, specs, values, **facts) -> Verdict:
     [(-4, 0, -0.881), (0, 0, -0.5), (4, 0, -0.119), (-4, 1, 0.119), (0, 1, 0.5), (4, 1, 0.881)],
 )
 def test_ranked_is_the_table_of_qwen_math(score, right, value):
-    verdict = mixed(
+    verdict = aggregated(
         {"use": "ranked", "right": "math", "score": "judge"}, [MATH, JUDGE], [right, score]
     )
     assert verdict.value == pytest.approx(value, abs=5e-4) and verdict.parts == {
@@ -37,16 +38,16 @@ def test_ranked_is_the_table_of_qwen_math(score, right, value):
 def test_ranked_is_the_sigmoid_and_never_overflows():
     specs, named = [MATH, JUDGE], {"use": "ranked", "right": "math", "score": "judge", "alpha": 0.7}
     for score in (-3.0, 0.2, 5.0):
-        assert mixed(named, specs, [1.0, score]).value == pytest.approx(
+        assert aggregated(named, specs, [1.0, score]).value == pytest.approx(
             1 / (1 + math.exp(-0.7 * score))
         )
     assert (
-        mixed(named, specs, [0.0, -1e9]).value == -1.0
-        and mixed(named, specs, [1.0, 1e9]).value == 1.0
+        aggregated(named, specs, [0.0, -1e9]).value == -1.0
+        and aggregated(named, specs, [1.0, 1e9]).value == 1.0
     )
     worst_right, best_wrong = (
-        mixed(named, specs, [1.0, -50.0]).value,
-        mixed(named, specs, [0.0, 50.0]).value,
+        aggregated(named, specs, [1.0, -50.0]).value,
+        aggregated(named, specs, [0.0, 50.0]).value,
     )
     assert worst_right >= best_wrong
 
@@ -57,7 +58,7 @@ def test_ranked_is_the_sigmoid_and_never_overflows():
 )
 def test_unfinished_answers_get_the_penalty_of_tulu_instead(right, finished, tokens, value):
     named = {"use": "unless_unfinished", "min_tokens": 5}
-    verdict = mixed(
+    verdict = aggregated(
         named, [RewardSpec("a:math", weight=10.0)], [right], finished=finished, tokens=tokens
     )
     assert verdict.value == value, "replaced, not added: 0 would be the sum of both"
@@ -68,7 +69,7 @@ def test_by_correctness_is_the_length_reward_of_kimi():
     specs = [MATH, RewardSpec("a:relative", weight=2.0), RewardSpec("a:style", weight=0.5)]
     named = {"use": "by_correctness", "right": "math", "only": "relative"}
     values = [
-        mixed(named, specs, [right, bonus, 1.0]).value
+        aggregated(named, specs, [right, bonus, 1.0]).value
         for right in (1, 0)
         for bonus in (0.5, 0.0, -0.5)
     ]
@@ -86,7 +87,7 @@ def test_dimensions_of_one_reward_by_weight():
                 zip(("hpc/helpful", "hpc/personal", "hpc/creative"), weights, strict=True)
             ),
         }
-        return mix(spec, [verdict], build_mix(named, spec))
+        return aggregate(spec, [verdict], build_aggregate(named, spec))
 
     assert value(1, 0, 0).value == 0.9 and value(1, 1, 2).value == pytest.approx(1.6)
     assert value(1, 0, 0).parts == {
@@ -97,7 +98,7 @@ def test_dimensions_of_one_reward_by_weight():
     }
 
 
-def test_a_mix_of_ones_own(plugin, rollout):
+def test_an_aggregate_of_ones_own(plugin, rollout):
     path = plugin("""
         def product(scored, *, floor=0.0):
             return max(floor, scored.parts["right"] * scored.parts["short"]) if scored.finished else 1 / 0
@@ -106,7 +107,7 @@ def test_a_mix_of_ones_own(plugin, rollout):
         RewardSpec("rewards.text:exact", name="right"),
         RewardSpec("rewards.length:length", name="short", params={"max_tokens": 2}),
     ]
-    rule = build_mix({"use": f"{path}:product", "floor": 0.25}, specs)
+    rule = build_aggregate({"use": f"{path}:product", "floor": 0.25}, specs)
     with Scorer(specs, workers=1, rule=rule) as scorer:
         answers = [rollout("4", tokens=3), rollout("5", tokens=1), rollout("4", finish="length")]
         verdicts = scorer.score([(Task(id="t", prompt="p", answer="4"), answers)])[0]
@@ -121,7 +122,7 @@ def test_a_mix_of_ones_own(plugin, rollout):
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ("rankd", "there is no mix 'rankd'; did you mean 'ranked'"),
+        ("rankd", "there is no aggregate 'rankd'; did you mean 'ranked'"),
         ({"right": "math"}, "names no part: add `use`"),
         ({"use": "ranked", "right": "math"}, "needs a value for score"),
         (
@@ -139,9 +140,9 @@ def test_a_mix_of_ones_own(plugin, rollout):
         ({"use": "math:sqrt"}, "raised TypeError"),
     ],
 )
-def test_a_mix_that_cannot_be_is_met_with_a_sentence(named, message):
+def test_an_aggregate_that_cannot_be_is_met_with_a_sentence(named, message):
     with pytest.raises(RecipeError, match=message.replace("?", r"\?")):
-        build_mix(named, [MATH, JUDGE])
+        build_aggregate(named, [MATH, JUDGE])
 
 
 def test_what_credit_normalises():
@@ -153,58 +154,48 @@ def test_what_credit_normalises():
         "math": 1.0,
         "style/tone": 2.0,
     }
-    with pytest.raises(RecipeError, match="`mix: sum` only"):
+    with pytest.raises(RecipeError, match="needs `aggregate: sum`"):
         part_weights({"use": "ranked", "right": "math", "score": "style"}, specs)
 
 
-# Against a reference answer (PIT)
+# With a reference completion (PIT)
 
-COUNT = """
-    from rlcore import Verdict, reward
+GAP = """
+    from rlcore import reward
 
     @reward
-    def count(answer: str, gold):
-        return None if answer == "none" else float(answer.count(gold))
+    def short(completion: str, answer, reference):
+        return float(completion.count(answer) - reference.count(answer))
 
-    def group(completions, answer):
-        return [float(text.count(gold)) for text, gold in zip(completions, answer, strict=True)]
+    def group(completions, answer, reference):
+        rows = zip(completions, answer, reference, strict=True)
+        return [float(text.count(right) - other.count(right)) for text, right, other in rows]
+
+    class Made:
+        def __call__(self, completion, answer, *, reference, **columns):
+            return float(completion[0]["content"].count(answer) - reference.count(answer))
+
+    @reward
+    def blind(completion, answer, **columns):
+        return 1.0
 """
 
 
-@pytest.mark.parametrize("function", ["count", "group"])
-def test_a_gap_reward_is_zero_for_the_reference_itself(function, plugin, rollout):
-    spec = RewardSpec(f"{plugin(COUNT)}:{function}", against="reference", name="gap")
-    task = Task(id="t", prompt="p", answer="o", columns={"reference": "good"})
+@pytest.mark.parametrize("function", ["short", "group", "Made"])
+def test_a_gap_reward_is_given_both_texts(function, plugin, rollout):
+    spec = RewardSpec(f"{plugin(GAP)}:{function}", against="draft", name="gap")
+    columns = {"draft": "good", "reference": "another column"}
+    task = Task(id="t", prompt="p", answer="o", columns=columns)
+    texts = [rollout("good"), rollout("so good"), rollout("bad"), rollout("x", finish="aborted")]
     with Scorer([spec], workers=1) as scorer:
-        verdicts = scorer.score(
-            [
-                (
-                    task,
-                    [
-                        rollout("good"),
-                        rollout("so good"),
-                        rollout("bad"),
-                        rollout("x", finish="aborted"),
-                    ],
-                )
-            ]
-        )[0]
+        verdicts, without = scorer.score(
+            [(task, texts), (Task(id="t", prompt="p", answer="o"), texts[:1])]
+        )
     assert [verdict.value for verdict in verdicts] == [0.0, 1.0, -2.0, None]
-    assert [verdict.parts.get("gap/raw") for verdict in verdicts] == [2.0, 3.0, 0.0, None]
+    assert without[0].status == "unscorable" and "holds no text in this task" in without[0].reason
 
 
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({}, "holds no text in this task"),
-        ({"reference": "none"}, "'reference'\\) got no score: .*None"),
-    ],
-)
-def test_a_gap_without_a_reference_score_is_unscorable(columns, message, plugin, rollout):
-    spec = RewardSpec(f"{plugin(COUNT)}:count", against="reference")
-    with Scorer([spec], workers=1) as scorer:
-        verdict = scorer.score(
-            [(Task(id="t", prompt="p", answer="o", columns=columns), [rollout("good")])]
-        )[0][0]
-    assert verdict.status == "unscorable"
-    assert re.search(message, verdict.reason)
+def test_a_reward_that_cannot_compare_is_refused(plugin):
+    """Subtracting the reference's own score would shift the whole group, which a baseline cancels."""
+    with pytest.raises(RewardError, match="no parameter `reference`"):
+        Scorer([RewardSpec(f"{plugin(GAP)}:blind", against="draft")])

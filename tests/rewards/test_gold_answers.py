@@ -1,4 +1,4 @@
-"""On public data sets the gold answer earns 1 and a changed one 0; prints every exception.
+"""On public data sets the reference answer earns 1 and a changed one 0; prints every exception.
 
 python -m pytest tests/rewards/test_gold_answers.py -s
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rewards.math_final import boxed, gold_text
+from rewards.math_final import boxed, reference_text
 from rlcore import RewardSpec, Task
-from rlcore.scoring.goldcheck import check_gold
+from rlcore.scoring.goldcheck import check_reference_answers
 
 MATH = [RewardSpec("rewards.math:math_answer")]
 SETS = {
@@ -67,46 +67,53 @@ def respelled(answer: str) -> str:
 
 def tasks(name: str, spell=str) -> list[Task]:
     """The rows as tasks whose demonstration writes out the answer, so that the check scores it in its last place."""
-    prompt, answer = SETS[name]
+    prompt_column, answer_column = SETS[name]
     made = []
     with open(shared_data() / f"{name}.jsonl", encoding="utf-8") as file:
         for number, line in enumerate(file):
             row = json.loads(line)
-            gold = gold_text(str(row[answer]))
-            shown = written(number, spell(gold))
+            answer = reference_text(str(row[answer_column]))
+            shown = written(number, spell(answer))
             made.append(
-                Task(id=f"{name}/{number}", prompt=row[prompt], answer=gold, demonstration=shown)
+                Task(
+                    id=f"{name}/{number}",
+                    prompt=row[prompt_column],
+                    answer=answer,
+                    demonstration=shown,
+                )
             )
     return made
 
 
 @needs_data
 @pytest.mark.parametrize("name", SETS)
-def test_gold_scores_and_changed_gold_does_not(name):
+def test_reference_answers_pass_and_changed_ones_do_not(name):
     found = tasks(name)
-    report = check_gold(found, MATH, n=len(found))
+    report = check_reference_answers(found, MATH, n=len(found))
     for e in report.exceptions:
         print(
-            f"{e.kind} {e.id}: gold {e.gold!r} scored {e.verdict.value} ({e.verdict.status} {e.verdict.reason}): {e.scored!r}"
+            f"{e.kind} {e.id}: answer {e.answer!r} scored {e.verdict.value} ({e.verdict.status} {e.verdict.reason}): {e.scored!r}"
         )
     print(
-        f"{name}: {report.checked} checked, gold {report.gold_rate:.2%}, changed {report.corrupted_rate:.2%}"
+        f"{name}: {report.checked} checked, reference {report.reference_rate:.2%}, changed {report.corrupted_rate:.2%}"
     )
     assert report.checked == len(found) >= 20
-    assert report.gold_rate >= 0.995 and report.corrupted_rate <= 0.005
+    assert report.reference_rate >= 0.995 and report.corrupted_rate <= 0.005
 
 
 @needs_data
-def test_gold_in_another_spelling_scores():
+def test_an_answer_in_another_spelling_scores():
     from rewards.math import math_answer
 
-    golds = [task.answer for task in tasks("math500.part_a")]
-    values = [math_answer(f"\\boxed{{{respelled(gold)}}}", gold) for gold in golds]
+    answers = [task.answer for task in tasks("math500.part_a")]
+    values = [math_answer(f"\\boxed{{{respelled(answer)}}}", answer) for answer in answers]
     wrong = [
-        (gold, respelled(gold)) for gold, value in zip(golds, values, strict=True) if value != 1.0
+        (answer, respelled(answer))
+        for answer, value in zip(answers, values, strict=True)
+        if value != 1.0
     ]
-    changed = sum(respelled(gold) != gold for gold in golds)
-    assert len(wrong) <= 0.005 * len(golds) and changed > 50, wrong
+    changed = sum(respelled(answer) != answer for answer in answers)
+    assert len(wrong) <= 0.005 * len(answers) and changed > 50, wrong
 
 
 @needs_data
@@ -119,5 +126,5 @@ def test_whole_solutions_are_read_as_their_last_box():
 def test_a_lenient_reward_would_be_caught(tmp_path):
     (tmp_path / "lenient.py").write_text("def always(completions): return [1.0] * len(completions)")
     made = [Task(id=str(n), prompt="p", answer=str(n)) for n in range(20)]
-    report = check_gold(made, [RewardSpec(f"{tmp_path}/lenient.py:always")])
+    report = check_reference_answers(made, [RewardSpec(f"{tmp_path}/lenient.py:always")])
     assert report.corrupted_rate == 1.0 and len(report.exceptions) == 20

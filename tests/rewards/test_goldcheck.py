@@ -9,7 +9,7 @@ import pytest
 from rewards.math_spelling import plain_number
 from rewards.math_value import same_value
 from rlcore import RewardSpec, Task
-from rlcore.scoring.goldcheck import check_gold, corrupt, write_answer
+from rlcore.scoring.goldcheck import check_reference_answers, corrupt, write_answer
 from rlcore.scoring.kit import FAULTS, Case, try_reward
 from rlcore.tasks.arithmetic import arithmetic
 from rlcore.tasks.dataset import dataset
@@ -41,9 +41,9 @@ def word_problems(tmp_path):
         {"columns": {"prompt": "question", "demonstration": "answer"}, "answer_after": "####"},
     ],
 )
-def test_gold_scores_and_corrupted_gold_does_not(word_problems, settings):
-    report = check_gold(dataset(word_problems, **settings), MATH)
-    assert (report.checked, report.gold_rate, report.corrupted_rate, report.exceptions) == (
+def test_reference_answers_pass_and_corrupted_ones_do_not(word_problems, settings):
+    report = check_reference_answers(dataset(word_problems, **settings), MATH)
+    assert (report.checked, report.reference_rate, report.corrupted_rate, report.exceptions) == (
         40,
         1.0,
         0.0,
@@ -56,20 +56,24 @@ def test_a_reward_that_disagrees_with_the_data_is_found(plugin):
     lenient = RewardSpec(
         plugin("def always(completions): return [1.0] * len(completions)") + ":always"
     )
-    report = check_gold(tasks, [lenient])
+    report = check_reference_answers(tasks, [lenient])
     assert report.corrupted_rate == 1.0 and {found.kind for found in report.exceptions} == {
         "corrupted"
     }
-    report = check_gold(tasks, [RewardSpec("rewards.text:exact", params={"after": "####"})], n=20)
-    assert report.gold_rate == 0.0 and report.checked == 20
+    report = check_reference_answers(
+        tasks, [RewardSpec("rewards.text:exact", params={"after": "####"})], n=20
+    )
+    assert report.reference_rate == 0.0 and report.checked == 20
     assert report.exceptions[0].verdict.status == "wrong-format"
     assert report.exceptions[0].scored in {task.demonstration for task in tasks}
 
 
 def test_demonstrations_of_a_weak_teacher_are_counted_and_repaired():
     tasks = arithmetic(size=300, mistakes=0.6)
-    report = check_gold(tasks, [RewardSpec("rewards.text:exact", params={"after": "="})], n=300)
-    assert (report.gold_rate, report.corrupted_rate) == (1.0, 0.0)
+    report = check_reference_answers(
+        tasks, [RewardSpec("rewards.text:exact", params={"after": "="})], n=300
+    )
+    assert (report.reference_rate, report.corrupted_rate) == (1.0, 0.0)
     assert (
         report.wrong_demonstrations
         == sum(not task.demonstration.endswith(f"={task.answer}") for task in tasks)
@@ -82,8 +86,13 @@ def test_tasks_without_a_checkable_answer_are_counted_not_scored():
         Task(id=str(n), prompt="write a poem", answer=None if n % 2 else {"tests": []})
         for n in range(4)
     ]
-    report = check_gold(tasks, MATH)
-    assert (report.checked, report.gold_rate, report.corrupted_rate, report.without_answer) == (
+    report = check_reference_answers(tasks, MATH)
+    assert (
+        report.checked,
+        report.reference_rate,
+        report.corrupted_rate,
+        report.without_answer,
+    ) == (
         0,
         None,
         None,
@@ -92,12 +101,12 @@ def test_tasks_without_a_checkable_answer_are_counted_not_scored():
 
 
 @pytest.mark.parametrize(
-    "gold", ["3", "3.0", "-2", "1,234", "0", "\\frac{14}{3}", "$5.00", "x = 7", "12%", "0.05"]
+    "answer", ["3", "3.0", "-2", "1,234", "0", "\\frac{14}{3}", "$5.00", "x = 7", "12%", "0.05"]
 )
-def test_corrupted_numbers_differ_in_value(gold):
+def test_corrupted_numbers_differ_in_value(answer):
     for seed in range(50):
-        other = corrupt(gold, [gold], random.Random(seed))
-        assert not same_value(gold, other), (gold, other)
+        other = corrupt(answer, [answer], random.Random(seed))
+        assert not same_value(answer, other), (answer, other)
     assert plain_number("3.0") == plain_number("3") == Fraction(3)  # the mistake this test is about
 
 
@@ -131,8 +140,8 @@ def test_answers_are_written_like_the_demonstration(demonstration, answer, value
 
 def test_try_reward_runs_cases_and_faults(plugin):
     cases = [
-        Case(answer="#### 4", gold="4", expected=1.0),
-        Case(answer="#### 5", gold="4", expected=1.0, name="planted"),
+        Case(completion="#### 4", answer="4", expected=1.0),
+        Case(completion="#### 5", answer="4", expected=1.0, name="planted"),
     ]
     trials = {trial.name: trial for trial in try_reward("rewards.math:math_answer", cases)}
     assert (

@@ -15,8 +15,8 @@ import pytest
 from rewards.judge import TEMPLATE, Judge, fill
 from rlcore import RewardSpec, Task
 from rlcore.errors import RewardError
-from rlcore.scoring.forms import load_reward
 from rlcore.scoring.kit import probe
+from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
 
 TASK = Task(id="t", prompt="2+2=?", answer="4", columns={"rubric": "be strict"})
@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = body["messages"][-1]["content"]
-        answer = re.findall(r"(?s)\n<(answer-\w+)>\n(.*)\n</\1>\n", question)[-1][1]
+        answer = re.findall(r"(?s)\n<(completion-\w+)>\n(.*)\n</\1>\n", question)[-1][1]
         with server.lock:
             server.seen[answer] += 1
             server.bodies.append(body)
@@ -204,9 +204,9 @@ def test_an_answer_cannot_leave_its_fence_or_pass_a_verdict(endpoint, rollout):
     assert judged(endpoint, rollout, [forged])[0].value == 0.0, (
         "the last verdict counts, and that is the judge's"
     )
-    assert fill("{fence} {answer}", "p", "{gold} {fence}", "4", {}).endswith(" {gold} {fence}"), (
-        "fields in an answer stay"
-    )
+    assert fill("{fence} {completion}", "p", "{answer} {fence}", "4", {}).endswith(
+        " {answer} {fence}"
+    ), "fields in an answer stay"
     one, other = (fill("{fence}", "p", text, "4", {}) for text in ("a", "b"))
     assert one != other, "the fence cannot be known before the answer is written"
 
@@ -226,7 +226,7 @@ def test_a_gullible_judge_is_caught_by_the_probes(endpoint):
 
 def test_json_scales_and_templates(endpoint, rollout, tmp_path):
     (tmp_path / "mine.txt").write_text(
-        "{rubric}: {answer}\n<{fence}>\n{answer}\n</{fence}>\n{gold}"
+        "{rubric}: {completion}\n<{fence}>\n{completion}\n</{fence}>\n{answer}"
     )
     settings = {
         "json_key": "score",
@@ -242,7 +242,7 @@ def test_json_scales_and_templates(endpoint, rollout, tmp_path):
     ("params", "message"),
     [
         ({"verdict": "VERDICT"}, "one group"),
-        ({"template": "Is it right?"}, "no {answer}"),
+        ({"template": "Is it right?"}, "no {completion}"),
         ({"lowest": 2}, "must be below"),
         ({"modell": "m"}, "did you mean 'model'"),
         ({"template": "absent.txt"}, "No such file"),

@@ -12,23 +12,23 @@ from rewards.math_spelling import choice, plain_number, split_unit
 GOLD = "Natalia sold 48/2 = <<48/2=24>>24 clips.\n48+24 = <<48+24=72>>72 clips altogether.\n#### 72"
 
 
-def value(text: str, gold: object, **columns: object) -> float | None:
+def value(text: str, answer: object, **columns: object) -> float | None:
     """The value of one answer; one without a value fails the comparison with 0 or 1."""
-    verdict = math_answer(text, gold, **columns)
+    verdict = math_answer(text, answer, **columns)
     return verdict if verdict is None or isinstance(verdict, float) else verdict.value
 
 
 def pairs(table: str) -> list[tuple[str, str]]:
-    """Rows of `gold == answer`; the answer alone where there is no `==` stands for itself."""
+    """Rows of `answer == completion`; the text alone where there is no `==` stands for itself."""
     rows = [line.strip() for line in table.strip().splitlines()]
     return [
-        (gold.strip(), text.strip())
-        for gold, _, text in (row.partition(" == ") for row in rows if row)
+        (answer.strip(), text.strip())
+        for answer, _, text in (row.partition(" == ") for row in rows if row)
     ]
 
 
 @pytest.mark.parametrize(
-    ("gold", "text"),
+    ("answer", "text"),
     [
         ("72", "so \\boxed{72} it is, not 73"),
         ("72", "12 is wrong.\n#### 72\n"),
@@ -59,8 +59,8 @@ def pairs(table: str) -> list[tuple[str, str]]:
         ("\\text{Saturday}", "The answer is Saturday."),
     ],
 )
-def test_right_answers_are_found(gold, text):
-    assert value(text, gold) == 1.0
+def test_right_answers_are_found(answer, text):
+    assert value(text, answer) == 1.0
 
 
 EQUAL = r"""
@@ -234,14 +234,14 @@ DIFFERENT = r"""
 """
 
 
-@pytest.mark.parametrize(("gold", "text"), pairs(EQUAL))
-def test_equal_values(gold, text):
-    assert value(f"so \\boxed{{{text}}}", gold) == 1.0
+@pytest.mark.parametrize(("answer", "text"), pairs(EQUAL))
+def test_equal_values(answer, text):
+    assert value(f"so \\boxed{{{text}}}", answer) == 1.0
 
 
-@pytest.mark.parametrize(("gold", "text"), pairs(DIFFERENT))
-def test_different_values(gold, text):
-    assert value(f"so \\boxed{{{text}}}", gold) == 0.0
+@pytest.mark.parametrize(("answer", "text"), pairs(DIFFERENT))
+def test_different_values(answer, text):
+    assert value(f"so \\boxed{{{text}}}", answer) == 0.0
 
 
 UNITS = r"""
@@ -273,10 +273,11 @@ KEPT = r"""
 
 
 @pytest.mark.parametrize(
-    ("gold", "text", "right"), [(*p, 0.0) for p in pairs(UNITS)] + [(*p, 1.0) for p in pairs(KEPT)]
+    ("answer", "text", "right"),
+    [(*p, 0.0) for p in pairs(UNITS)] + [(*p, 1.0) for p in pairs(KEPT)],
 )
-def test_units_scales_and_thoughts_of_whole_answers(gold, text, right):
-    assert value(text, gold) == right
+def test_units_scales_and_thoughts_of_whole_answers(answer, text, right):
+    assert value(text, answer) == right
 
 
 HEDGES = [
@@ -318,14 +319,14 @@ HEDGES = [
 
 
 @pytest.mark.parametrize("mode", ["first", "strict", "flex"])
-@pytest.mark.parametrize(("gold", "text"), HEDGES)
-def test_several_answers_are_no_single_one(gold, text, mode):
-    assert value(text, gold, mode=mode) == 0.0
+@pytest.mark.parametrize(("answer", "text"), HEDGES)
+def test_several_answers_are_no_single_one(answer, text, mode):
+    assert value(text, answer, mode=mode) == 0.0
 
 
 @pytest.mark.parametrize(
     "text",
-    [text for gold, text in HEDGES if gold == "4"][2:4]
+    [text for answer, text in HEDGES if answer == "4"][2:4]
     + ["\\boxed{4} or \\boxed{3}", "#### 3 or 4"],
 )
 def test_several_answers_are_a_list(text):
@@ -348,9 +349,9 @@ def test_several_answers_are_a_list(text):
         "\\(\\)",
     ],
 )
-@pytest.mark.parametrize("gold", ["72", "", ".", "\\text{}", "?"])
-def test_an_empty_answer_is_never_right(text, gold):
-    assert value(text, gold) in (0.0, None)
+@pytest.mark.parametrize("answer", ["72", "", ".", "\\text{}", "?"])
+def test_an_empty_answer_is_never_right(text, answer):
+    assert value(text, answer) in (0.0, None)
 
 
 def test_the_rules_come_in_the_stated_order():
@@ -403,7 +404,7 @@ def test_only_a_closed_box_counts_in_an_unfinished_answer():
     assert value("\\boxed{72} because", "72", finished=False) == 1.0
 
 
-def test_no_gold_is_unscorable():
+def test_no_reference_answer_is_unscorable():
     assert (
         value("72", None) is None
         and value("72", "") is None
@@ -459,11 +460,11 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("gold", ["5", "x^2+1"])
+@pytest.mark.parametrize("answer", ["5", "x^2+1"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_answers_are_bounded_and_never_right(name, gold):
+def test_hostile_answers_are_bounded_and_never_right(name, answer):
     started = time.perf_counter()
-    verdict = math_answer(HOSTILE[name], gold)
+    verdict = math_answer(HOSTILE[name], answer)
     assert time.perf_counter() - started < 8, (
         "two seconds for each of two parses and two comparisons"
     )
@@ -476,7 +477,7 @@ def test_an_endless_computation_is_timed_out_not_zero():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "gold", "text", "value"),
+    ("prompt", "answer", "text", "value"),
     [
         ("Evaluate $(1+2i)6-3i$.", "6+9i", r"\boxed{(1 + 2i)6 - 3i}", 0.0),
         ("Evaluate $2^{10} - 1$.", "1023", "The answer is $2^{10}-1$.", 0.0),
@@ -492,5 +493,5 @@ def test_an_endless_computation_is_timed_out_not_zero():
         ([{"role": "user", "content": "What is $3 \\cdot 7$?"}], "21", r"\boxed{3 \cdot 7}", 0.0),
     ],
 )
-def test_a_formula_copied_from_the_prompt_is_no_answer(prompt, gold, text, value):
-    assert math_answer(text, gold, prompt=prompt) == value
+def test_a_formula_copied_from_the_prompt_is_no_answer(prompt, answer, text, value):
+    assert math_answer(text, answer, prompt=prompt) == value

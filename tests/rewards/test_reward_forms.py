@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rlcore import RewardSpec, Task, reward
+from rlcore import RewardSpec, Rollout, Task, Verdict, reward
 from rlcore.errors import RewardError
-from rlcore.scoring.forms import load_reward
 from rlcore.scoring.kit import describe_rewards
+from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
 
 # Written as for TRL: nothing here knows of rlcore.
@@ -39,7 +39,7 @@ TRL_STYLE = """
         return await asyncio.gather(*[one(text) for text in completions])
 
     def named_only(completions, answer):
-        return [text == gold for text, gold in zip(completions, answer)]
+        return [text == right for text, right in zip(completions, answer)]
 
     def with_params(prompts, completions, *, scale, offset=0.0, **kwargs):
         return [scale * len(text) + offset for text in completions]
@@ -64,15 +64,15 @@ SHORT = """
     from rlcore import Verdict, reward
 
     @reward
-    def graded(answer: str, gold: str, **columns):
-        return {"right": 1.0, "half": True, "none": None}.get(answer, Verdict(value=0.0, status="wrong-format", reason="what?"))
+    def graded(completion: str, answer: str, **columns):
+        return {"right": 1.0, "half": True, "none": None}.get(completion, Verdict(value=0.0, status="wrong-format", reason="what?"))
 
     @reward
-    async def sees(answer, gold, level, finished, prompt, completion_ids, bonus=0):
+    async def sees(completion, answer, level, finished, prompt, completion_ids, bonus=0):
         return level + bonus + (10 if finished else 0) + 100 * len(completion_ids) + (1000 if prompt == "p" else 0)
 
     @reward
-    def needs(answer, gold, rubric):
+    def needs(completion, answer, rubric):
         return 1.0
 
     not_a_function = 3
@@ -155,7 +155,7 @@ def test_a_wrong_number_of_results_is_a_crash_and_is_not_retried(function, got, 
     assert [verdict.status for verdict in verdicts] == [
         "crashed"
     ] * 2  # one by one, too_few would look right
-    assert f"2 were asked for, got {got}" in verdicts[0].reason
+    assert f"expected 2, got {got}" in verdicts[0].reason
 
 
 def test_short_form_values_and_statuses(plugin, rollout):
@@ -185,8 +185,8 @@ def test_a_missing_column_is_named(plugin, rollout):
 
 def test_the_mark_leaves_the_function_callable():
     @reward
-    def f(answer: str, gold: str) -> float:
-        return float(answer == gold)
+    def f(completion: str, answer: str) -> float:
+        return float(completion == answer)
 
     assert f("4", "4") == 1.0
 
@@ -197,7 +197,7 @@ def test_the_mark_leaves_the_function_callable():
         ("FILE:gradet", {}, "did you mean 'graded'"),
         ("FILE:not_a_function", {}, "is of type int, not a function"),
         ("FILE:sees", {"bonos": 1}, "no parameter 'bonos'; did you mean 'bonus'"),
-        ("FILE:sees", {"gold": 1}, "the engine itself passes 'gold'"),
+        ("FILE:sees", {"answer": 1}, "the engine itself passes 'answer'"),
         ("no/such_file.py:f", {}, "there is no reward file .*such_file.py"),
         ("no_such_package.module:f", {}, "cannot import no_such_package.module"),
         ("rewards.text:exakt", {}, "did you mean 'exact'"),
@@ -208,6 +208,59 @@ def test_bad_names_are_met_with_a_sentence(use, params, message, plugin):
     use = use.replace("FILE", plugin(SHORT))
     with pytest.raises(RewardError, match=message):
         load_reward(RewardSpec(use, params=params))
+
+
+def test_a_function_of_the_old_form_is_told_the_new_names(plugin):
+    source = """
+        from rlcore import reward
+
+        @reward
+        def old(answer, gold, **columns):
+            return float(answer == gold)
+
+        @reward
+        class Old:
+            def __call__(self, answer, gold):
+                return 1.0
+
+        @reward
+        def column(completion, answer, gold):
+            return 1.0
+    """
+    path = plugin(source)
+    for function in ("old", "Old"):
+        with pytest.raises(RewardError, match=r"asks for 'gold': name its parameters \(completion"):
+            load_reward(RewardSpec(f"{path}:{function}"))
+    load_reward(RewardSpec(f"{path}:column"))
+
+
+def test_the_first_reward_decides_what_passed():
+    parts = {"math": 1.0, "style": -3.0}
+    assert Verdict(value=-2.0, parts=parts).passed()
+    assert not Verdict(value=5.0, parts={"math": 0.0, "style": 5.0}).passed()
+    assert Verdict(value=None, status="crashed", parts={"math": 1.0, "style": None}).passed()
+    assert not Verdict(value=None, status="crashed", parts={"math": None, "style": 1.0}).passed()
+    assert Verdict(value=0.5).passed() and not Verdict(value=0.5).passed(0.6)
+    assert not Verdict(value=None, status="timed-out").passed()
+
+
+def test_a_multi_turn_rollout_is_offered_all_tokens_of_the_policy(plugin):
+    source = """
+        from rlcore import reward
+
+        @reward
+        def count(completion, answer, completion_ids):
+            return float(len(completion_ids))
+    """
+    rollout = Rollout.from_tokens(
+        id="r",
+        task_id="t",
+        token_ids=[1, 10, 11, 2, 3, 12],
+        mask=[False, True, True, False, False, True],
+        logprobs=[0.0] * 6,
+        text="last",
+    )
+    assert _score(RewardSpec(f"{plugin(source)}:count"), [rollout])[0].value == 3.0
 
 
 def test_a_file_may_import_its_neighbours(plugin, rollout):

@@ -10,7 +10,7 @@ import pytest
 
 from rlcore import RewardSpec, Task
 from rlcore.errors import RewardError
-from rlcore.scoring.forms import load_reward
+from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
 
 TASK = Task(id="t", prompt="2+2=?", answer="4", columns={"level": 3, "info": {"hard": True}})
@@ -29,32 +29,32 @@ ASYNC = """
     running = most = 0
 
     @reward
-    async def asks(answer, gold, *, url):
+    async def asks(completion, answer, *, url):
         global running, most
         running += 1
         most = max(most, running)
-        reply = await client.get(f"{url}/{answer}", timeout=60)
+        reply = await client.get(f"{url}/{completion}", timeout=60)
         running -= 1
-        return most if answer == "most" else float(reply.text)
+        return most if completion == "most" else float(reply.text)
 
     @reward
-    async def trouble(answer, gold):
-        if answer == "late":
+    async def trouble(completion, answer):
+        if completion == "late":
             await asyncio.sleep(100)
-        if answer == "stubborn":
+        if completion == "stubborn":
             while True:
                 try:
                     await asyncio.sleep(100)
                 except asyncio.CancelledError:
                     pass
-        if answer == "block":
+        if completion == "block":
             while True:
                 pass
-        if answer == "exit":
+        if completion == "exit":
             os._exit(1)
-        if answer == "raise":
+        if completion == "raise":
             raise SystemExit("no")
-        if answer == "late by itself":
+        if completion == "late by itself":
             raise TimeoutError("mine")
         return 1.0
 """
@@ -109,7 +109,7 @@ def test_an_async_call_is_cut_at_its_deadline_and_the_others_are_not(plugin, rol
         "crashed",
         "ok",
     ]
-    assert verdicts[1].reason == "no answer within 0.4 s" and verdicts[2].reason.startswith(
+    assert verdicts[1].reason == "no reply within 0.4 s" and verdicts[2].reason.startswith(
         "SystemExit: no"
     )
 
@@ -195,15 +195,15 @@ CLASSES = """
 
     @reward
     class Short:
-        def __call__(self, answer, gold):
-            return answer == gold
+        def __call__(self, completion, answer):
+            return completion == answer
 
     @reward
     class Hungry:
         memory_gb = 2
 
-        def __call__(self, answer, gold):
-            return len(bytes(int(float(answer) * 2**30))) / 2**30
+        def __call__(self, completion, answer):
+            return len(bytes(int(float(completion) * 2**30))) / 2**30
 
     class Broken:
         def __init__(self):
@@ -221,7 +221,9 @@ def test_a_class_is_made_once_and_outside_of_the_deadline(plugin, rollout):
         verdict.value
         for verdict in score(RewardSpec(f"{path}:Short"), [rollout("4"), rollout("5")])[0]
     ] == [1.0, 0.0]
-    with pytest.raises(RewardError, match="cannot make reward .*Broken': ValueError: no weights"):
+    with pytest.raises(
+        RewardError, match="cannot construct reward .*Broken': ValueError: no weights"
+    ):
         load_reward(RewardSpec(f"{path}:Broken"))
     with pytest.raises(RewardError, match="no parameter 'sise'; did you mean 'size'"):
         load_reward(RewardSpec(f"{path}:Slow", params={"sise": 3}))
@@ -254,7 +256,7 @@ def test_a_misspelt_parameter_is_not_taken_for_a_column(params, message, plugin)
         from rlcore import reward
 
         @reward
-        def f(answer, gold, limit: int = 2, **columns):
+        def f(completion, answer, limit: int = 2, **columns):
             return 1.0
     """
     spec = RewardSpec(f"{plugin(source)}:f", params=params)

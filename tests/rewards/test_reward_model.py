@@ -18,7 +18,7 @@ from rewards.reward_model import RewardModel
 from rlcore import RewardSpec, Task, Verdict
 from rlcore.errors import RewardError
 from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.scoring.forms import load_reward
+from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
 
 PROMPTS = ["2+2=?", [{"role": "system", "content": "count"}, {"role": "user", "content": "2+2=?"}]]
@@ -117,7 +117,7 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path):
 
 def test_a_local_judge_replies_as_generate_does_and_is_read(tmp_path):
     path = save(tmp_path, causal=True)
-    template = "{prompt} {answer} {gold}"
+    template = "{prompt} {completion} {answer}"
     judge = LocalJudge(
         path=path, template=template, max_tokens=4, batch_size=2, verdict=r"(?s)^(.)"
     )

@@ -13,7 +13,6 @@ import pytest
 from rlcore import RewardSpec, Verdict
 from rlcore.cli.main import main
 from rlcore.errors import RewardError
-from rlcore.scoring.forms import load_reward
 from rlcore.scoring.kit import (
     FAULTS,
     PROBES,
@@ -27,6 +26,7 @@ from rlcore.scoring.kit import (
 from rlcore.scoring.kit.faults import PROCESS_FAULTS
 from rlcore.scoring.kit.probes import HEDGES, look_alike
 from rlcore.scoring.kit.standard import EXAMPLES, Standard
+from rlcore.scoring.load import load_reward
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,17 +35,17 @@ REWARDS = """
     from rlcore import reward
 
     @reward
-    def naive(answer, gold, **columns):
-        return gold in answer
+    def naive(completion, answer, **columns):
+        return answer in completion
 
     @reward
-    def fragile(answer, gold, **columns):
-        if not answer:
+    def fragile(completion, answer, **columns):
+        if not completion:
             return 1.0
-        return float(answer.split()[-1] == gold)
+        return float(completion.split()[-1] == answer)
 
     @reward
-    def forgetful(answer, gold, *, note, **columns):
+    def forgetful(completion, answer, *, note, **columns):
         '''Another value in every process.'''
         return float(os.getpid())
 
@@ -53,14 +53,14 @@ REWARDS = """
         raise RuntimeError("no server")
 
     @reward
-    def unbounded(answer, gold):
-        return answer == gold
+    def unbounded(completion, answer):
+        return completion == answer
     unbounded.memory_gb = None
 """
 CASES = [
-    Case(gold="4", answer="it is 4", expected=1.0),
-    Case(gold="4", answer="it is 5", expected=0.0),
-    Case(gold="4", answer="4 it is", expected=1.0, name="planted"),
+    Case(answer="4", completion="it is 4", expected=1.0),
+    Case(answer="4", completion="it is 5", expected=0.0),
+    Case(answer="4", completion="4 it is", expected=1.0, name="planted"),
 ]
 
 
@@ -71,7 +71,9 @@ def test_a_fragile_reward_is_found_out(plugin):
     ] == ["planted"]
     said = " | ".join(found.problems)
     assert "1 of 3 cases did not get the expected value, first planted" in said
-    assert "the fault 'empty' earns 1, and a right answer 1" in said and len(found.problems) == 2
+    assert (
+        "the fault 'empty' earns 1, and a right completion 1" in said and len(found.problems) == 2
+    )
     statuses = {trial.name: trial.verdict.status for trial in found.faults}
     assert list(statuses) == list(FAULTS) and statuses["spaces"] == "crashed"
     assert set(found.milliseconds) == {"p50", "p90", "p99", "max"}
@@ -111,7 +113,7 @@ def test_a_reward_without_memory_bound_is_spared_the_hog_and_one_that_only_crash
     } and found.problems == []
     found = examine(f"{path}:broken", [], deadline_s=1.0)
     assert found.problems[-1].startswith(
-        "the reward crashed on every answer: RuntimeError: no server"
+        "the reward crashed on every completion: RuntimeError: no server"
     )
 
 
@@ -130,8 +132,8 @@ def test_a_naive_reward_is_caught_and_careful_ones_are_not(plugin):
         result for result in probe("rewards.text:exact", params={"after": "####"}) if result.earned
     ]
     naive = [
-        Case(gold="4", answer="It is 4", expected=1, prompt="2+2=?"),
-        Case(gold="4", answer="It is 5", expected=0),
+        Case(answer="4", completion="It is 4", expected=1, prompt="2+2=?"),
+        Case(answer="4", completion="It is 5", expected=0),
     ]
     (counted,) = [
         result
@@ -154,29 +156,35 @@ def test_rewards_of_form_and_rewards_that_cannot_be_measured(plugin):
     with pytest.raises(RewardError, match="give `--cases FILE.jsonl`"):
         probe(f"{plugin(REWARDS)}:broken")
     with pytest.raises(
-        RewardError, match="right answer of a earned 0, no more than the 0 of wrong ones"
+        RewardError, match="right completion of a earned 0, no more than the 0 of wrong ones"
     ):
         probe(
             f"{plugin(REWARDS)}:fragile",
-            [Case(answer="4.", gold="4", expected=1, name="a"), Case(answer="5", expected=0)],
+            [
+                Case(completion="4.", answer="4", expected=1, name="a"),
+                Case(completion="5", expected=0),
+            ],
         )
-    with pytest.raises(RewardError, match="right answer of a got no score"):
+    with pytest.raises(RewardError, match="right completion of a got no score"):
         probe(
             f"{plugin(REWARDS)}:broken",
-            [Case(answer="4", gold="4", expected=1, name="a"), Case(answer="", expected=0)],
+            [
+                Case(completion="4", answer="4", expected=1, name="a"),
+                Case(completion="", expected=0),
+            ],
         )
 
 
 def test_no_probe_is_a_right_answer():
-    """Each hedge leaves the choice open or ends elsewhere; a strict reading, the whole text, never finds the gold answer."""
+    """Each hedge leaves the choice open or ends elsewhere; a strict reading, the whole text, never finds the reference answer."""
     from rlcore.scoring.kit.probes import Target
 
-    for prompt, gold, decoys in EXAMPLES:
+    for prompt, answer, decoys in EXAMPLES:
         for name, make in {**PROBES, **HEDGES}.items():
-            assert make(Target(prompt, gold, decoys)).strip() != gold, name
-        assert look_alike(gold) != gold
+            assert make(Target(prompt, answer, decoys)).strip() != answer, name
+        assert look_alike(answer) != answer
     assert look_alike("17") == "17\u0663" and look_alike("Paris") == "\u0420\u0430ris"
-    standard = Standard(case=Case(answer="4"), decoys=(), right=1.0, wrong=0.0)
+    standard = Standard(case=Case(completion="4"), decoys=(), right=1.0, wrong=0.0)
     assert standard.earns(Verdict(value=0.6)) and not standard.earns(Verdict(value=0.5))
     assert not standard.earns(Verdict(value=None, status="crashed"))
 
@@ -222,7 +230,7 @@ def test_exit_statuses_tell_a_bad_reward_from_a_bad_command(tmp_path, plugin, ca
     use = f"{plugin(REWARDS)}:naive"
     cases = tmp_path / "cases.jsonl"
     cases.write_text(
-        '{"gold": "4", "pred": "4", "expected": 1}\n{"gold": "4", "pred": "14", "expected": 0}\n'
+        '{"answer": "4", "completion": "4", "expected": 1}\n{"answer": "4", "completion": "14", "expected": 0}\n'
     )
     assert main(["rewards", "test", use, "--cases", str(cases), "--deadline", "1"]) == 1
     out = capsys.readouterr().out
@@ -234,7 +242,7 @@ def test_exit_statuses_tell_a_bad_reward_from_a_bad_command(tmp_path, plugin, ca
     )
     assert main(["rewards", "probe", use, "--json"]) == 1
     assert "all candidates" in json.loads(capsys.readouterr().out)["earned"]
-    cases.write_text('{"gold": "4"}\n')
+    cases.write_text('{"answer": "4"}\n')
     assert (
         main(["rewards", "test", use, "--cases", str(cases)]) == 2
         and "line 1 of" in capsys.readouterr().err
@@ -244,10 +252,16 @@ def test_exit_statuses_tell_a_bad_reward_from_a_bad_command(tmp_path, plugin, ca
 
 def test_cases_carry_prompts_and_columns(tmp_path):
     (tmp_path / "c.jsonl").write_text(
-        '{"pred": "a", "prompt": "q", "expected": true, "tests": [1]}\n'
+        '{"completion": "a", "prompt": "q", "expected": true, "tests": [1]}\n'
     )
     (case,) = read_cases(tmp_path / "c.jsonl")
     assert (case.prompt, case.expected, case.columns) == ("q", 1.0, {"tests": [1]})
+
+
+def test_cases_with_the_names_of_public_data_sets(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"pred": "a", "gold": "b", "expected": 0}\n')
+    (case,) = read_cases(tmp_path / "c.jsonl")
+    assert (case.completion, case.answer, case.expected, case.columns) == ("a", "b", 0.0, {})
 
 
 # Documentation
@@ -276,7 +290,7 @@ def test_the_page_shows_parameters_examples_and_what_cannot_be_imported(plugin):
         from rlcore import reward
 
         @reward
-        def shown(answer, gold, *, limit: int = 2, finished=True, **columns):
+        def shown(completion, answer, *, limit: int = 2, finished=True, **columns):
             """Says something.
 
             >>> shown("4", "4")

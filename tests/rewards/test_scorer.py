@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
 
 import pytest
 
 from rlcore import RewardSpec, Task, Verdict
 from rlcore.errors import RewardError
-from rlcore.scoring.aggregate import mix
+from rlcore.scoring.aggregate import aggregate
 from rlcore.scoring.scorer import Scorer
+from rlcore.scoring.worker import Worker, WorkerLost
 
 TASK = Task(id="t", prompt="2+2=?", answer="4", columns={"level": 3})
 
@@ -21,43 +24,43 @@ TROUBLE = """
     import ctypes, os, subprocess, sys, time
     from rlcore import Verdict, reward
 
-    def _trouble(answer):
-        if answer == "hang":
+    def _trouble(text):
+        if text == "hang":
             while True:
                 pass
-        if answer == "sleep":
+        if text == "sleep":
             time.sleep(1000)
-        if answer == "exit":
+        if text == "exit":
             os._exit(3)
-        if answer == "sys.exit":
+        if text == "sys.exit":
             sys.exit(1)
-        if answer == "segfault":
+        if text == "segfault":
             ctypes.string_at(0)
-        if answer == "memory":
+        if text == "memory":
             return float(len(bytearray(3 << 30)))
-        if answer == "raise":
+        if text == "raise":
             raise KeyError("no such thing")
 
     @reward
-    def short(answer, gold):
+    def short(completion, answer):
         print("a plugin may print", flush=True)
-        _trouble(answer)
-        return answer == gold
+        _trouble(completion)
+        return completion == answer
 
     def batch(prompts, completions, answer, **columns):
         print("a plugin may print", flush=True)
         for text in completions:
             _trouble(text)
-        return [float(text == gold) for text, gold in zip(completions, answer)]
+        return [float(text == right) for text, right in zip(completions, answer)]
 
     @reward
-    def orphans(answer, gold, *, note):
+    def orphans(completion, answer, *, note):
         child = subprocess.Popen(["sleep", "1000"])
         open(note, "w").write(f"{os.getpid()} {child.pid}")
         time.sleep(1000)
 
     @reward
-    def pid(answer, gold):
+    def pid(completion, answer):
         time.sleep(0.05)
         return os.getpid()
 """
@@ -172,7 +175,7 @@ def test_workers_start_fast_and_without_torch(plugin, rollout):
         from rlcore import reward
 
         @reward
-        def torch_is_loaded(answer, gold):
+        def torch_is_loaded(completion, answer):
             return "torch" in sys.modules
     """)
     started = time.monotonic()
@@ -200,7 +203,7 @@ def test_a_plugin_that_cannot_be_loaded_is_an_error_at_once(source, message, plu
 
 def test_an_import_that_hangs_is_killed(plugin, monkeypatch):
     monkeypatch.setattr("rlcore.scoring.worker.LOAD_DEADLINE_S", 0.5)
-    with pytest.raises(RewardError, match="no answer within 0.5 s while importing"):
+    with pytest.raises(RewardError, match="no reply within 0.5 s while importing"):
         Scorer([RewardSpec(f"{plugin('while True: pass')}:f")])
 
 
@@ -212,6 +215,106 @@ def test_a_reward_that_cannot_be_loaded_again_crashes_its_answers(plugin, rollou
     assert _statuses(verdicts) == ["crashed"] * 3 and "no reward file" in verdicts[2].reason
 
 
+FORKS = """
+    import os
+    from rlcore import reward
+
+    @reward
+    def forks(completion, answer):
+        if completion == "fork" and os.fork() == 0:
+            return -1.0     # the mistake: the child process comes back
+        return float(completion) if completion != "fork" else 0.5
+
+    class Columns:
+        def __call__(self, completion, answer, odd):
+            return 1.0
+"""
+
+
+def test_a_forked_process_that_returns_never_shifts_verdicts(plugin, rollout):
+    """Each later completion gets its own verdict or none, never that of an earlier one."""
+    texts = ["1", "fork", "2", "3", "fork", "4", "5"]
+    with Scorer([RewardSpec(f"{plugin(FORKS)}:forks")], workers=1, deadline_s=5.0) as scorer:
+        groups = scorer.score([(TASK, [rollout(text) for text in texts])] * 3)
+    crashed = 0
+    for verdicts in groups:
+        for text, verdict in zip(texts, verdicts, strict=True):
+            crashed += verdict.status == "crashed"
+            assert verdict.value in (None, 0.5 if text == "fork" else float(text)), (text, verdict)
+    assert 1 <= crashed <= 12
+    reasons = {verdict.reason for verdicts in groups for verdict in verdicts if verdict.reason}
+    assert any("forked" in reason for reason in reasons), reasons
+
+
+def test_a_worker_that_does_not_go_away_does_not_end_the_run(plugin, rollout, monkeypatch):
+    with Scorer([RewardSpec(f"{plugin(TROUBLE)}:short")], workers=1, deadline_s=0.5) as scorer:
+        stuck = lambda self, timeout=None: (_ for _ in ()).throw(  # noqa: E731
+            subprocess.TimeoutExpired("worker", timeout)
+        )
+        monkeypatch.setattr(subprocess.Popen, "wait", stuck)
+        verdicts = scorer.score([(TASK, [rollout(text) for text in ("sleep", "exit", "4")])])[0]
+        monkeypatch.undo()
+    assert _statuses(verdicts) == ["timed-out", "crashed", "ok"]
+
+
+class Unreadable:
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self):
+        return (_refuse, ())
+
+
+def _refuse():
+    raise LookupError("nobody can read this")
+
+
+def test_messages_that_do_not_unpickle_crash_their_completions(plugin, rollout):
+    odd = Task(id="t", prompt="p", answer="4", columns={"odd": Unreadable()})
+    path = plugin(FORKS)
+    for function in ("forks", "Columns"):
+        with Scorer([RewardSpec(f"{path}:{function}")], workers=1) as scorer:
+            unread, after = scorer.score([(odd, [rollout("1"), rollout("2")]), (TASK, [])])
+        assert _statuses(unread) == ["crashed"] * 2 and after == []
+        assert "cannot be read" in unread[0].reason
+
+
+def test_replies_that_do_not_unpickle_lose_the_worker(plugin):
+    worker = Worker([RewardSpec(f"{plugin(TROUBLE)}:short")], deadline_s=5.0, memory_gb=None)
+    try:
+        worker.ready()
+        for message in (pickle.dumps(Unreadable()), b"no pickle", pickle.dumps((1, -1, 0)), b""):
+            ours, theirs = Pipe()
+            worker._pipe, kept = ours, worker._pipe
+            theirs.send_bytes(message)
+            with pytest.raises(WorkerLost) as lost:
+                worker.receive()
+            worker._pipe = kept
+            assert lost.value.status == "crashed"
+    finally:
+        worker.close()
+
+
+def test_progress_is_what_bounds_the_wait(plugin, rollout, monkeypatch):
+    """Calls that finish may take any time in total; workers that stop are named with the key."""
+    monkeypatch.setattr("rlcore.scoring.scorer.PROGRESS_GRACE_S", 0.5)
+    monkeypatch.setattr("rlcore.scoring.scorer.GRACE_S", 0.0)
+    monkeypatch.setattr("rlcore.scoring.scorer.LOAD_DEADLINE_S", 0.0)
+    path = plugin(TROUBLE)
+    with Scorer([RewardSpec(f"{path}:short")], workers=1, deadline_s=0.5) as scorer:
+        assert scorer.waiting_s == 0.0
+        scorer.check_progress()
+        scorer._deadline_s = -0.4  # so that more than 0.1 s without progress is an error
+        started = time.monotonic()
+        pid = [RewardSpec(f"{path}:pid")]
+        with Scorer(pid, workers=1, deadline_s=0.1) as slow:
+            assert len(slow.score([(TASK, [rollout("x")] * 20)])[0]) == 20
+        assert time.monotonic() - started > 0.6 + 0.1, "longer than the limit in total"
+        scorer.submit("stuck", TASK, [rollout("sleep")])
+        time.sleep(0.3)
+        with pytest.raises(RewardError, match="reward_deadline_s.*1 open groups"):
+            scorer.check_progress()
+
+
 def test_names_must_differ():
     with pytest.raises(RewardError, match="two rewards are called 'exact'"):
         Scorer([RewardSpec("rewards.text:exact"), RewardSpec("rewards.text:exact", weight=0.1)])
@@ -219,7 +322,7 @@ def test_names_must_differ():
         Scorer([])
 
 
-# Mixing
+# Aggregation
 
 TWO = [
     RewardSpec("a:right", weight=2.0),
@@ -228,25 +331,25 @@ TWO = [
 ]
 
 
-def test_mix_sums_by_weight_and_keeps_raw_parts():
-    verdict = mix(TWO, [Verdict(value=1.0), Verdict(value=0.5), Verdict(value=7.0)])
+def test_the_aggregate_sums_by_weight_and_keeps_raw_parts():
+    verdict = aggregate(TWO, [Verdict(value=1.0), Verdict(value=0.5), Verdict(value=7.0)])
     assert verdict.value == 1.75 and verdict.parts == {"right": 1.0, "short": 0.5, "logged": 7.0}
     assert verdict.value != 1.0 + 0.5 + 7.0  # planted mistake: unweighted
 
 
-def test_mix_takes_the_first_failure_and_keeps_the_other_parts():
+def test_the_aggregate_takes_the_first_failure_and_keeps_the_other_parts():
     crash, late = (
         Verdict(value=None, status="crashed", reason="boom"),
         Verdict(value=None, status="timed-out"),
     )
-    verdict = mix(TWO, [Verdict(value=1.0), crash, late])
+    verdict = aggregate(TWO, [Verdict(value=1.0), crash, late])
     assert (verdict.value, verdict.status, verdict.reason) == (None, "crashed", "boom")
     assert verdict.parts == {"right": 1.0, "short": None, "logged": None}
-    assert mix(TWO, [late, crash, Verdict(value=1.0)]).status == "timed-out"
+    assert aggregate(TWO, [late, crash, Verdict(value=1.0)]).status == "timed-out"
 
 
 def test_a_failure_without_weight_is_only_logged():
-    verdict = mix(
+    verdict = aggregate(
         TWO, [Verdict(value=1.0), Verdict(value=0.0), Verdict(value=None, status="crashed")]
     )
     assert verdict.value == 2.0 and verdict.status == "ok" and verdict.parts["logged"] is None
@@ -259,21 +362,24 @@ def test_an_optional_reward_that_gives_none_is_left_out_and_one_that_fails_is_no
         Verdict(value=None, status="crashed"),
     )
     assert (
-        mix(two, [none, Verdict(value=0.5)]).value == 1.0
-        and mix(two, [Verdict(value=0.5), none]).value == 0.5
+        aggregate(two, [none, Verdict(value=0.5)]).value == 1.0
+        and aggregate(two, [Verdict(value=0.5), none]).value == 0.5
     )
-    assert (mix(two, [none, none]).value, mix(two, [none, none]).reason) == (None, "gave None")
-    assert mix(two, [crash, Verdict(value=0.5)]).status == "crashed"
-    assert mix([RewardSpec("a:math"), two[1]], [none, Verdict(value=0.5)]).value is None, (
+    assert (aggregate(two, [none, none]).value, aggregate(two, [none, none]).reason) == (
+        None,
+        "gave None",
+    )
+    assert aggregate(two, [crash, Verdict(value=0.5)]).status == "crashed"
+    assert aggregate([RewardSpec("a:math"), two[1]], [none, Verdict(value=0.5)]).value is None, (
         "not declared optional"
     )
 
 
-def test_wrong_format_survives_mixing_unless_something_failed():
+def test_wrong_format_survives_aggregation_unless_something_failed():
     wrong = Verdict(value=0.0, status="wrong-format", reason="no marker")
-    assert mix(TWO, [wrong, Verdict(value=1.0), Verdict(value=1.0)]).status == "wrong-format"
+    assert aggregate(TWO, [wrong, Verdict(value=1.0), Verdict(value=1.0)]).status == "wrong-format"
     assert (
-        mix(TWO, [wrong, Verdict(value=None, status="unscorable"), Verdict(value=1.0)]).status
+        aggregate(TWO, [wrong, Verdict(value=None, status="unscorable"), Verdict(value=1.0)]).status
         == "unscorable"
     )
 

@@ -31,9 +31,9 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     ],
 )  # fmt: skip
 def test_strict_and_prefix(said: str, strict: float, prefix: float) -> None:
-    answer = f"I think so. <next>{said}</next>"
-    assert value(segment(answer, "It rains.")) == strict
-    assert value(segment_prefix(answer, "It rains.", reference=REFERENCE)) == prefix
+    completion = f"I think so. <next>{said}</next>"
+    assert value(segment(completion, "It rains.")) == strict
+    assert value(segment_prefix(completion, "It rains.", reference=REFERENCE)) == prefix
 
 
 def test_prefix_is_never_below_strict_and_above_it_where_predictions_span_segments() -> None:
@@ -42,9 +42,10 @@ def test_prefix_is_never_below_strict_and_above_it_where_predictions_span_segmen
         f"<next>{' '.join(REFERENCE[: rng.randint(0, 3)])}{rng.choice(['', ' x'])}</next>"
         for _ in range(200)
     ]
-    strict = [value(segment(answer, REFERENCE[0])) for answer in answers]
+    strict = [value(segment(completion, REFERENCE[0])) for completion in answers]
     prefix = [
-        value(segment_prefix(answer, REFERENCE[0], reference=REFERENCE)) for answer in answers
+        value(segment_prefix(completion, REFERENCE[0], reference=REFERENCE))
+        for completion in answers
     ]
     assert (
         all(a <= b for a, b in zip(strict, prefix, strict=True)) and sum(strict) < sum(prefix) < 200
@@ -52,7 +53,7 @@ def test_prefix_is_never_below_strict_and_above_it_where_predictions_span_segmen
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "completion",
     [
         "It rains.",
         "<next>It rains.",
@@ -64,10 +65,15 @@ def test_prefix_is_never_below_strict_and_above_it_where_predictions_span_segmen
 )
 @pytest.mark.parametrize(
     "reward",
-    [segment, segment_prefix, next_token, lambda answer, gold: span(answer, gold, tag="next")],
+    [
+        segment,
+        segment_prefix,
+        next_token,
+        lambda completion, answer: span(completion, answer, tag="next"),
+    ],
 )
-def test_without_a_prediction_nothing_is_earned(answer: str, reward) -> None:
-    verdict = reward(answer, "It rains.")
+def test_without_a_prediction_nothing_is_earned(completion: str, reward) -> None:
+    verdict = reward(completion, "It rains.")
     assert isinstance(verdict, Verdict) and (verdict.value, verdict.status) == (0.0, "wrong-format")
 
 

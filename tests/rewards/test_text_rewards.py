@@ -6,7 +6,7 @@ from rewards.text import exact, match, repetition, script, spans, tags
 
 
 @pytest.mark.parametrize(
-    ("answer", "gold", "settings", "value", "status"),
+    ("completion", "answer", "settings", "value", "status"),
     [
         (" 26\n", "26", {}, 1.0, "ok"),
         ("26", 26, {}, 1.0, "ok"),
@@ -17,13 +17,13 @@ from rewards.text import exact, match, repetition, script, spans, tags
         ("26", "26", {"finished": False}, 0.0, "ok"),
     ],
 )
-def test_exact(answer, gold, settings, value, status):
-    result = exact(answer, gold, prompt="p", **settings)
+def test_exact(completion, answer, settings, value, status):
+    result = exact(completion, answer, prompt="p", **settings)
     assert (getattr(result, "value", result), getattr(result, "status", "ok")) == (value, status)
 
 
 @pytest.mark.parametrize(
-    ("answer", "gold", "settings", "value"),
+    ("completion", "answer", "settings", "value"),
     [
         ("the  Eiffel-tower!", "Eiffel Tower", {}, 1.0),
         ("An apple.", ["pear", "Apple"], {}, 1.0),
@@ -41,13 +41,13 @@ def test_exact(answer, gold, settings, value, status):
         ("Paris", "...", {}, None),
     ],
 )
-def test_match(answer, gold, settings, value):
-    result = match(answer, gold, **settings)
+def test_match(completion, answer, settings, value):
+    result = match(completion, answer, **settings)
     assert getattr(result, "value", result) == value
 
 
 @pytest.mark.parametrize(
-    ("answer", "value"),
+    ("completion", "value"),
     [
         ("<think>a\nb</think>\n<answer>4</answer>\n", 1.0),
         ("<think>a</think><answer>4</answer> and more", 0.0),
@@ -61,8 +61,8 @@ def test_match(answer, gold, settings, value):
         ("", 0.0),
     ],
 )
-def test_tags(answer, value):
-    assert tags(answer) == value
+def test_tags(completion, value):
+    assert tags(completion) == value
 
 
 def test_tags_with_other_names():
@@ -71,7 +71,7 @@ def test_tags_with_other_names():
 
 
 @pytest.mark.parametrize(
-    ("answer", "think", "final"),
+    ("completion", "think", "final"),
     [
         ("so <think>a</think> then <answer>4</answer>.", 1, 1),
         ("<think>a</think><answer>4", 1, 0),
@@ -85,8 +85,8 @@ def test_tags_with_other_names():
         ("4", 0, 0),
     ],
 )
-def test_spans_lose_exactly_the_malformed_one(answer, think, final):
-    verdict = spans(answer)
+def test_spans_lose_exactly_the_malformed_one(completion, think, final):
+    verdict = spans(completion)
     assert (
         verdict.parts == {"think": think, "answer": final} and verdict.value == (think + final) / 2
     )

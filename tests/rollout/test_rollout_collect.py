@@ -8,7 +8,9 @@ import pytest
 import rollout_reference as ref
 
 from rlcore.errors import EngineError, RewardError, TaskError
-from rlcore.rollout.collect import Collected, collect, generate, request_seed
+from rlcore.rollout.collector import CollectedBatch, collect
+from rlcore.rollout.engine import generate
+from rlcore.rollout.open_group import request_seed
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.types import Request, Rollout, Sampling, Task, Verdict
@@ -54,7 +56,7 @@ def run(
     tasks: Sequence[Task] = TASKS,
     scorer: LengthScorer | None = None,
     **options: object,
-) -> Collected:
+) -> CollectedBatch:
     options = {
         "sampling": Sampling(max_tokens=20),
         "group_size": 2,
@@ -71,17 +73,17 @@ def run(
 
 def test_groups_come_in_task_order() -> None:
     scorer = LengthScorer()
-    collected = run(scripted({"t0#1": 9, "t1#0": 4}), scorer=scorer)
+    collected = run(scripted({"t0#0.1": 9, "t1#0.0": 4}), scorer=scorer)
     assert scorer.arrived == [
-        "t2#0",
-        "t1#0",
-        "t0#0",
+        "t2#0.0",
+        "t1#0.0",
+        "t0#0.0",
     ]  # scored as each group finished, the slow ones last
     assert [group.task.id for group in collected.groups] == ["t0", "t1", "t2"]
     for group in collected.groups:
         assert [rollout.id for rollout in group.rollouts] == [
-            f"{group.task.id}#0",
-            f"{group.task.id}#1",
+            f"{group.task.id}#0.0",
+            f"{group.task.id}#0.1",
         ]
         assert [verdict.value for verdict in group.verdicts] == [2.0, 4.0]
     assert collected.groups == run(scripted()).groups  # delays change nothing but the clock
@@ -101,7 +103,7 @@ def test_tokens_are_counted() -> None:
 
 
 def test_a_straggler_is_cut_at_the_deadline() -> None:
-    collected = run(scripted({"t1#1": 10**6}), deadline_s=0.2)
+    collected = run(scripted({"t1#0.1": 10**6}), deadline_s=0.2)
     late = collected.groups[1]
     assert [rollout.finish for rollout in late.rollouts] == ["stop", "aborted"]
     assert [verdict.status for verdict in late.verdicts] == ["ok", "unscorable"]
@@ -129,7 +131,7 @@ def test_a_repeated_task_keeps_ids_and_seeds_apart() -> None:
     engine = ScriptedEngine(lambda request: seen.append(request) or [7, 1])
     collected = run(engine, [TASKS[0], TASKS[1], TASKS[0]])
     ids = [[rollout.id for rollout in group.rollouts] for group in collected.groups]
-    assert ids == [["t0#0", "t0#1"], ["t1#0", "t1#1"], ["t0#2", "t0#3"]]
+    assert ids == [["t0#0.0", "t0#0.1"], ["t1#0.0", "t1#0.1"], ["t0#0.2", "t0#0.3"]]
     assert len({request.seed for request in seen}) == 6
 
 
@@ -142,14 +144,15 @@ def test_seeds_are_stable() -> None:
 
 def test_missing_verdicts_end_with_a_sentence() -> None:
     with pytest.raises(
-        RewardError, match=r"3 of 3 groups have no verdict 0\.1 s .*first: task 't0'"
+        RewardError,
+        match=r"3 groups wait for verdicts and none has come for 0\.1 s .*first: task 't0'",
     ):
-        run(scripted(), scorer=LengthScorer(silent=True), reward_deadline_s=0.1)
+        run(scripted(), scorer=LengthScorer(silent=True), scoring_stall_s=0.1)
 
 
 def test_a_dead_sampler_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = scripted({"t0#0": 10**6})
-    monkeypatch.setattr("rlcore.rollout.clock.ABORT_GRACE_S", 0.1)
+    engine = scripted({"t0#0.0": 10**6})
+    monkeypatch.setattr("rlcore.rollout.engine.ABORT_GRACE_S", 0.1)
     monkeypatch.setattr(engine, "abort", lambda ids: None)
     with pytest.raises(EngineError, match="did not hand back 1 aborted requests"):
         run(engine, deadline_s=0.1)

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rlcore.errors import EngineError, ModelError
-from rlcore.rollout.collect import generate
+from rlcore.rollout.engine import generate
 from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.hf_draw import Settings, draw
 from rlcore.types import Completion, Sampling
@@ -101,11 +101,10 @@ def test_draws_follow_the_distribution() -> None:
     uniforms = torch.rand(20_000, generator=torch.Generator().manual_seed(3))
 
     def chi_square(temperature: float) -> float:
-        tokens, _ = draw(
-            logits,
-            Settings.of([Sampling(max_tokens=1, temperature=temperature)] * 20_000, logits.device),
-            uniforms,
+        settings = Settings.of(
+            [Sampling(max_tokens=1, temperature=temperature)] * 20_000, logits.device
         )
+        tokens = draw(logits, settings, uniforms).tokens
         expected = 20_000 * logits[0].softmax(0)
         assert not (tokens == 4).any()
         return float(((tokens.bincount(minlength=5) - expected)[:4] ** 2 / expected[:4]).sum())
@@ -116,7 +115,7 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_extreme_uniforms_never_pick_an_impossible_token() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]] * 2)
-    tokens, logprobs = draw(
+    tokens, logprobs, _ = draw(
         logits, Settings.of([Sampling(max_tokens=1)] * 2, logits.device), torch.tensor([0.0, 1.0])
     )
     assert tokens.tolist() == [1, 2] and logprobs.isfinite().all()
@@ -182,7 +181,7 @@ def test_load_serves_new_weights_even_in_the_middle_of_an_answer(
         assert new.token_ids[5:] == ref.greedy(
             learner, request.prompt_ids + new.token_ids[:5], 19
         )  # no stale cache
-    assert hf.score([[5, 6, 7, 8]])[0] == pytest.approx(
+    assert hf.score([[5, 6, 7, 8]])[0].logprobs == pytest.approx(
         ref.score(learner, [[5, 6, 7, 8]])[0], abs=1e-5
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,9 @@ import torch
 from transformers import PreTrainedModel
 
 from rlcore.errors import EngineError, PublishError
-from rlcore.rollout.collect import Resample, collect, generate
+from rlcore.rollout.collector import Resample, collect, numbered
+from rlcore.rollout.engine import generate
+from rlcore.rollout.hf_draw import Settings, truncate
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import fingerprint, publish
 from rlcore.rollout.vllm_local import VllmEngine
@@ -97,7 +100,9 @@ def _outside(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0) -> torch.
 
 def test_scores_equal_transformers(engine: VllmEngine, model: PreTrainedModel) -> None:
     sequences = [*ref.prompts(3, (2, 130, 300)), [7]]
-    for ours, expected in zip(engine.score(sequences), ref.score(model, sequences), strict=True):
+    for ours, expected in zip(
+        [s.logprobs for s in engine.score(sequences)], ref.score(model, sequences), strict=True
+    ):
         assert ours == pytest.approx(expected, abs=1e-4)
     with pytest.raises(EngineError, match="at most 511 tokens here and sequence 1 has 512"):
         engine.score([[7], [7] * 512])
@@ -234,10 +239,10 @@ class ParityScorer:
 
 def test_a_gate_is_refilled_while_others_write_and_the_rest_is_aborted(engine: VllmEngine) -> None:
     further = iter(Task(id=f"more{i}", prompt=f"{i}+2=") for i in range(1000))
+    counter = itertools.count(1)
     resample = Resample(
         accepts=lambda group: len({v.value for v in group.verdicts}) > 1,
-        more=lambda n: [next(further) for _ in range(n)],
-        streaming=True,
+        more=lambda n: numbered([next(further) for _ in range(n)], first=next(counter) * 1000),
         oversubmit=2.0,
     )
     found = collect(
@@ -314,3 +319,29 @@ def test_more_prompt_tokens_than_one_batch_holds(engine: VllmEngine) -> None:
     asked = ref.requests(ref.prompts(60, (150,)), max_tokens=2)
     assert sum(len(request.prompt_ids) for request in asked) > 8192
     assert len(generate(engine, asked, 120)) == 60
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 5}, {"top_k": 20, "top_p": 0.7}, {"top_k": 60, "min_p": 0.2}]
+)
+def test_kept_tokens_are_those_the_draw_was_from(
+    engine: VllmEngine, model: PreTrainedModel, settings: dict[str, float]
+) -> None:
+    asked = ref.requests(ref.prompts(3, (9, 21)), keep_support=True, temperature=0.8, **settings)
+    for request, completion in zip(asked, generate(engine, asked, 120), strict=True):
+        ids = request.prompt_ids + completion.token_ids
+        logits = ref.next_logits(model, ids)[len(request.prompt_ids) - 1 : -1] / 0.8
+        parts = (logits, completion.token_ids, completion.logprobs, completion.support)
+        for row, token, logprob, kept in zip(*parts, strict=True):
+            drawn = Settings.of([request.sampling], row.device)
+            left = truncate(row[None], drawn)[0] > -torch.inf
+            assert kept == left.nonzero()[:, 0].tolist()
+            assert logprob == pytest.approx(float(row[token] - row[kept].logsumexp(0)), abs=1e-4)
+
+
+def test_kept_tokens_that_nothing_bounds_are_refused(engine: VllmEngine) -> None:
+    [request] = ref.requests(ref.prompts(1, (9,)), keep_support=True, top_p=0.9)
+    with pytest.raises(EngineError, match="only if top_k bounds their number"):
+        engine.submit([request])
+    [free] = ref.requests(ref.prompts(1, (9,)), "free", top_p=0.9, max_tokens=3)
+    assert generate(engine, [free], 120)[0].support is None

@@ -11,7 +11,7 @@ import torch
 from rlcore.errors import EngineError, ModelError, PublishError
 from rlcore.learner.policy import Policy, load_policy
 from rlcore.rollout import vllm_adapter
-from rlcore.rollout.collect import generate
+from rlcore.rollout.engine import generate
 from rlcore.rollout.publish import publish
 from rlcore.types import Request, Sampling
 

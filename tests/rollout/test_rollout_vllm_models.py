@@ -11,7 +11,7 @@ import rollout_reference as ref
 import torch
 
 from rlcore.errors import EngineError
-from rlcore.rollout.collect import generate
+from rlcore.rollout.engine import generate
 from rlcore.rollout.publish import fingerprint, publish
 from rlcore.rollout.vllm_local import VllmEngine
 from tests.run.whole import finish, start
@@ -57,7 +57,7 @@ def test_without_vllm_there_is_a_sentence(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(EngineError, match=r"pip install 'rlcore\[vllm\]'.*engine.kind=hf"):
+    with pytest.raises(EngineError, match=r"pip install 'rlcore\[vllm\]'.*engine.use=hf"):
         VllmEngine(model_path, max_length=64)
 
 
@@ -93,7 +93,7 @@ import sys, torch
 import torch.distributed as dist
 import rollout_reference as ref
 import torch
-from rlcore.rollout.collect import generate
+from rlcore.rollout.engine import generate
 from rlcore.rollout.publish import fingerprint
 from rlcore.rollout.vllm_local import VllmEngine
 dist.init_process_group("gloo")

@@ -28,11 +28,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_gold_scores_and_corrupted_gold_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reference_answers_pass_and_corrupted_ones_do_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["recipes", "check", "gsm8k", *PATHS, "--rows", "200"]) == 0
     out = capsys.readouterr().out
     assert "tasks train: 7,473" in out
-    assert "gold of train with math: 200 checked, gold rate 1, corrupted rate 0" in out
+    assert (
+        "reference answers of train with math: 200 checked, reference rate 1, corrupted rate 0"
+        in out
+    )
 
 
 def test_three_steps_on_real_questions(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlcore.recipe.schema import PreferStage, UpdateSection
-from rlcore.stages.prefer import pair_trainer, plain, train_pairs
+from rlcore.recipe.optim_sections import UpdateSection
+from rlcore.stages.prefer import PreferStage
+from rlcore.stages.prefer_trl import pair_trainer, plain, train_pairs
 from tests.run.table import table
 
 STAGE = PreferStage(

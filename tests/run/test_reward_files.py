@@ -49,7 +49,7 @@ def test_files_of_other_trainers_train_a_step(tmp_path: Path) -> None:
     (tmp_path / "others.yaml").write_text(f"""{head}
 prompt: {{format: chat}}
 tasks:
-  rows: {{kind: dataset, path: {tmp_path}/rows.jsonl}}
+  rows: {{use: dataset, path: {tmp_path}/rows.jsonl}}
 stages:
   - kind: rl
     tasks: rows
@@ -57,7 +57,7 @@ stages:
     groups_per_step: 8
     group_size: 4
     sampling: {{max_tokens: 12}}
-    reward_workers: 1
+    scoring: {{workers: 1}}
     rewards:
       - {{use: "{tmp_path}/trl_file.py:format_reward_func"}}
       - {{use: "{tmp_path}/verifiers_file.py:correct_answer", weight: 0.5}}

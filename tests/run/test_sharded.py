@@ -18,7 +18,7 @@ AFTER = next(line for line in TINY.splitlines() if "name: after" in line)
 SECOND_RL = (
     "  - {kind: rl, name: second, tasks: demonstrations, steps: 4, groups_per_step: 4, "
     "group_size: 4, rewards: *length, sampling: *short, optim: {lr: 3e-3}, "
-    "objective: {preset: grpo, kl: 0.5}}"
+    "objective: {use: grpo, kl: 0.5}}"
 )
 
 
@@ -40,7 +40,7 @@ def assert_equal_training(
 
 
 @pytest.mark.parametrize(
-    ("optim", "resumed"), [("{lr: 1e-3, ema: 0.9}", "sharded"), ("{lr: 1e-3, name: muon}", "whole")]
+    ("optim", "resumed"), [("{lr: 1e-3, ema: 0.9}", "sharded"), ("{lr: 1e-3, use: muon}", "whole")]
 )
 def test_a_sharded_run_resumes_and_trains_as_a_whole_one(
     tiny: Path, optim: str, resumed: str
@@ -61,7 +61,7 @@ def test_a_sharded_run_resumes_and_trains_as_a_whole_one(
 def test_the_reference_of_a_later_stage_is_sharded_too(tiny: Path, resumed: bool) -> None:
     """The second stage begins with a sharded policy; resumed, its reference comes from the disk."""
     tiny.write_text(tiny.read_text().replace(AFTER, SECOND_RL))
-    overrides = ("stages.rl.objective={preset: grpo, kl: 0.5}", "stages.rl.steps=3")
+    overrides = ("stages.rl.objective={use: grpo, kl: 0.5}", "stages.rl.steps=3")
     finish(start("train", tiny, *overrides, "name=alone"))
     if resumed:
         finish(start("train", tiny, *overrides, "stages.second.steps=2", **SHARDED))

@@ -51,7 +51,9 @@ def test_every_scheme_trains_and_says_what_it_costs(told: Path) -> None:
     for name in SCHEMES:
         row = rows[name]
         assert (
-            row["credit/answers"] > 0 and row["credit/prefixes"] > 0 and row["tokens/trained"] > 0
+            row["credit/completions"] > 0
+            and row["credit/prefixes"] > 0
+            and row["tokens/trained"] > 0
         ), name
         assert row["credit/frac_tokens"] == row["credit/tokens"] / (
             row["credit/tokens"] + row["tokens/completion"]
@@ -109,7 +111,7 @@ def only_per_step(folder: Path) -> Path:
 @needs_vllm
 def test_real_vllm_continues_answers_without_prefix_caching_too(tmp_path: Path) -> None:
     recipe = only_per_step(tmp_path)
-    finish(start("train", recipe, "engine.kind=vllm_local", "engine.prefix_caching=false"))
+    finish(start("train", recipe, "engine.use=vllm_local", "engine.prefix_caching=false"))
     rows = [
         row for row in read_rows(run_folder(recipe) / "metrics.jsonl") if row["stage"] == "per_step"
     ]
@@ -127,7 +129,7 @@ def test_two_processes_continue_their_own_groups(tmp_path: Path) -> None:
     valued = [
         sum("steps" in json.loads(line) for line in path.read_text().splitlines()) for path in ranks
     ]
-    assert sum(valued) == row["credit/answers"] > 0
+    assert sum(valued) == row["credit/completions"] > 0
 
 
 def test_the_picture_shows_every_token_and_value(

@@ -27,14 +27,14 @@ STAGES = """
 stages:
   - {kind: sft, tasks: demonstrations, steps: 60, batch_size: 32, optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}}
   - {kind: sample, name: drawn, tasks: demonstrations, limit: 24, num_samples: 4, demonstrations: true,
-     steps: {rollouts: 4, split: {use: delimiter, at: "+"}, answers: all},
-     rewards: [{use: exact, params: {after: "="}}], sampling: {max_tokens: 12}}
+     steps: {rollouts: 4, split: {use: delimiter, at: "+"}, completions: all},
+     rewards: [{use: exact, after: "="}], sampling: {max_tokens: 12}}
   - {kind: offline, name: rft, data: drawn, keep: correct, distinct: 2, steps: 4, batch_size: 8, optim: {lr: 1e-3}}
-  - {kind: offline, name: weighted, data: drawn, objective: {preset: awr, beta: 0.5}, steps: 2,
+  - {kind: offline, name: weighted, data: drawn, objective: {use: awr, beta: 0.5}, steps: 2,
      credit: {baseline: none, steps: {scheme: {use: per_step, mix: 1.0}}}}
   - {kind: prefer, name: answers, data: drawn, steps: 3, batch_size: 4, loss_type: {sigmoid: 1.0, sft: 0.1}, optim: {lr: 1e-4}}
   - {kind: prefer, name: pits, data: drawn, pairs: first_pit, steps: 2, batch_size: 4, optim: {lr: 1e-4}}
-  - {kind: eval, tasks: eval_set, rewards: [{use: length, params: {max_tokens: 4}}], sampling: {max_tokens: 12}}
+  - {kind: eval, tasks: eval_set, rewards: [{use: length, max_tokens: 4}], sampling: {max_tokens: 12}}
 run: {checkpoint_every: 2}
 """
 
@@ -114,7 +114,7 @@ def test_what_the_learning_stages_saw(done: Path) -> None:
 def test_a_run_killed_between_stages_goes_on_to_the_same_end(
     done: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    from rlcore.stages import prefer
+    from rlcore.stages import prefer_trl
 
     recipe = load(str(write(tmp_path)))
 
@@ -122,7 +122,7 @@ def test_a_run_killed_between_stages_goes_on_to_the_same_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prefer, "train_pairs", killed)
+        patch.setattr(prefer_trl, "train_pairs", killed)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, console=Console(quiet=True))
     folder = run_folder(tmp_path / "tiny.yaml")

@@ -1,4 +1,4 @@
-"""A study: every cell goes on from its seed's start, may learn otherwise than the recipe, and is read back whole."""
+"""A study: cells continue from their seed's start, values are kept in one file, and finished runs are not repeated."""
 
 from __future__ import annotations
 
@@ -8,53 +8,149 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.analysis.study import by_cell, run_study, study_main
+from rlcore.analysis import study
+from rlcore.analysis.study import CellRun, after, run_study, study_main
+from rlcore.analysis.study_results import StudyResults, study_table, summarise, t_quantile
+from rlcore.errors import RunError
+from rlcore.recipe.load import load
 from rlcore.run.folder import read_rows
 from tests.run.whole import write_recipe
 
 IMITATE = "stages.rl={kind: sft, name: rl, tasks: demonstrations, steps: 2, batch_size: 4}"
+MEASURES = {
+    "before": lambda run: run.accuracy["before"],
+    "after": lambda run: run.accuracy["after"],
+    "tokens": lambda run: run.tokens,
+    "steps": lambda run: run.steps,
+    "wasted": lambda run: run.frac_wasted,
+}
 
 
-def test_cells_go_on_from_the_start_of_their_seed(tmp_path: Path) -> None:
-    runs = run_study(
-        str(write_recipe(tmp_path)), {"rl": (), "more sft": (IMITATE,)}, seeds=[0, 1], folder=tmp_path / "study",
-        common=["stages.rl.steps=2"], start_per_seed=True,
-    )  # fmt: skip
-    assert [(run.cell, run.seed, run.steps) for run in runs] == [
-        (c, s, 2) for s in (0, 1) for c in ("rl", "more sft")
-    ]
-    found = by_cell(runs)
-    assert [run.tokens > 0 for run in found["rl"]] == [True, True] and [
-        run.tokens for run in found["more sft"]
-    ] == [0, 0]
-    assert all(set(run.accuracy) == {"before", "after"} and 0 <= run.waste <= 1 for run in runs)
-    before = [run.evals["before"] for run in runs]
-    assert (
-        before[0] == before[1]
-        and before[2] == before[3]
-        and before[0]["accuracy"] != before[2]["accuracy"]
-    )
-    assert read_rows(tmp_path / "study/start-1/metrics.jsonl")[-1]["stage"] == "sft"
-    assert (
-        found["more sft"][1].rows[-1]["stage"] == "rl"
-        and found["more sft"][1].folder.name == "moresft-1"
-    )
+def test_cells_continue_from_the_start_of_their_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "study"
+    recipe = str(write_recipe(tmp_path))
+    cells = {"rl": (), "more sft": (IMITATE,)}
+
+    def run(seeds: list[int], **changes: object) -> StudyResults:
+        options = {
+            "seeds": seeds,
+            "folder": folder,
+            "measures": MEASURES,
+            "curves": lambda run: {"loss": [(row["step"], 0.5) for row in run.rows]},
+            "common": ["stages.rl.steps=2"],
+            "start_per_seed": True,
+        }
+        return run_study(recipe, cells, **(options | changes))
+
+    results = run([0, 1])
+    assert list(results.cells) == ["rl", "more sft"]
+    assert results.values("rl", "steps") == results.values("more sft", "steps") == [2, 2]
+    assert min(results.values("rl", "tokens")) > 0
+    assert results.values("more sft", "tokens") == [0, 0]
+    assert all(0 <= value <= 1 for value in results.values("rl", "wasted"))
+    before = results.values("rl", "before")
+    assert before == results.values("more sft", "before") and before[0] != before[1]
+    assert [y for _, y in results.curves("rl", "loss")[1]] == [0.5, 0.5]
+    assert read_rows(folder / "start-1/metrics.jsonl")[-1]["stage"] == "sft"
+    assert read_rows(folder / "more_sft-1/metrics.jsonl")[-1]["stage"] == "rl"
+
+    stored = json.loads((folder / "results.json").read_text())
+    run_of_seed_1 = stored["cells"]["more sft"]["runs"]["1"]
+    assert stored["cells"]["more sft"]["overrides"] == [IMITATE]
+    assert run_of_seed_1["values"]["steps"] == 2 and run_of_seed_1["seconds"] > 0
+    assert run_of_seed_1["rlcore"] and "commit" in run_of_seed_1
+    assert stored["settings"]["overrides"] == ["stages.rl.steps=2"]
+
+    def no_training(*args: object, **options: object) -> None:
+        raise AssertionError("a finished run is repeated")
+
+    monkeypatch.setattr(study, "train", no_training)
+    again = run([0, 1])
+    assert again.as_dict()["cells"] == results.as_dict()["cells"]
+    assert again.seconds >= stored["seconds"]
+    with pytest.raises(RunError, match="other settings .*overrides.0.*another folder"):
+        run([0], common=["stages.rl.steps=3"])
+    with pytest.raises(RunError, match="cell 'rl' with other overrides"):
+        cells["rl"] = ("stages.rl.optim.lr=1",)
+        run([0])
+    cells["rl"] = ()
+    with pytest.raises(AssertionError, match="repeated"):
+        run([0], measures=MEASURES | {"new": lambda run: 1.0})
+
+
+def test_a_study_that_is_killed_keeps_the_runs_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def train(recipe, **options: object) -> None:
+        trained.append(recipe.name)
+        if recipe.name == "b-0" and len(trained) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "train", train)
+    monkeypatch.setattr(study, "all_checkpoints", lambda folder: [folder / "step_000001"])
+    options = {"seeds": [0, 1], "folder": tmp_path, "measures": {"name": lambda run: run.seed}}
+    recipe = str(write_recipe(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(recipe, {"a": (), "b": ()}, **options)
+    assert StudyResults.read(tmp_path / "results.json").values("a", "name") == [0]
+    results = run_study(recipe, {"a": (), "b": ()}, **options)
+    assert trained == ["start", "a-0", "b-0", "start", "b-0", "start", "a-1", "b-1"]
+    assert results.values("b", "name") == [0, 1]
+
+
+def test_a_cell_keeps_the_model_keys_of_its_recipe(tmp_path: Path) -> None:
+    changes = ["model.gradient_checkpointing=true", "model.peft={type: lora, r: 2}"]
+    recipe = load(str(write_recipe(tmp_path)), changes)
+    continued = after(recipe, 2, tmp_path / "step_000006")
+    assert continued.model.gradient_checkpointing and continued.model.peft == recipe.model.peft
+    assert continued.model.path == str(tmp_path / "step_000006")
+    assert continued.model.config is None and continued.model.tokenizer is None
+    assert [stage.label for stage in continued.stages] == ["rl", "after"]
+
+
+def test_summaries_and_tables(tmp_path: Path) -> None:
+    assert t_quantile(2) == 4.303
+    assert t_quantile(11) == pytest.approx(2.201, abs=3e-3)
+    assert t_quantile(30) == pytest.approx(2.042, abs=1e-3)
+    three = summarise([0.1, 0.2, 0.3])
+    assert three.std == pytest.approx(0.1)
+    assert three.interval == pytest.approx((0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 0.2484), abs=1e-4)
+    assert three.text(".1%") == "20.0% ± 24.8%"
+    assert summarise([0.5]).text() == "0.500" and summarise([0.5, None]).text() == "none"
+    results = StudyResults(tmp_path / "results.json", "tiny", {})
+    results.add("one", 1, {"right": 0.5, "reached": None}, seconds=1.0)
+    results.add("two", 1, {"right": 1.0, "reached": 7.0}, seconds=1.0)
+    lines = study_table(StudyResults.read(tmp_path / "results.json")).splitlines()
+    assert lines[0] == "|         | one   | two   |"
+    assert lines[2:4] == ["| right   | 0.500 | 1.000 |", "| reached | none  | 7.000 |"]
+    assert "recipe tiny" in lines[-1]
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(RunError, match="format 1"):
+        StudyResults.read(tmp_path / "other.json")
 
 
 def test_the_command_of_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *words, "--folder", str(tmp_path / "it")])
-        measures = {
-            "after": lambda run: run.accuracy["after"],
-            "steps": lambda run: float(run.steps),
-        }
-        study_main(
-            "A study.", write_recipe(tmp_path), {"rl": ()}, measures, quick=["stages.rl.steps=1"]
-        )
+        folder = str(tmp_path / "runs of the study")
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", *words, "--folder", folder])
+        measures: dict = {"after": MEASURES["after"], "steps": MEASURES["steps"]}
+        quick = ["stages.rl.steps=1"]
+        study_main("A study.", write_recipe(tmp_path), {"rl": ()}, measures, quick=quick)
         return capsys.readouterr().out
 
-    said = json.loads(command("--quick", "--json"))
-    assert said["cells"]["rl"]["steps"] == [1.0] and 0 <= said["cells"]["rl"]["after"][0] <= 1
-    assert "1.000 ± 0.000" in command("--quick")
+    with pytest.raises(RunError, match="cannot be read"):
+        command("--quick", "--table")
+    printed = json.loads(command("--quick", "--json"))
+    assert printed["cells"]["rl"]["summary"]["steps"]["values"] == [1]
+    assert 0 <= printed["cells"]["rl"]["runs"]["0"]["values"]["after"] <= 1
+    assert "| steps | 1.000" in command("--quick", "--table")
+
+
+def test_a_run_without_training_rows_wastes_nothing() -> None:
+    assert CellRun("a", 0, {}, [], Path()).frac_wasted == 0

@@ -17,8 +17,9 @@ from accelerate import Accelerator
 from rlcore.learner.policy import Policy
 from rlcore.learner.update import Learner
 from rlcore.objective import objective
-from rlcore.recipe.schema import PreferStage, UpdateSection
-from rlcore.stages.prefer import train_pairs
+from rlcore.recipe.optim_sections import UpdateSection
+from rlcore.stages.prefer import PreferStage
+from rlcore.stages.prefer_trl import train_pairs
 from rlcore.types import Sample
 from tests.run.table import table
 
@@ -86,12 +87,12 @@ def test_advantage_weighted_regression_through_the_learner(planted: str | None) 
         aim,
         accelerator=Accelerator(cpu=True),
         lr=0.1,
-        total_steps=400,
+        total_updates=400,
         schedule="cosine",
         clip_norm=1e9,
     )
     for _ in range(400):
-        learner.step(samples)
+        learner.update(samples)
     found = distance(probabilities(policy), optimum(sft))
     assert found < 1e-3 if planted is None else found > 0.05
 

@@ -192,7 +192,7 @@ def gradient(samples: list[Sample], **settings: float) -> torch.Tensor:
         objective("grpo", **settings),
         accelerator=Accelerator(cpu=True),
         lr=1e-2,
-        total_steps=9,
+        total_updates=9,
     )
     learner.accumulate(samples)
     return torch.cat([p.grad.flatten() for p in policy.module.parameters()])
@@ -261,6 +261,7 @@ def test_bins_are_drawn_by_the_shares_of_the_moment() -> None:
     wanted = {29: [0.6, 0.3, 0.1], 50: [0.35, 0.3, 0.35], 70: [0.1, 0.3, 0.6], 99: [0.1, 0.3, 0.6]}
     for step in range(100):
         drawn = Counter(tasks[position].category for position in engine.draw(4000))
+        engine.observe([])
         if step in wanted:
             expected = [4000 * share for share in wanted[step]]
             found = [drawn[category] for category in ("easy", "medium", "hard")]

@@ -1,6 +1,7 @@
-"""PretrainZero small: which spans a model hides while it learns to guess them, with the zero-accuracy guard and without it.
+"""PretrainZero small: which spans a model masks while it learns to guess them, with and without the
+zero-accuracy guard.
 
-    python recipes/papers/pretrain_zero/reproduce.py [--quick] [--json] [--seeds 3] [--folder runs/papers/pretrain_zero]
+    python recipes/papers/pretrain_zero/reproduce.py [--quick] [--seeds 3] [--json | --table]
 
 The same policy chooses masks and guesses them, both in one step. README.md has the numbers.
 """
@@ -10,57 +11,53 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from recipes.papers.stories import KINDS, span_of
 from rlcore.analysis.study import CellRun, study_main
+from rlcore.plugin import import_file
 from rlcore.run.folder import read_rows
 
-CELLS = {"guard": (), "no guard": ("stages.rl.second_round.guard=false",)}
+TEXTS = import_file(Path(__file__).with_name("texts.py"))
+CELLS = {"guard": (), "no guard": ("stages.rl.follow_up.guard=false",)}
 STEPS = (1, 10, 20, 40)
 
 
-def share(kind: str, step: int) -> Callable[[CellRun], float]:
-    """Of the masks of five steps around `step`, how many hid a span of this kind."""
+def frac_masks(kind: str, step: int) -> Callable[[CellRun], float]:
+    """The fraction of the masks in five steps around `step` that hide a span of this kind."""
 
-    def read(run: CellRun) -> float:
-        first = min(row["step"] for row in run.rows) - 1
-        last = max(row["step"] for row in run.rows) - first
-        near = [s for s in range(step - 2, step + 3) if 1 <= s <= last]
-        masks = [
-            row
-            for s in near
-            for row in read_rows(run.folder / f"rollouts/{first + s:06d}.jsonl")
-            if row["category"] == "mask"
-        ]
-        return Counter(map(hidden, masks))[kind] / len(masks)
+    def measure(run: CellRun) -> float:
+        before_stage = min(row["step"] for row in run.rows) - 1
+        last_step = max(row["step"] for row in run.rows) - before_stage
+        kinds: Counter[str] = Counter()
+        for near in range(max(1, step - 2), min(last_step, step + 2) + 1):
+            rollouts = read_rows(run.folder / f"rollouts/{before_stage + near:06d}.jsonl")
+            kinds.update(masked_kind(row) for row in rollouts if row["category"] == "mask")
+        return kinds[kind] / kinds.total()
 
-    return read
+    return measure
 
 
-def hidden(row: dict) -> str:
-    """The kind of the span that an answer hides; "other" for any other span or none."""
-    said = row["text"].removeprefix("<m>").partition("</m>")[0]
-    return next(
-        (kind for kind in KINDS if said == span_of(row["prompt"].removesuffix("!"), kind)), "other"
-    )
+def masked_kind(rollout: dict[str, Any]) -> str:
+    """The kind of span that a completion masks; "other" for any other span or none."""
+    span = rollout["text"].removeprefix("<m>").partition("</m>")[0]
+    text = rollout["prompt"].removesuffix("!")
+    for kind in TEXTS.KINDS:
+        if span == TEXTS.span_of(text, kind):
+            return kind
+    return "other"
 
 
 def accuracy(stage: str) -> Callable[[CellRun], float]:
     return lambda run: run.accuracy[stage]
 
 
-MEASURES = {
-    **{
-        f"step {step}: masks that are {kind}": share(kind, step)
-        for step in STEPS
-        for kind in (*KINDS, "other")
-    },
-    **{
-        f"guesses of {kind}, {when}": accuracy(f"{kind}_{when}")
-        for kind in KINDS
-        for when in ("before", "after")
-    },
-}
+MEASURES: dict[str, Callable[[CellRun], float]] = {}
+for step in STEPS:
+    for kind in (*TEXTS.KINDS, "other"):
+        MEASURES[f"step {step}: masks that are {kind}"] = frac_masks(kind, step)
+for kind in TEXTS.KINDS:
+    for when in ("before", "after"):
+        MEASURES[f"guesses of {kind}, {when}"] = accuracy(f"{kind}_{when}")
 
 if __name__ == "__main__":
     study_main(str(__doc__), Path(__file__).with_name("blanks.yaml"), CELLS, MEASURES)

@@ -103,7 +103,6 @@ def main() -> None:
     ]
     recipe = load(str(HERE / "noise.yaml"), [*changes, f"name={arguments.out.name}"])
     train(recipe, overwrite=True, console=Console(file=io.StringIO()))
-    groups = [stored.group for stored in read_stored(arguments.out / "samples" / "drawn")]
     tokenizer = AutoTokenizer.from_pretrained(place)
 
     def decode(ids: list[int]) -> str:
@@ -115,8 +114,10 @@ def main() -> None:
         if len(text := decode([i])) == 1 and text.isalpha() and text.isascii()
     }
     mean = group_credit(baseline="mean", zero_variance="keep")
-    siblings = vine(mean, Siblings(split=delimiter(at=";"), decode=decode, state=r"=\d+"))
-    credits = {"GRPO": mean, "siblings": siblings}
+    stored = read_stored(arguments.out / "samples" / "drawn")
+    estimator = Siblings(split=delimiter(at=";"), decode=decode, state=r"=\d+", completions="all")
+    groups, _ = estimator([one.group for one in stored])
+    credits = {"GRPO": mean, "siblings": vine(mean)}
     for name, credit in list(credits.items()):
         credits |= {
             f"{name}, letters": only(credit, letters, True),

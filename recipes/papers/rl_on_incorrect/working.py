@@ -12,8 +12,8 @@ STEP = re.compile(r"([a-z]):\d+\+\d+=\d+")
 
 @reward
 def marked(
+    completion: str,
     answer: str,
-    gold: str,
     *,
     step: int = -1,
     mark: str = "z",
@@ -29,6 +29,6 @@ def marked(
     >>> marked("z:7+15=22;k:22+4=26", "26", step=0)
     1.0
     """
-    steps = [STEP.fullmatch(part) for part in answer.split(";")]
-    right = finished and None not in steps and answer.endswith(f"={gold}")
+    steps = [STEP.fullmatch(part) for part in completion.split(";")]
+    right = finished and None not in steps and completion.endswith(f"={answer}")
     return float(right and steps[step][1] == mark)

@@ -1,9 +1,10 @@
-"""RLP small: thoughts learn to tell the next digit where it follows from the text, and gain nothing where it is drawn by chance.
+"""RLP small: thoughts learn to tell the next digit where it follows from the text, and gain nothing
+where it is random.
 
-    python recipes/papers/rlp/reproduce.py [--quick] [--json] [--seeds 3] [--folder runs/papers/rlp]
+    python recipes/papers/rlp/reproduce.py [--quick] [--seeds 3] [--folder F] [--json | --table]
 
-A model imitates thoughts of which none helps on average; RL is paid what a thought tells of the next digit. Numbers: README.md.
-"""
+A model imitates thoughts that on average do not help; RL rewards what a thought tells about the
+next digit. README.md has the numbers."""
 
 from __future__ import annotations
 
@@ -15,22 +16,21 @@ from rlcore.analysis.study import CellRun, study_main
 PARTS = {"gain": "", "loss with a thought": "/thought", "loss without": "/plain"}
 
 
-def measure(stage: str, part: str) -> Callable[[CellRun], float]:
-    """Nats: the gain, or a loss, of one evaluation."""
+def information(stage: str, part: str) -> Callable[[CellRun], float]:
+    """The information gain, or one of its two losses, in one evaluation; in nats."""
 
-    def read(run: CellRun) -> float:
+    def measure(run: CellRun) -> float:
         value = run.evals[stage][f"reward/information_gain{PARTS[part]}"]
         return value if part == "gain" else -value
 
-    return read
+    return measure
 
 
-MEASURES = {
-    f"{kind}, {when}: {part}": measure(f"{kind}_{when}", part)
-    for kind in ("rule", "chance")
-    for part in PARTS
-    for when in ("before", "after")
-}
+MEASURES: dict[str, Callable[[CellRun], float]] = {}
+for kind in ("rule", "chance"):
+    for part in PARTS:
+        for when in ("before", "after"):
+            MEASURES[f"{kind}, {when}: {part}"] = information(f"{kind}_{when}", part)
 
 if __name__ == "__main__":
     study_main(str(__doc__), Path(__file__).with_name("rlp.yaml"), {"rlp": ()}, MEASURES)

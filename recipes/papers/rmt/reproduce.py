@@ -1,9 +1,10 @@
-"""Reinforcement mid-training small: next tokens with and without the next-token term, and by next-token training alone.
+"""Reinforcement mid-training small: next tokens with and without the next-token term, and by
+next-token training alone.
 
-    python recipes/papers/rmt/reproduce.py [--quick] [--json] [--seeds 3] [--folder runs/papers/rmt]
+    python recipes/papers/rmt/reproduce.py [--quick] [--seeds 3] [--folder F] [--json | --table]
 
-All three go on from the same cold start with the same texts in each step. README.md has the numbers.
-"""
+All three continue from the same cold start with the same texts in each step. README.md has the
+numbers."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ from pathlib import Path
 from rlcore.analysis.study import CellRun, study_main
 
 BINS = ("easy", "medium", "hard")
-ALONE = "{kind: sft, name: rl, tasks: texts, steps: 50, batch_size: 18, optim: {lr: 3e-4, betas: [0.9, 0.99], warmup_steps: 3}}"
+ALONE = (
+    "stages.rl={kind: sft, name: rl, tasks: texts, steps: 50, batch_size: 18, "
+    "optim: {lr: 3e-4, betas: [0.9, 0.99], warmup_steps: 3}}"
+)
 CELLS = {
     "RL and next-token term": (),
     "RL alone": ("stages.rl.objective=grpo",),
-    "next-token training alone": (f"stages.rl={ALONE}",),
+    "next-token training alone": (ALONE,),
 }
 
 
@@ -27,26 +31,17 @@ def accuracy(stage: str) -> Callable[[CellRun], float]:
 
 
 def length(when: str) -> Callable[[CellRun], float]:
-    """Mean tokens of an answer to held-out tasks that state the last budget."""
-    return lambda run: statistics.fmean(run.length[f"{bin}_thought_{when}"] for bin in BINS)
+    """Mean tokens of a completion on held-out tasks that state the last budget."""
+    return lambda run: statistics.fmean(run.length[f"{name}_thought_{when}"] for name in BINS)
 
 
-MEASURES = {
-    **{
-        f"{bin}, plain: {when}": accuracy(f"{bin}_{when}")
-        for bin in BINS
-        for when in ("before", "after")
-    },
-    **{
-        f"{bin}, with a thought: {when}": accuracy(f"{bin}_thought_{when}")
-        for bin in BINS
-        for when in ("before", "after")
-    },
-    **{
-        f"tokens of an answer, {when} (last budget 14)": length(when)
-        for when in ("before", "after")
-    },
-}
+MEASURES: dict[str, Callable[[CellRun], float]] = {}
+for name in BINS:
+    for when in ("before", "after"):
+        MEASURES[f"{name}, plain: {when}"] = accuracy(f"{name}_{when}")
+        MEASURES[f"{name}, with a thought: {when}"] = accuracy(f"{name}_thought_{when}")
+for when in ("before", "after"):
+    MEASURES[f"tokens of a completion, {when} (last budget 14)"] = length(when)
 
 if __name__ == "__main__":
     study_main(str(__doc__), Path(__file__).with_name("rmt.yaml"), CELLS, MEASURES)

@@ -96,11 +96,11 @@ def extremes(*, split: str = "train", size: int = 20_000, seed: int = 0) -> Sequ
 
 
 @reward
-def right(answer: str, gold: Any, *, domain: str, **columns: Any) -> float | Verdict:
+def right(completion: str, answer: Any, *, domain: str, **columns: Any) -> float | Verdict:
     """1 for a right answer, by the verifier of the task's domain."""
     if domain == "countdown":
-        return countdown_score(answer, **columns)
-    return exact(answer, gold, after="=" if domain == "sums" else None, **columns)
+        return countdown_score(completion, **columns)
+    return exact(completion, answer, after="=" if domain == "sums" else None, **columns)
 
 
 def _sorting(
@@ -114,12 +114,12 @@ def _sorting(
             split == "heldout"
         ):
             digits = [rng.randrange(10) for _ in range(n)]
-        gold = sorted(digits)
-        shown = list(gold)
+        right_order = sorted(digits)
+        shown = list(right_order)
         if rng.random() < mistakes:
             a, b = rng.sample(range(n), 2)
             shown[a], shown[b] = shown[b], shown[a]
-        text = "".join(map(str, gold))
+        text = "".join(map(str, right_order))
         return Task(
             id=f"sorting/{split}/{seed}/{i}",
             prompt=" ".join(map(str, digits)) + "<",

@@ -1,56 +1,51 @@
-"""SEC (arXiv 2505.14970) on a tiny model: random, ordered and bandit curricula, with and without the zero-variance filter.
+"""SEC (arXiv 2505.14970) on a tiny model: random, ordered and bandit curricula, with and without a
+zero-variance filter.
 
-    python recipes/papers/sec/reproduce.py [--quick] [--json] [--task arithmetic|mixed|countdown|domains|waste]
+    python recipes/papers/sec/reproduce.py [--quick] [--task TASK] [--seeds 3] [--json | --table]
 
-Every cell starts from the same imitation-trained model and writes the same number of answer tokens. The table shows accuracy on
-held-out problems of the trained levels (inside) and of a level that is never trained (outside): mean and standard deviation over
-the seeds. `mixed` is arithmetic with three more levels to train on that the model cannot do at all. `waste` compares filters at the
-same number of steps instead: the share of the answer tokens that reach no gradient, with a filter, with a probe, and with a bandit.
-The paper's gains over random on its outside levels are +13% to +33%, relative, with models 1000 times larger.
-"""
+TASK is arithmetic, mixed, countdown, domains or waste. Every cell starts from the same
+imitation-trained model and generates the same number of completion tokens. The table shows accuracy
+on held-out problems of the trained levels (inside) and of a level that is never trained (outside).
+`mixed` is arithmetic with three more training levels that are out of the model's reach. `waste`
+compares filters at the same number of steps instead: the fraction of the completion tokens that
+reach no gradient, with a filter, with a probe, and with a bandit. The paper's gains over random on
+its outside levels are +13% to +33%, relative, with models 1000 times larger."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from rlcore.analysis.study import CellRun, by_cell, percent, run_study
+from rlcore.analysis.study import CellRun, run_study, show_results, study_arguments
+from rlcore.analysis.study_results import Point, StudyResults, markdown, origin
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
-from rlcore.recipe.schema import RlStage
 from rlcore.run.plots import panels_svg
 
 HERE = Path(__file__).resolve().parent
-UNIFORM, GATE, SKIP = (
-    "stages.rl.curriculum=uniform",
-    "stages.rl.filter=zero_variance",
-    "stages.rl.prefilter={by: category}",
-)
+UNIFORM = "stages.rl.curriculum=uniform"
+FILTER = "stages.rl.filter=zero_variance"
+PREFILTER = "stages.rl.prefilter={by: category}"
+PROBE = "stages.rl.resample={probe: 4}"
 CELLS = {
     "random": (UNIFORM,),
     "ordered": ("stages.rl.curriculum={use: ordered, by: level}",),
     "sec": (),
-    "random+filter": (UNIFORM, GATE),
-    "random+filter+skip": (UNIFORM, GATE, SKIP),
-    "sec+filter": (GATE,),
+    "random+filter": (UNIFORM, FILTER),
+    "random+filter+prefilter": (UNIFORM, FILTER, PREFILTER),
+    "sec+filter": (FILTER,),
 }
-PROBE = "stages.rl.resample={probe: 4}"
 WASTE_CELLS = {
     "random": (UNIFORM,),
-    "random+filter": (UNIFORM, GATE),
-    "random+filter+probe": (UNIFORM, GATE, PROBE),
-    "random+filter+skip": (UNIFORM, GATE, SKIP),
-    "random+filter+skip+probe": (UNIFORM, GATE, SKIP, PROBE),
+    "random+filter": (UNIFORM, FILTER),
+    "random+filter+probe": (UNIFORM, FILTER, PROBE),
+    "random+filter+prefilter": (UNIFORM, FILTER, PREFILTER),
+    "random+filter+prefilter+probe": (UNIFORM, FILTER, PREFILTER, PROBE),
     "sec": (),
-    "sec+filter": (GATE,),
-    "sec+filter+probe": (GATE, PROBE),
+    "sec+filter": (FILTER,),
+    "sec+filter+probe": (FILTER, PROBE),
 }
 RECIPES = {
     "arithmetic": "arithmetic",
@@ -59,16 +54,17 @@ RECIPES = {
     "countdown": "countdown",
     "domains": "domains",
 }
+EXTREMES = f"{{use: '{HERE}/domains.py:extremes', seed: 2}}"
 TASKS: dict[str, tuple[str, ...]] = {
     "mixed": ("tasks.problems.terms=[2,3,4,5,8,10,12]",),
     "waste": (
-        f"tasks.problems={{kind: function, use: '{HERE}/domains.py:extremes', params: {{seed: 2}}}}",
+        f"tasks.problems={EXTREMES}",
         "stages.rl.group_size=16",
         "stages.rl.groups_per_step=12",
         "stages.rl.steps=30",
     ),
 }
-"""Changes of a task's recipe."""
+"""Task -> overrides of its recipe."""
 QUICK: dict[str, tuple[str, ...]] = {
     "arithmetic": ("stages.rl.stop_after_tokens=60000",),
     "mixed": ("stages.rl.stop_after_tokens=60000",),
@@ -76,155 +72,135 @@ QUICK: dict[str, tuple[str, ...]] = {
     "domains": ("stages.rl.stop_after_tokens=50000",),
     "waste": ("stages.rl.steps=8",),
 }
+MEASURES: dict[str, Callable[[CellRun], float]] = {
+    "inside": lambda run: run.accuracy["inside"],
+    "outside": lambda run: run.accuracy["outside"],
+    "tokens": lambda run: run.tokens,
+    "steps": lambda run: run.steps,
+    "frac_wasted": lambda run: run.frac_wasted,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="SEC against random and ordered curricula, with and without a filter."
+    arguments = _arguments()
+    recipe = str(HERE / f"{RECIPES[arguments.task]}.yaml")
+    folder = arguments.folder / f"{arguments.task}{'-quick' if arguments.quick else ''}"
+    if arguments.table:
+        print(table(StudyResults.read(folder / "results.json")))
+        return
+    common = [*TASKS.get(arguments.task, ()), *arguments.set]
+    if arguments.quick:
+        common += QUICK[arguments.task]
+    cells = dict(WASTE_CELLS if arguments.task == "waste" else CELLS)
+    if "ordered" in cells:
+        size = f"size={walk_size(recipe, common)}"
+        cells["ordered"] = (*cells["ordered"], f"tasks.problems.{size}")
+    if arguments.cells:
+        cells = {cell: cells[cell] for cell in arguments.cells}
+    results = run_study(
+        recipe,
+        cells,
+        seeds=range(arguments.seeds),
+        folder=folder,
+        measures=MEASURES,
+        curves=categories,
+        common=common,
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer tokens or steps: a minute a run at most"
-    )
+    plot = folder / "categories.svg"
+    first_seeds = {}
+    for name, cell in results.cells.items():
+        first_seeds[name] = cell.runs[min(cell.runs)].curves
+    panels = panels_svg(first_seeds, x="step", y="fraction of the groups", high=1.0)
+    plot.write_text(panels, encoding="utf-8")
+    show_results(results, as_json=arguments.json, table=table)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = study_arguments(str(__doc__), Path("runs/papers/sec"))
     parser.add_argument("--task", choices=list(RECIPES), default="arithmetic")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--cells",
         nargs="*",
         metavar="CELL",
-        help="only these rows of the table, such as random+filter+skip",
+        help="only these rows of the table, such as random+filter+prefilter",
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs/papers/sec"))
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument(
         "--set",
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="changes of the recipe for all cells",
+        help="overrides of the recipe for all cells",
     )
     arguments = parser.parse_args()
-    folder = arguments.folder / f"{arguments.task}{'-quick' if arguments.quick else ''}"
-    started = time.perf_counter()
-    recipe = str(HERE / f"{RECIPES[arguments.task]}.yaml")
-    common = [
-        *TASKS.get(arguments.task, ()),
-        *(QUICK[arguments.task] if arguments.quick else ()),
-        *arguments.set,
-    ]
-    cells = dict(WASTE_CELLS if arguments.task == "waste" else CELLS)
-    if unknown := set(arguments.cells or ()) - set(cells):
+    cells = WASTE_CELLS if arguments.task == "waste" else CELLS
+    unknown = sorted(set(arguments.cells or ()) - set(cells))
+    if unknown:
         parser.error(
-            f"--task {arguments.task} has no cell {', '.join(sorted(unknown))}; its cells are {', '.join(cells)}"
+            f"--task {arguments.task} has no cell {', '.join(unknown)}; "
+            f"its cells are {', '.join(cells)}"
         )
-    if "ordered" in cells:
-        cells["ordered"] = (
-            *cells["ordered"],
-            f"tasks.problems.{_size_key(recipe)}={_walk(recipe, common)}",
+    return arguments
+
+
+def table(results: StudyResults) -> str:
+    """A row per cell, with the gain over random outside."""
+    random_outside = None
+    if "random" in results.cells:
+        random_outside = results.summary("random", "outside").mean
+    rows = []
+    for cell in results.cells:
+        outside = results.summary(cell, "outside")
+        gain = f"{outside.mean / random_outside - 1:+.0%}" if random_outside else ""
+        rows.append(
+            [
+                cell,
+                results.summary(cell, "inside").text(".1%"),
+                outside.text(".1%"),
+                gain,
+                ", ".join(f"{value:.1%}" for value in outside.values),
+                f"{results.summary(cell, 'steps').mean:.0f}",
+                f"{results.summary(cell, 'tokens').mean:,.0f}",
+                results.summary(cell, "frac_wasted").text(".1%"),
+            ]
         )
-    cells = {
-        cell: changes
-        for cell, changes in cells.items()
-        if not arguments.cells or cell in arguments.cells
-    }
-    runs = run_study(recipe, cells, seeds=range(arguments.seeds), folder=folder, common=common)
-    seconds = time.perf_counter() - started
-
-    summary = {cell: _numbers(group) for cell, group in by_cell(runs).items()}
-    plot = folder / "shares.svg"
-    plot.write_text(
-        panels_svg(_shares(runs), x="step", y="share of the groups", high=1.0), encoding="utf-8"
-    )
-    if arguments.json:
-        print(
-            json.dumps(
-                {
-                    "task": arguments.task,
-                    "seconds": round(seconds),
-                    "plot": str(plot),
-                    "cells": summary,
-                }
-            )
-        )
-        return
-    Console(width=140).print(_table(summary))
-    print(f"{seconds:.0f} s; shares of the categories (first seed): {plot}")
-
-
-def _numbers(group: Sequence[CellRun]) -> dict[str, list[float]]:
-    """What the runs of a cell gave, by seed."""
-    return {
-        "inside": [run.accuracy["inside"] for run in group],
-        "outside": [run.accuracy["outside"] for run in group],
-        "tokens": [float(run.tokens) for run in group],
-        "steps": [float(run.steps) for run in group],
-        "waste": [run.waste for run in group],
-    }
-
-
-def _table(summary: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
-    table = Table(
+    headers = [
         "curriculum",
         "inside",
         "outside",
         "against random",
-        "answer tokens",
-        "steps",
-        "waste",
         "outside by seed",
-    )
-    reference = statistics.fmean(summary["random"]["outside"]) if "random" in summary else 0.0
-    for cell, found in summary.items():
-        outside = statistics.fmean(found["outside"])
-        table.add_row(
-            cell,
-            percent(found["inside"]),
-            percent(found["outside"]),
-            f"{outside / reference - 1:+.0%}" if reference else "",
-            f"{statistics.fmean(found['tokens']):,.0f}",
-            f"{statistics.fmean(found['steps']):.0f}",
-            percent(found["waste"]),
-            ", ".join(f"{one:.1%}" for one in found["outside"]),
-        )
-    return table
-
-
-def _shares(runs: Sequence[CellRun]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """The share of each category over the steps of each cell's first seed."""
-    prefix, suffix = "curriculum/", "/frac"  # a category of several columns has a slash in its name
-    return {
-        cell: {
-            key.removeprefix(prefix).removesuffix(suffix): [
-                (row["step"], row.get(key, 0.0)) for row in group[0].rows
-            ]
-            for key in sorted(
-                {
-                    key
-                    for row in group[0].rows
-                    for key in row
-                    if key.startswith(prefix) and key.endswith(suffix)
-                }
-            )
-        }
-        for cell, group in by_cell(runs).items()
-    }
-
-
-def _size_key(recipe: str) -> str:
-    return "params.size" if load(recipe).tasks["problems"].kind == "function" else "size"
-
-
-def _walk(recipe: str, changes: Sequence[str]) -> int:
-    """Tasks that a walk from the first level to the last goes through in the tokens there are, answers as long as demonstrations."""
-    loaded = load(recipe, changes)
-    stage = next(stage for stage in loaded.stages if isinstance(stage, RlStage))
-    demonstrations = [
-        str(task.demonstration) for task in build_tasks(loaded.tasks["problems"])[:1000]
+        "steps",
+        "completion tokens",
+        "wasted",
     ]
-    return int(
-        (stage.stop_after_tokens or 0)
-        / stage.group_size
-        / (statistics.fmean(map(len, demonstrations)) + 1)
-    )
+    return f"{markdown(headers, rows)}\n\n{origin(results)}"
+
+
+def categories(run: CellRun) -> dict[str, list[Point]]:
+    """The fraction of the groups in each category, over the steps."""
+    prefix = "curriculum/"
+    suffix = "/frac"  # a category of several columns has slashes in its name
+    keys = set()
+    for row in run.rows:
+        keys |= {key for key in row if key.startswith(prefix) and key.endswith(suffix)}
+    lines = {}
+    for key in sorted(keys):
+        category = key.removeprefix(prefix).removesuffix(suffix)
+        lines[category] = [(row["step"], row.get(key, 0.0)) for row in run.rows]
+    return lines
+
+
+def walk_size(recipe: str, overrides: Sequence[str]) -> int:
+    """The number of tasks that a walk from the first level to the last takes within the tokens of
+    the run.
+
+    Completions are taken to be as long as demonstrations.
+    """
+    loaded = load(recipe, overrides)
+    stage = next(stage for stage in loaded.stages if stage.kind == "rl")
+    tasks = build_tasks(loaded.tasks["problems"])[:1000]
+    length = statistics.fmean(len(str(task.demonstration)) + 1 for task in tasks)
+    return int((stage.stop_after_tokens or 0) / stage.group_size / length)
 
 
 if __name__ == "__main__":

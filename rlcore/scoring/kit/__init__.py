@@ -1,4 +1,4 @@
-"""Tools for people who write rewards: list and describe them, try one on cases, faults and cheap exploits, start a new one."""
+"""Tools for authors of rewards: list and describe them, test one, try exploits, start a new one."""
 
 from rlcore.scoring.kit.cases import Case, Trial, read_cases
 from rlcore.scoring.kit.catalog import RewardInfo, describe_rewards, markdown

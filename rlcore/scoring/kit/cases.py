@@ -1,4 +1,4 @@
-"""Answers to try a reward on, and what came of them."""
+"""Completions to try a reward on, and the results."""
 
 from __future__ import annotations
 
@@ -10,86 +10,91 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.errors import RewardError
-from rlcore.scoring.goldcheck import written
+from rlcore.scoring.goldcheck import as_rollout
 from rlcore.scoring.scorer import Scorer
 from rlcore.types import Rollout, Task, Verdict
+
+_OTHER_NAMES = {"pred": "completion", "gold": "answer"}
+"""Keys that public sets of graded answers use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One answer to try a reward on. `expected` is the value it should get, None where any will do."""
+    """One completion to try a reward on."""
 
-    answer: str
-    gold: Any = None
+    completion: str
+    answer: Any = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     prompt: Any = ""
     expected: float | None = None
+    """The value it should get; None if any value is fine."""
     name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What came of one case. `right` is None where nothing was expected; `seconds` is the time of the call."""
+    """Result of one case."""
 
     name: str
     case: Case
     verdict: Verdict
     seconds: float
+    """Duration of the call."""
     right: bool | None
+    """Whether it got the expected value; None if no value was expected."""
 
 
 def run_case(scorer: Scorer, case: Case) -> Trial:
-    """Score one case in a call of its own. Seconds include the way to the worker, under a millisecond."""
+    """Score one case in a call of its own. Seconds include the way to the worker (under 1 ms)."""
     group = as_group(case)
     started = time.perf_counter()
     ((verdict,),) = scorer.score([group])
     seconds = time.perf_counter() - started
-    right = (
-        None
-        if case.expected is None
-        else verdict.value is not None and abs(verdict.value - case.expected) < 1e-6
-    )
+    right = None
+    if case.expected is not None:
+        right = verdict.value is not None and abs(verdict.value - case.expected) < 1e-6
     return Trial(name=case.name, case=case, verdict=verdict, seconds=seconds, right=right)
 
 
 def read_cases(path: Path) -> list[Case]:
-    """Cases from a jsonl file of `{"gold": ..., "pred": ..., "expected": ...}`; `prompt` is the task's, other keys are columns.
+    """Cases from a jsonl file with rows `{"completion": ..., "answer": ..., "expected": ...}`.
 
-    Raises `RewardError`.
+    `prompt` is the task's prompt; other keys are columns. Raises `RewardError`.
     """
     cases: list[Case] = []
     try:
-        for number, line in enumerate(
-            path.read_text(encoding="utf-8").strip("\n").split("\n"), start=1
-        ):
-            row = json.loads(line)
-            answer, gold, expected = (
-                row.pop("pred"),
-                row.pop("gold", None),
-                row.pop("expected", None),
-            )
-            prompt = row.pop("prompt", "")
-            expected = None if expected is None else float(expected)
-            cases.append(
-                Case(
-                    name=f"line {number}",
-                    answer=answer,
-                    gold=gold,
-                    prompt=prompt,
-                    expected=expected,
-                    columns=row,
-                )
-            )
+        lines = path.read_text(encoding="utf-8").strip("\n").split("\n")
+        for number, line in enumerate(lines, start=1):
+            cases.append(_case(json.loads(line), f"line {number}"))
     except OSError as error:
-        raise RewardError(f"the cases {path} cannot be read: {error.strerror}") from None
+        raise RewardError(f"cannot read the cases {path}: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RewardError(
-            f'line {len(cases) + 1} of {path} is no case ({error}); write {{"gold": ..., "pred": ..., "expected": ...}}'
+            f"line {len(cases) + 1} of {path} is no case ({error}); "
+            'write {"completion": ..., "answer": ..., "expected": ...}'
         ) from None
     return cases
 
 
 def as_group(case: Case) -> tuple[Task, list[Rollout]]:
-    """A case as the scorer takes it."""
-    task = Task(id=case.name or "case", prompt=case.prompt, answer=case.gold, columns=case.columns)
-    return task, [written(task.id, case.answer)]
+    """A case in the form in which the scorer takes groups."""
+    task = Task(
+        id=case.name or "case", prompt=case.prompt, answer=case.answer, columns=case.columns
+    )
+    return task, [as_rollout(task.id, case.completion)]
+
+
+def _case(row: dict[str, Any], name: str) -> Case:
+    row = {_OTHER_NAMES.get(key, key): value for key, value in row.items()}
+    completion = row.pop("completion")
+    answer = row.pop("answer", None)
+    prompt = row.pop("prompt", "")
+    expected = row.pop("expected", None)
+    return Case(
+        name=name,
+        completion=completion,
+        answer=answer,
+        prompt=prompt,
+        expected=None if expected is None else float(expected),
+        columns=row,
+    )

@@ -1,4 +1,4 @@
-"""Which rewards there are, and a page about them made from their docstrings."""
+"""The rewards that can be named, and a page about them made from their docstrings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlcore.errors import RewardError
-from rlcore.scoring.forms import OFFERED, RewardSpec, find_reward, form_of, registered_rewards
+from rlcore.scoring.forms import OFFERED, RewardSpec, form_of
+from rlcore.scoring.load import find_reward, registered_rewards
 
 _EXAMPLE = re.compile(r"(?:^>>> .*\n?(?:^(?!>>> ).+\n?)*)+", re.MULTILINE)
-_MARKUP = re.compile(r"\s*# doctest:.*$", re.MULTILINE)
+_DOCTEST_OPTION = re.compile(r"\s*# doctest:.*$", re.MULTILINE)
+INTRODUCTION = """
+Made from the docstrings by `rlcore rewards list --markdown`; the tests run the examples.
+`completion` is the model's text and `answer` the task's reference answer in every form;
+`rlcore/scoring/forms.py` says how each form is called.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardInfo:
-    """One reward. `summary` is the first line of its docstring, or says why it cannot be imported."""
+    """One reward. `summary` is the first line of its docstring, or why it cannot be imported."""
 
     name: str
     source: str
@@ -31,62 +37,56 @@ class RewardInfo:
 
 
 def describe_rewards(points: Mapping[str, str] | None = None) -> list[RewardInfo]:
-    """Rewards by name; one that cannot be imported is listed with the reason. points: name to `module:function`, by default
-    all that installed packages register."""
+    """Rewards by name; one that cannot be imported is listed with the reason.
+
+    points: name to `module:function`; by default all that installed packages register.
+    """
     points = registered_rewards() if points is None else points
     return [_describe(name, source) for name, source in sorted(points.items())]
 
 
 def markdown(infos: Iterable[RewardInfo]) -> str:
-    """One page: each reward with its place, its form, what a recipe may set, its docstring and example."""
-    parts = [
-        "# Rewards",
-        "Made from the docstrings by `rlcore rewards list --markdown`; the examples are run by the tests. How a reward is "
-        "called in each form: `rlcore/scoring/forms.py`.",
-    ]
+    """One page: each reward with its source, form, parameters, docstring and example."""
+    parts = ["# Rewards", INTRODUCTION.strip()]
     for info in infos:
-        params = (
-            f"Recipe parameters: {', '.join(f'`{param}`' for param in info.params)}."
-            if info.params
-            else ""
-        )
-        parts += [
-            f"## {info.name}",
-            f"`{info.source}`, {info.form} form. {params}".rstrip(),
-            _fenced(info.text or info.summary),
-        ]
+        line = f"`{info.source}`, {info.form} form."
+        if info.params:
+            params = ", ".join(f"`{param}`" for param in info.params)
+            line += f" Recipe parameters: {params}."
+        parts += [f"## {info.name}", line, _fenced(info.text or info.summary)]
     return "\n\n".join(parts) + "\n"
 
 
 def _describe(name: str, source: str) -> RewardInfo:
     try:
-        found = find_reward(RewardSpec(source, name=name))
+        function = find_reward(RewardSpec(source, name=name))
     except RewardError as error:
         return RewardInfo(name=name, source=source, signature="", summary=str(error))
-    text = inspect.getdoc(found) or ""
+    text = inspect.getdoc(function) or ""
     return RewardInfo(
         name=name,
         source=source,
-        signature=str(inspect.signature(found)),
+        signature=str(inspect.signature(function)),
         summary=text.partition("\n")[0],
-        form=form_of(found),
+        form=form_of(function),
         text=text,
-        params=tuple(_params(found)),
+        params=tuple(_params(function)),
     )
 
 
-def _params(found: Callable[..., Any]) -> list[str]:
-    """Of a function, what has a default: what has none is a column, or cannot be told from one."""
-    given = () if inspect.isclass(found) else OFFERED[form_of(found)]
-    return [
-        parameter.name
-        if parameter.default is parameter.empty
-        else f"{parameter.name} = {_short(parameter.default)}"
-        for parameter in inspect.signature(found).parameters.values()
-        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and parameter.name not in given
-        and (inspect.isclass(found) or parameter.default is not parameter.empty)
-    ]
+def _params(function: Callable[..., Any]) -> list[str]:
+    """Parameters for a recipe. A parameter of a function without default is taken for a column."""
+    is_class = inspect.isclass(function)
+    offered = () if is_class else OFFERED[form_of(function)]
+    params: list[str] = []
+    for parameter in inspect.signature(function).parameters.values():
+        named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        required = parameter.default is parameter.empty
+        if not named or parameter.name in offered or (required and not is_class):
+            continue
+        default = "" if required else f" = {_short(parameter.default)}"
+        params.append(f"{parameter.name}{default}")
+    return params
 
 
 def _short(default: Any) -> str:
@@ -95,7 +95,10 @@ def _short(default: Any) -> str:
 
 
 def _fenced(text: str) -> str:
-    """A docstring as Markdown: its examples become blocks of code."""
-    return _EXAMPLE.sub(
-        lambda match: f"```python\n{_MARKUP.sub('', match[0]).rstrip()}\n```\n", text.strip() + "\n"
-    ).strip()
+    """A docstring as Markdown: its examples become code blocks."""
+
+    def fence(match: re.Match[str]) -> str:
+        code = _DOCTEST_OPTION.sub("", match[0]).rstrip()
+        return f"```python\n{code}\n```\n"
+
+    return _EXAMPLE.sub(fence, text.strip() + "\n").strip()

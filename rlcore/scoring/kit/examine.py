@@ -1,4 +1,4 @@
-"""A reward put to the test: accuracy on cases, time an answer, hostile answers, and the death of its process."""
+"""A test of a reward: accuracy on cases, time, hostile completions, the death of its process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.kit.cases import Case, Trial, run_case
 from rlcore.scoring.kit.faults import FAULTS, ProcessTrial, try_process_faults
-from rlcore.scoring.kit.standard import EXAMPLES, standards
+from rlcore.scoring.kit.standard import EXAMPLES, Standard, standards
 from rlcore.scoring.scorer import Scorer
 
 PERCENTILES = (50, 90, 99, 100)
@@ -19,7 +19,7 @@ PERCENTILES = (50, 90, 99, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What `rlcore rewards test` found. `problems` are sentences; without one the reward passed."""
+    """Result of `rlcore rewards test`. `problems` are sentences; without any the reward passed."""
 
     reward: str
     cases: list[Trial]
@@ -29,22 +29,23 @@ class Examination:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the cases with an expectation that got it, None without any."""
+        """Fraction of the cases with an expected value that got it, None without any."""
         judged = [trial.right for trial in self.cases if trial.right is not None]
         return sum(judged) / len(judged) if judged else None
 
     @property
     def milliseconds(self) -> dict[str, float]:
-        """Percentiles of the time of one call: on the cases, or on the faults where there are none."""
+        """Percentiles of the duration of one call: on the cases, or on the faults without any."""
         times = [trial.seconds * 1000 for trial in self.cases or self.faults]
-        names = [f"p{percentile}" if percentile < 100 else "max" for percentile in PERCENTILES]
-        return {
-            name: round(float(value), 3)
-            for name, value in zip(names, np.percentile(times, PERCENTILES), strict=True)
-        }
+        values = np.percentile(times, PERCENTILES)
+        result: dict[str, float] = {}
+        for percentile, value in zip(PERCENTILES, values, strict=True):
+            name = "max" if percentile == 100 else f"p{percentile}"
+            result[name] = round(float(value), 3)
+        return result
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; of the cases only those that disagree."""
+        """For JSON; contains only those cases that disagree."""
         return {
             "reward": self.reward,
             "cases": len(self.cases),
@@ -64,41 +65,20 @@ def examine(
     *,
     deadline_s: float = 10.0,
 ) -> Examination:
-    """Try a reward on cases and on all faults, each answer in a call of its own in a worker process.
+    """Try a reward on cases and on all faults, each completion in a call of its own in a worker.
 
-    A fault is a problem if it earns more than half of what a right answer earns over a wrong one; where there are no cases,
-    right answers are written to three tasks of our own. Raises `RewardError` if the reward cannot be loaded.
+    A fault is a problem if it earns more than half of what a right completion earns over a wrong
+    one; without cases, right completions of three example tasks are used. Raises `RewardError` if
+    the reward cannot be loaded.
     """
-    with Scorer([RewardSpec(use, params=params or {})], workers=1, deadline_s=deadline_s) as scorer:
+    spec = RewardSpec(use, params=params or {})
+    with Scorer([spec], workers=1, deadline_s=deadline_s) as scorer:
         trials = [run_case(scorer, case) for case in _named(cases)]
-        known = standards(scorer, cases, limit=1)
-        base = known[0].case if known else _default(cases)
-        faults = [
-            run_case(scorer, replace(base, name=name, answer=text, expected=None))
-            for name, text in FAULTS.items()
-        ]
+        measured = standards(scorer, cases, limit=1)
+        base = measured[0].case if measured else _default(cases)
+        faults = [run_case(scorer, case) for case in _fault_cases(base)]
     process = try_process_faults(use, params or {}, base, deadline_s=deadline_s)
-    wrong = [trial for trial in trials if trial.right is False]
-    problems = (
-        [
-            f"{len(wrong)} of {len(trials)} cases did not get the expected value, first {wrong[0].name}"
-        ]
-        if wrong
-        else []
-    )
-    problems += [
-        f"the fault {trial.name!r} earns {trial.verdict.value:g}, and a right answer {known[0].right:g}"
-        for trial in faults
-        if known and known[0].earns(trial.verdict)
-    ]
-    problems += [
-        f"after the fault {trial.name!r} the pool is not as before"
-        for trial in process
-        if not trial.contained
-    ]
-    crashed = [trial for trial in [*trials, *faults] if trial.verdict.status == "crashed"]
-    if len(crashed) == len(trials) + len(faults):
-        problems.append(f"the reward crashed on every answer: {crashed[0].verdict.reason}")
+    problems = _problems(trials, faults, process, measured)
     return Examination(reward=use, cases=trials, faults=faults, process=process, problems=problems)
 
 
@@ -110,18 +90,52 @@ def try_reward(
     deadline_s: float = 10.0,
     faults: bool = True,
 ) -> list[Trial]:
-    """Only the verdicts: of the cases, and of `FAULTS` with the first case's gold, columns and prompt.
+    """Only the verdicts: on the cases, and on `FAULTS` with answer and columns of the first case.
 
     Raises `RewardError` if the reward cannot be loaded.
     """
-    base = _default(cases)
-    injected = [
-        replace(base, name=f"fault: {name}", answer=text, expected=None)
+    all_cases = _named(cases)
+    if faults:
+        all_cases += _fault_cases(_default(cases), prefix="fault: ")
+    spec = RewardSpec(use, params=params or {})
+    with Scorer([spec], workers=1, deadline_s=deadline_s) as scorer:
+        return [run_case(scorer, case) for case in all_cases]
+
+
+def _problems(
+    trials: Sequence[Trial],
+    faults: Sequence[Trial],
+    process: Sequence[ProcessTrial],
+    measured: Sequence[Standard],
+) -> list[str]:
+    problems: list[str] = []
+    wrong = [trial for trial in trials if trial.right is False]
+    if wrong:
+        problems.append(
+            f"{len(wrong)} of {len(trials)} cases did not get the expected value, "
+            f"first {wrong[0].name}"
+        )
+    for trial in faults:
+        if measured and measured[0].earns(trial.verdict):
+            problems.append(
+                f"the fault {trial.name!r} earns {trial.verdict.value:g}, "
+                f"and a right completion {measured[0].right:g}"
+            )
+    for process_trial in process:
+        if not process_trial.contained:
+            problems.append(f"after the fault {process_trial.name!r} the pool is not as before")
+    everything = [*trials, *faults]
+    if all(trial.verdict.status == "crashed" for trial in everything):
+        reason = everything[0].verdict.reason
+        problems.append(f"the reward crashed on every completion: {reason}")
+    return problems
+
+
+def _fault_cases(base: Case, prefix: str = "") -> list[Case]:
+    return [
+        replace(base, name=f"{prefix}{name}", completion=text, expected=None)
         for name, text in FAULTS.items()
-        if faults
     ]
-    with Scorer([RewardSpec(use, params=params or {})], workers=1, deadline_s=deadline_s) as scorer:
-        return [run_case(scorer, case) for case in [*_named(cases), *injected]]
 
 
 def _named(cases: Sequence[Case]) -> list[Case]:
@@ -129,8 +143,10 @@ def _named(cases: Sequence[Case]) -> list[Case]:
 
 
 def _default(cases: Sequence[Case]) -> Case:
-    prompt, gold, _ = EXAMPLES[0]
-    return cases[0] if cases else Case(answer=gold, gold=gold, prompt=prompt, name="example")
+    if cases:
+        return cases[0]
+    prompt, answer, _ = EXAMPLES[0]
+    return Case(completion=answer, answer=answer, prompt=prompt, name="example")
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What goes wrong around a reward: answers that break naive parsers, and the death of its own process.
+"""What goes wrong around a reward: completions that break parsers, and the death of its process.
 
-The second kind is shown on the user's reward itself: `Misbehaving` is that reward, except that the call of an answer with the
-column `FAULT` does the fault first, between calls that are as always.
+The second kind is tried on the user's reward itself: `Misbehaving` wraps it, and a call with the
+column `FAULT` first commits the fault; the calls before and after are ordinary ones.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlcore.errors import RewardError
-from rlcore.scoring.forms import Answers, RewardSpec, load_reward, reward
+from rlcore.scoring.forms import GroupView, RewardSpec, reward
 from rlcore.scoring.kit.cases import Case, Trial, as_group, run_case
+from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
 from rlcore.scoring.worker import LOAD_DEADLINE_S
 from rlcore.types import Verdict
@@ -37,51 +38,57 @@ FAULTS: Mapping[str, str] = {
     "deep brackets": "[" * 100_000,
     "deep JSON": '{"a":' * 20_000,
 }
-"""Answers that models do write, and that break naive parsers; each must get a verdict, and none a high score."""
+"""Texts that models do write and that break naive parsers; each must get a verdict, none much."""
 
 FAULT = "rlcore_fault"
-WORKERS = 2
 ROLL_CALL = "roll call"
+WORKERS = 2
+NAME = "tested"
+"""The reward's name in its verdicts."""
 
 
-def _loop() -> None:
+def _loop_forever() -> None:
     while True:
         pass
 
 
-def _hog() -> None:
-    hoard = []
+def _fill_memory() -> None:
+    blocks = []
     while True:
-        hoard.append(
-            bytes(64 << 20)
-        )  # zeros that nobody reads: counted by the bound, not held in memory
+        # Zeros that are never read count towards the limit and take no physical memory.
+        blocks.append(bytes(64 << 20))
 
 
 PROCESS_FAULTS: Mapping[str, tuple[Callable[[], object], str]] = {
-    "infinite loop": (_loop, "timed-out"),
+    "infinite loop": (_loop_forever, "timed-out"),
     "exit": (lambda: os._exit(3), "crashed"),
     "segmentation fault": (lambda: ctypes.string_at(0), "crashed"),
-    "memory hog": (_hog, "crashed"),
+    "memory hog": (_fill_memory, "crashed"),
 }
-"""What a call does to its own process, and the status it must get."""
+"""What a call does to its own process, and the status that it must get."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessTrial:
-    """One fault of the reward's process. `contained`: it got its status, the next answer its usual verdict, the pool is whole."""
+    """Result of one fault of the reward's process."""
 
     name: str
     verdict: Verdict
     seconds: float
     next_is_right: bool
+    """Whether the next completion got its usual verdict."""
     workers: int
-    """Of the pool's `WORKERS`, those that answered a roll call afterwards."""
+    """Workers out of `WORKERS` that served a call afterwards."""
     contained: bool
+    """Whether the fault got its status, the next verdict is right and all workers are there."""
 
 
 @reward
 class Misbehaving:
-    """The reward `use`, whose process does what the column `FAULT` names; each verdict says who gave it."""
+    """The reward `use` in a process that commits the fault named by the column `FAULT`.
+
+    Each verdict carries the process id of its worker.
+    """
 
     def __init__(self, *, use: str, params: Mapping[str, Any]) -> None:
         self.inner = load_reward(RewardSpec(use, params=params))
@@ -90,8 +97,8 @@ class Misbehaving:
 
     def __call__(
         self,
-        answer: str,
-        gold: Any,
+        completion: str,
+        answer: Any,
         prompt: Any,
         completion_ids: list[int],
         finished: bool,
@@ -102,45 +109,44 @@ class Misbehaving:
             time.sleep(0.05)  # long enough for the other workers to take the next call
             return Verdict(value=0.0, parts={"pid": os.getpid()})
         if fault:
-            PROCESS_FAULTS[fault][0]()
-        answers = Answers(
+            commit, _ = PROCESS_FAULTS[fault]
+            commit()
+        view = GroupView(
             prompt=prompt,
-            gold=gold,
+            answer=answer,
             columns=columns,
-            texts=[answer],
+            completions=[completion],
             completion_ids=[completion_ids],
             finished=[finished],
         )
         unbounded = float(getattr(self, "memory_gb", 1.0) is None)
-        return replace(
-            self.inner.one(answers, 0), parts={"pid": os.getpid(), "unbounded": unbounded}
-        )
+        verdict = self.inner.one(view, 0)
+        return replace(verdict, parts={"pid": os.getpid(), "unbounded": unbounded})
 
 
 def try_process_faults(
     use: str, params: Mapping[str, Any], case: Case, *, deadline_s: float
 ) -> list[ProcessTrial]:
-    """Each of `PROCESS_FAULTS` in a pool of workers that score `case` before and after it.
+    """Try each of `PROCESS_FAULTS` in a pool of workers that score `case` before and after it.
 
-    deadline_s is for ordinary calls; the infinite loop is given ten times what the case takes, at least 1 s. A reward without
-    memory bound is spared the memory hog. Raises `RewardError` if the reward cannot be loaded or a worker does not come back.
+    deadline_s is for ordinary calls; the infinite loop may take ten times as long as the case, at
+    least 1 s. A reward without memory limit is not given the memory hog. Raises `RewardError` if
+    the reward cannot be loaded or no worker comes back.
     """
     spec = RewardSpec(
         "rlcore.scoring.kit.faults:Misbehaving",
         params={"use": use, "params": dict(params)},
-        name="it",
+        name=NAME,
     )
     with Scorer([spec], workers=1, deadline_s=deadline_s) as scorer:
-        run_case(scorer, case)  # the first call may import or open what later ones find ready
+        run_case(scorer, case)  # the first call may import or open things
         usual = run_case(scorer, case)
-    patience = min(deadline_s, max(1.0, 10 * usual.seconds))
-    names = [
-        name
-        for name in PROCESS_FAULTS
-        if name != "memory hog" or not usual.verdict.parts.get("it/unbounded")
-    ]
-    with Scorer([spec], workers=WORKERS, deadline_s=patience) as scorer:
-        _roll_call(scorer, case)
+    names = list(PROCESS_FAULTS)
+    if usual.verdict.parts.get(f"{NAME}/unbounded"):
+        names.remove("memory hog")
+    fault_deadline_s = min(deadline_s, max(1.0, 10 * usual.seconds))
+    with Scorer([spec], workers=WORKERS, deadline_s=fault_deadline_s) as scorer:
+        _count_workers(scorer, case)
         return [_try(scorer, name, case, usual) for name in names]
 
 
@@ -148,26 +154,26 @@ def _try(scorer: Scorer, name: str, case: Case, usual: Trial) -> ProcessTrial:
     trial = run_case(scorer, replace(case, columns={**case.columns, FAULT: name}))
     after = run_case(scorer, case).verdict
     same = (after.value, after.status) == (usual.verdict.value, usual.verdict.status)
-    workers = _roll_call(scorer, case)
-    as_due = trial.verdict.status == PROCESS_FAULTS[name][1]
+    workers = _count_workers(scorer, case)
+    _, expected_status = PROCESS_FAULTS[name]
     return ProcessTrial(
         name=name,
         verdict=trial.verdict,
         seconds=trial.seconds,
         next_is_right=same,
         workers=workers,
-        contained=as_due and same and workers == WORKERS,
+        contained=trial.verdict.status == expected_status and same and workers == WORKERS,
     )
 
 
-def _roll_call(scorer: Scorer, case: Case) -> int:
-    """How many workers answer; those that are being replaced are waited for."""
+def _count_workers(scorer: Scorer, case: Case) -> int:
+    """How many workers serve calls; waits for those that are being replaced."""
+    roll_call = replace(case, columns={**case.columns, FAULT: ROLL_CALL})
     present: set[float | None] = set()
     end = time.monotonic() + LOAD_DEADLINE_S
-    here = replace(case, columns={**case.columns, FAULT: ROLL_CALL})
     while len(present) < WORKERS and time.monotonic() < end:
-        groups = scorer.score([as_group(here)] * WORKERS * 2)
-        present = {verdict.parts.get("it/pid") for (verdict,) in groups} - {None}
+        groups = scorer.score([as_group(roll_call)] * WORKERS * 2)
+        present = {verdict.parts.get(f"{NAME}/pid") for (verdict,) in groups} - {None}
     if not present:
         raise RewardError("no reward worker came back after a fault")
     return len(present)

@@ -18,30 +18,41 @@ _BREAK = re.compile(r"\n\s*\n")
 
 
 def clean(text: str) -> str:
-    """NFC; one kind of line end and of space; no invisible characters, no lines of blanks; e-mail and IP addresses masked.
+    """NFC, one kind of line end and of space, no invisible characters, personal data masked.
+
+    E-mail and IP addresses are masked; several blank lines become one.
 
     >>> clean("Write to\\u00a0ann@site.org \\r\\n\\r\\n\\r\\nNow.")
     'Write to <email>\\n\\nNow.'
     """
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = _LINE_ENDS.sub("\n", _SPACES.sub(" ", _INVISIBLE.sub("", text)))
-    text = (
-        _ADDRESS.sub("<address>", _EMAIL.sub("<email>", text))
-        if "@" in text or "." in text
-        else text
-    )
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = unicodedata.normalize("NFC", text)
+    text = _INVISIBLE.sub("", text)
+    text = _SPACES.sub(" ", text)
+    text = _LINE_ENDS.sub("\n", text)
+    if "@" in text or "." in text:
+        text = _EMAIL.sub("<email>", text)
+        text = _ADDRESS.sub("<address>", text)
     return _BLANK.sub("\n\n", text).strip()
 
 
 def pieces(text: str, max_chars: int) -> Iterator[str]:
-    """The text in parts of at most `max_chars`, cut at the last paragraph break that fits, else a line's end, else a space."""
+    """The text in parts of at most `max_chars`.
+
+    It is cut at the last paragraph break that fits, else at the end of a line, else at a space.
+    """
     start = 0
     while len(text) - start > max_chars:
         window = text[start : start + max_chars]
         breaks = [match.end() for match in _BREAK.finditer(window)]
-        cut = breaks[-1] if breaks else max(window.rfind("\n"), window.rfind(" ")) + 1
-        cut = cut if cut > max_chars // 4 else max_chars
+        if breaks:
+            cut = breaks[-1]
+        else:
+            cut = max(window.rfind("\n"), window.rfind(" ")) + 1
+        if cut <= max_chars // 4:  # too short a part: cut in the middle of a word instead
+            cut = max_chars
         yield text[start : start + cut].strip()
         start += cut
-    if rest := text[start:].strip():
+    rest = text[start:].strip()
+    if rest:
         yield rest

@@ -21,16 +21,18 @@ def guess_masks(
     tag: str = "mask",
     guard: bool = True,
 ) -> list[Group]:
-    """The groups of the mask tasks, scored by how their masks were guessed, and after them the groups of the guesses.
+    """The groups of the mask tasks, scored by how their masks were guessed, and after them the
+    groups of the guesses.
 
-    A mask is the text in the last `<tag>...</tag>` of an answer. One that is legal (`rlcore.tasks.corpus.spans.hide`) becomes a
-    task of category "predict", which `answer` has the policy try. With a the share of right guesses (rewards of at least 0.5):
+    A mask is the text in the last `<tag>...</tag>` of an answer. One that is legal
+    (`rlcore.tasks.corpus.spans.hide`) becomes a task of category "predict", which `answer` has the
+    policy try. With a the share of right guesses (rewards of at least 0.5):
 
         r_mask = 1 - a, and 0 where a = 0
 
-    The exception is the paper's guard: without it noise, which nobody can guess, pays best. A mask that cannot be read or is not
-    legal earns 0 as `wrong-format`; one whose guesses have no score has none. Other groups pass as they are.
-    """
+    The exception is the paper's guard: without it noise, which nobody can guess, pays best. A mask
+    that cannot be read or is not legal earns 0 as `wrong-format`; one whose guesses have no score
+    has none. Other groups pass as they are."""
     tasks: list[Task] = []
     for group in groups:
         for rollout in group.rollouts if group.task.category == "mask" else ():

@@ -34,10 +34,12 @@ def position_tasks(
     entropies: Entropies | None = None,
     seed: int = 0,
 ) -> Sequence[Task]:
-    """`per_document` positions of each document, drawn by seed; with `entropies` so many of each of its bins, which are the categories.
+    """`per_document` positions of each document, drawn by seed; with `entropies` so many of each of
+    its bins, which are the categories.
 
-    A position is the place of a token that has at least `min_context` tokens before it and is not white space alone. Bins are cut
-    at the `thresholds`, in nats. A document is read up to `context_tokens` tokens. The answer is the token's text; the columns:
+    A position is the place of a token that has at least `min_context` tokens before it and is not
+    white space alone. Bins are cut at the `thresholds`, in nats. A document is read up to
+    `context_tokens` tokens. The answer is the token's text; the columns:
 
         context        all of the document before the token, without the prompt's own words
         continuation   all that follows, beginning with the token

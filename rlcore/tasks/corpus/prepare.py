@@ -1,8 +1,9 @@
-"""Raw text -> documents that are clean, new, worth reading and cut into segments, written once and read when asked for.
+"""Raw text -> documents that are clean, new, worth reading and cut into segments, written once and
+read when asked for.
 
-The work goes from one commit to the next: a shard of documents, the state of the duplicate filter, and a small file that says
-how far the stream was read. Killed at any moment, it goes on after the last commit and leaves the same bytes.
-"""
+The work goes from one commit to the next: a shard of documents, the state of the duplicate filter,
+and a small file that says how far the stream was read. Killed at any moment, it goes on after the
+last commit and leaves the same bytes."""
 
 from __future__ import annotations
 
@@ -60,7 +61,10 @@ class Cleaning:
     longest_target: int = 1000
     """Nor are longer ones."""
     capacity: int = 1_000_000
-    """Documents the duplicate filter is made for; it takes about 58 bytes each. 0: duplicates stay."""
+    """Documents the duplicate filter is made for; it takes about 58 bytes each.
+
+    0: duplicates stay.
+    """
     against: tuple[str, ...] = ()
     """Evaluation files whose n-grams must not occur."""
     ngram: int = 13
@@ -70,7 +74,10 @@ class Cleaning:
 
 @dataclass(kw_only=True)
 class Funnel:
-    """What became of the rows, step by step. A row is cut into one or more documents; each is kept or dropped once."""
+    """What became of the rows, step by step.
+
+    A row is cut into one or more documents; each is kept or dropped once.
+    """
 
     rows: int = 0
     without_text: int = 0
@@ -111,7 +118,10 @@ class _State:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Documents on disk. `table` has the columns id, text, ends (of the segments) and targets (segments to ask for)."""
+    """Documents on disk.
+
+    `table` has the columns id, text, ends (of the segments) and targets (segments to ask for).
+    """
 
     folder: Path
     table: datasets.Dataset
@@ -146,11 +156,12 @@ def prepare(
     folder: Path | None = None,
     progress: Callable[[Funnel], None] | None = None,
 ) -> Prepared:
-    """The prepared corpus, from `folder` (default: the cache, `$RLCORE_CACHE` or ~/.cache/rlcore) where it is there already.
+    """The prepared corpus, from `folder` (default: the cache, `$RLCORE_CACHE` or ~/.cache/rlcore)
+    where it is there already.
 
-    label: names the segmenter, whose code cannot be compared. progress: told after every commit. Memory is that of the duplicate
-    filter plus one shard. Raises `TaskError` where nothing can be read or nothing is kept.
-    """
+    label: names the segmenter, whose code cannot be compared. progress: told after every commit.
+    Memory is that of the duplicate filter plus one shard. Raises `TaskError` where nothing can be
+    read or nothing is kept."""
     key = _key(source, cleaning, label)
     folder = (
         folder

@@ -37,32 +37,31 @@ class Source(NamedTuple):
     subset: str | None = None
 
     def files(self) -> list[Path]:
-        """The local files in name order; none for the hub or a function. Raises `TaskError` for a folder without any."""
+        """The local files in name order; none for the hub or a function.
+
+        Raises `TaskError` for a folder without any.
+        """
         place = Path(self.path).expanduser()
         if place.is_file():
             return [place]
         if place.is_dir() or glob.has_magic(self.path):
-            found = (
-                place.rglob("*")
-                if place.is_dir()
-                else map(Path, glob.glob(str(place), recursive=True))
-            )
-            files = sorted(
-                file for file in found if file.is_file() and file.name.endswith(SUFFIXES)
-            )
+            if place.is_dir():
+                candidates = list(place.rglob("*"))
+            else:
+                candidates = [Path(name) for name in glob.glob(str(place), recursive=True)]
+            files = []
+            for file in sorted(candidates):
+                if file.is_file() and file.name.endswith(SUFFIXES):
+                    files.append(file)
             if not files:
                 raise TaskError(
                     f"{self.path} holds no text: the kinds read are {', '.join(SUFFIXES)}"
                 )
             return files
-        if (
-            not self.makes
-            and self.path.startswith(("/", "./", "../", "~"))
-            or (not self.makes and self.path.endswith(SUFFIXES))
-        ):
-            raise TaskError(
-                f"there is no corpus {self.path}{did_you_mean(place.name, [f.name for f in place.parent.glob('*')])}"
-            )
+        looks_local = self.path.startswith(("/", "./", "../", "~")) or self.path.endswith(SUFFIXES)
+        if looks_local and not self.makes:
+            neighbours = [file.name for file in place.parent.glob("*")]
+            raise TaskError(f"there is no corpus {self.path}{did_you_mean(place.name, neighbours)}")
         return []
 
     @property
@@ -78,11 +77,15 @@ class Source(NamedTuple):
         ]
         if self.makes:
             code = Path(inspect.getsourcefile(self._function()) or "")
-            files = [(self.path, code.read_text(encoding="utf-8"))]
+            name = self.path.rpartition(":")[2]  # the same texts, wherever their file lies
+            files = [(name, code.read_text(encoding="utf-8"))]
         return [self.column, files or [self.path, self.split, self.subset]]
 
     def rows(self, *, skip: int = 0, max_chars: int = 30_000) -> Iterator[Row]:
-        """Rows in order, from number `skip` on. A text file is cut into rows of at most `max_chars` at paragraph breaks."""
+        """Rows in order, from number `skip` on.
+
+        A text file is cut into rows of at most `max_chars` at paragraph breaks.
+        """
         if self.makes:
             made = (
                 Row(f"{self.path.rpartition(':')[2]}/{i}", text)
@@ -109,17 +112,17 @@ class Source(NamedTuple):
             elif name.endswith(".parquet"):
                 yield from _parquet(file, self.column)
             else:
-                raise TaskError(f"{file} is of no kind that is read here: {', '.join(SUFFIXES)}")
+                raise TaskError(
+                    f"{file} is of an unknown kind; supported are: {', '.join(SUFFIXES)}"
+                )
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise TaskError(f"{file} cannot be read: {error}") from error
 
 
 def _open(file: Path) -> Any:
-    return (
-        gzip.open(file, "rt", encoding="utf-8")
-        if file.suffix == ".gz"
-        else open(file, encoding="utf-8")
-    )
+    if file.suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8")
+    return open(file, encoding="utf-8")
 
 
 def _text(file: Path, max_chars: int) -> Iterator[str]:
@@ -177,5 +180,5 @@ def _hub(source: Source, skip: int) -> Iterator[Row]:
             yield Row(f"{source.path}/{number}", text if isinstance(text, str) else None)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise TaskError(
-            f"{source.path} is neither a file here nor a data set the hub gives: {first_line(error)}"
+            f"{source.path} is neither a local file nor a data set of the hub: {first_line(error)}"
         ) from error

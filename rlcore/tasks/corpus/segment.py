@@ -1,4 +1,7 @@
-"""Where the segments of a document end. Segments put end to end are the document, character by character."""
+"""Where the segments of a document end.
+
+Segments put end to end are the document, character by character.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ _PARAGRAPH = re.compile(r"\n\s*\n")
 def segmenter(
     unit: Unit, *, tokenizer: PreTrainedTokenizerBase | None = None, tokens: int = 32
 ) -> Segmenter:
-    """sentence: by the package syntok (rules for European languages, no download), within paragraphs; paragraph: at blank lines;
-    tokens: `tokens` of the tokenizer at a time. White space belongs to the segment before it. Raises `TaskError`.
+    """sentence: by the package syntok (rules for European languages, no download), within
+    paragraphs; paragraph: at blank lines; tokens: `tokens` of the tokenizer at a time. White space
+    belongs to the segment before it. Raises `TaskError`.
 
     >>> segmenter("paragraph")("One. Two.\\n\\nThree.")
     [11, 17]

@@ -20,7 +20,8 @@ _WORD = re.compile(r"\S+")
 
 
 def hide(text: str, span: str) -> str | None:
-    """The text with every occurrence of `span` hidden; None if it is no legal mask: empty, not verbatim, everywhere, or all.
+    """The text with every occurrence of `span` hidden; None if it is no legal mask: empty, not
+    verbatim, everywhere, or all.
 
     >>> hide("Ann met Bo. Bo left.", "Bo")
     'Ann met [MASK]. [MASK] left.'
@@ -55,7 +56,8 @@ def predict_task(
 
 
 def paragraph_tasks(prepared: Prepared, *, prompt: str = MASK) -> Sequence[Task]:
-    """Choose a span of each document worth hiding, category "mask". No answer: what a choice is worth only guessing tells.
+    """Choose a span of each document worth hiding, category "mask". No answer: what a choice is
+    worth only guessing tells.
 
     The column `text` holds the document; keep documents short with the corpus's max_chars.
     """

@@ -26,13 +26,14 @@ def segment_tasks(
     tag: str = "next",
     seed: int = 0,
 ) -> Sequence[Task]:
-    """One task for each target of each document, category "asr" or, for a seeded share of them, "msr".
+    """One task for each target of each document, category "asr" or, for a seeded share of them,
+    "msr".
 
-    With segments s_1..s_n a target is a legal s_i, 2 <= i <= n-1. ASR shows s_<i, MSR s_<i and s_(i+1); of s_<i at most the last
-    `context_chars`, from the start of a segment on. The answer is s_i; the column `reference` holds s_i and the segments after
-    it, `reference` in all, for a reward that takes a prefix of them; a demonstration puts s_i between `tag`s. No prompt contains
-    its answer: a segment that is said twice in its document is no target.
-    """
+    With segments s_1..s_n a target is a legal s_i, 2 <= i <= n-1. ASR shows s_<i, MSR s_<i and
+    s_(i+1); of s_<i at most the last `context_chars`, from the start of a segment on. The answer is
+    s_i; the column `reference` holds s_i and the segments after it, `reference` in all, for a
+    reward that takes a prefix of them; a demonstration puts s_i between `tag`s. No prompt contains
+    its answer: a segment that is said twice in its document is no target."""
     if not 0 <= msr_share <= 1 or reference < 1 or context_chars < 1:
         raise TaskError(
             "next-segment tasks need msr_share from 0 to 1, reference >= 1 and context_chars >= 1, "

@@ -29,7 +29,8 @@ words between <span> and </span>.
 
 
 def fill(template: str, **values: str) -> str:
-    """The template with each {place} replaced; places that no value is given for stay, and braces in a value mean nothing.
+    """The template with each {place} replaced; places that no value is given for stay, and braces
+    in a value mean nothing.
 
     >>> fill("{context}[?]{next} {budget}", context="{next}", next="b")
     '{next}[?]b {budget}'

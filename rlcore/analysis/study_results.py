@@ -1,0 +1,334 @@
+"""`results.json`, the file in which a study keeps its values, and tables of them.
+
+    {"format": 1,
+     "recipe": "sec-arithmetic",
+     "settings": {"overrides": [...], "recipe": {...}},    equal for all cells
+     "interval": "95% t-interval of the mean over seeds",
+     "seconds": 312.4,                                     of all work so far
+     "cells": {"random": {
+         "overrides": ["stages.rl.curriculum=uniform"],
+         "runs": {"0": {"values": {"outside": 0.12},
+                        "curves": {"reward": [[0, 0.1], [1, 0.2]]},
+                        "seconds": 98.1,
+                        "rlcore": "0.1.0",
+                        "commit": "<hash>, <hash>-dirty or null"}},
+         "summary": {"outside": {"values": [0.12], "mean": 0.12, "std": null, "interval": null}}}},
+     "derived": {}}                                        computed from several cells
+
+The file is replaced atomically after every run (one cell with one seed), so a study that is killed
+loses at most one run. A value is null where a run has none; a mean over such values is null too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import rlcore
+from rlcore.errors import RunError
+
+FORMAT = 1
+INTERVAL = "95% t-interval of the mean over seeds"
+Point = tuple[float, float]
+Value = float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRun:
+    """What one cell gave with one seed."""
+
+    values: dict[str, Value]
+    curves: dict[str, list[Point]]
+    seconds: float
+    rlcore: str
+    commit: str | None
+
+
+@dataclass(slots=True)
+class Cell:
+    """One variant of the recipe."""
+
+    overrides: list[str]
+    runs: dict[int, SeedRun] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One measure of a cell over its seeds."""
+
+    values: list[Value]
+    mean: float | None
+    std: float | None
+    """Sample standard deviation; None for a single seed."""
+    interval: tuple[float, float] | None
+    """See `INTERVAL`; None for a single seed."""
+
+    @property
+    def half_width(self) -> float | None:
+        return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
+
+    def text(self, form: str = ".3f") -> str:
+        """Mean and half width of the interval ("71.0% ± 3.9%"); the mean alone for one seed."""
+        if self.mean is None:
+            return "none"
+        if self.half_width is None:
+            return format(self.mean, form)
+        return f"{self.mean:{form}} ± {self.half_width:{form}}"
+
+
+class StudyResults:
+    """The values of a study, kept in a file."""
+
+    def __init__(self, path: Path, recipe: str, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.settings = _as_json(settings)
+        self.cells: dict[str, Cell] = {}
+        self.derived: dict[str, Any] = {}
+        self._seconds_before = 0.0
+        self._started = time.perf_counter()
+
+    @classmethod
+    def open(cls, path: Path, *, recipe: str, settings: Mapping[str, Any]) -> StudyResults:
+        """The results in a file, or new ones. Raises `RunError` if the file has other settings."""
+        if not path.is_file():
+            return cls(path, recipe, settings)
+        results = cls.read(path)
+        difference = _first_difference(results.settings, _as_json(settings))
+        if difference:
+            raise RunError(
+                f"{path} is of a study with other settings ({difference}): "
+                "undo that change, or choose another folder"
+            )
+        return results
+
+    @classmethod
+    def read(cls, path: Path) -> StudyResults:
+        """The results in a file. Raises `RunError`."""
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise RunError(
+                f"the results of the study cannot be read from {path}: {error}"
+            ) from None
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            raise RunError(f"{path} has no results of a study in format {FORMAT}: remove it")
+        results = cls(path, stored["recipe"], stored["settings"])
+        results._seconds_before = stored["seconds"]
+        results.derived = stored["derived"]
+        for name, cell in stored["cells"].items():
+            runs = {int(seed): _seed_run(run) for seed, run in cell["runs"].items()}
+            results.cells[name] = Cell(cell["overrides"], runs)
+        return results
+
+    def cell(self, name: str, overrides: Sequence[str]) -> Cell:
+        """The cell of this name, added if there is none. Raises `RunError` for other overrides."""
+        cell = self.cells.setdefault(name, Cell(list(overrides)))
+        if cell.overrides != list(overrides):
+            raise RunError(
+                f"{self.path} has a cell {name!r} with other overrides ({cell.overrides}, not "
+                f"{list(overrides)}): give the cell another name, or choose another folder"
+            )
+        return cell
+
+    def add(
+        self,
+        cell: str,
+        seed: int,
+        values: Mapping[str, Value],
+        *,
+        seconds: float,
+        overrides: Sequence[str] = (),
+        curves: Mapping[str, Sequence[Point]] | None = None,
+    ) -> None:
+        """Record a finished run, and write the file."""
+        self.cell(cell, overrides).runs[seed] = SeedRun(
+            values=dict(values),
+            curves={name: list(points) for name, points in (curves or {}).items()},
+            seconds=round(seconds, 1),
+            rlcore=rlcore.__version__,
+            commit=commit(),
+        )
+        self.save()
+
+    def has(self, cell: str, seed: int, measures: Iterable[str]) -> bool:
+        """Whether a run is finished and has a value of each of these measures."""
+        if cell not in self.cells or seed not in self.cells[cell].runs:
+            return False
+        return set(measures) <= self.cells[cell].runs[seed].values.keys()
+
+    @property
+    def measures(self) -> list[str]:
+        """Names of all values, in the order in which they first occur."""
+        names: dict[str, None] = {}
+        for cell in self.cells.values():
+            for run in cell.runs.values():
+                names |= dict.fromkeys(run.values)
+        return list(names)
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def values(self, cell: str, measure: str) -> list[Value]:
+        """By seed, in ascending order."""
+        runs = self.cells[cell].runs
+        return [runs[seed].values.get(measure) for seed in sorted(runs)]
+
+    def curves(self, cell: str, name: str) -> list[list[Point]]:
+        """By seed, in ascending order."""
+        runs = self.cells[cell].runs
+        return [runs[seed].curves[name] for seed in sorted(runs)]
+
+    def summary(self, cell: str, measure: str) -> Summary:
+        return summarise(self.values(cell, measure))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of the file."""
+        cells = {}
+        for name, cell in self.cells.items():
+            runs = {str(seed): asdict(cell.runs[seed]) for seed in sorted(cell.runs)}
+            summary = {measure: asdict(self.summary(name, measure)) for measure in self.measures}
+            cells[name] = {"overrides": cell.overrides, "runs": runs, "summary": summary}
+        return {
+            "format": FORMAT,
+            "recipe": self.recipe,
+            "settings": self.settings,
+            "interval": INTERVAL,
+            "seconds": round(self.seconds, 1),
+            "cells": cells,
+            "derived": self.derived,
+        }
+
+    def save(self) -> None:
+        """Replace the file; a kill leaves the old one or the new one."""
+        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        draft = self.path.with_suffix(".draft")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(text + "\n", encoding="utf-8")
+            os.replace(draft, self.path)
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
+
+
+def summarise(values: Sequence[Value]) -> Summary:
+    """Mean, standard deviation and interval; None where a value is missing or there is only one."""
+    numbers = [value for value in values if value is not None]
+    if not numbers or len(numbers) < len(values):
+        return Summary(list(values), None, None, None)
+    mean = statistics.fmean(numbers)
+    if len(numbers) == 1:
+        return Summary(list(values), mean, None, None)
+    std = statistics.stdev(numbers)
+    half_width = t_quantile(len(numbers) - 1) * std / len(numbers) ** 0.5
+    return Summary(list(values), mean, std, (mean - half_width, mean + half_width))
+
+
+SMALL_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def t_quantile(freedom: int) -> float:
+    """The 97.5% quantile of Student's t.
+
+    From a table up to 10 degrees of freedom, then by its expansion around the normal's quantile z:
+    z + (z^3 + z) / 4n + (5 z^5 + 16 z^3 + 3 z) / 96 n^2.
+    """
+    if freedom <= len(SMALL_T):
+        return SMALL_T[freedom - 1]
+    z = 1.959964
+    first = (z**3 + z) / (4 * freedom)
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return z + first + second
+
+
+def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    table = [list(headers), *map(list, rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        padded = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        lines.append(f"| {' | '.join(padded)} |")
+    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+    return "\n".join(lines)
+
+
+def study_table(results: StudyResults, form: str = ".3f") -> str:
+    """A Markdown table with a row per measure and a column per cell, and its origin below."""
+    rows = []
+    for measure in results.measures:
+        texts = [results.summary(cell, measure).text(form) for cell in results.cells]
+        rows.append([measure, *texts])
+    return f"{markdown(['', *results.cells], rows)}\n\n{origin(results)}"
+
+
+def origin(results: StudyResults) -> str:
+    """Where a table's numbers come from, as one sentence."""
+    runs = [run for cell in results.cells.values() for run in cell.runs.values()]
+    seeds = sorted({len(cell.runs) for cell in results.cells.values()})
+    counts = " to ".join(str(count) for count in sorted({seeds[0], seeds[-1]})) if seeds else "0"
+    commits = sorted({run.commit or f"rlcore {run.rlcore}" for run in runs})
+    return (
+        f"Mean ± half width of the {INTERVAL} ({counts} each); recipe {results.recipe}, "
+        f"{results.seconds:.0f} s, commit {', '.join(commits) or 'none'}."
+    )
+
+
+@cache
+def commit() -> str | None:
+    """The commit of rlcore's source, with "-dirty" if tracked files differ from it.
+
+    None for a package that is installed outside rlcore's repository.
+    """
+    folder = Path(rlcore.__file__).parent
+    # An installed package may lie inside a repository of somebody else, which does not track it.
+    if not _git(folder, "ls-files", "__init__.py"):
+        return None
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return finished.stdout.strip() if finished.returncode == 0 else ""
+
+
+def _seed_run(stored: dict[str, Any]) -> SeedRun:
+    curves = {}
+    for name, points in stored["curves"].items():
+        curves[name] = [(x, y) for x, y in points]
+    return SeedRun(**{**stored, "curves": curves})
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _first_difference(before: Any, now: Any, where: str = "") -> str:
+    """The first key with another value, with both values; empty if there is none."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            path = f"{where}.{key}" if where else key
+            difference = _first_difference(before.get(key), now.get(key), path)
+            if difference:
+                return difference
+        return ""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for i, (old, new) in enumerate(zip(before, now, strict=True)):
+            difference = _first_difference(old, new, f"{where}.{i}")
+            if difference:
+                return difference
+        return ""
+    return "" if before == now else f"{where}: {before!r} -> {now!r}"

@@ -1,0 +1,78 @@
+"""What all estimators of step values have in common.
+
+An estimator is a function from groups to the same groups with `step_values`, and `continuations` where it sampled any:
+
+    groups, cost = estimator(groups)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rlcore.credit.group import passed
+from rlcore.errors import RecipeError
+from rlcore.types import Group, Prefix, StepValues, Verdict
+
+Completions = Literal["negatives", "positives", "all"]
+"""Which completions are valued: those that did not pass, those that passed, or both."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Cost:
+    """What the step values of some groups cost in one process; small, so that ranks can exchange it."""
+
+    completions: int = 0
+    """Completions whose steps were valued."""
+    informative: int = 0
+    """Those of them with steps of different value."""
+    prefixes: int = 0
+    """Prefixes continued; equal ones count once."""
+    left_out: int = 0
+    """Prefixes that the budget of tokens or time did not suffice for."""
+    tokens: int = 0
+    """Tokens generated in continuations."""
+    read: int = 0
+    """Prompt and prefix tokens of all continuations; with prefix caching most are not computed again."""
+
+
+Estimator = Callable[[Sequence[Group]], tuple[list[Group], Cost]]
+"""Groups with their step values filled in, in the same order, and what that cost."""
+
+
+def is_wanted(verdict: Verdict, completions: Completions, *, passing: float) -> bool:
+    """Whether a completion with this verdict is to be valued. One without a score never is."""
+    if verdict.value is None:
+        return False
+    if completions == "all":
+        return True
+    return passed(verdict, passing=passing) == (completions == "positives")
+
+
+def check_completions(completions: str) -> None:
+    """Raise `RecipeError` for a word that names no kind of completion."""
+    if completions not in ("negatives", "positives", "all"):
+        raise RecipeError(
+            f"step values are of 'negatives', 'positives' or 'all' completions, not {completions!r}"
+        )
+
+
+def require_single_turn(groups: Iterable[Group]) -> None:
+    """Raise `RecipeError` if a rollout has more than one completion."""
+    for group in groups:
+        for rollout in group.rollouts:
+            rollout.require_single_turn("estimating step values")
+
+
+def with_values(
+    group: Group,
+    values: Iterable[StepValues],
+    cost: Cost,
+    continuations: Sequence[tuple[Prefix, Group]] = (),
+) -> Group:
+    """The group with these step values and continuations; the values are counted in `cost`."""
+    by_id = {steps.rollout_id: steps for steps in values}
+    cost.completions += len(by_id)
+    cost.informative += sum(steps.pit() is not None for steps in by_id.values())
+    return replace(group, step_values=by_id, continuations=tuple(continuations))

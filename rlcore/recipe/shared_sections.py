@@ -1,0 +1,54 @@
+"""Sections that several stages have: they may stand once at the top of a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+
+from rlcore.recipe.section import PartSection, Section
+
+
+class RewardSection(PartSection):
+    use: str = Field(
+        description="entry point, package.module:function, file.py:function, or information_gain, "
+        "which the learner computes"
+    )
+    weight: float = Field(1.0, description="its weight in the sum; 0 only logs it")
+    name: str = Field("", description="name in the metrics; default: the function's")
+    optional: bool = Field(
+        False, description="None leaves it out of the sum, and the completion stays in training"
+    )
+    against: str = Field(
+        "", description="column with a reference answer, whose own score is subtracted"
+    )
+
+
+class ScoringSection(Section):
+    workers: PositiveInt = Field(
+        2, description="processes that compute rewards, for each process of the run"
+    )
+    deadline_s: PositiveFloat = Field(10.0, description="longest time for one reward call")
+
+
+class SamplingSection(Section):
+    max_tokens: PositiveInt = Field(256, description="longest completion")
+    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus; 1 is off")
+    top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 is off")
+    min_p: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="cut off tokens below this fraction of the largest probability; 0 is off"
+    )
+    stop: list[str] = Field(default_factory=list, description="texts that end a completion")
+
+
+BUDGET_TEXT = "\nUse exactly {budget} tokens."
+
+
+def _states(text: str) -> str:
+    if "{budget}" not in text and "{prompt}" not in text:
+        raise ValueError(f"{text!r} has neither {{budget}} nor {{prompt}}: it would state nothing")
+    return text
+
+
+BudgetText = Annotated[str, AfterValidator(_states)]

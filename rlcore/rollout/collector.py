@@ -1,0 +1,227 @@
+"""Batches of groups: which groups a filter accepts, and what is sampled in place of those it rejects."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlcore.rollout.engine import POLL_S, Engine
+from rlcore.rollout.generator import BatchCost, FinishedGroup, Generator
+from rlcore.rollout.open_group import TaskDraw
+from rlcore.types import Group, Prefix, Task
+
+Filter = Callable[[Group], bool]
+MoreDraws = Callable[[int], Sequence[TaskDraw]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resample:
+    """How a batch is held at its size although groups are rejected."""
+
+    accepts: Filter
+    more: MoreDraws
+    """The next n draws for this batch."""
+    rounds: int = 10
+    """The batch is tried at most this many times over; then it stays smaller."""
+    oversubmit: float = 1.0
+    """Groups in flight for each missing one. Above 1 a batch is full sooner, and what is in flight then is wasted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectedBatch:
+    """Scored groups of one batch in the order of their draws, and what they cost."""
+
+    number: int
+    groups: list[Group]
+    draws: list[TaskDraw]
+    """Of `groups`."""
+    rejected: list[Group]
+    """By the filter, after a probe perhaps; or accepted when the batch was already full."""
+    rejected_draws: list[TaskDraw]
+    surplus: set[int]
+    """Which of `rejected` (by index) the filter accepted."""
+    tried: int
+    """Groups started; those dropped half written because the batch was full are neither in `groups` nor in `rejected`."""
+    rollout_s: float
+    """Waiting while something was being written."""
+    reward_s: float
+    """Waiting for verdicts while nothing was being written: scoring that generation did not hide."""
+    prompt_tokens: int
+    """Over all rollouts; a prompt counts for each of its completions."""
+    completion_tokens: int
+
+
+class Collector:
+    """Collects batches from a generator. Several may be open; they are waited for one by one."""
+
+    def __init__(self, generator: Generator, *, streaming: bool) -> None:
+        """streaming: replace a rejected group at once and stop when the batch is full. Otherwise go in rounds, each started
+        when the one before is scored: which requests are written together then does not depend on the clock."""
+        self.generator = generator
+        self._streaming = streaming
+        self._batches: dict[int, _Batch] = {}
+        self._continued: dict[int, dict[str, Group]] = {}
+
+    def open(
+        self, number: int, draws: Sequence[TaskDraw], resample: Resample | None = None
+    ) -> None:
+        """Begin a batch of as many groups as there are draws."""
+        deadline = time.monotonic() + self.generator.deadline_s
+        batch = _Batch(number, len(draws), resample, self._streaming, deadline)
+        self._batches[number] = batch
+        extra = batch.replacements(started=len(draws), open=len(draws))
+        self.generator.start([*draws, *extra], batch=number)
+
+    def wait(self, number: int) -> CollectedBatch:
+        """Pump until a batch is complete: every group scored and, with `resample`, the batch full or its rounds used up."""
+        batch = self._batches[number]
+        rollout_s = reward_s = 0.0
+        while self.generator.open(number):
+            began, writing = time.monotonic(), self.generator.writing
+            self._pump()
+            if writing:
+                rollout_s += time.monotonic() - began
+            else:
+                reward_s += time.monotonic() - began
+        del self._batches[number]
+        cost = self.generator.cost(number)
+        self.generator.forget(number)
+        return batch.collected(cost, rollout_s=rollout_s, reward_s=reward_s)
+
+    def continue_prefixes(
+        self, prefixes: Sequence[Prefix], *, batch: int, seed: int, deadline_s: float
+    ) -> list[Group]:
+        """The groups of whole completions that continue each prefix, with their verdicts, in the order of `prefixes`.
+
+        Completions that are not written after `deadline_s` are left out, so a group may hold fewer than asked for, or none.
+        """
+        finished = self._continued[batch] = {}
+        self.generator.continue_prefixes(prefixes, batch=batch, seed=seed, deadline_s=deadline_s)
+        while len(finished) < len(prefixes):
+            self._pump()
+        del self._continued[batch]
+        return [finished[prefix.id] for prefix in prefixes]
+
+    def _pump(self) -> None:
+        for done in self.generator.pump(POLL_S):
+            if done.prefix is not None:
+                self._continued[done.batch][done.key] = done.group
+            else:
+                self._batches[done.batch].add(done)
+        for batch in self._batches.values():
+            self._replace(batch)
+
+    def _replace(self, batch: _Batch) -> None:
+        """Ask for what a batch is missing, or give up what it does not need any more."""
+        if batch.full:
+            self.generator.drop_unwritten(batch.number)
+            return
+        if time.monotonic() > batch.deadline:  # what is late is cut; the batch stays smaller
+            return
+        self.generator.complete(batch.promising(open=self.generator.open(batch.number)))
+        draws = batch.replacements(
+            started=self.generator.cost(batch.number).groups, open=self.generator.open(batch.number)
+        )
+        self.generator.start(draws, batch=batch.number)
+
+
+class _Batch:
+    """Which groups of a batch are scored and accepted, and how many are missing."""
+
+    def __init__(
+        self, number: int, size: int, resample: Resample | None, streaming: bool, deadline: float
+    ) -> None:
+        self.number = number
+        self.deadline = deadline
+        """Monotonic time after which nothing more is asked for."""
+        self._size, self._resample, self._streaming = size, resample, streaming
+        self._finished: dict[str, FinishedGroup] = {}
+        self._passed: set[str] = set()  # keys that the filter accepted when they were judged last
+        self._accepted: set[str] = set()  # those of them that are complete
+        self._promising: list[FinishedGroup] = []  # accepted probes
+
+    @property
+    def full(self) -> bool:
+        """Whether what is still being written can be given up."""
+        streams = self._resample is not None and self._streaming
+        return streams and len(self._accepted) >= self._size
+
+    def add(self, done: FinishedGroup) -> None:
+        """Judge a group that is scored, or its probe, which comes again if it is completed."""
+        self._finished[done.key] = done
+        self._passed.discard(done.key)
+        if self._resample is not None and not self._resample.accepts(done.group):
+            return
+        self._passed.add(done.key)
+        if done.complete:
+            self._accepted.add(done.key)
+        else:
+            self._promising.append(done)
+
+    def promising(self, *, open: int) -> list[str]:
+        """Keys of the accepted probes to be completed now, each once. open: groups of the batch in flight."""
+        if self._resample is None or (open and not self._streaming):
+            return []
+        probes = sorted(self._promising, key=lambda done: done.draw.order)
+        self._promising = []
+        return [done.key for done in probes]
+
+    def replacements(self, *, started: int, open: int) -> Sequence[TaskDraw]:
+        """Further draws, where groups are missing and may be replaced now. started, open: groups of the batch."""
+        if self._resample is None or (self._finished and open and not self._streaming):
+            return []
+        missing = max(0, self._size - len(self._accepted))
+        wanted = math.ceil(missing * self._resample.oversubmit) - open
+        allowed = self._resample.rounds * self._size - started
+        n = min(wanted, allowed)
+        return self._resample.more(n) if n > 0 else []
+
+    def collected(self, cost: BatchCost, *, rollout_s: float, reward_s: float) -> CollectedBatch:
+        done = sorted(self._finished.values(), key=lambda one: one.draw.order)
+        accepted = [one for one in done if one.key in self._accepted][: self._size]
+        keys = {one.key for one in accepted}
+        rejected = [one for one in done if one.key not in keys]
+        surplus = {i for i, one in enumerate(rejected) if one.key in self._passed}
+        return CollectedBatch(
+            number=self.number,
+            groups=[one.group for one in accepted],
+            draws=[one.draw for one in accepted],
+            rejected=[one.group for one in rejected],
+            rejected_draws=[one.draw for one in rejected],
+            surplus=surplus,
+            tried=cost.groups,
+            rollout_s=rollout_s,
+            reward_s=reward_s,
+            prompt_tokens=cost.prompt_tokens,
+            completion_tokens=cost.completion_tokens,
+        )
+
+
+def collect(
+    tasks: Sequence[Task],
+    *,
+    engine: Engine,
+    seed: int,
+    probe: int | None = None,
+    resample: Resample | None = None,
+    **settings: Any,
+) -> CollectedBatch:
+    """One batch of these tasks with an engine of one's own. settings: see `Generator`."""
+    generator = Generator(engine=engine, seed_of_batch=lambda batch: seed, probe=probe, **settings)
+    collector = Collector(generator, streaming=not engine.deterministic)
+    collector.open(0, numbered(tasks), resample)
+    return collector.wait(0)
+
+
+def numbered(tasks: Sequence[Task], *, first: int = 0) -> list[TaskDraw]:
+    """Tasks as the draws of a batch, in their order."""
+    occurrences: Counter[str] = Counter()
+    draws = []
+    for order, task in enumerate(tasks, start=first):
+        draws.append(TaskDraw(task=task, order=order, occurrence=occurrences[task.id]))
+        occurrences[task.id] += 1
+    return draws

@@ -1,0 +1,364 @@
+"""Groups in flight: what was asked of the engine and the scorer, across steps and weight updates.
+
+One generator serves a whole stage. Requests go out in the order in which they were asked for:
+
+    generator.start(draws, batch=7)          ask for `group_size` completions of each task
+    finished = generator.pump(0.2)           let engine and scorer work; groups that are written and scored
+    with generator.paused():                 for a weight update: unfinished requests come back, and go on as new legs
+        publish(...)
+    generator.state_dict()                   open groups with their tokens, for a checkpoint
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from rlcore.errors import RewardError, TaskError
+from rlcore.rollout import engine as engines
+from rlcore.rollout.engine import POLL_S, Engine
+from rlcore.rollout.open_group import (
+    Attempt,
+    OpenGroup,
+    TaskDraw,
+    plan_continuations,
+    plan_group,
+    rollouts_of,
+)
+from rlcore.rollout.prompt import PromptEncoder
+from rlcore.types import Completion, Group, Prefix, Request, Rollout, Sampling, Task, Verdict
+
+
+class Scorer(Protocol):
+    """The part of the scorer that the generator needs."""
+
+    def submit(self, key: str, task: Task, rollouts: Sequence[Rollout]) -> None:
+        """Start scoring the rollouts of one task."""
+
+    def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
+        """Verdicts that are ready, by key, in the order of the rollouts submitted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedGroup:
+    """A group that is written and scored."""
+
+    key: str
+    batch: int
+    draw: TaskDraw
+    group: Group
+    complete: bool
+    """False for a probe: `Generator.complete` asks for the other completions."""
+    prefix: Prefix | None = None
+    """What was continued; the group then holds whole completions, prefix included."""
+
+
+@dataclass(kw_only=True, slots=True)
+class BatchCost:
+    """What the groups of one batch have cost so far."""
+
+    groups: int = 0
+    """Started."""
+    prompt_tokens: int = 0
+    """Read; a prompt counts for each of its completions."""
+    completion_tokens: int = 0
+    """Written."""
+
+
+class Generator:
+    """Plans requests, files completions, sends written groups to the scorer.
+
+    With a deterministic engine it works in waves: requests are submitted only when everything submitted before is written
+    and scored. Which requests are decoded together then does not depend on the clock, and equal runs are equal bit for bit.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        encoder: PromptEncoder,
+        scorer: Scorer,
+        sampling: Sampling,
+        group_size: int,
+        seed_of_batch: Callable[[int], int],
+        max_length: int,
+        deadline_s: float = 600.0,
+        max_requests: int = sys.maxsize,
+        probe: int | None = None,
+        scoring_stall_s: float = 600.0,
+    ) -> None:
+        """deadline_s: for each group, from its first request on; later its unfinished completions are aborted.
+        max_requests: in flight at the same time; the others wait. probe: completions of a group that are written and scored
+        first. scoring_stall_s: longest time without any verdict while nothing is being written."""
+        self._engine, self._encoder, self._scorer = engine, encoder, scorer
+        self._sampling, self._group_size = sampling, group_size
+        self._seed_of_batch, self._max_length = seed_of_batch, max_length
+        self.deadline_s, self._scoring_stall_s = deadline_s, scoring_stall_s
+        self._max_requests = max_requests
+        self._probe = probe or group_size
+        self._open: dict[str, OpenGroup] = {}
+        self._probed: dict[str, OpenGroup] = {}
+        self._queue: deque[tuple[OpenGroup, Attempt]] = deque()
+        self._in_flight: dict[str, tuple[OpenGroup, Attempt]] = {}
+        self._abandoned: dict[
+            str, float
+        ] = {}  # request ids of dropped groups, and when they must be back
+        self._unscored: list[FinishedGroup] = []  # groups without a rollout to score
+        self._last_progress = time.monotonic()
+        self._costs: dict[int, BatchCost] = defaultdict(BatchCost)
+
+    # asking ------------------------------------------------------------------------------------------------
+
+    def start(self, draws: Sequence[TaskDraw], *, batch: int) -> None:
+        """Begin the groups of these tasks. Raises `TaskError` if a prompt leaves no room for a completion."""
+        for group in [self._plan(draw, batch) for draw in draws]:
+            self._costs[batch].groups += 1
+            self._ask(group, self._probe)
+
+    def complete(self, keys: Sequence[str]) -> None:
+        """Ask for the other completions of groups of which a probe was scored."""
+        for key in keys:
+            self._ask(self._probed.pop(key), self._group_size)
+
+    def continue_prefixes(
+        self, prefixes: Sequence[Prefix], *, batch: int, seed: int, deadline_s: float
+    ) -> None:
+        """Continue prefixes of completions; their groups come back from `pump` with `prefix` set.
+
+        Continuations that are not written after `deadline_s` are left out of their group.
+        """
+        for prefix in prefixes:
+            group = plan_continuations(
+                prefix,
+                batch=batch,
+                sampling=self._sampling,
+                seed=seed,
+                max_length=self._max_length,
+            )
+            self._ask(group, prefix.n)
+            group.deadline = time.monotonic() + deadline_s
+
+    def drop_unwritten(self, batch: int) -> None:
+        """Give up the groups of a batch that are still being written: it is full."""
+        for group in self._of_batch(batch):
+            if group.running:
+                self._drop(group)
+
+    def _of_batch(self, batch: int) -> list[OpenGroup]:
+        return [group for group in self._open.values() if group.batch == batch]
+
+    def _plan(self, draw: TaskDraw, batch: int) -> OpenGroup:
+        prompt_ids = self._encoder.encode(draw.task)
+        room = self._max_length - len(prompt_ids)
+        if room < 1:
+            raise TaskError(
+                f"the prompt of task {draw.task.id!r} has {len(prompt_ids)} tokens and max_length is {self._max_length}, "
+                "which leaves no room for a completion; drop the task, shorten its prompt or raise max_length"
+            )
+        return plan_group(
+            draw,
+            prompt_ids,
+            batch=batch,
+            size=self._group_size,
+            sampling=replace(self._sampling, max_tokens=min(self._sampling.max_tokens, room)),
+            seed=self._seed_of_batch(batch),
+        )
+
+    def _ask(self, group: OpenGroup, until: int) -> None:
+        """Queue the attempts of a group up to number `until`, without those of before."""
+        before, group.started = group.started, min(until, len(group.attempts))
+        group.deadline, group.scoring = None, False
+        self._open[group.key] = group
+        self._queue.extend((group, attempt) for attempt in group.attempts[before : group.started])
+
+    # working -----------------------------------------------------------------------------------------------
+
+    @property
+    def writing(self) -> bool:
+        """Whether a request is queued or in flight."""
+        return bool(self._queue or self._in_flight)
+
+    def open(self, batch: int) -> int:
+        """Groups of a batch that are being written or scored."""
+        return len(self._of_batch(batch)) + sum(done.batch == batch for done in self._unscored)
+
+    def cost(self, batch: int) -> BatchCost:
+        """What a batch has cost so far, continuations of prefixes aside."""
+        return self._costs[batch]
+
+    def forget(self, batch: int) -> None:
+        """Drop what is kept of a batch that is complete: its cost, and probes that nobody asked to complete."""
+        self._costs.pop(batch, None)
+        self._probed = {key: group for key, group in self._probed.items() if group.batch != batch}
+
+    def pump(self, timeout_s: float = POLL_S) -> list[FinishedGroup]:
+        """Submit what may be submitted, let engine and scorer work at most about `timeout_s`; groups that are finished.
+
+        Raises `EngineError` if aborted requests do not come back, `RewardError` if scoring makes no progress.
+        """
+        self._submit()
+        self._enforce_deadlines()
+        if self._in_flight or self._abandoned:
+            for completion in self._engine.poll(timeout_s):
+                self._file(completion)
+        finished, self._unscored = self._unscored, []
+        waits = not self.writing and not finished
+        for key, verdicts in self._scorer.poll(timeout_s if waits else 0.0):
+            self._last_progress = time.monotonic()
+            if key in self._open:
+                finished.append(self._finish(self._open.pop(key), verdicts))
+        self._refuse_stalled_scoring()
+        return finished
+
+    def _submit(self) -> None:
+        busy = self._in_flight or any(group.scoring for group in self._open.values())
+        if self._engine.deterministic and busy:
+            return
+        requests: list[Request] = []
+        while self._queue and len(self._in_flight) < self._max_requests:
+            group, attempt = self._queue.popleft()
+            if group.deadline is None:
+                group.deadline = time.monotonic() + self.deadline_s
+            self._in_flight[attempt.request_id] = (group, attempt)
+            requests.append(attempt.request())
+        if requests:
+            self._engine.submit(requests)
+
+    def _enforce_deadlines(self) -> None:
+        """Abort what is late, once; an engine that keeps aborted requests is dead."""
+        now = time.monotonic()
+        for group in list(self._open.values()):
+            if group.deadline is not None and now > group.deadline and group.running:
+                self._expire(group)
+        overdue = [id for id, until in self._abandoned.items() if now > until]
+        if overdue:
+            raise engines.not_handed_back(overdue)
+
+    def _expire(self, group: OpenGroup) -> None:
+        ids = [a.request_id for a in group.running if a.request_id in self._in_flight]
+        if group.expired:
+            raise engines.not_handed_back(ids)
+        group.expired, group.deadline = True, time.monotonic() + engines.ABORT_GRACE_S
+        for attempt in self._take_from_queue(group):
+            attempt.finish = "aborted"
+        if ids:
+            self._engine.abort(ids)
+        else:
+            self._send_to_scorer(group)
+
+    def _take_from_queue(self, group: OpenGroup) -> list[Attempt]:
+        """Remove the attempts of a group that wait for their turn."""
+        removed = [attempt for owner, attempt in self._queue if owner is group]
+        self._queue = deque(entry for entry in self._queue if entry[0] is not group)
+        return removed
+
+    def _file(self, completion: Completion) -> None:
+        """Add a completion to its group; the last one of a group sends it to the scorer."""
+        if self._abandoned.pop(completion.request_id, None) is not None:
+            return
+        group, attempt = self._in_flight.pop(completion.request_id)
+        self._last_progress = time.monotonic()
+        if group.prefix is None:
+            cost = self._costs[group.batch]
+            cost.completion_tokens += len(completion.token_ids)
+            if attempt.leg == 0:
+                cost.prompt_tokens += len(attempt.prompt_ids)
+        attempt.add(completion)
+        if attempt.finish is None and group.expired:
+            attempt.finish = "aborted"
+        elif attempt.finish is None:  # lost with its server, or taken back: the next leg goes on
+            self._queue.append((group, attempt))
+        if not group.running:
+            self._send_to_scorer(group)
+
+    def _send_to_scorer(self, group: OpenGroup) -> None:
+        if group.prefix is not None:  # continuations that were cut say nothing of their prefix
+            group.attempts = [a for a in group.attempts if a.finish != "aborted"]
+            group.started = len(group.attempts)
+        if not group.started:
+            self._unscored.append(self._finish(self._open.pop(group.key), []))
+            return
+        group.scoring = True
+        self._scorer.submit(group.key, group.task, rollouts_of(group, self._encoder.decode))
+
+    def _finish(self, group: OpenGroup, verdicts: list[Verdict]) -> FinishedGroup:
+        complete = group.started == len(group.attempts)
+        if not complete:
+            group.scoring = False
+            self._probed[group.key] = group
+        rollouts = list(rollouts_of(group, self._encoder.decode))
+        return FinishedGroup(
+            key=group.key,
+            batch=group.batch,
+            draw=group.draw,
+            group=Group(task=group.task, rollouts=rollouts, verdicts=verdicts),
+            complete=complete,
+            prefix=group.prefix,
+        )
+
+    def _refuse_stalled_scoring(self) -> None:
+        unscored = [group for group in self._open.values() if group.scoring]
+        stalled = time.monotonic() - self._last_progress > self._scoring_stall_s
+        if unscored and not self.writing and stalled:
+            raise RewardError(
+                f"{len(unscored)} groups wait for verdicts and none has come for {self._scoring_stall_s:g} s (first: task "
+                f"{unscored[0].task.id!r}); make the reward faster, or lower its deadline so that slow calls are given up"
+            )
+
+    def _drop(self, group: OpenGroup) -> None:
+        del self._open[group.key]
+        self._take_from_queue(group)
+        ids = [id for id, (owner, _) in self._in_flight.items() if owner is group]
+        for id in ids:
+            del self._in_flight[id]
+            self._abandoned[id] = time.monotonic() + engines.ABORT_GRACE_S
+        if ids:
+            self._engine.abort(ids)
+
+    # weight updates and checkpoints ------------------------------------------------------------------------
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is in flight inside: unfinished requests come back with their tokens, and go on afterwards."""
+        self.take_back()
+        yield
+
+    def take_back(self) -> None:
+        """Abort what is in flight and queue its continuation; the next `pump` submits it."""
+        ids = [*self._in_flight, *self._abandoned]
+        if not ids:
+            return
+        waiting = list(self._queue)
+        self._queue.clear()
+        self._engine.abort(list(self._in_flight))
+        for completion in engines.drain(
+            self._engine, ids, time.monotonic() + engines.ABORT_GRACE_S
+        ):
+            self._file(completion)
+        # Legs that were under way come first, in the order in which their groups were started.
+        place = {key: number for number, key in enumerate(self._open)}
+        legs = sorted(self._queue, key=lambda entry: (place[entry[0].key], entry[1].id))
+        self._queue = deque([*legs, *waiting])
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Open groups with their tokens, as plain values. To be called inside `paused`."""
+        assert not self._in_flight, "state_dict needs the generator to be paused"
+        groups = [*self._open.values(), *self._probed.values()]
+        return [group.state() for group in groups if group.prefix is None]
+
+    def load_state_dict(
+        self, state: Sequence[dict[str, Any]], task_of: Callable[[dict[str, Any]], Task]
+    ) -> None:
+        """Go on with saved groups; `task_of` finds a saved group's task again. Scores that were missing are asked for again."""
+        for saved in state:
+            group = OpenGroup.from_state(saved, task_of(saved))
+            self._open[group.key] = group
+            self._costs[group.batch].groups += 1
+            self._queue.extend((group, attempt) for attempt in group.running)
+            if not group.running:
+                self._send_to_scorer(group)

@@ -1,0 +1,95 @@
+"""Whole runs off-policy: several updates a batch, batches that are generated ahead, kills in between."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from rlcore.run.folder import read_rows
+from tests.run.whole import finish, run_folder, start, story, untimed, write_recipe
+
+UPDATES = ("stages.rl.minibatches=4", "stages.rl.update_epochs=2", "stages.rl.optim.lr=3e-3")
+SHORT = (
+    "stages.sft.steps=2",
+    "stages.before.limit=1",
+    "stages.after.limit=1",
+    "run.checkpoint_every=1",
+)
+FILTER = ("stages.rl.filter={use: pass_rate, low: 0.5}", "stages.rl.resample.rounds=3")
+TRAINER = (
+    "stages.rl.old_logprobs=trainer",
+    "stages.rl.objective.correction={kind: token_truncate, high: 2.0}",
+)
+
+
+def rl(folder: Path) -> list[dict]:
+    return [row for row in untimed(read_rows(folder / "metrics.jsonl")) if row["stage"] == "rl"]
+
+
+def settings(staleness: int, *more: str) -> tuple[str, ...]:
+    return (*SHORT, *UPDATES, f"stages.rl.max_staleness={staleness}", *more)
+
+
+@pytest.mark.parametrize("filtered", [False, True], ids=["all groups", "filter"])
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_kill_and_resume_are_exact(staleness: int, filtered: bool, tmp_path: Path) -> None:
+    """Minibatches 4, update epochs 2: a killed run leaves what an uninterrupted one leaves, bit for bit."""
+    options = settings(staleness, *(FILTER if filtered else ()))
+    (tmp_path / "whole").mkdir()
+    reference = write_recipe(tmp_path / "whole")
+    finish(start("train", reference, *options))
+    uninterrupted = story(run_folder(reference))
+
+    recipe = write_recipe(tmp_path)
+    process = start("train", recipe, *options)
+    deadline = time.monotonic() + 180
+    while len(rl(run_folder(recipe))) < 3:
+        assert time.monotonic() < deadline and process.poll() is None, "ended before the kill"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(start("train", recipe, *options, "--resume"))
+    for part, left in story(run_folder(recipe)).items():
+        assert left == uninterrupted[part], f"{part} differ after kill and resume"
+
+    rows = rl(run_folder(recipe))
+    if filtered:
+        assert any(row["filter/tried_per_group"] > 1 for row in rows), "nothing was resampled"
+    ages = [row["staleness/max"] for row in rows]
+    assert ages == [min(step, staleness) for step in range(len(rows))]
+    assert all(row["updates"] == 8 for row in rows)
+
+
+def test_both_denominators_train_and_differ(tmp_path: Path) -> None:
+    weights = {}
+    for name, more in {"engine": (), "trainer": TRAINER}.items():
+        (tmp_path / name).mkdir()
+        recipe = write_recipe(tmp_path / name)
+        finish(start("train", recipe, *settings(1, *more)))
+        rows = rl(run_folder(recipe))
+        assert all(abs(row["mismatch/ratio_max"] - 1) > 1e-4 for row in rows)
+        weights[name] = story(run_folder(recipe))["weights"]
+    assert weights["engine"] != weights["trainer"]
+
+
+def test_stale_tokens_without_a_correction_are_refused(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    process = start("train", recipe, "stages.rl.old_logprobs=trainer", "stages.rl.max_staleness=1")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 2 and "the objective needs a correction" in err
+
+
+def test_two_processes_make_the_same_off_policy_updates(tmp_path: Path) -> None:
+    """Requests and draws do not depend on the number of processes; rewards agree as far as rounding lets them."""
+    curves = []
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        recipe = write_recipe(tmp_path / str(processes))
+        finish(start("train", recipe, *settings(1), processes=processes))
+        rows = rl(run_folder(recipe))
+        curves.append([(row["reward/mean"], row["updates"], row["tokens/trained"]) for row in rows])
+    assert curves[0][0] == curves[1][0]
+    assert [updates for _, updates, _ in curves[0]] == [updates for _, updates, _ in curves[1]]
