@@ -83,8 +83,9 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def untimed(rows: list[dict]) -> list[dict]:
+    timed = ("time/", "tokens_per_s/", "mfu")
     return [
-        {key: value for key, value in row.items() if not key.startswith("time/")} for row in rows
+        {key: value for key, value in row.items() if not key.startswith(timed)} for row in rows
     ]
 
 
