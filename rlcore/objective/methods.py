@@ -166,7 +166,7 @@ def with_method(stage: Mapping[str, Any]) -> dict[str, Any]:
     method_objective = merged["objective"]
     merged.update(stage)
     objective = stage.get("objective")
-    if isinstance(objective, Mapping) and "use" not in objective:
+    if isinstance(objective, Mapping) and not {"use", "preset"} & objective.keys():
         merged["objective"] = {"use": method_objective, **objective}
     merged["method"] = name
     credit = stage.get("credit", {})
