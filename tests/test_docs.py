@@ -40,7 +40,6 @@ NOT_CHECKED = {
     "my_problems.jsonl": "the data set is the reader's, and the model would be downloaded",
     "my_rewards.py:gap": "the text names this reward without its code",
     "my_parts.py:Writer": "tests/test_readme.py trains with an engine of this name",
-    "my_budgets.py:halves": "its code is a sentence of the text",
     "my_steps.py:cut": "the text names this splitter without its code",
     "my_forms.py:mine": "the text names this form without its code",
     "my_filters.py:short": "the text names this filter without its code",
