@@ -19,6 +19,7 @@ NAMES = {
 LAYERS = {
     "rlcore.__main__": 9,
     "rlcore.cli": 8,
+    "rlcore.api": 8,
     "rlcore.analysis": 7,
     "rlcore.bench": 7,
     "rlcore.run.driver": 6,

@@ -8,11 +8,13 @@ the working directory and then beside the recipe file that names it.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -92,11 +94,36 @@ def recipe_names() -> dict[str, Path]:
     return found
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The checked recipe called `name` (a name, or a path to a file), with `key=value` overrides. Raises `RecipeError`."""
-    raw = _read(find(name), seen=())
+def load(
+    name: str, overrides: Sequence[str] = (), changes: Mapping[str, Any] = MappingProxyType({})
+) -> Recipe:
+    """The checked recipe called `name` (a name, or a path to a file). Raises `RecipeError`.
+
+    changes: top-level keys that replace the recipe's; `rewards` replace those of its stages too.
+    overrides: `key=value`, laid over that.
+    """
+    return _finish(_read(find(name), seen=()), overrides, changes, where=str(name))
+
+
+def load_mapping(
+    raw: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Recipe:
+    """The checked recipe of a mapping with the keys of a recipe file. Raises `RecipeError`."""
+    return _finish(copy.deepcopy(dict(raw)), overrides, changes, where="given as a mapping")
+
+
+def _finish(
+    raw: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, Any], *, where: str
+) -> Recipe:
+    raw |= changes
+    if "rewards" in changes:
+        for stage in raw.get("stages", []):
+            if isinstance(stage, dict):
+                stage.pop("rewards", None)
     _override(raw, overrides)
-    return validate(raw, where=str(name))
+    return validate(raw, where=where)
 
 
 def tasks_section(raw: dict[str, Any], overrides: Sequence[str]) -> Any:

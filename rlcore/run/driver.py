@@ -21,7 +21,7 @@ from rlcore.run import checkpoint
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.processes import group_settings, lost_process_named
 from rlcore.run.session import Run
-from rlcore.run.tracking import Tracker
+from rlcore.run.tracking import Callback, StepFunction, Tracker
 from rlcore.types import Task
 
 
@@ -40,9 +40,14 @@ class Summary:
 
 
 def train(
-    recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
+    recipe: Recipe,
+    *,
+    callbacks: Sequence[Callback | StepFunction] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
 ) -> Summary:
-    """Run all stages. With `resume`, go on after the last checkpoint (from the start if there is none)."""
+    """Run all stages. With `resume`, continue after the last checkpoint (from the start if there is none)."""
     started = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # loading and saving bars would break ours
     folder = RunFolder(Path(recipe.run.folder) / recipe.name)
@@ -52,7 +57,7 @@ def train(
         project_dir=str(folder.path),
         kwargs_handlers=[group_settings(recipe.run.timeout_s)],
     )
-    tracker = Tracker(folder, accelerator, console or Console())
+    tracker = Tracker(folder, accelerator, console or Console(), callbacks)
     tasks: dict[str, Sequence[Task]] = {}
     for fact in check(recipe, tasks):
         tracker.say(fact)

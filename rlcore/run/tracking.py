@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -33,6 +33,20 @@ There they usually mean a mistake in the set-up.
 """
 
 
+class Callback(Protocol):
+    """What is called on the main process while a run goes on; methods that are absent are not called."""
+
+    def on_step(self, step: int, metrics: dict[str, Any]) -> None:
+        """After every step of a training stage. step: since the run began. metrics: the row of metrics.jsonl."""
+
+    def on_evaluation(self, row: dict[str, Any]) -> None:
+        """After every evaluation. row: that of eval.jsonl."""
+
+
+StepFunction = Callable[[int, dict[str, Any]], None]
+"""A callback that is a plain function is its `on_step`."""
+
+
 @dataclass
 class StageLog:
     """First and last row of a stage, for the summary."""
@@ -53,7 +67,14 @@ class StageLog:
 class Tracker:
     """Writes on the main process only; the other ranks are silent."""
 
-    def __init__(self, folder: RunFolder, accelerator: Accelerator, console: Console) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        console: Console,
+        callbacks: Sequence[Callback | StepFunction] = (),
+    ) -> None:
+        self._callbacks = list(callbacks)
         self.folder = folder
         self.accelerator = accelerator
         self.console = console if accelerator.is_main_process else Console(quiet=True)
@@ -113,12 +134,24 @@ class Tracker:
         numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=step)
         self._show_step(log, row)
+        self._call("on_step", step, row)
         meaning = loss_meaning(log.kind)
         if log.steps == 1 and "loss" in row and meaning is not None:
             self.say(f"note, {log.name}: {meaning}")
         if log.steps <= FIRST_STEPS:
             for sentence in dead_states(row):
                 self.say(f"warning, {log.name} step {log.done + log.steps}: {sentence}")
+
+    def _call(self, event: str, *arguments: Any) -> None:
+        """Call the callbacks that handle an event, on the main process."""
+        if not self.accelerator.is_main_process:
+            return
+        for callback in self._callbacks:
+            method = getattr(callback, event, None)
+            if method is None and event == "on_step" and callable(callback):
+                method = callback
+            if method is not None:
+                method(*arguments)
 
     def _show_step(self, log: StageLog, row: Mapping[str, Any]) -> None:
         if self._bar is None:
@@ -141,6 +174,7 @@ class Tracker:
         seconds = f"{row['time/total']:.1f} s"
         headline = _headline(log.headline, row)
         self.say(f"{log.name}: {headline} of {row['completions']} completions ({seconds})")
+        self._call("on_evaluation", dict(row))
 
     def sampled(self, stage: Stage, row: Mapping[str, Any]) -> None:
         """Log one sample stage and show it."""

@@ -45,6 +45,7 @@ from rlcore.run.metrics import (
     staleness_metrics,
 )
 from rlcore.run.next_token import STREAM, text_samples
+from rlcore.run.own_metrics import build_metrics, mean_metrics, measure_groups
 from rlcore.run.plots import draw_categories
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
@@ -118,6 +119,9 @@ class RlStage(GeneratingStage):
         description="denominator of the ratio after the first update and for stale tokens: recomputed by the learner, or as the "
         "engine recorded them; default: trainer in bfloat16, else engine",
     )
+    metrics: list[str | dict[str, Any]] = Field(
+        default_factory=list, description="functions of a group, logged as metric/<function>"
+    )
     credit: CreditSection = Field(default_factory=CreditSection)
     objective: str | dict[str, Any] = Field(
         "grpo",
@@ -173,6 +177,8 @@ class RlStage(GeneratingStage):
             build_prefilter(self, curriculum, tasks, seed=0)
         with context.at("filter"):
             build_filter(self)
+        with context.at("metrics"):
+            build_metrics(self.metrics)
         with context.at("budget"):
             build_budget(self)
         with context.at("follow_up"):
@@ -234,6 +240,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     learner = run.learner(stage, objective)
     limit = TokenLimit(run, stage.stop_after_tokens)
+    own_metrics = build_metrics(stage.metrics)
 
     with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
         collector = run.collector(
@@ -271,6 +278,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             samples = credit(batch.groups)
             write_rollouts(run, batch, samples)
             metrics = batch_metrics(run, batch, version=learner.version)
+            metrics |= mean_metrics(run.gather(measure_groups(own_metrics, batch.groups)))
             metrics |= batches.observe(batch, samples)
             watch.lap("credit")
 
