@@ -58,6 +58,12 @@ TABLES = {
 REWARDS = ("exact", "math", "judge", "relative_length", "hpc/helpful", "hpc/creative")
 """Names of the rewards of the small recipe: those that pieces of the pages mention."""
 
+OLD_WORDS = (
+    r"\b(desk|intake|gates?|admit\w*|arms?|learnt|gold|exam|lessons?|wings?|arrows?|house)\b"
+    r"|\b(at most )?so many\b|\bonce mended\b|\bturned away\b|\b\w+_share\b"
+)
+"""Words of the glossary's last column, which pages do not use; names of tests and code may."""
+
 FILES = {
     "my_texts.txt": "\n\n".join(
         f"{day} was the day on which the rain fell on the hills of the valley, and nobody went out."
@@ -237,6 +243,18 @@ def test_cells_of_tables(head: str, value: str, folder: Path) -> None:
     for key in reversed(TABLES[head]):
         piece = {key: piece}
     check_piece(yaml.safe_dump(piece), folder)
+
+
+def test_pages_use_the_words_of_the_glossary() -> None:
+    pages = [*PAGES, *sorted((ROOT / "recipes/papers").glob("*/README.md"))]
+    for path in pages:
+        if path.name == "glossary.md":
+            continue
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), start=1):
+            without_code = re.sub(r"`[^`]*`", "", line)
+            match = re.search(OLD_WORDS, without_code)
+            assert match is None, f"{path.name}:{number}: {match and match[0]}: {line}"
 
 
 def test_the_tables_of_objectives_are_complete() -> None:
