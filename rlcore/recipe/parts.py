@@ -15,6 +15,7 @@ from rlcore.curriculum.task_sampler import CURRICULA
 from rlcore.objective.presets import PRESETS, find_preset
 from rlcore.plugin import find, signature
 from rlcore.recipe.build import FOLLOW_UPS, POLICY_REWARDS, TASKS
+from rlcore.recipe.build_learner import ENGINE_CONTEXT, ENGINES
 from rlcore.recipe.corpus import FORMS
 from rlcore.recipe.optim_sections import SCHEDULES
 from rlcore.scoring.forms import RewardSpec
@@ -56,6 +57,7 @@ def kinds() -> dict[str, Kind]:
         "baseline": Kind(BASELINES, offered=1),
         "split": Kind(SPLITTERS),
         "scheme": Kind(SCHEMES, offered=1),
+        "engine": Kind(ENGINES, context=ENGINE_CONTEXT),
     }
 
 

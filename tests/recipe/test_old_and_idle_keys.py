@@ -45,7 +45,7 @@ def recipe(tmp_path: Path) -> str:
         ("stages.rl.reward_deadline_s=2.0", "it is now 'scoring.deadline_s'"),
         ("stages.rl.credit.arm_weights={a: 1.0}", "it is now 'category_weights'"),
         ("stages.eval.answers=2", "it is now 'num_samples'"),
-        ("engine.kind=hf", "it is now 'use'"),
+        ("engine.kind=hf", "the key 'kind' is now 'use'"),
         ("stages.rl.optim.rex_d=0.5", "it is now 'schedule: {use: rex"),
         ("tasks.train={kind: arithmetic}", "the key 'kind' is now 'use'"),
         ("stages.rl.rewards=[{use: exact, params: {after: x}}]", "now stand beside 'use'"),

@@ -28,7 +28,7 @@ stages:
 @pytest.mark.parametrize(
     ("override", "place"),
     [
-        ("engine.use=vlm_local", "engine.use: there is no engine"),
+        ("engine.use=vlm_local", "engine: there is no engine"),
         ("tasks.train={use: 'builtins:list'}", "tasks.train: task set"),
         (
             "tasks.train={use: dataset, path: /nowhere.jsonl, columns: {prompt: q}}",
