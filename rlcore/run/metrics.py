@@ -185,7 +185,6 @@ def learner_metrics(report: StepReport) -> dict[str, float]:
         "clip_frac": report.clip_frac,
         "policy/kl_to_old": report.old_kl,
         "policy/ratio_max": report.old_ratio_max,
-        "advantage/abs_mean": report.abs_advantage,
         "tokens/trained": report.tokens,
     }
     if len(report.losses) > 1:

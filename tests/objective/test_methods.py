@@ -27,7 +27,7 @@ from rlcore.objective import PRESETS, Counts, Tokens
 from rlcore.objective.methods import METHODS, method_defaults, with_method
 from rlcore.recipe.build_credit import build_credit
 from rlcore.recipe.build_learner import build_objective
-from rlcore.recipe.schema import RlStage
+from rlcore.stages.rl import RlStage
 from rlcore.types import Group, Rollout, Task, Verdict
 
 STAGE = {

@@ -232,6 +232,9 @@ class ParityScorer:
             )
         )
 
+    def check_progress(self) -> None:
+        pass
+
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
         ready, self._ready = self._ready, []
         return ready

@@ -83,9 +83,8 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def untimed(rows: list[dict]) -> list[dict]:
-    return [
-        {key: value for key, value in row.items() if not key.startswith("time/")} for row in rows
-    ]
+    timed = ("time/", "tokens_per_s/", "mfu")
+    return [{key: value for key, value in row.items() if not key.startswith(timed)} for row in rows]
 
 
 def story(folder: Path) -> dict[str, object]:
