@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from rlcore.credit.estimator import ESTIMATOR_CONTEXT, ESTIMATORS
 from rlcore.credit.group import BASELINES
 from rlcore.credit.split import SPLITTERS
 from rlcore.credit.step_values import SCHEMES
@@ -57,6 +58,7 @@ def kinds() -> dict[str, Kind]:
         "baseline": Kind(BASELINES, offered=1),
         "split": Kind(SPLITTERS),
         "scheme": Kind(SCHEMES, offered=1),
+        "steps": Kind(ESTIMATORS, context=ESTIMATOR_CONTEXT),
         "engine": Kind(ENGINES, context=ENGINE_CONTEXT),
     }
 

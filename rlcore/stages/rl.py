@@ -185,8 +185,9 @@ class RlStage(GeneratingStage):
             build_follow_up(self.follow_up)
         with context.at("objective"):
             objective = build_objective(self.objective, max_tokens=self.sampling.max_tokens)
-        with context.at("credit.steps"):
-            build_step_values(self, context.no_engine, str)
+        if self.credit.steps:
+            with context.at("credit.steps"):
+                build_step_values(self.credit.steps, self, context.no_engine, str)
         with context.at("credit"):
             build_credit(self.credit, weights=credit_weights(self))
         with context.at("credit.demonstrations"):
@@ -259,7 +260,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             ranks=run.accelerator.num_processes,
             gather=run.gather,
             rescore=policy_scorer(run, stage, learner.average),
-            estimate=step_values(run, stage, collector, seed=seed),
+            estimate=step_values(run, stage.credit.steps, stage, collector, seed=seed),
         )
         run.resume_stage(learner, curriculum, batches)
         credit = build_credit(
