@@ -12,6 +12,7 @@ from rlcore.credit.split import SPLITTERS
 from rlcore.credit.step_values import SCHEMES
 from rlcore.curriculum.filter import FILTERS
 from rlcore.curriculum.length_budget import BUDGETS
+from rlcore.curriculum.prefilter import PREFILTERS
 from rlcore.curriculum.task_sampler import CURRICULA
 from rlcore.objective.presets import PRESETS, find_preset
 from rlcore.plugin import find, signature
@@ -51,6 +52,7 @@ def kinds() -> dict[str, Kind]:
         "rewards": Kind(rewards),
         "curriculum": Kind(CURRICULA, offered=1, context=("seed",)),
         "filter": Kind(FILTERS),
+        "prefilter": Kind(PREFILTERS, offered=2, context=("seed",)),
         "budget": Kind(BUDGETS, context=("steps",)),
         "follow_up": Kind(FOLLOW_UPS, offered=2),
         "objective": Kind(dict.fromkeys(PRESETS, "")),

@@ -31,7 +31,7 @@ from rlcore.recipe.build import (
 from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
 from rlcore.recipe.build_learner import build_objective
 from rlcore.recipe.credit_sections import CreditSection
-from rlcore.recipe.filter_sections import PrefilterSection, ResampleSection
+from rlcore.recipe.filter_sections import GroupKeys
 from rlcore.recipe.optim_sections import OptimSection
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
 from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from rlcore.types import Sample
 
 
-class RlStage(GeneratingStage):
+class RlStage(GroupKeys, GeneratingStage):
     headline = ("reward/mean", "completions/length/mean", "reward/frac_zero_std")
 
     steps: PositiveInt = Field(description="rollout batches to train on")
@@ -77,22 +77,12 @@ class RlStage(GeneratingStage):
         description="end after the step that brings the tokens written in this stage, continuations too, to this number",
     )
     groups_per_step: PositiveInt = Field(32, description="tasks in a step, over all processes")
-    group_size: PositiveInt = Field(8, description="answers to a task")
     aggregate: str | dict[str, Any] = Field(
         "sum", description="how rewards become one value: a name, or {use: name, parameter: value}"
     )
     curriculum: str | dict[str, Any] = Field(
         "uniform",
         description="which tasks next: a name, or {use: name, parameter: value}; docs/curricula.md",
-    )
-    filter: str | dict[str, Any] | list[str | dict[str, Any]] | None = Field(
-        None,
-        description="which groups enter the batch, the others are replaced: zero_variance, pass_rate, staleness, unscorable",
-    )
-    resample: ResampleSection = Field(default_factory=ResampleSection)
-    prefilter: PrefilterSection | None = Field(
-        None,
-        description="pass over tasks like those the filter rejected, before anything is written for them",
     )
     budget: PositiveInt | str | dict[str, Any] | None = Field(
         None,
@@ -135,19 +125,9 @@ class RlStage(GeneratingStage):
         return with_method(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
-    def _parts_of_a_filter(self) -> RlStage:
+    def _budget_text_has_an_effect(self) -> RlStage:
         if self.budget is None and self.budget_text != BUDGET_TEXT:
             raise ValueError("budget_text has no effect without a budget")
-        if self.prefilter is not None and self.filter is None:
-            raise ValueError("prefilter remembers what a filter rejected: set filter too")
-        if self.resample.probe is not None and (
-            self.filter is None or self.resample.probe >= self.group_size
-        ):
-            raise ValueError(
-                f"resample.probe is {self.resample.probe}, which needs a filter and a group_size above it (it is {self.group_size})"
-            )
-        if self.filter is None and self.resample != ResampleSection():
-            raise ValueError("resample has no effect without a filter: set filter, or leave it out")
         return self
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:

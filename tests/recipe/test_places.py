@@ -61,7 +61,7 @@ stages:
             "stages.rl.filter: filter 'pass_rate' has no parameter 'lo'",
         ),
         (
-            "stages.again.prefilter=levl",
+            "stages.again.prefilter={use: greso, by: levl}",
             "stages.again.prefilter: it goes by the column 'levl', which task arithmetic/train/0/0 has not",
         ),
         (
