@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -32,7 +32,7 @@ from rlcore.recipe.build_credit import build_credit, build_step_values, credit_w
 from rlcore.recipe.build_learner import build_objective
 from rlcore.recipe.credit_sections import CreditSection
 from rlcore.recipe.filter_sections import GroupKeys
-from rlcore.recipe.optim_sections import OptimSection
+from rlcore.recipe.optim_sections import OptimSection, UpdateKeys
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
 from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
 from rlcore.run.metrics import (
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from rlcore.types import Sample
 
 
-class RlStage(GroupKeys, GeneratingStage):
+class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
     headline = ("reward/mean", "completions/length/mean", "reward/frac_zero_std")
 
     steps: PositiveInt = Field(description="rollout batches to train on")
@@ -95,22 +95,6 @@ class RlStage(GroupKeys, GeneratingStage):
     follow_up: str | dict[str, Any] | None = Field(
         None,
         description="tasks made of a step's answers, answered in the same step: guess_masks, or {use: name, ...}",
-    )
-    max_staleness: Annotated[int, Field(ge=0)] = Field(
-        0, description="rollout batches generated beyond the one being trained"
-    )
-    minibatches: PositiveInt = Field(1, description="updates that a rollout batch is cut into")
-    update_epochs: PositiveInt = Field(1, description="times that a rollout batch is trained on")
-    minibatch_by: Literal["group", "sequence"] = Field(
-        "group", description="what stays together when a batch is cut"
-    )
-    old_logprobs: Literal["trainer", "engine"] | None = Field(
-        None,
-        description="denominator of the ratio after the first update and for stale tokens: recomputed by the learner, or as the "
-        "engine recorded them; default: trainer in bfloat16, else engine",
-    )
-    metrics: list[str | dict[str, Any]] = Field(
-        default_factory=list, description="functions of a group, logged as metric/<function>"
     )
     credit: CreditSection = Field(default_factory=CreditSection)
     objective: str | dict[str, Any] = Field(
@@ -143,10 +127,6 @@ class RlStage(GroupKeys, GeneratingStage):
                 "sampling.temperature is 0: greedy completions of a task are all the same, "
                 "so RL learns nothing"
             )
-
-    def denominator(self, recipe: Recipe) -> Literal["trainer", "engine"]:
-        """Where old log-probabilities come from, default applied."""
-        return self.old_logprobs or ("trainer" if recipe.model.dtype == "bfloat16" else "engine")
 
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)
