@@ -34,12 +34,14 @@ SCORE_DEADLINE_S = 600.0
 class VllmEngine:
     """Samples from a vLLM engine that this process owns.
 
-    `memory_gb` bounds the key-value cache; without it the cache holds `max_sequences` full sequences, within 4 GB on CPU
-    and 40% of the free memory on a GPU. Log-probabilities are those of the distribution drawn from (greedy: at
-    temperature 1). After `load` the prefix cache is emptied and unfinished answers are read again under the new weights.
-    With `tensor_parallel` > 1 the workers are child processes. Under a launcher with several processes every process owns
-    one engine. With `adapter_rank` the weights of `model_folder` stay, and `load` takes a LoRA adapter of at most that rank,
-    which vLLM adds to them (see `rollout.vllm_adapter`). Raises `EngineError` if vLLM is absent.
+    Log-probabilities are those of the distribution drawn from (greedy: at temperature 1). After `load` the prefix cache is
+    emptied and unfinished completions are read again under the new weights. Under a launcher with several processes every
+    process owns one engine. Raises `EngineError` if vLLM is absent.
+
+    memory_gb: size of the key-value cache; by default it holds `max_sequences` full sequences, within 4 GB on CPU and 40%
+    of the free memory on a GPU. seed: of vLLM itself; every request has its own. tensor_parallel: above 1 the workers are
+    child processes. prefix_caching: what requests have in common at the start is computed once. adapter_rank: the weights
+    of `model_folder` stay, and `load` takes a LoRA adapter of at most that rank (see `rollout.vllm_adapter`).
     """
 
     def __init__(

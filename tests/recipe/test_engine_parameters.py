@@ -77,4 +77,5 @@ def test_a_parameter_that_the_engine_lacks_is_an_error(
 def test_the_parameters_of_an_engine_are_listed(tmp_path: Path, recipe: str) -> None:
     keys = {key.key: key for key in find_keys("engine.vllm_local")}
     assert {"engine.vllm_local.memory_gb", "engine.vllm_local.prefix_caching"} <= keys.keys()
+    assert all(key.meaning for key in keys.values())
     assert not {"engine.vllm_local.model_folder", "engine.vllm_local.dtype"} & keys.keys()
