@@ -2,4 +2,4 @@
 
 read -> clean -> filters -> overlap -> segment -> prepare          once: documents on disk, with a
 count of what was dropped targets, positions, spans                                          tasks
-made from them when asked for """
+made from them when asked for"""

@@ -1,4 +1,4 @@
-"""A second round of answers in one step: masks the policy chose are guessed by the same policy (PretrainZero, 2512.03442)."""
+"""Follow-up tasks: the policy guesses the masks it chose, in the same step (PretrainZero, 2512.03442)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def guess_masks(
 
     The exception is the paper's guard: without it noise, which nobody can guess, pays best. A mask
     that cannot be read or is not legal earns 0 as `wrong-format`; one whose guesses have no score
-    has none. Other groups pass as they are. """
+    has none. Other groups pass as they are."""
     tasks: list[Task] = []
     for group in groups:
         for rollout in group.rollouts if group.task.category == "mask" else ():

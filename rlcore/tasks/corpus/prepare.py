@@ -3,7 +3,7 @@ read when asked for.
 
 The work goes from one commit to the next: a shard of documents, the state of the duplicate filter,
 and a small file that says how far the stream was read. Killed at any moment, it goes on after the
-last commit and leaves the same bytes. """
+last commit and leaves the same bytes."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def prepare(
 
     label: names the segmenter, whose code cannot be compared. progress: told after every commit.
     Memory is that of the duplicate filter plus one shard. Raises `TaskError` where nothing can be
-    read or nothing is kept. """
+    read or nothing is kept."""
     key = _key(source, cleaning, label)
     folder = (
         folder

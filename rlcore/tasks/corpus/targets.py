@@ -1,4 +1,4 @@
-"""Next-segment tasks (RLPT, arXiv 2509.19249): say a segment, given what precedes it, or what stands on both sides of it."""
+"""Next-segment tasks (RLPT, arXiv 2509.19249): say a segment, given its context."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def segment_tasks(
     s_(i+1); of s_<i at most the last `context_chars`, from the start of a segment on. The answer is
     s_i; the column `reference` holds s_i and the segments after it, `reference` in all, for a
     reward that takes a prefix of them; a demonstration puts s_i between `tag`s. No prompt contains
-    its answer: a segment that is said twice in its document is no target. """
+    its answer: a segment that is said twice in its document is no target."""
     if not 0 <= msr_share <= 1 or reference < 1 or context_chars < 1:
         raise TaskError(
             "next-segment tasks need msr_share from 0 to 1, reference >= 1 and context_chars >= 1, "
@@ -44,7 +44,7 @@ def segment_tasks(
     ends = np.cumsum([len(targets) for targets in prepared.table["targets"]], dtype=np.int64)
     if not len(ends) or not ends[-1]:
         raise TaskError(
-            "the corpus has no segment that can be asked for: lower target_chars, or use another unit"
+            "no segment of the corpus can be asked for: lower target_chars, or use another unit"
         )
 
     def make(i: int) -> Task:
