@@ -1,6 +1,7 @@
 """Scores a Countdown answer: the given numbers, each used once, must make the target.
 
-reasoning-gym's own check evaluates what the model wrote as Python through sympy; here nothing but numbers and + - * / is read.
+reasoning-gym's own check evaluates what the model wrote as Python through sympy; here nothing but
+numbers and + - * / is read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rlcore import Verdict, reward
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 LONGEST = 400
-"""Characters of an answer that is read."""
+"""Characters of an answer that are read."""
 _STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 _NODES = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
@@ -31,14 +32,16 @@ def countdown(
     finished: bool = True,
     **columns: Any,
 ) -> float | Verdict:
-    """1 if the answer makes `target` from `numbers`, each used once (`use_all` false: at most once), else 0.
+    """1 if the completion makes `target` from `numbers`, each used once, else 0.
 
-    The answer is the text in the last <answer> tag, if there is one, or all of it: an expression such as (8-5)*3, or steps such
-    as 8-5=3;3*3=9, each of which uses two numbers that are left. Anything else is wrong-format and 0, and so is an answer that
-    was cut off before its end. `numbers` and `target` are columns of the task.
+    With `use_all: false` a number may be left out. The answer is the text in the last <answer> tag,
+    or else the whole completion: an expression such as (8-5)*3, or steps such as 8-5=3;3*3=9, each
+    of which uses two of the numbers that are left. Anything else is wrong-format and 0, and so is a
+    completion that was cut off before its end. `numbers` and `target` are columns of the task.
     Source: the Countdown task of SEC (arXiv 2505.14970).
 
-    >>> [countdown(answer, numbers=[3, 5, 8], target=9) for answer in ("8-5=3;3*3=9", "(8-5)*3", "8+5-3", "3*3")]
+    >>> texts = ["8-5=3;3*3=9", "(8-5)*3", "8+5-3", "3*3"]
+    >>> [countdown(text, numbers=[3, 5, 8], target=9) for text in texts]
     [1.0, 1.0, 0.0, 0.0]
     """
     if not finished:

@@ -1,4 +1,4 @@
-"""Scores a reasoning-gym answer by the rule of the data set it comes from."""
+"""Scores an answer to a reasoning-gym task by the rule of its data set."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def gym_answer(
     finished: bool = True,
     tag: str = "answer",
 ) -> float:
-    """The data set's own score, 0 to 1, of the text in the last `<answer>...</answer>`, or of the whole answer if it has none.
+    """The data set's own score, 0 to 1, of the last `<answer>...</answer>` or the whole completion.
 
-    An answer cut off before its end counts only if its tag is closed. `entry` and `params` are columns that the task source
-    `gym` provides. Source: reasoning-gym (arXiv 2505.24760).
+    A completion that was cut off before its end counts only if its tag is closed. `entry` and
+    `params` are columns that the task source `gym` provides. Source: reasoning-gym (arXiv
+    2505.24760).
 
     >>> entry = {"answer": "4", "metadata": {"source_dataset": "chain_sum"}}
     >>> gym_answer("so <answer>4</answer>", "4", entry=entry)
@@ -36,11 +37,8 @@ def gym_answer(
     if tagged is None and not finished:
         return 0.0
     text = completion.strip() if tagged is None else tagged
-    return float(
-        _dataset(entry["metadata"]["source_dataset"], json.dumps(params or {})).score_answer(
-            text, dict(entry)
-        )
-    )
+    dataset = _dataset(entry["metadata"]["source_dataset"], json.dumps(params or {}))
+    return float(dataset.score_answer(text, dict(entry)))
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,8 @@
-"""A language model behind an OpenAI-compatible endpoint as the reward: it reads the answer and gives a verdict.
+"""A language model behind an OpenAI-compatible endpoint as the reward.
 
-The verdict is the last match of an expression, or a key of the last JSON object, in the judge's reply. A reply without one
-is `unscorable`, never 0; so is a judge that cannot be reached. An empty answer is 0 and is not sent.
+The verdict is the last match of an expression, or a key of the last JSON object, in the judge's
+reply. A reply without one is `unscorable`, never 0; so is a judge that cannot be reached. An empty
+completion is 0 and is not sent.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Judge:
         self, completion: str, answer: Any, prompt: str | list[Message], **columns: Any
     ) -> Verdict:
         if not completion.strip():
-            return Verdict(value=0.0, reason="an empty answer is not sent to the judge")
+            return Verdict(value=0.0, reason="an empty completion is not sent to the judge")
         body = {
             **self.settings,
             "messages": [

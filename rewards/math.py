@@ -1,31 +1,40 @@
-"""Compares a mathematical answer with the gold one by value, not by spelling: `1/2`, `0.5` and `\\frac{1}{2}` are equal.
+"""Compares a final answer with the reference answer by value: `1/2` equals `0.5` and `\\frac{1}{2}`.
 
-**Which part is the answer.** What comes before the last `</think>` is none. Five rules look for it in the rest:
+**Which part is the final answer.** What stands before the last `</think>` is ignored. Five rules
+look for the final answer in the rest:
 
     1. boxed    the last `\\boxed{...}` that is not empty
     2. hashes   the text after the last `####`, to the end of its line
-    3. says     what follows the last "answer is" (or "answer:"), to the end of its line; of prose the first number
-    4. whole    the whole text, where it is one short line of symbols: `\\frac{1}{4}`, `(1, 2)`, `3xy + 1`
-    5. last     the last formula between `$`, `\\(..\\)` or `\\[..\\]`, or the last number; else a short text as it is
+    3. says     what follows the last "answer is" (or "answer:"), to the end of its line; of prose
+                the first number
+    4. whole    the whole text, if it is one short line of symbols: `\\frac{1}{4}`, `3xy + 1`
+    5. last     the last formula between `$`, `\\(..\\)` or `\\[..\\]`, or the last number; else a
+                short text as it is
 
-and `mode` says how they are used:
+`mode` says how they are used:
 
-    first   (default) the first rule that finds something decides. A box that is empty or never closes is an empty answer.
-    strict  rules 1 to 3 only: an answer nobody marked is `wrong-format` and 0.
-    flex    any of what rules 1, 2 and 3 find may be right (rules 4 and 5 where none of them finds anything), as Tulu 3 does for
-            MATH (arXiv 2411.15124). Up to three tries an answer: for measuring, not for training.
+    first   (default) the first rule that finds something decides. A box that is empty or never
+            closes is an empty answer.
+    strict  rules 1 to 3 only: an unmarked answer is `wrong-format` and 0.
+    flex    any of what rules 1, 2 and 3 find may be right (rules 4 and 5 if they find nothing), as
+            in Tulu 3 for MATH (arXiv 2411.15124). Up to three tries per completion: use it for
+            measuring, not for training.
 
-Only rule 1 is used for an answer that was cut off before its end: the others could read half a number. Several values, "3 or 4",
-`\\boxed{3}` or `\\boxed{4}`, are a list, which equals a gold list and no single gold. The gold goes through rules 1 to 3, else it
-is the answer as it stands; of a list of golds any may be met.
+Only rule 1 is used for a completion that was cut off before its end: the others could read half a
+number. Several values, "3 or 4" or `\\boxed{3}` or `\\boxed{4}`, are a list; it equals a reference
+list and no single value. The reference answer goes through rules 1 to 3, else it is taken as it
+stands; if the task has a list of answers, any may be met.
 
-**What is equal.** Plain numbers are compared exactly: `1,234`, `10 000`, `$5`, `3/4`, `3\\frac{1}{2}`, `1.5e3`. Percent is a
-unit, so `50%` = `50`; but a gold between -1 and 1 is a share: gold `0.5` equals `50%` and not `0.5%`. Gold `50%` is never `0.5`.
-A unit may be left out; two that differ in name or power (`cm`, `cm^2`, `m`) are not equal, and none is converted. `(B)`, `B.` and
-`(B) 12 cm` are choice B. Words are compared as text, case aside. Lists and sets have no order, tuples do. A decimal stands for a
-value to six decimals and a relative 1e-5. The rest is math-verify's: expressions that simplify to each other are equal, so an
-unfactored polynomial passes where the gold one is factored, and an answer `6/8` where it is `3/4`. But a formula copied from the
-prompt is no answer, unless the gold is written so: "Evaluate $2^{10} - 1$" is not answered by `2^{10} - 1`.
+**What is equal.** Plain numbers are compared exactly: `1,234`, `10 000`, `$5`, `3/4`,
+`3\\frac{1}{2}`, `1.5e3`. Percent is a unit, so `50%` = `50`; but a reference between -1 and 1 is a
+fraction: reference `0.5` equals `50%` and not `0.5%`. Reference `50%` is never `0.5`. A unit may be
+left out; two that differ in name or power (`cm`, `cm^2`, `m`) are not equal, and none is converted.
+`(B)`, `B.` and `(B) 12 cm` are choice B. Words are compared as text, without case. Lists and sets
+have no order, tuples do. A decimal stands for a value to six decimals and a relative 1e-5. The rest
+is left to math-verify: expressions that simplify to each other are equal, so an unfactored
+polynomial passes if the reference is factored, and `6/8` passes for `3/4`. But a formula copied
+from the prompt is no answer unless the reference is written so: "Evaluate $2^{10} - 1$" is not
+answered by `2^{10} - 1`.
 """
 
 from __future__ import annotations
@@ -58,14 +67,18 @@ def math_answer(
     finished: bool = True,
     **columns: Any,
 ) -> float | None | Verdict:
-    """1 if the final answer has the value of the gold one, else 0; no score where the gold itself has no value to compare with.
+    """1 if the final answer has the value of the reference answer, else 0.
 
-    mode: how the final answer is found, "first", "strict" or "flex" (see the module). within: look only inside the last
-    `<within>...</within>`, for example "answer". An answer without a final answer, or without that tag, is `wrong-format` and 0.
-    A gold may be a list: any counts. Source: math-verify, with stated conventions for units, percent, choices and lists.
+    There is no score if the reference answer has no value to compare with; it may be a list, of
+    which any counts. mode: how the final answer is found: "first", "strict" or "flex" (see the
+    module). within: look only inside the last `<within>...</within>`, for example "answer". A
+    completion without a final answer, or without that tag, is `wrong-format` and 0. Source:
+    math-verify, with conventions for units, percent, choices and lists.
 
-    >>> math_answer(r"So we get \\boxed{\\frac{1}{2}}.", "0.5"), math_answer("The answer is 3 or 4.", "4")
-    (1.0, 0.0)
+    >>> math_answer(r"So we get \\boxed{\\frac{1}{2}}.", "0.5")
+    1.0
+    >>> math_answer("The answer is 3 or 4.", "4")
+    0.0
     """
     if mode not in ("first", "strict", "flex"):
         raise ValueError(f"mode is {mode!r}; choose first, strict or flex")
@@ -82,7 +95,7 @@ def math_answer(
             return Verdict(
                 value=0.0,
                 status="wrong-format",
-                reason=f"there is no <{within}>...</{within}> in the answer",
+                reason=f"there is no <{within}>...</{within}> in the completion",
             )
         finished = True
     candidates = final_answers(completion, mode=mode, ended=finished)
@@ -91,21 +104,16 @@ def math_answer(
     asked = (
         prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
     )
-    candidates = [found for found in candidates if not _copied(found, asked, answers)]
+    candidates = [
+        candidate
+        for candidate in candidates
+        if len(candidate) <= LONGEST and not _copied(candidate, asked, answers)
+    ]
     try:
-        return float(
-            any(
-                len(found) <= LONGEST and same_value(right, found)
-                for found in candidates
-                for right in answers
-            )
-        )
+        return float(any(same_value(right, text) for text in candidates for right in answers))
     except TimeoutException:  # derives from BaseException
-        return Verdict(
-            value=None,
-            status="timed-out",
-            reason=f"math-verify took over {TIMEOUT_S} s for {candidates[0][:80]!r}",
-        )
+        reason = f"math-verify took over {TIMEOUT_S} s for {candidates[0][:80]!r}"
+        return Verdict(value=None, status="timed-out", reason=reason)
 
 
 def _copied(found: str, prompt: str, answers: Sequence[str]) -> bool:
@@ -125,6 +133,6 @@ def _dense(text: str) -> str:
 
 
 def _all(answer: Any) -> Sequence[Any]:
-    """The golds of a task: arrays and lists hold several."""
+    """The reference answers of a task: arrays and lists hold several."""
     answer = answer.tolist() if hasattr(answer, "tolist") else answer
     return answer if isinstance(answer, list | tuple) else [answer]

@@ -1,7 +1,7 @@
 """Which part of a text is its final answer. The rules, and how the modes use them, are stated in `rewards.math`.
 
 Whatever the rule, an answer that gives several values is the list of them, `1, 2`: "the answer is 3 or 4", `\\boxed{3}` or
-`\\boxed{4}`. A list equals a gold list and no single gold, so naming more values never helps.
+`\\boxed{4}`. A list equals a reference list and no single value, so naming more values never helps.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def final_answer(text: str, *, mode: Mode = "first", ended: bool = True) -> str:
 
 
 @lru_cache(maxsize=65536)
-def reference_text(gold: str) -> str:
-    """The final answer in a gold text, which may be a whole worked solution; else the text itself."""
-    return boxed(gold) or after_hashes(gold) or after_says(gold) or gold.strip()
+def reference_text(answer: str) -> str:
+    """The final answer in a reference answer, which may be a whole worked solution; else the text itself."""
+    return boxed(answer) or after_hashes(answer) or after_says(answer) or answer.strip()
 
 
 def boxed(text: str) -> str | None:

@@ -156,7 +156,7 @@ def _differ_in_writing(
 
 
 def _out_of_reach(text: str) -> bool:
-    """Numbers too large to compute, which no gold answer is: towers of three powers, exponents of five digits, 9999!, 3!!!."""
+    """Numbers too large to compute, which no reference answer is: towers of three powers, exponents of five digits, 9999!, 3!!!."""
     dense = re.sub(r"\s", "", text)
     tower = re.search(r"\d\}?\^\{?\(?\d[^+\-*/=,{}^]*\^\{?\(?\d[^+\-*/=,{}^]*\^", dense)
     large = re.search(r"\^\{?-?\d{5,}|\d{4,}\)?!|!!!|\d\)?!\)?!", dense)

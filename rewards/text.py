@@ -1,4 +1,4 @@
-"""Rewards on the text alone: the answer as it is written, the format, repetition, the script it is written in."""
+"""Rewards on the text alone: the answer as written, format, repetition, writing system."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from rlcore import Verdict, reward
 
 @reward
 def exact(
-    completion: str, answer: Any, *, after: str | None = None, finished: bool = True, **columns: Any
+    completion: str,
+    answer: Any,
+    *,
+    after: str | None = None,
+    finished: bool = True,
+    **columns: Any,
 ) -> float | Verdict:
-    """1 if the answer is the gold text, spaces at the ends aside, else 0; with `after`, the text after the last such marker.
+    """1 if the completion is the reference answer, except for outer spaces, else 0.
 
-    An answer without the marker is `wrong-format` and 0; one that was cut off before its end is 0.
+    after: compare only the text after the last such marker; a completion without it is
+    `wrong-format` and 0. A completion that was cut off before its end is 0.
 
     >>> exact("7+15=22;22+4=26", "26", after="=")
     1.0
@@ -27,9 +33,7 @@ def exact(
     if after is not None:
         _, marker, completion = completion.rpartition(after)
         if not marker:
-            return Verdict(
-                value=0.0, status="wrong-format", reason=f"there is no {after!r} in the answer"
-            )
+            return _wrong_format(f"there is no {after!r} in the completion")
     return float(completion.strip() == str(answer).strip())
 
 
@@ -43,38 +47,33 @@ def match(
     finished: bool = True,
     **columns: Any,
 ) -> float | Verdict | None:
-    """1 if the answer has the words of the gold text, else 0: case, punctuation, articles (a, an, the) and spaces do not count.
+    """1 if the completion has the words of the reference answer, else 0.
 
-    A gold may be a list: any counts; without a gold there is no score. within: compare the content of the last
-    `<within>...</within>`, for example "answer"; a text without it is `wrong-format` and 0. contains: the gold's words may stand
-    anywhere in the answer, which an answer that lists every candidate also earns. An answer cut off before its end is 0, unless
-    the tag is closed. Normalised as SQuAD does (arXiv 1606.05250).
+    Case, punctuation, articles (a, an, the) and spaces do not count, as in SQuAD (arXiv
+    1606.05250). The answer may be a list, of which any counts; without an answer there is no score.
+    within: compare the content of the last `<within>...</within>`, for example "answer"; a text
+    without it is `wrong-format` and 0. contains: the words may stand anywhere, which a completion
+    that lists every candidate also earns. A completion that was cut off before its end is 0, unless
+    the tag is closed.
 
     >>> match("The Eiffel Tower.", ["tour eiffel", "eiffel tower"])
     1.0
     """
-    answers = [
-        words
-        for one in (answer if isinstance(answer, list | tuple) else [answer])
-        if (words := _plain(one))
-    ]
-    if not answers:
+    references = answer if isinstance(answer, list | tuple) else [answer]
+    references = [_plain(reference) for reference in references if _plain(reference)]
+    if not references:
         return None
     if within is not None:
-        found = _last_span(completion, within)
-        if found is None:
-            return Verdict(
-                value=0.0,
-                status="wrong-format",
-                reason=f"there is no <{within}>...</{within}> in the answer",
-            )
-        completion = found
+        block = _last_block(completion, within)
+        if block is None:
+            return _wrong_format(f"there is no <{within}>...</{within}> in the completion")
+        completion = block
     elif not finished:
         return 0.0
-    said = _plain(completion)
-    return float(
-        any(f" {words} " in f" {said} " if contains else words == said for words in answers)
-    )
+    words = _plain(completion)
+    if contains:
+        return float(any(f" {reference} " in f" {words} " for reference in references))
+    return float(words in references)
 
 
 @reward
@@ -85,18 +84,21 @@ def tags(
     finished: bool = True,
     **columns: Any,
 ) -> float:
-    """1 if the answer is exactly `<think>...</think><answer>...</answer>`, else 0: each tag of `names` once, in order, not empty.
+    """1 if the completion is exactly `<think>...</think><answer>...</answer>`, else 0.
 
-    Only white space may stand around the blocks. Source: the format reward of DeepSeek-R1 (arXiv 2501.12948).
+    Each tag of `names` must occur once, in order, and not be empty; only white space may stand
+    around the blocks. Source: the format reward of DeepSeek-R1 (arXiv 2501.12948).
 
     >>> tags("<think>2 and 2</think> <answer>4</answer>")
     1.0
     """
-    if not finished or any(
-        completion.count(tag) != 1 for name in names for tag in (f"<{name}>", f"</{name}>")
-    ):
+    if not finished:
         return 0.0
-    shape = r"\s*".join(f"<{name}>(.*?)</{name}>" for name in map(re.escape, names))
+    for name in names:
+        if completion.count(f"<{name}>") != 1 or completion.count(f"</{name}>") != 1:
+            return 0.0
+    blocks = [f"<{re.escape(name)}>(.*?)</{re.escape(name)}>" for name in names]
+    shape = r"\s*".join(blocks)
     match = re.fullmatch(rf"\s*{shape}\s*", completion, flags=re.DOTALL)
     return float(match is not None and all(block.strip() for block in match.groups()))
 
@@ -105,35 +107,33 @@ def tags(
 def spans(
     completion: str, *, names: Sequence[str] = ("think", "answer"), **columns: Any
 ) -> Verdict:
-    """The share of the tags in `names` that stand in the answer once, not empty and not inside one another.
+    """The fraction of the tags in `names` that occur once, not empty and not inside another one.
 
-    From 0 to 1, with a part `spans/<name>` of 0 or 1 for each tag, which a mix can weigh on its own; text around the blocks does
-    not matter. A tag that is doubled, not closed or overlaps another earns nothing. Source: the format reward of *Train Long,
-    Think Short* (arXiv 2508.08940).
+    From 0 to 1, with a part `spans/<name>` of 0 or 1 for each tag, which `aggregate` can weigh;
+    text around the blocks does not matter. A tag that is doubled, not closed or overlaps another
+    earns nothing. Source: the format reward of *Train Long, Think Short* (arXiv 2508.08940).
 
     >>> spans("<think>2 and 2</think> so <answer>4").value
     0.5
     """
-    places = {name: (completion.find(f"<{name}>"), completion.find(f"</{name}>")) for name in names}
-    whole = {
-        name: float(
-            completion.count(f"<{name}>") == completion.count(f"</{name}>") == 1
-            and bool(completion[start + len(name) + 2 : end].strip())
-            and not any(
-                start < edge < end for other in names if other != name for edge in places[other]
-            )
-        )
-        for name, (start, end) in places.items()
-    }
-    return Verdict(value=sum(whole.values()) / len(whole), parts=whole)
+    edges = {name: (completion.find(f"<{name}>"), completion.find(f"</{name}>")) for name in names}
+    parts: dict[str, float] = {}
+    for name, (start, end) in edges.items():
+        once = completion.count(f"<{name}>") == completion.count(f"</{name}>") == 1
+        content = completion[start + len(name) + 2 : end].strip()
+        others = [edges[other] for other in names if other != name]
+        inside = [edge for pair in others for edge in pair if start < edge < end]
+        parts[name] = float(once and bool(content) and not inside)
+    return Verdict(value=sum(parts.values()) / len(parts), parts=parts)
 
 
 @reward
 def repetition(completion: str, *, n: int = 3, **columns: Any) -> float:
-    """Minus the share of the answer's n-grams that have occurred before in it: 0 where none repeats, towards -1 for a loop.
+    """Minus the fraction of n-grams that occurred before in the completion: 0 to -1 for a loop.
 
-    A word is a run of letters and digits, or one character of a script without spaces (Chinese, Japanese); case does not count.
-    Texts of fewer than n words get 0. Source: the repetition penalty of arXiv 2502.03373.
+    A word is a run of letters and digits, or one character of a script without spaces (Chinese,
+    Japanese); case does not count. Texts of fewer than n words get 0. Source: the repetition
+    penalty of arXiv 2502.03373.
 
     >>> repetition("so on so on so", n=2)
     -0.5
@@ -149,11 +149,12 @@ def repetition(completion: str, *, n: int = 3, **columns: Any) -> float:
 
 @reward
 def script(completion: str, *, names: Sequence[str] = ("latin",), **columns: Any) -> float | None:
-    """The share of the answer's letters that belong to the writing systems in `names`, 0 to 1; None where it has no letters.
+    """The fraction of letters in the writing systems `names`, 0 to 1; None without any letters.
 
-    Names as Unicode's: latin, cyrillic, greek, arabic, hebrew, devanagari, cjk (Chinese), hiragana, katakana, hangul, thai.
-    Formulas between dollars or `\\(..\\)`, LaTeX commands and text in backquotes are not counted. It tells Chinese from English,
-    not English from French. In the place of the language consistency reward of DeepSeek-R1 (arXiv 2501.12948).
+    Names are Unicode's: latin, cyrillic, greek, arabic, hebrew, devanagari, cjk (Chinese),
+    hiragana, katakana, hangul, thai. Formulas between dollars or `\\(..\\)`, LaTeX commands and
+    text in backquotes are not counted. It tells Chinese from English, not English from French. It
+    stands for the language consistency reward of DeepSeek-R1 (arXiv 2501.12948).
 
     >>> script("The answer is \u56db", names=["latin"])
     0.9166666666666666
@@ -168,7 +169,11 @@ def script(completion: str, *, names: Sequence[str] = ("latin",), **columns: Any
     return sum(letters) / len(letters) if letters else None
 
 
-def _last_span(text: str, name: str) -> str | None:
+def _wrong_format(reason: str) -> Verdict:
+    return Verdict(value=0.0, status="wrong-format", reason=reason)
+
+
+def _last_block(text: str, name: str) -> str | None:
     before, closed, _ = text.rpartition(f"</{name}>")
     _, opened, content = before.rpartition(f"<{name}>")
     return content if closed and opened else None

@@ -1,10 +1,12 @@
 """rlcore: an RL post-training engine for language models.
 
-    task -> curriculum -> rollout -> reward -> credit -> pack -> objective -> step -> sync
+    task -> curriculum -> rollout -> reward -> credit -> batch -> updates -> publish
 
-`rlcore train RECIPE` runs a recipe; the wings (`rlcore.tasks`, `rlcore.rollout`, `rlcore.credit`, `rlcore.objective`,
-`rlcore.learner`) are its Python API. Importing this package needs neither torch nor vllm.
+`rlcore train RECIPE` runs a recipe, and so does `rlcore.train(...)` from Python, with functions and classes where a recipe names
+them. Importing this package needs neither torch nor vllm.
 """
+
+from typing import Any
 
 from rlcore.plugin import find
 from rlcore.scoring.forms import RewardSpec, reward
@@ -38,4 +40,14 @@ __all__ = [
     "Verdict",
     "find",
     "reward",
+    "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`rlcore.train`, imported when it is first used: it needs torch."""
+    if name == "train":
+        import importlib
+
+        return importlib.import_module("rlcore.api").train
+    raise AttributeError(f"module 'rlcore' has no attribute {name!r}")

@@ -19,6 +19,7 @@ NAMES = {
 LAYERS = {
     "rlcore.__main__": 9,
     "rlcore.cli": 8,
+    "rlcore.api": 8,
     "rlcore.analysis": 7,
     "rlcore.bench": 7,
     "rlcore.run.driver": 6,
@@ -29,6 +30,7 @@ LAYERS = {
     "rlcore.recipe.build_learner": 3,
     "rlcore.recipe.check": 3,
     "rlcore.recipe.corpus": 3,
+    "rlcore.recipe.parts": 3,
     "rewards": 2,
     "rlcore": 1,
     "rlcore.plugin": 0.5,

@@ -13,7 +13,7 @@ from rlcore.plugin import import_file
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
-from rlcore.recipe.task_sections import FunctionTasks
+from rlcore.recipe.task_sections import TaskSection
 
 PAPERS = Path(__file__).resolve().parent.parent / "recipes/papers"
 
@@ -102,7 +102,7 @@ def test_the_domains_are_told_apart_and_checked() -> None:
 
 def test_a_task_set_of_a_function_says_what_is_wrong_with_it() -> None:
     def made(use: str, **params: object):
-        return build_tasks(FunctionTasks(kind="function", use=use, params=params))
+        return build_tasks(TaskSection(use=use, **params))
 
     assert made(str(PAPERS / "sec/domains.py") + ":domains", size=7)[6].columns["domain"] == "sums"
     with pytest.raises(RecipeError, match="no parameter 'sizes'; did you mean 'size'"):

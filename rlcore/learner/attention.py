@@ -1,8 +1,9 @@
-"""Attention over segments laid end to end in one row, as an attention function of transformers (name `PACKED`).
+"""Attention over segments side by side in one row, as an attention function of transformers.
 
-The segments' lengths and parents (see `rlcore.learner.forest`) travel as the keywords `packed_lengths` and `packed_parents`
-through the model's forward down to every attention layer. Keywords rather than a global, because activation checkpointing calls
-the layers a second time in the backward pass.
+Its name is `PACKED`. The segments' lengths and parents (see `rlcore.learner.forest`) are passed as
+the keywords `packed_lengths` and `packed_parents` through the model's forward to every attention
+layer. Keywords rather than a global, because activation checkpointing calls the layers a second
+time in the backward pass.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Rules(NamedTuple):
     scaling: float | None
     dropout: float
     window: int | None
-    """Keys a token reads, its own among them."""
+    """Keys that a token reads, its own included."""
     softcap: float | None
 
 
@@ -47,14 +48,16 @@ def packed_attention(
     packed_parents: tuple[int, ...] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Each segment reads itself causally and its ancestors fully; without parents it is a sequence of its own.
+    """Each segment reads itself causally and its ancestors fully.
 
-    query [1, Hq, T, D], key and value [1, Hkv, T, D] -> [1, T, Hq, D]. A GPU's fused kernels are taken where they can do it.
+    Without parents every segment is a sequence of its own. query [1, Hq, T, D], key and value
+    [1, Hkv, T, D] -> [1, T, Hq, D]. On a GPU fused kernels are used where they support this.
     """
     if packed_lengths is None:
         raise ModelError(
-            f"{type(module).__name__} got no packed lengths: either the model does not pass keywords on to its attention, which "
-            'rlcore needs, or it was called directly (then call model.set_attn_implementation("sdpa") first)'
+            f"{type(module).__name__} got no packed lengths: either the model does not pass "
+            "keywords on to its attention, which rlcore needs, or it was called directly (then "
+            'call model.set_attn_implementation("sdpa") first)'
         )
     rules = Rules(scaling, dropout, sliding_window, softcap)
     parents = packed_parents or (-1,) * len(packed_lengths)
@@ -66,59 +69,85 @@ def packed_attention(
 
 
 class _Run(NamedTuple):
-    """Neighbouring segments of one length and one parent, without children unless it is a single one."""
+    """Neighbouring segments of equal length with the same parent.
+
+    A segment with children is a run of its own.
+    """
 
     length: int
     count: int
-    above: tuple[int, ...]  # the runs, of one segment each, that are its ancestors, root first
+    above: tuple[int, ...]
+    """The runs that are its ancestors, root first; each has one segment."""
 
 
 @lru_cache(maxsize=128)
 def _plan(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[_Run]:
-    inner = set(parents)
+    with_children = set(parents)
+
+    def run_key(segment: int) -> tuple[int, int, int]:
+        alone = segment if segment in with_children else -1
+        return lengths[segment], parents[segment], alone
+
     runs: list[_Run] = []
     run_of: dict[int, int] = {}
-    alike = groupby(
-        range(len(lengths)), key=lambda s: (lengths[s], parents[s], s if s in inner else -1)
-    )
-    for (length, parent, _), members in alike:
+    """Run of each segment that may have children."""
+    for (length, parent, _), members in groupby(range(len(lengths)), key=run_key):
         segments = list(members)
-        above = () if parent < 0 else (*runs[run_of[parent]].above, run_of[parent])
+        above: tuple[int, ...] = ()
+        if parent >= 0:
+            parent_run = run_of[parent]
+            above = (*runs[parent_run].above, parent_run)
         run_of[segments[0]] = len(runs)
         runs.append(_Run(length, len(segments), above))
     return runs
 
 
 def _by_segment(
-    query: Tensor, key: Tensor, value: Tensor, plan: list[_Run], rules: Rules
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: list[_Run],
+    rules: Rules,
 ) -> Tensor:
-    """One call for each run, so that there is no T x T mask. Split and cat rather than slices, whose backward would write a
-    full-length zero tensor for every call."""
+    """One call for each run, so that there is no T x T mask.
+
+    Split and cat rather than slices, whose backward would write a full-length zero tensor for
+    every call.
+    """
     sizes = [run.length * run.count for run in plan]
-    keys, values = key.split(sizes, 2), value.split(sizes, 2)
+    queries = query.split(sizes, 2)
+    keys = key.split(sizes, 2)
+    values = value.split(sizes, 2)
     outputs = []
     above: tuple[int, ...] = ()
-    for run, q, k, v in zip(plan, query.split(sizes, 2), keys, values, strict=True):
-        q, k, v = (
-            piece[0].unflatten(1, (-1, run.length)).transpose(0, 1) for piece in (q, k, v)
-        )  # [count, heads, length, D]
+    for number, run in enumerate(plan):
+        run_query = _per_segment(queries[number], run.length)
+        run_key = _per_segment(keys[number], run.length)
+        run_value = _per_segment(values[number], run.length)
         if run.above:
-            if run.above != above:
+            if run.above != above:  # siblings read the same ancestors: concatenated once
                 above = run.above
-                before = tuple(
-                    torch.cat([pieces[i] for i in above], 2) for pieces in (keys, values)
-                )
-            k, v = (
-                torch.cat([old.expand(run.count, -1, -1, -1), new], 2)
-                for old, new in zip(before, (k, v), strict=True)
-            )
-        outputs.append(_causal(q, k, v, rules).transpose(1, 2).flatten(0, 1))
+                keys_above = torch.cat([keys[ancestor] for ancestor in above], 2)
+                values_above = torch.cat([values[ancestor] for ancestor in above], 2)
+            run_key = torch.cat([keys_above.expand(run.count, -1, -1, -1), run_key], 2)
+            run_value = torch.cat([values_above.expand(run.count, -1, -1, -1), run_value], 2)
+        attended = _causal(run_query, run_key, run_value, rules)
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
 
 
+def _per_segment(piece: Tensor, length: int) -> Tensor:
+    """[1, heads, count * length, D] -> [count, heads, length, D]."""
+    return piece[0].unflatten(1, (-1, length)).transpose(0, 1)
+
+
 def _causal(query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
-    """query [B, Hq, n, D] is the last n of the m tokens of key and value [B, Hkv, m, D], and reads none after its own."""
-    n, m = query.shape[2], key.shape[2]
+    """Causal attention of the last n of m tokens.
+
+    query [B, Hq, n, D], key and value [B, Hkv, m, D] -> [B, Hq, n, D].
+    """
+    n = query.shape[2]
+    m = key.shape[2]
     windowed = rules.window is not None and rules.window < m
     mask = None
     if n < m or windowed or rules.softcap is not None:
@@ -140,19 +169,20 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
 
 
 def _capped(query: Tensor, key: Tensor, value: Tensor, near: Tensor, rules: Rules) -> Tensor:
-    """Attention with scores softcap * tanh(score / softcap), as Gemma 2; no fused kernel of torch does this on CPU."""
+    """Attention with scores softcap * tanh(score / softcap), as in Gemma 2.
+
+    No fused kernel of torch does this on a CPU.
+    """
     repeat = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    scores = (
-        query
-        @ key.transpose(2, 3)
-        * (query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling)
-    )
-    scores = (rules.softcap * (scores / rules.softcap).tanh()).masked_fill(~near, float("-inf"))
-    shares = scores.softmax(-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(
-        value.dtype
-    )
-    return torch.dropout(shares, rules.dropout, train=True) @ value
+    key = key.repeat_interleave(repeat, 1)
+    value = value.repeat_interleave(repeat, 1)
+    scaling = query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling
+    scores = query @ key.transpose(2, 3) * scaling
+    capped = rules.softcap * (scores / rules.softcap).tanh()
+    masked = capped.masked_fill(~near, float("-inf"))
+    precision = torch.promote_types(torch.float32, scores.dtype)
+    probabilities = masked.softmax(-1, dtype=precision).to(value.dtype)
+    return torch.dropout(probabilities, rules.dropout, train=True) @ value
 
 
 AttentionInterface.register(PACKED, packed_attention)

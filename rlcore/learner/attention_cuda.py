@@ -1,4 +1,7 @@
-"""The same attention by a GPU's fused kernels: FlashAttention for plain sequences, FlexAttention for trees and capped scores."""
+"""The same attention by a GPU's fused kernels.
+
+FlashAttention for plain sequences, FlexAttention for trees and capped scores.
+"""
 
 from __future__ import annotations
 
@@ -27,43 +30,67 @@ def cuda_attention(
     parents: tuple[int, ...],
     rules: Rules,
 ) -> Tensor | None:
-    """query [1, Hq, T, D], key and value [1, Hkv, T, D] -> [1, T, Hq, D]; None where no kernel can do it on this machine.
+    """query [1, Hq, T, D], key and value [1, Hkv, T, D] -> [1, T, Hq, D].
 
-    A kernel that fails once, for want of a compiler or of support for the card, is not tried again in this process.
+    None where no kernel supports this on this machine. A kernel that fails once, because there is
+    no compiler or no support for the GPU, is not tried again in this process.
     """
-    ways: list[Callable[..., Tensor]] = []
+    kernels: list[Callable[..., Tensor]] = []
     if rules.dropout == 0:
-        plain = rules.softcap is None and max(parents) < 0
-        ways = [flash, flex] if plain and query.dtype in (torch.bfloat16, torch.float16) else [flex]
-    for way in ways:
-        if way.__name__ in _refused:
+        is_plain = rules.softcap is None and max(parents) < 0
+        if is_plain and query.dtype in (torch.bfloat16, torch.float16):
+            kernels.append(flash)
+        kernels.append(flex)
+    for kernel in kernels:
+        if kernel.__name__ in _refused:
             continue
         try:
-            return way(query, key, value, lengths, parents, rules)
+            return kernel(query, key, value, lengths, parents, rules)
         except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
-            _refused.add(way.__name__)
+            _refused.add(kernel.__name__)
             warnings.warn(
-                f"{way.__name__} attention does not work here and is left out: {first_line(error)}",
+                f"{kernel.__name__} attention does not work here and is not used: "
+                f"{first_line(error)}",
                 stacklevel=2,
             )
     return None
 
 
 def flash(
-    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], _: Any, rules: Rules
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    _: Any,
+    rules: Rules,
 ) -> Tensor:
-    """Sequences end to end through FlashAttention's varlen kernel."""
+    """Sequences side by side through FlashAttention's varlen kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
-    borders, longest = _borders(lengths, query.device), max(lengths)
-    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # [T, H, D]
-    window = (-1 if rules.window is None else rules.window - 1, 0)
-    gqa = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
-    return varlen_attn(
-        q, k, v, borders, borders, longest, longest, scale=rules.scaling, window_size=window, **gqa
-    )[None]
+    borders = _borders(lengths, query.device)
+    longest = max(lengths)
+    left_window = -1 if rules.window is None else rules.window - 1
+    settings: dict[str, Any] = {"scale": rules.scaling, "window_size": (left_window, 0)}
+    if query.shape[1] != key.shape[1]:
+        settings["enable_gqa"] = True
+    out = varlen_attn(
+        _tokens_first(query),
+        _tokens_first(key),
+        _tokens_first(value),
+        borders,
+        borders,
+        longest,
+        longest,
+        **settings,
+    )
+    return out[None]
+
+
+def _tokens_first(tensor: Tensor) -> Tensor:
+    """[1, H, T, D] -> [T, H, D]."""
+    return tensor[0].transpose(0, 1).contiguous()
 
 
 def flex(
@@ -75,17 +102,16 @@ def flex(
     rules: Rules,
 ) -> Tensor:
     """Any forest through FlexAttention, compiled."""
-    cap, score = rules.softcap, None
-    if cap is not None:
+    cap = rules.softcap
 
-        def score(s: Tensor, *_: Tensor) -> Tensor:
-            return cap * torch.tanh(s / cap)
+    def capped(score: Tensor, *_: Tensor) -> Tensor:
+        return cap * torch.tanh(score / cap)
 
     out = _compiled()(
         query,
         key,
         value,
-        score_mod=score,
+        score_mod=None if cap is None else capped,
         block_mask=_block_mask(lengths, parents, rules.window, query.device),
         scale=rules.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -94,18 +120,30 @@ def flex(
 
 
 def reads(
-    lengths: tuple[int, ...], parents: tuple[int, ...], window: int | None, device: torch.device
+    lengths: tuple[int, ...],
+    parents: tuple[int, ...],
+    window: int | None,
+    device: torch.device,
 ) -> Callable[..., Tensor]:
-    """The rule of who reads whom, as FlexAttention takes it: (batch, head, query place, key place) -> bool."""
-    sizes = torch.tensor(lengths, device=device)
-    until = torch.tensor(ends(lengths, parents), device=device).repeat_interleave(sizes)
-    depth = torch.tensor(_depths(lengths, parents), device=device).repeat_interleave(sizes)
-    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    position = torch.arange(len(until), device=device) - starts + depth
+    """The rule of who reads whom, as FlexAttention takes it.
 
-    def rule(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        seen = (k <= q) & (q < until[k])
-        return seen if window is None else seen & (position[q] - position[k] < window)
+    (batch, head, index of the query, index of the key) -> bool.
+    """
+    sizes = torch.tensor(lengths, device=device)
+    segment_ends = torch.tensor(ends(lengths, parents), device=device)
+    segment_depths = torch.tensor(_depths(lengths, parents), device=device)
+    segment_starts = sizes.cumsum(0) - sizes
+    # One value a token from here on. A window counts positions in the sequence, not in the row.
+    end = segment_ends.repeat_interleave(sizes)
+    row_index = torch.arange(len(end), device=device)
+    offset = (segment_depths - segment_starts).repeat_interleave(sizes)
+    position = row_index + offset
+
+    def rule(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        is_read = (key <= query) & (query < end[key])
+        if window is None:
+            return is_read
+        return is_read & (position[query] - position[key] < window)
 
     return rule
 
@@ -114,20 +152,25 @@ def _depths(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[int]:
     """Tokens above each segment."""
     depths: list[int] = []
     for parent in parents:
-        depths.append(0 if parent < 0 else depths[parent] + lengths[parent])
+        depth = 0
+        if parent >= 0:
+            depth = depths[parent] + lengths[parent]
+        depths.append(depth)
     return depths
 
 
 @lru_cache(maxsize=8)
 def _block_mask(
-    lengths: tuple[int, ...], parents: tuple[int, ...], window: int | None, device: torch.device
+    lengths: tuple[int, ...],
+    parents: tuple[int, ...],
+    window: int | None,
+    device: torch.device,
 ) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     total = sum(lengths)
-    return create_block_mask(
-        reads(lengths, parents, window, device), None, None, total, total, device=device
-    )
+    rule = reads(lengths, parents, window, device)
+    return create_block_mask(rule, None, None, total, total, device=device)
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Two ways to trade time and memory that leave the gradient as it is: gradient checkpointing and compiled layers."""
+"""Gradient checkpointing and compiled layers: they trade time and memory, not the gradient."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rlcore.learner.attention import PACKED, packed_attention
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Keep only the input of each layer for the backward pass and compute the rest again there. Raises `ModelError`.
+    """Keep only each layer's input for the backward pass, which computes the rest again.
 
-    transformers does so in training mode only, which the layers themselves are put into; what is inside them, dropout among it,
-    stays in evaluation mode.
+    transformers does so in training mode only. The layers themselves are put into it; the modules
+    inside them, dropout included, stay in evaluation mode. Raises `ModelError`.
     """
     layers = _layers(model, "gradient_checkpointing")
     model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -26,7 +26,10 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
 
 
 def compile_layers(model: PreTrainedModel) -> None:
-    """Compile each layer at its first use, once for all lengths; attention itself stays outside. Raises `ModelError`."""
+    """Compile each layer at its first use, once for all lengths.
+
+    Attention itself is not compiled. Raises `ModelError`.
+    """
     layers = _layers(model, "compile")
     AttentionInterface.register(PACKED, _attention)
     model.get_decoder().register_forward_pre_hook(_cover, with_kwargs=True)
@@ -40,7 +43,8 @@ def _layers(model: PreTrainedModel, option: str) -> list[nn.Module]:
     ]
     if not layers:
         raise ModelError(
-            f"{type(model).__name__} does not say what its layers are: set model.{option}=false"
+            f"{type(model).__name__} does not mark its layers, so they cannot be found: set "
+            f"model.{option}=false"
         )
     return layers
 
@@ -55,14 +59,15 @@ class _Covered:
 def _cover(
     decoder: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return inputs, {
-        name: _Covered(value) if name.startswith("packed_") else value
-        for name, value in keywords.items()
-    }
+    covered = {}
+    for name, value in keywords.items():
+        covered[name] = _Covered(value) if name.startswith("packed_") else value
+    return inputs, covered
 
 
 @torch.compiler.disable
 def _attention(*inputs: Any, **keywords: Any) -> Any:
-    return packed_attention(
-        *inputs, **{k: v.value if isinstance(v, _Covered) else v for k, v in keywords.items()}
-    )
+    uncovered = {}
+    for name, value in keywords.items():
+        uncovered[name] = value.value if isinstance(value, _Covered) else value
+    return packed_attention(*inputs, **uncovered)

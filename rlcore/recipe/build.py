@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from rlcore.curriculum.filter import FILTERS, Filter, checked_filter
 from rlcore.curriculum.length_budget import BUDGETS, Schedule, checked_schedule
-from rlcore.curriculum.prefilter import Prefilter
+from rlcore.curriculum.prefilter import PREFILTERS
 from rlcore.curriculum.task_sampler import CURRICULA, TaskSampler
 from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build, build_later
-from rlcore.recipe import task_sections
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection
+from rlcore.recipe.task_sections import CorpusTasks, TaskSection
 from rlcore.scoring.aggregate import Aggregate, build_aggregate, weighted_sum
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
@@ -36,48 +36,47 @@ POLICY_REWARDS = {"information_gain": "rlcore.learner.information_gain:Informati
 """Name in a recipe's `rewards` -> a reward that reads the policy itself: made as `Part(policy, **parameters)`."""
 
 
-SECOND_ROUNDS = {"guess_masks": "rlcore.tasks.corpus.guess:guess_masks"}
+FOLLOW_UPS = {"guess_masks": "rlcore.tasks.corpus.guess:guess_masks"}
 """Name in a recipe -> a function `(groups, answer, **parameters) -> groups`."""
 
+TASKS = {
+    "arithmetic": "rlcore.tasks.arithmetic:arithmetic",
+    "countdown": "rlcore.tasks.countdown:countdown",
+    "dataset": "rlcore.tasks.dataset:dataset",
+    "gym": "rlcore.tasks.gym:gym",
+}
+"""Name in a recipe -> a function that gives a sequence of tasks; `corpus` has a section."""
 
-def build_tasks(section: task_sections.Tasks) -> Sequence[Task]:
+
+def build_tasks(section: TaskSection | CorpusTasks) -> Sequence[Task]:
     """The task set a section describes; rows become tasks when they are asked for."""
-    settings = section.model_dump(exclude={"kind"})
-    if isinstance(section, task_sections.ArithmeticTasks):
-        from rlcore.tasks.arithmetic import arithmetic
-
-        return arithmetic(**settings)
-    if isinstance(section, task_sections.CountdownTasks):
-        from rlcore.tasks.countdown import countdown
-
-        return countdown(**settings)
-    if isinstance(section, task_sections.GymTasks):
-        from rlcore.tasks.gym import gym
-
-        return gym(**settings)
-    if isinstance(section, task_sections.FunctionTasks):
-        return _own_tasks(section)
-    if isinstance(section, task_sections.CorpusTasks):
+    if isinstance(section, CorpusTasks):
         from rlcore.recipe.corpus import corpus_tasks
 
         return corpus_tasks(section, here(section.path))
-    from rlcore.tasks.dataset import dataset
+    parameters = section.parameters
+    path = parameters.get("path")
+    if section.use == "dataset" and isinstance(path, list):
+        parameters["path"] = here(path)
+        if Path(parameters["path"]).exists():
+            # These name parts of the hub's copy.
+            parameters.pop("subset", None)
+            parameters.pop("split", None)
+    tasks = build({"use": section.use, **parameters}, {**TASKS, "corpus": ""}, what="task set")
+    _refuse_other_than_tasks(section.use, tasks)
+    return tasks
 
-    if isinstance(section.path, list) and Path(here(section.path)).exists():
-        settings |= {"subset": None, "split": "train"}  # these name parts of the hub's copy
-    return dataset(**(settings | {"path": here(section.path)}))
 
-
-def _own_tasks(section: task_sections.FunctionTasks) -> Sequence[Task]:
-    made = build({"use": section.use, **section.params}, {}, what="task set")
-    if not isinstance(made, Sequence) or not len(made) or not isinstance(made[0], Task):
-        found = f"a {type(made).__name__}"
-        if isinstance(made, Sequence):
-            found += f" of {type(made[0]).__name__}" if len(made) else " without any"
-        raise RecipeError(
-            f"task set {section.use!r} must give a sequence of rlcore.Task, not {found}"
-        )
-    return made
+def _refuse_other_than_tasks(use: str, tasks: Any) -> None:
+    if not isinstance(tasks, Sequence):
+        problem = f"a {type(tasks).__name__}"
+    elif not len(tasks):
+        problem = f"a {type(tasks).__name__} without any"
+    elif not isinstance(tasks[0], Task):
+        problem = f"a {type(tasks).__name__} of {type(tasks[0]).__name__}"
+    else:
+        return
+    raise RecipeError(f"task set {use!r} must give a sequence of rlcore.Task, not {problem}")
 
 
 def here(places: str | Sequence[str]) -> str:
@@ -95,7 +94,17 @@ def build_sampling(section: SamplingSection, *, keep_support: bool = False) -> S
 
 
 def build_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
-    return [RewardSpec(**section.model_dump()) for section in sections]
+    return [
+        RewardSpec(
+            use=section.use,
+            weight=section.weight,
+            params=section.parameters,
+            name=section.name,
+            optional=section.optional,
+            against=section.against,
+        )
+        for section in sections
+    ]
 
 
 def policy_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
@@ -157,12 +166,17 @@ def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskS
 def build_prefilter(
     stage: RlStage, sampler: TaskSampler, tasks: Sequence[Task], *, seed: int
 ) -> TaskSampler:
-    """The sampler, behind what passes over tasks like those the stage's filter rejected, where it has a memory."""
-    return (
-        sampler
-        if stage.prefilter is None
-        else Prefilter(sampler, tasks, **stage.prefilter.model_dump(), seed=seed)
-    )
+    """The sampler, behind the stage's prefilter if it has one."""
+    if stage.prefilter is None:
+        return sampler
+    named = stage.prefilter
+    use = named.get("use") if isinstance(named, dict) else named
+    if use not in PREFILTERS and ":" not in str(use):
+        raise RecipeError(
+            f"{named!r} names no prefilter (there are: {', '.join(PREFILTERS)}); "
+            "write for example prefilter: {use: greso, by: category}"
+        )
+    return build(named, PREFILTERS, sampler, tasks, what="prefilter", seed=seed)
 
 
 def _is_json(state: Any) -> bool:
@@ -209,8 +223,6 @@ def build_budget(stage: RlStage) -> Schedule | None:
     return tokens
 
 
-def build_second_round(named: Named | None) -> Callable[..., list[Group]] | None:
+def build_follow_up(named: Named | None) -> Callable[..., list[Group]] | None:
     """A function from a step's groups, and from one that answers further tasks, to all groups of the step."""
-    return (
-        None if named is None else build_later(named, SECOND_ROUNDS, what="second round", given=2)
-    )
+    return None if named is None else build_later(named, FOLLOW_UPS, what="follow-up", given=2)

@@ -65,7 +65,7 @@ def survey(path: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     overrides: `key=value` of a corpus section. What was prepared is kept for the tasks of a recipe with the same settings.
     """
-    section = tasks_section({"kind": "corpus", "path": path}, overrides)
+    section = tasks_section({"use": "corpus", "path": path}, overrides)
     prepared = prepare_corpus(section, path, _tokenizer(section.tokenizer))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1024 if sys.platform != "darwin" else 1

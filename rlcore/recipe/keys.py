@@ -13,6 +13,7 @@ from rlcore.errors import RecipeError
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.schema import STAGES, AnyStage, Recipe, stage_class
 from rlcore.recipe.section import Section
+from rlcore.recipe.task_sections import CorpusTasks, Tasks, TaskSection
 
 
 class Key(NamedTuple):
@@ -34,6 +35,11 @@ def find_keys(word: str) -> list[Key]:
 
     Raises `RecipeError` if there are none.
     """
+    from rlcore.recipe.parts import kinds
+
+    kind, _, name = word.partition(".")
+    if name and kind in kinds():
+        return _part_keys(kind, name)
     if ":" in word:
         return list(_table(stage_class(word), "", None))
     keys = list(_table(Recipe, "", None))
@@ -50,6 +56,30 @@ def find_keys(word: str) -> list[Key]:
     return found
 
 
+def _part_keys(kind: str, name: str) -> list[Key]:
+    """What the signature and docstring of a part say: `curriculum.sec`."""
+    from rlcore.recipe.parts import part_help
+
+    text, parameters = part_help(kind, name)
+    part = f"{kind}.{name}"
+    head = Key(part, "", "", text)
+    keys = [
+        Key(f"{part}.{item.name}", item.type, item.default, item.meaning) for item in parameters
+    ]
+    return [head, *keys]
+
+
+def part_names() -> list[Key]:
+    """The parts that can be named in a recipe, one row for each kind."""
+    from rlcore.recipe.parts import kinds
+
+    rows = []
+    for kind, description in kinds().items():
+        names = ", ".join(description.names)
+        rows.append(Key(kind, "{use: ...}", "", f"parts: {names}"))
+    return rows
+
+
 def section_at(path: Sequence[int | str], raw: Any) -> type[Section]:
     """The section that describes the mapping at `path` of the raw recipe."""
     annotation: Any = Recipe
@@ -60,7 +90,7 @@ def section_at(path: Sequence[int | str], raw: Any) -> type[Section]:
         else:
             annotation = typing.get_args(annotation)[-1]
         value = value[part]
-        kind = value.get("kind") if isinstance(value, Mapping) else None
+        kind = value.get("kind", value.get("use")) if isinstance(value, Mapping) else None
         annotation = _chosen(annotation, kind)
     return annotation
 
@@ -68,19 +98,21 @@ def section_at(path: Sequence[int | str], raw: Any) -> type[Section]:
 def _chosen(annotation: Any, kind: Any) -> Any:
     """Of several sections the one of that kind; else the only one, or the annotation."""
     choices = _choices(annotation)
+    if annotation == AnyStage:
+        return stage_class(kind)
     if len(choices) > 1:
-        return choices.get(kind) or stage_class(kind)
+        return choices.get(kind, choices.get(""))
     return next(iter(choices.values()), annotation)
 
 
 def _choices(annotation: Any) -> dict[str, type[Section]]:
     """The sections that a value with this annotation may have, by kind."""
-    if annotation == AnyStage or annotation == typing.get_args(AnyStage)[0]:
+    if annotation == Tasks:
+        return {"": TaskSection, "corpus": CorpusTasks}
+    if annotation == AnyStage:
         return {kind: stage_class(kind) for kind in STAGES}
     sections = [option for option in _options(annotation) if _is_section(option)]
-    if len(sections) < 2:
-        return dict.fromkeys([""], sections[0]) if sections else {}
-    return {_kind(section): section for section in sections}
+    return dict.fromkeys([""], sections[0]) if sections else {}
 
 
 def keys_below(section: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -101,8 +133,8 @@ def _table(
     default: the instance that the parent has by default, whose values may differ from the class's.
     """
     for name, field in section.model_fields.items():
-        if name == "kind" and prefix.endswith("]."):
-            continue  # the kind stands in the brackets
+        if name in ("kind", "use") and prefix.endswith("]."):
+            continue  # it stands in the brackets
         declared = (_declaring_class(section, name), name)
         if listed is not None and declared in listed:
             continue
@@ -149,10 +181,6 @@ def _options(annotation: Any) -> Iterator[Any]:
 
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-def _kind(section: type[Section]) -> str:
-    return typing.get_args(section.model_fields["kind"].annotation)[0]
 
 
 def _type(annotation: Any) -> str:

@@ -8,11 +8,13 @@ the working directory and then beside the recipe file that names it.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,6 +26,26 @@ from rlcore.recipe.keys import keys_below, section_at
 from rlcore.recipe.schema import Recipe
 
 SUFFIX = ".yaml"
+
+RENAMED = {
+    "sampler": "engine",
+    "gate": "filter",
+    "refill": "resample",
+    "skip": "prefilter",
+    "mix": "aggregate",
+    "arm_weights": "category_weights",
+    "answers": "num_samples",
+    "preset": "use",
+    "reward_deadline_s": "scoring.deadline_s",
+    "reward_workers": "scoring.workers",
+    "second_round": "follow_up",
+    "kind": "use",
+    "rex_d": "schedule: {use: rex, d: ...}",
+    "decay_shape": "schedule: {use: wsd, decay_shape: ...}",
+    "decay_share": "schedule: {use: wsd, decay_fraction: ...}",
+    "min_lr_ratio": "schedule: {use: ..., min_lr_ratio: ...}",
+}
+"""Key of version 1 -> what takes its place."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,11 +91,36 @@ def recipe_names() -> dict[str, Path]:
     return found
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The checked recipe called `name` (a name, or a path to a file), with `key=value` overrides. Raises `RecipeError`."""
-    raw = _read(find(name), seen=())
+def load(
+    name: str, overrides: Sequence[str] = (), changes: Mapping[str, Any] = MappingProxyType({})
+) -> Recipe:
+    """The checked recipe called `name` (a name, or a path to a file). Raises `RecipeError`.
+
+    changes: top-level keys that replace the recipe's; `rewards` replace those of its stages too.
+    overrides: `key=value`, laid over that.
+    """
+    return _finish(_read(find(name), seen=()), overrides, changes, where=str(name))
+
+
+def load_mapping(
+    raw: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Recipe:
+    """The checked recipe of a mapping with the keys of a recipe file. Raises `RecipeError`."""
+    return _finish(copy.deepcopy(dict(raw)), overrides, changes, where="given as a mapping")
+
+
+def _finish(
+    raw: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, Any], *, where: str
+) -> Recipe:
+    raw |= changes
+    if "rewards" in changes:
+        for stage in raw.get("stages", []):
+            if isinstance(stage, dict):
+                stage.pop("rewards", None)
     _override(raw, overrides)
-    return validate(raw, where=str(name))
+    return validate(raw, where=where)
 
 
 def tasks_section(raw: dict[str, Any], overrides: Sequence[str]) -> Any:
@@ -181,21 +228,36 @@ def _placed(value: Any, folder: Path) -> Any:
 
 
 def _merge(base: Any, over: Any) -> Any:
-    if isinstance(base, dict) and isinstance(over, dict):
-        return {**base, **{key: _merge(base.get(key), value) for key, value in over.items()}}
-    return over
+    """`over` laid over `base`: mappings merge, everything else replaces."""
+    if not isinstance(over, dict):
+        return over
+    merged = dict(_as_mapping(base))
+    for name, value in over.items():
+        merged[name] = _merge(merged.get(name), value)
+    return merged
+
+
+def _as_mapping(value: Any) -> dict[str, Any]:
+    """The mapping that a short form stands for (`sec`: `{use: sec}`); {} for any other value."""
+    if isinstance(value, dict):
+        return value
+    return {"use": value} if isinstance(value, str) else {}
 
 
 def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
-    """Set `raw[a][b][c]` for "a.b.c"; missing mappings are made, so that the schema can name an unknown key."""
+    """Set `raw[a][b][c]` for "a.b.c"; mappings that are missing are added.
+
+    So the schema can name an unknown key. A short form on the way becomes the mapping it stands for.
+    """
     node: Any = raw
     *parents, last = dotted.split(".")
     for part in parents:
         if isinstance(node, list):
             node = node[_item(node, part, dotted, where)]
         elif isinstance(node, dict):
-            if not isinstance(node.get(part), dict | list):
-                node[part] = {}
+            child = node.get(part)
+            if not isinstance(child, list):
+                node[part] = _as_mapping(child)
             node = node[part]
     if isinstance(node, list):
         node[_item(node, last, dotted, where)] = value
@@ -235,6 +297,9 @@ def _sentence(detail: Any, raw: Any) -> str:
     path = _recipe_path(detail["loc"], raw)
     where = ".".join(map(str, path)) or "the recipe"
     if detail["type"] == "extra_forbidden":
+        key = str(path[-1])
+        if key in RENAMED:
+            return f"unknown key {where!r}; it is now {RENAMED[key]!r}"
         known = dict(keys_below(section_at(path[:-1], raw)))
         return f"unknown key {where!r}{_did_you_mean(str(path[-1]), known)}"
     if detail["type"] == "union_tag_invalid":

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    PositiveFloat,
     PositiveInt,
     SerializeAsAny,
     ValidationInfo,
@@ -102,6 +103,12 @@ class RunSection(Section):
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="also log there"
     )
+    timeout_s: PositiveFloat = Field(
+        1800, description="a process that waits longer than this for another ends the run"
+    )
+    peak_tflops: PositiveFloat | None = Field(
+        None, description="peak TFLOP/s of a device, for the metric mfu; null: known GPUs only"
+    )
 
 
 class Recipe(Section):
@@ -139,9 +146,9 @@ class Recipe(Section):
                 "use letters, digits, '.', '_' and '-'"
             )
         lora = (self.model.peft or {}).get("type") == "lora"
-        if self.engine.sync == "adapter" and not (lora and self.engine.kind == "vllm_local"):
+        if self.engine.sync == "adapter" and not (lora and self.engine.use == "vllm_local"):
             raise ValueError(
-                "engine.sync is adapter, which needs engine.kind vllm_local "
+                "engine.sync is adapter, which needs engine.use vllm_local "
                 "and model.peft of type lora"
             )
         for name in SHARED:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
-from rlcore.recipe.section import Section
+from rlcore.recipe.section import PartSection, Section
 
 
-class RewardSection(Section):
+class RewardSection(PartSection):
     use: str = Field(
         description="entry point, package.module:function, file.py:function, or information_gain, "
         "which the learner computes"
     )
     weight: float = Field(1.0, description="its weight in the sum; 0 only logs it")
-    params: dict[str, Any] = Field(default_factory=dict, description="extra keyword arguments")
     name: str = Field("", description="name in the metrics; default: the function's")
     optional: bool = Field(
         False, description="None leaves it out of the sum, and the completion stays in training"

@@ -1,95 +1,17 @@
-"""The keys of task sets."""
+"""The keys of task sets: the name of a function that makes them, with its parameters, or a corpus."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny
 
-from rlcore.recipe.section import Section
-
-
-class DatasetTasks(Section):
-    kind: Literal["dataset"]
-    path: str | list[str] = Field(
-        description="jsonl, json or parquet file, or a hub name; of a list, the first that exists here"
-    )
-    subset: str | None = Field(None, description="configuration name of a hub data set")
-    split: str = Field("train", description="split of a hub data set")
-    columns: dict[Literal["id", "prompt", "answer", "category", "demonstration"], str] = Field(
-        default_factory=dict,
-        description="task field -> column name, or a template such as '{Body} {Question}'",
-    )
-    answer_after: str | None = Field(
-        None, description="the answer is the column's text after the last such marker"
-    )
-    limit: PositiveInt | None = Field(None, description="use the first so many rows")
-    shuffle_seed: int | None = Field(None, description="shuffle the rows once with this seed")
+from rlcore.recipe.section import PartSection, Section
 
 
-class ArithmeticTasks(Section):
-    kind: Literal["arithmetic"]
-    split: Literal["train", "heldout"] = Field(
-        "train", description="disjoint halves of the problem space, by construction"
-    )
-    size: PositiveInt = Field(100_000, description="problems in the set")
-    seed: int = Field(0, description="which problems")
-    terms: list[Annotated[int, Field(ge=2, le=12)]] = Field(
-        default_factory=lambda: [3], min_length=1, description="numbers in a sum: one category each"
-    )
-    max_number: PositiveInt = Field(19, description="largest number in a sum")
-    mistakes: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="share of demonstrations that forget a carry"
-    )
-    mistaken_step: Literal["last", "any", "each"] = Field(
-        "last",
-        description="in which step they forget it; any: one drawn evenly; each: every step by itself with that share",
-    )
-    order: Literal["given", "any"] = Field(
-        "given", description="in which order demonstrations add the numbers"
-    )
-    letters: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="letters that a step of a demonstration begins with, drawn freely: words that change nothing",
-    )
-
-
-class CountdownTasks(Section):
-    kind: Literal["countdown"]
-    split: Literal["train", "heldout"] = Field(
-        "train", description="disjoint halves of the problem space, by construction"
-    )
-    size: PositiveInt = Field(100_000, description="problems in the set")
-    seed: int = Field(0, description="which problems")
-    numbers: list[Annotated[int, Field(ge=2, le=8)]] = Field(
-        default_factory=lambda: [3, 4],
-        min_length=1,
-        description="how many numbers a problem gives: one category each",
-    )
-    max_number: PositiveInt = Field(20, description="largest number given")
-    max_target: PositiveInt = Field(
-        100, description="largest number to be made, also on the way of the worked answer"
-    )
-    operators: str = Field("+-*/", description="operations of the worked answer")
-    mistakes: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="share of demonstrations that join the numbers anyhow, whatever comes out"
-    )
-
-
-class GymTasks(Section):
-    kind: Literal["gym"]
-    name: str = Field(description="a reasoning-gym data set")
-    size: PositiveInt = Field(1000, description="problems in the set")
-    seed: int = Field(0, description="which problems")
-    params: dict[str, Any] = Field(default_factory=dict, description="settings of the data set")
-
-
-class FunctionTasks(Section):
-    kind: Literal["function"]
-    use: str = Field(
-        description="package.module:function or file.py:function, which gives a sequence of tasks"
-    )
-    params: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
+class TaskSection(PartSection):
+    """A function that makes tasks: arithmetic, countdown, dataset, gym, or one of a file."""
 
 
 class KeepSection(Section):
@@ -116,7 +38,7 @@ class KeepSection(Section):
 
 
 class CorpusTasks(Section):
-    kind: Literal["corpus"]
+    use: Literal["corpus"]
     path: str | list[str] = Field(
         description="txt, jsonl or parquet file, folder, hub name or package.module:function; of a list, the first here"
     )
@@ -143,7 +65,10 @@ class CorpusTasks(Section):
     keep: KeepSection = Field(default_factory=KeepSection)
 
 
-Tasks = Annotated[
-    DatasetTasks | ArithmeticTasks | CountdownTasks | GymTasks | CorpusTasks | FunctionTasks,
-    Field(discriminator="kind"),
-]
+def _validated_tasks(value: Any) -> Any:
+    if isinstance(value, Mapping) and value.get("use") == "corpus":
+        return CorpusTasks.model_validate(value)
+    return value if isinstance(value, Section) else TaskSection.model_validate(value)
+
+
+Tasks = Annotated[SerializeAsAny[Section], BeforeValidator(_validated_tasks)]

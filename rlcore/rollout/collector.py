@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlcore.rollout.engine import POLL_S, Engine
-from rlcore.rollout.generator import BatchCost, FinishedGroup, Generator
-from rlcore.rollout.open_group import TaskDraw
+from rlcore.rollout.generator import Generator
+from rlcore.rollout.open_group import BatchCost, FinishedGroup, TaskDraw
 from rlcore.types import Group, Prefix, Task
 
 Filter = Callable[[Group], bool]

@@ -16,14 +16,16 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
-from rlcore.errors import RewardError, TaskError
+from rlcore.errors import TaskError
 from rlcore.rollout import engine as engines
 from rlcore.rollout.engine import POLL_S, Engine
 from rlcore.rollout.open_group import (
     Attempt,
+    BatchCost,
+    FinishedGroup,
     OpenGroup,
     TaskDraw,
     plan_continuations,
@@ -43,31 +45,8 @@ class Scorer(Protocol):
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
         """Verdicts that are ready, by key, in the order of the rollouts submitted."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinishedGroup:
-    """A group that is written and scored."""
-
-    key: str
-    batch: int
-    draw: TaskDraw
-    group: Group
-    complete: bool
-    """False for a probe: `Generator.complete` asks for the other completions."""
-    prefix: Prefix | None = None
-    """What was continued; the group then holds whole completions, prefix included."""
-
-
-@dataclass(kw_only=True, slots=True)
-class BatchCost:
-    """What the groups of one batch have cost so far."""
-
-    groups: int = 0
-    """Started."""
-    prompt_tokens: int = 0
-    """Read; a prompt counts for each of its completions."""
-    completion_tokens: int = 0
-    """Written."""
+    def check_progress(self) -> None:
+        """Raise `RewardError` if reward calls have stopped finishing."""
 
 
 class Generator:
@@ -90,15 +69,14 @@ class Generator:
         deadline_s: float = 600.0,
         max_requests: int = sys.maxsize,
         probe: int | None = None,
-        scoring_stall_s: float = 600.0,
     ) -> None:
         """deadline_s: for each group, from its first request on; later its unfinished completions are aborted.
         max_requests: in flight at the same time; the others wait. probe: completions of a group that are written and scored
-        first. scoring_stall_s: longest time without any verdict while nothing is being written."""
+        first."""
         self._engine, self._encoder, self._scorer = engine, encoder, scorer
         self._sampling, self._group_size = sampling, group_size
         self._seed_of_batch, self._max_length = seed_of_batch, max_length
-        self.deadline_s, self._scoring_stall_s = deadline_s, scoring_stall_s
+        self.deadline_s = deadline_s
         self._max_requests = max_requests
         self._probe = probe or group_size
         self._open: dict[str, OpenGroup] = {}
@@ -109,7 +87,6 @@ class Generator:
             str, float
         ] = {}  # request ids of dropped groups, and when they must be back
         self._unscored: list[FinishedGroup] = []  # groups without a rollout to score
-        self._last_progress = time.monotonic()
         self._costs: dict[int, BatchCost] = defaultdict(BatchCost)
 
     # asking ------------------------------------------------------------------------------------------------
@@ -209,10 +186,9 @@ class Generator:
         finished, self._unscored = self._unscored, []
         waits = not self.writing and not finished
         for key, verdicts in self._scorer.poll(timeout_s if waits else 0.0):
-            self._last_progress = time.monotonic()
             if key in self._open:
                 finished.append(self._finish(self._open.pop(key), verdicts))
-        self._refuse_stalled_scoring()
+        self._scorer.check_progress()
         return finished
 
     def _submit(self) -> None:
@@ -262,7 +238,6 @@ class Generator:
         if self._abandoned.pop(completion.request_id, None) is not None:
             return
         group, attempt = self._in_flight.pop(completion.request_id)
-        self._last_progress = time.monotonic()
         if group.prefix is None:
             cost = self._costs[group.batch]
             cost.completion_tokens += len(completion.token_ids)
@@ -300,15 +275,6 @@ class Generator:
             complete=complete,
             prefix=group.prefix,
         )
-
-    def _refuse_stalled_scoring(self) -> None:
-        unscored = [group for group in self._open.values() if group.scoring]
-        stalled = time.monotonic() - self._last_progress > self._scoring_stall_s
-        if unscored and not self.writing and stalled:
-            raise RewardError(
-                f"{len(unscored)} groups wait for verdicts and none has come for {self._scoring_stall_s:g} s (first: task "
-                f"{unscored[0].task.id!r}); make the reward faster, or lower its deadline so that slow calls are given up"
-            )
 
     def _drop(self, group: OpenGroup) -> None:
         del self._open[group.key]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rlcore.types import Completion, Finish, Prefix, Request, Rollout, Sampling, Task, Turn
+from rlcore.types import Completion, Finish, Group, Prefix, Request, Rollout, Sampling, Task, Turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +159,32 @@ class OpenGroup:
             attempts=attempts,
             started=state["started"],
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedGroup:
+    """A group that is written and scored."""
+
+    key: str
+    batch: int
+    draw: TaskDraw
+    group: Group
+    complete: bool
+    """False for a probe: `Generator.complete` asks for the other completions."""
+    prefix: Prefix | None = None
+    """What was continued; the group then holds whole completions, prefix included."""
+
+
+@dataclass(kw_only=True, slots=True)
+class BatchCost:
+    """What the groups of one batch have cost so far."""
+
+    groups: int = 0
+    """Started."""
+    prompt_tokens: int = 0
+    """Read; a prompt counts for each of its completions."""
+    completion_tokens: int = 0
+    """Written."""
 
 
 def plan_group(

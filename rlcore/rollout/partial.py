@@ -39,7 +39,7 @@ class Draft:
             if support is None:
                 raise EngineError(
                     f"request {self.request.id!r} asks for the tokens that truncated sampling kept, and this engine does "
-                    "not report them; use engine.kind=hf or vllm_local, or leave out top_p, top_k and min_p"
+                    "not report them; use engine.use=hf or vllm_local, or leave out top_p, top_k and min_p"
                 )
             self.support.extend(support)
 

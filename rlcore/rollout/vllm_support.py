@@ -34,7 +34,7 @@ def logprobs_needed(sampling: Sampling, vocabulary: int) -> int:
     if sampling.top_k == 0:
         raise EngineError(
             "vLLM reports which tokens truncated sampling kept only if top_k bounds their number: "
-            "set sampling.top_k too (for example 100), leave out top_p and min_p, or use engine.kind=hf"
+            "set sampling.top_k too (for example 100), leave out top_p and min_p, or use engine.use=hf"
         )
     return min(ROOM * sampling.top_k, vocabulary)
 

@@ -19,8 +19,9 @@ from rlcore.recipe.check import check
 from rlcore.recipe.schema import Recipe
 from rlcore.run import checkpoint
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.run.processes import group_settings, lost_process_named
 from rlcore.run.session import Run
-from rlcore.run.tracking import Tracker
+from rlcore.run.tracking import Callback, StepFunction, Tracker
 from rlcore.types import Task
 
 
@@ -39,9 +40,14 @@ class Summary:
 
 
 def train(
-    recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
+    recipe: Recipe,
+    *,
+    callbacks: Sequence[Callback | StepFunction] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
 ) -> Summary:
-    """Run all stages. With `resume`, go on after the last checkpoint (from the start if there is none)."""
+    """Run all stages. With `resume`, continue after the last checkpoint (from the start if there is none)."""
     started = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # loading and saving bars would break ours
     folder = RunFolder(Path(recipe.run.folder) / recipe.name)
@@ -49,8 +55,9 @@ def train(
         cpu=not torch.cuda.is_available(),
         log_with=list(recipe.run.trackers) or None,
         project_dir=str(folder.path),
+        kwargs_handlers=[group_settings(recipe.run.timeout_s)],
     )
-    tracker = Tracker(folder, accelerator, console or Console())
+    tracker = Tracker(folder, accelerator, console or Console(), callbacks)
     tasks: dict[str, Sequence[Task]] = {}
     for fact in check(recipe, tasks):
         tracker.say(fact)
@@ -60,8 +67,9 @@ def train(
     accelerator.init_trackers(recipe.name)
     run = open_run(recipe, folder, accelerator, tracker, tasks)
     try:
-        while run.cursor.stage < len(recipe.stages):
-            recipe.stages[run.cursor.stage].run(run)
+        with lost_process_named(recipe.run.timeout_s):
+            while run.cursor.stage < len(recipe.stages):
+                recipe.stages[run.cursor.stage].run(run)
     except RlcoreError:
         saved = checkpoint.all_checkpoints(folder.checkpoints)
         if saved:
@@ -77,7 +85,7 @@ def train(
     before, after = accuracies(read_rows(folder.evals))
     return Summary(
         recipe=recipe.name,
-        engine=recipe.engine.kind,
+        engine=recipe.engine.use,
         accuracy_before=before,
         accuracy_after=after,
         seconds=round(time.perf_counter() - started, 1),

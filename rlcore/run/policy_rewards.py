@@ -1,4 +1,4 @@
-"""Rewards that the learner computes itself, between rollout and credit: `POLICY_REWARDS` of a stage."""
+"""Rewards that the learner computes itself, between rollout and credit: `POLICY_REWARDS`."""
 
 from __future__ import annotations
 
@@ -18,35 +18,40 @@ if TYPE_CHECKING:
 def policy_scorer(
     run: Run, stage: Stage, average: Average | None = None
 ) -> Callable[[Sequence[Group]], list[Group]]:
-    """Groups with the stage's policy rewards added to their verdicts; without such rewards the groups as they are."""
-    named = policy_rewards(stage.rewards)
+    """A function that adds the stage's policy rewards to the verdicts of groups.
+
+    Without such rewards it returns the groups unchanged.
+    """
     optim = getattr(stage, "optim", None)
     tokens = optim.micro_batch_tokens if optim else 8192
-    made = [
-        (spec, build_policy_reward(spec, run.policy, average=average, micro_batch_tokens=tokens))
-        for spec in named
-    ]
+    rewards = []
+    for spec in policy_rewards(stage.rewards):
+        reward = build_policy_reward(spec, run.policy, average=average, micro_batch_tokens=tokens)
+        rewards.append((spec, reward))
 
     def score(groups: Sequence[Group]) -> list[Group]:
         scored = list(groups)
-        for spec, gains_of in made:
-            scored = [
-                replace(
-                    group,
-                    verdicts=[
-                        _plus(v, spec.name, spec.weight, g)
-                        for v, g in zip(group.verdicts, gains, strict=True)
-                    ],
-                )
-                for group, gains in zip(scored, gains_of(scored), strict=True)
-            ]
+        for spec, reward in rewards:
+            gains_of_groups = reward(scored)
+            for position, gains in enumerate(gains_of_groups):
+                group = scored[position]
+                verdicts = [
+                    _with_gain(verdict, spec.name, spec.weight, gain)
+                    for verdict, gain in zip(group.verdicts, gains, strict=True)
+                ]
+                scored[position] = replace(group, verdicts=verdicts)
         return scored
 
     return score
 
 
-def _plus(verdict: Verdict, name: str, weight: float, gain: tuple[float, ...]) -> Verdict:
-    """The verdict with one more weighted part; one that failed stays as it is."""
+def _with_gain(
+    verdict: Verdict,
+    name: str,
+    weight: float,
+    gain: tuple[float, ...],
+) -> Verdict:
+    """The verdict with one more weighted part; a failed verdict stays as it is."""
     if verdict.value is None:
         return verdict
     value, thought, plain = gain

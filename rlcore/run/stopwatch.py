@@ -6,18 +6,24 @@ import time
 
 
 class Stopwatch:
-    """Starts when made; `lap` gives the time since the lap before to a part."""
+    """Starts when it is made; `lap` gives the time since the last lap to a part."""
 
     def __init__(self) -> None:
-        self._started = self._last = time.perf_counter()
+        self._started = time.perf_counter()
+        self._last = self._started
         self._laps: dict[str, float] = {}
 
     def lap(self, part: str) -> None:
         now = time.perf_counter()
-        self._laps[part] = self._laps.get(part, 0.0) + now - self._last
+        before = self._laps.get(part, 0.0)
+        self._laps[part] = before + now - self._last
         self._last = now
 
     def times(self, **extra: float) -> dict[str, float]:
-        """`time/<part>` for every lap and every part measured elsewhere, and `time/total` since the start."""
-        parts = {**self._laps, **extra, "total": time.perf_counter() - self._started}
+        """Seconds since the start as `time/total`, and `time/<part>` for the other parts.
+
+        extra: parts that were measured elsewhere.
+        """
+        total = time.perf_counter() - self._started
+        parts = {**self._laps, **extra, "total": total}
         return {f"time/{part}": seconds for part, seconds in parts.items()}

@@ -1,12 +1,12 @@
-"""What a person sees of a run while it goes on, and what is written down: metrics.jsonl, trackers, a bar or plain lines."""
+"""What a person sees of a run, and where it is logged: metrics.jsonl, trackers, a progress bar."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -20,14 +20,31 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from rlcore.run.dead_states import dead_states, loss_meaning
 from rlcore.run.folder import RunFolder
-from rlcore.run.metrics import dead_states
 
 if TYPE_CHECKING:
     from rlcore.stages.base import Stage
 
 FIRST_STEPS = 5
-"""Dead states are named in the first steps of a stage, where they usually mean a mistake in the set-up."""
+"""Dead states are named in the first steps of a stage.
+
+There they usually mean a mistake in the set-up.
+"""
+
+
+class Callback(Protocol):
+    """What is called on the main process while a run goes on; methods that are absent are not called."""
+
+    def on_step(self, step: int, metrics: dict[str, Any]) -> None:
+        """After every step of a training stage. step: since the run began. metrics: the row of metrics.jsonl."""
+
+    def on_evaluation(self, row: dict[str, Any]) -> None:
+        """After every evaluation. row: that of eval.jsonl."""
+
+
+StepFunction = Callable[[int, dict[str, Any]], None]
+"""A callback that is a plain function is its `on_step`."""
 
 
 @dataclass
@@ -35,6 +52,7 @@ class StageLog:
     """First and last row of a stage, for the summary."""
 
     name: str
+    kind: str
     headline: tuple[str, ...]
     """Metrics that are shown; the first is the stage's main number."""
     started: float = field(default_factory=time.perf_counter)
@@ -47,24 +65,37 @@ class StageLog:
 
 
 class Tracker:
-    """Writes on the main process only; the other ranks keep silent."""
+    """Writes on the main process only; the other ranks are silent."""
 
-    def __init__(self, folder: RunFolder, accelerator: Accelerator, console: Console) -> None:
-        self.folder, self.accelerator = folder, accelerator
+    def __init__(
+        self,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        console: Console,
+        callbacks: Sequence[Callback | StepFunction] = (),
+    ) -> None:
+        self._callbacks = list(callbacks)
+        self.folder = folder
+        self.accelerator = accelerator
         self.console = console if accelerator.is_main_process else Console(quiet=True)
         self.stages: list[StageLog] = []
         self._bar: tuple[Progress, TaskID] | None = None
-        self._total, self._every = 0, 1
+        self._total = 0
+        self._every = 1
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, stage: Stage, *, done: int) -> Iterator[None]:
-        """Frame a training stage of which `done` steps are done: a bar on a terminal, about ten lines elsewhere."""
-        log = StageLog(name=stage.label, headline=stage.headline, done=done)
+        """Frame a training stage of which `done` steps are done.
+
+        It shows a bar on a terminal, and about ten lines elsewhere.
+        """
+        log = StageLog(name=stage.label, kind=stage.kind, headline=stage.headline, done=done)
         self.stages.append(log)
-        self._total, self._every = stage.steps, max(1, stage.steps // 10)
+        self._total = stage.steps
+        self._every = max(1, stage.steps // 10)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -73,13 +104,10 @@ class Tracker:
             TextColumn("{task.fields[shown]}"),
         )
         try:
-            with Progress(
-                *columns, console=self.console, disable=not self.console.is_terminal
-            ) as progress:
-                self._bar = (
-                    progress,
-                    progress.add_task(log.name, total=stage.steps, completed=done, shown=""),
-                )
+            is_hidden = not self.console.is_terminal
+            with Progress(*columns, console=self.console, disable=is_hidden) as progress:
+                bar = progress.add_task(log.name, total=stage.steps, completed=done, shown="")
+                self._bar = (progress, bar)
                 yield
         finally:
             self._bar = None
@@ -95,52 +123,73 @@ class Tracker:
             yield
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write one optimiser step down and show it."""
+        """Log one step and show it."""
         log = self.stages[-1]
         row = {"step": step, "stage": log.name, **metrics}
         log.first = log.first or row
-        log.last, log.steps = row, log.steps + 1
+        log.last = row
+        log.steps += 1
         if self.accelerator.is_main_process:
             self.folder.log_metrics(row)
-        self.accelerator.log(
-            {key: value for key, value in metrics.items() if isinstance(value, int | float)},
-            step=step,
-        )
-        if self._bar is not None:
-            progress, bar = self._bar
-            progress.update(bar, advance=1, shown=_headline(log.headline, row))
-            done = int(progress.tasks[bar].completed)
-            if not self.console.is_terminal and (
-                log.steps == 1 or done % self._every == 0 or done == self._total
-            ):
-                self.say(f"{log.name} {done}/{self._total}  {_headline(log.headline, row)}")
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        self.accelerator.log(numbers, step=step)
+        self._show_step(log, row)
+        self._call("on_step", step, row)
+        meaning = loss_meaning(log.kind)
+        if log.steps == 1 and "loss" in row and meaning is not None:
+            self.say(f"note, {log.name}: {meaning}")
         if log.steps <= FIRST_STEPS:
             for sentence in dead_states(row):
                 self.say(f"warning, {log.name} step {log.done + log.steps}: {sentence}")
 
+    def _call(self, event: str, *arguments: Any) -> None:
+        """Call the callbacks that handle an event, on the main process."""
+        if not self.accelerator.is_main_process:
+            return
+        for callback in self._callbacks:
+            method = getattr(callback, event, None)
+            if method is None and event == "on_step" and callable(callback):
+                method = callback
+            if method is not None:
+                method(*arguments)
+
+    def _show_step(self, log: StageLog, row: Mapping[str, Any]) -> None:
+        if self._bar is None:
+            return
+        progress, bar = self._bar
+        headline = _headline(log.headline, row)
+        progress.update(bar, advance=1, shown=headline)
+        if self.console.is_terminal:
+            return
+        done = int(progress.tasks[bar].completed)
+        if log.steps == 1 or done % self._every == 0 or done == self._total:
+            self.say(f"{log.name} {done}/{self._total}  {headline}")
+
     def evaluated(self, stage: Stage, row: Mapping[str, Any]) -> None:
-        """Write one evaluation down and show it."""
+        """Log one evaluation and show it."""
         log = self._log_once(stage, row)
         if self.accelerator.is_main_process:
             self.folder.log_eval(row)
         self.accelerator.log({f"eval/{log.name}/accuracy": row["accuracy"]}, step=row["step"])
-        self.say(
-            f"{log.name}: {_headline(log.headline, row)} of {row['answers']} answers ({row['time/total']:.1f} s)"
-        )
+        seconds = f"{row['time/total']:.1f} s"
+        headline = _headline(log.headline, row)
+        self.say(f"{log.name}: {headline} of {row['completions']} completions ({seconds})")
+        self._call("on_evaluation", dict(row))
 
     def sampled(self, stage: Stage, row: Mapping[str, Any]) -> None:
-        """Write one sample stage down and show it."""
+        """Log one sample stage and show it."""
         log = self._log_once(stage, row)
         if self.accelerator.is_main_process:
             self.folder.summarise_sample(row["stage"], row)
-        self.say(
-            f"{log.name}: {_headline(log.headline, row)}, {row['answers']} answers ({row['time/total']:.1f} s)"
-        )
+        seconds = f"{row['time/total']:.1f} s"
+        headline = _headline(log.headline, row)
+        self.say(f"{log.name}: {headline}, {row['completions']} completions ({seconds})")
 
     def _log_once(self, stage: Stage, row: Mapping[str, Any]) -> StageLog:
         """The log of a stage without steps."""
         log = StageLog(
             name=stage.label,
+            kind=stage.kind,
             headline=stage.headline,
             seconds=row["time/total"],
             last=dict(row),
@@ -149,7 +198,10 @@ class Tracker:
         return log
 
     def summary(self) -> None:
-        """Print one line a stage: what it was, how long it took, and its first headline number at its first and last step."""
+        """Print a table with one line a stage.
+
+        It has the stage's seconds, and its first headline metric at the first and the last step.
+        """
         table = Table(
             "stage",
             "steps",
@@ -171,7 +223,8 @@ class Tracker:
 
 
 def _headline(headline: Sequence[str], row: Mapping[str, Any]) -> str:
-    return "  ".join(f"{_label(key)} {_number(key, row)}" for key in headline if key in row)
+    shown = [f"{_label(key)} {_number(key, row)}" for key in headline if key in row]
+    return "  ".join(shown)
 
 
 def _label(key: str) -> str:
@@ -179,5 +232,9 @@ def _label(key: str) -> str:
 
 
 def _number(key: str, row: Mapping[str, Any]) -> str:
-    """Nothing where the row has no such number."""
-    return "" if key not in row else f"{row[key]:.1%}" if key == "accuracy" else f"{row[key]:.3g}"
+    """The number as it is shown; empty where the row has none."""
+    if key not in row:
+        return ""
+    if key == "accuracy":
+        return f"{row[key]:.1%}"
+    return f"{row[key]:.3g}"

@@ -18,7 +18,7 @@ from rlcore.recipe.load import load, recipe_names
 from rlcore.recipe.model_sections import ModelSection
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText, SamplingSection
 from rlcore.rollout.open_group import TaskDraw
-from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics
+from rlcore.run.metrics import GroupFacts, group_facts, refuse_unscored, rollout_metrics
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
 from rlcore.stages.base import GeneratingStage, Stage
@@ -48,6 +48,8 @@ class EvalStage(GeneratingStage):
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
         yield from super().problems(recipe, before)
+        if self.budget is None and self.budget_text != BUDGET_TEXT:
+            yield "budget_text has no effect without a budget"
         if self.weights != "ema":
             return
         training = [stage for stage in before if stage.trains]
@@ -60,7 +62,11 @@ class EvalStage(GeneratingStage):
 
 
 def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
-    """Evaluate and log one row. `accuracy` is the mean of the first reward over all scored answers."""
+    """Evaluate and log one row.
+
+    `accuracy` is the mean of the first reward. A completion that was cut at the deadline counts as not solved; one whose
+    reward failed is no measurement and is left out (`reward/frac_unscored` says how many).
+    """
     started = time.perf_counter()
     tasks = run.tasks(stage.tasks)
     positions = range(min(len(tasks), stage.limit or len(tasks)))
@@ -85,12 +91,10 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
     facts = run.gather(group_facts(group) for group in groups)
     refuse_unscored(facts)
     first = build_rewards(stage.rewards)[0].name
-    scores = [
-        score for group in facts for parts in group.parts if (score := parts.get(first)) is not None
-    ]
+    scores = [score for group in facts for score in _first_rewards(group, first)]
     if not scores:
         raise RewardError(
-            f"the first reward of stage {stage.label}, {first}, scored no answer: no accuracy"
+            f"the first reward of stage {stage.label}, {first}, scored no completion: no accuracy"
         )
     row = {
         "stage": stage.label,
@@ -98,14 +102,27 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
         "step": run.cursor.step,
         "eval_set": stage.tasks,
         "tasks": len(positions),
-        "answers": len(positions) * stage.num_samples,
+        "completions": len(positions) * stage.num_samples,
         "accuracy": statistics.fmean(scores),
+        "completions/frac_unfinished": statistics.fmean(
+            finish == "aborted" for group in facts for finish in group.finishes
+        ),
         **rollout_metrics(facts),
         "time/total": time.perf_counter() - started,
     }
     run.tracker.evaluated(stage, row)
     run.end_stage(trained=False)
     return row
+
+
+def _first_rewards(group: GroupFacts, name: str) -> list[float]:
+    """The first reward of each completion of a group; 0 where the completion was cut at the deadline."""
+    rewards = []
+    for parts, finish in zip(group.parts, group.finishes, strict=True):
+        score = 0.0 if finish == "aborted" else parts.get(name)
+        if score is not None:
+            rewards.append(score)
+    return rewards
 
 
 def _with_budget(task: Task, stage: EvalStage) -> Task:

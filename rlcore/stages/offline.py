@@ -1,9 +1,9 @@
 """Stage `offline`: learn from stored rollouts, with any credit and objective that needs no new answers.
 
     rejection sampling fine-tuning (RFT)   keep: correct, distinct: 4, objective: sft
-    advantage-weighted, per answer         credit: {baseline: mean}, objective: {preset: awr, beta: 0.5}
+    advantage-weighted, per answer         credit: {baseline: mean}, objective: {use: awr, beta: 0.5}
     advantage-weighted, per step (Eq. 4)   credit: {baseline: none, steps: {scheme: {use: per_step, mix: 1.0}}},
-                                           objective: {preset: awr, beta: 0.5}
+                                           objective: {use: awr, beta: 0.5}
     GRPO on old answers                    credit: {baseline: mean_std}, objective: grpo (needs the rows' logprobs)
 
 Credit sees all answers to a task before `keep` and `distinct` choose among them, so a baseline is that of the whole group.
@@ -54,7 +54,7 @@ class OfflineStage(DataStage):
         description="of credit.steps only the scheme counts: the values are the stored ones",
     )
     objective: str | dict[str, Any] = Field(
-        "sft", description="a preset's name, or {preset: name, parameter: value}"
+        "sft", description="a preset's name, or {use: name, parameter: value}"
     )
     optim: OptimSection = Field(default_factory=lambda: OptimSection(lr=1e-5))
 
@@ -62,6 +62,11 @@ class OfflineStage(DataStage):
         yield from super().problems(recipe, before)
         if self.credit.steps and self.credit.steps.keep != "none":
             yield "credit.steps.keep is for rl stages: nothing is continued here"
+        if self.credit.steps and self.credit.steps.parameters:
+            key = next(iter(self.credit.steps.parameters))
+            yield f"credit.steps.{key} has no effect: the step values are the stored ones"
+        if self.credit.normalise_parts:
+            yield "credit.normalise_parts is for rl stages: stored rollouts have one reward"
         if self.credit.demonstrations != "none":
             yield (
                 "credit.demonstrations is for rl stages: "

@@ -60,13 +60,32 @@ class PreferStage(DataStage):
 
     @model_validator(mode="after")
     def _whole_batches(self) -> PreferStage:
-        if self.micro_batch is not None and self.batch_size % min(
-            self.micro_batch, self.batch_size
-        ):
+        micro_batch = min(self.micro_batch or self.batch_size, self.batch_size)
+        if self.batch_size % micro_batch:
             raise ValueError(
-                f"micro_batch is {self.micro_batch}, which does not divide batch_size ({self.batch_size})"
+                f"micro_batch is {self.micro_batch}, which does not divide "
+                f"batch_size ({self.batch_size})"
             )
         return self
+
+    def micro_batches(self, processes: int) -> tuple[int, int]:
+        """Pairs in one forward of a process, and forwards in a step.
+
+        Raises `RecipeError` where a step's pairs cannot be divided exactly.
+        """
+        if self.batch_size % processes:
+            raise RecipeError(
+                f"stage {self.label}: batch_size is {self.batch_size}, which {processes} processes "
+                f"cannot divide equally: use a multiple of {processes}"
+            )
+        pairs = self.batch_size // processes
+        micro_batch = min(self.micro_batch or pairs, pairs)
+        if pairs % micro_batch:
+            raise RecipeError(
+                f"stage {self.label}: micro_batch is {micro_batch}, which does not divide "
+                f"the {pairs} pairs of a process's step"
+            )
+        return micro_batch, pairs // micro_batch
 
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)

@@ -90,25 +90,24 @@ def pair_trainer(
     """TRL's trainer for a policy that is `plain` and stays so; the reference is a copy of it as it is now."""
     losses = {stage.loss_type: 1.0} if isinstance(stage.loss_type, str) else stage.loss_type
     optim = stage.optim
-    optimizer = OPTIMIZERS[optim.name](
+    make_optimizer = OPTIMIZERS[optim.use]
+    optimizer = make_optimizer(
         policy.module, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
     )
+    curve = optim.schedule_settings()
     schedule = Schedule(
-        name=optim.schedule,
+        name=curve.pop("schedule"),
         total=stage.steps,
         warmup=optim.warmup_steps,
-        floor=optim.min_lr_ratio,
-        rex_d=optim.rex_d,
-        decay_shape=optim.decay_shape,
-        decay_share=optim.decay_share,
+        floor=curve.pop("min_lr_ratio", 0.0),
+        **curve,
     )
-    each = max(1, stage.batch_size // processes)
-    micro = min(stage.micro_batch or each, each)
+    micro_batch, accumulation = stage.micro_batches(processes)
     config = DPOConfig(
         output_dir=scratch,
         max_steps=stage.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, each // micro),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
         learning_rate=optim.lr,
         max_grad_norm=optim.clip_norm,
         beta=stage.beta,

@@ -9,29 +9,30 @@ by other tasks; the curriculum sees them, the learner does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
 from rlcore.credit.demonstrations import STREAM as DEMONSTRATIONS
 from rlcore.errors import RecipeError
 from rlcore.objective.correction import require_correction
+from rlcore.objective.methods import with_method
 from rlcore.recipe.build import (
     build_budget,
     build_curriculum,
     build_filter,
+    build_follow_up,
     build_prefilter,
     build_sampling,
     build_scorer,
-    build_second_round,
 )
 from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
 from rlcore.recipe.build_learner import build_objective
 from rlcore.recipe.credit_sections import CreditSection
-from rlcore.recipe.optim_sections import OptimSection
-from rlcore.recipe.section import Section
+from rlcore.recipe.filter_sections import GroupKeys
+from rlcore.recipe.optim_sections import OptimSection, UpdateKeys
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
 from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
 from rlcore.run.metrics import (
@@ -40,8 +41,11 @@ from rlcore.run.metrics import (
     refuse_unscored,
     rollout_metrics,
     rollout_rows,
+    staleness_counts,
+    staleness_metrics,
 )
 from rlcore.run.next_token import STREAM, text_samples
+from rlcore.run.own_metrics import build_metrics, mean_metrics, measure_groups
 from rlcore.run.plots import draw_categories
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
@@ -56,68 +60,29 @@ if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
     from rlcore.run.session import Run
+    from rlcore.run.throughput import Throughput
     from rlcore.types import Sample
 
 
-class ResampleSection(Section):
-    rounds: PositiveInt = Field(
-        10, description="at most so many times the batch is tried; then it stays smaller"
-    )
-    oversubmit: Annotated[float, Field(ge=1)] = Field(
-        1.0,
-        description="groups under way for each one missing; above 1 faster, but what is under way at the end is wasted",
-    )
-    probe: Annotated[int, Field(ge=2)] | None = Field(
-        None,
-        description="answers to a task that are written first; the others only if the filter accepts these",
-    )
-
-
-class PrefilterSection(Section):
-    """`prefilter: category` is short for `prefilter: {by: category}`."""
-
-    by: str | list[str] = Field(
-        "task",
-        description="what is remembered together: task, category, a column, or several columns",
-    )
-    rate: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="how fast a kind's chance follows what the filter accepts"
-    )
-    least: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.02, description="smallest chance of a task to be tried"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by(cls, given: Any) -> Any:
-        return {"by": given} if isinstance(given, str | list) else given
-
-
-class RlStage(GeneratingStage):
+class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
     headline = ("reward/mean", "completions/length/mean", "reward/frac_zero_std")
 
-    steps: PositiveInt = Field(description="optimiser steps")
+    steps: PositiveInt = Field(description="rollout batches to train on")
+    method: str = Field(
+        "grpo",
+        description="a publication: its loss, baseline, equal-reward rule and filter, each replaceable; docs/objectives.md",
+    )
     stop_after_tokens: PositiveInt | None = Field(
         None,
         description="end after the step that brings the tokens written in this stage, continuations too, to this number",
     )
     groups_per_step: PositiveInt = Field(32, description="tasks in a step, over all processes")
-    group_size: PositiveInt = Field(8, description="answers to a task")
     aggregate: str | dict[str, Any] = Field(
         "sum", description="how rewards become one value: a name, or {use: name, parameter: value}"
     )
     curriculum: str | dict[str, Any] = Field(
         "uniform",
         description="which tasks next: a name, or {use: name, parameter: value}; docs/curricula.md",
-    )
-    filter: str | dict[str, Any] | list[str | dict[str, Any]] | None = Field(
-        None,
-        description="which groups enter the batch, the others are replaced: zero_variance, pass_rate, staleness, unscorable",
-    )
-    resample: ResampleSection = Field(default_factory=ResampleSection)
-    prefilter: PrefilterSection | None = Field(
-        None,
-        description="pass over tasks like those the filter rejected, before anything is written for them",
     )
     budget: PositiveInt | str | dict[str, Any] | None = Field(
         None,
@@ -127,40 +92,26 @@ class RlStage(GeneratingStage):
     budget_text: BudgetText = Field(
         BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}"
     )
-    second_round: str | dict[str, Any] | None = Field(
+    follow_up: str | dict[str, Any] | None = Field(
         None,
         description="tasks made of a step's answers, answered in the same step: guess_masks, or {use: name, ...}",
-    )
-    max_staleness: Annotated[int, Field(ge=0)] = Field(
-        0, description="rollout batches generated beyond the one being trained"
-    )
-    minibatches: PositiveInt = Field(1, description="updates that a rollout batch is cut into")
-    update_epochs: PositiveInt = Field(1, description="times that a rollout batch is trained on")
-    minibatch_by: Literal["group", "sequence"] = Field(
-        "group", description="what stays together when a batch is cut"
-    )
-    old_logprobs: Literal["trainer", "engine"] | None = Field(
-        None,
-        description="denominator of the ratio after the first update and for stale tokens: recomputed by the learner, or as the "
-        "engine recorded them; default: trainer in bfloat16, else engine",
     )
     credit: CreditSection = Field(default_factory=CreditSection)
     objective: str | dict[str, Any] = Field(
         "grpo",
-        description="a preset's name, or {preset: name, parameter: value}; docs/objectives.md",
+        description="a preset's name, or {use: name, parameter: value}; docs/objectives.md",
     )
     optim: OptimSection = Field(default_factory=OptimSection)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_under_the_methods_keys(cls, value: Any) -> Any:
+        return with_method(value) if isinstance(value, Mapping) else value
+
     @model_validator(mode="after")
-    def _parts_of_a_filter(self) -> RlStage:
-        if self.prefilter is not None and self.filter is None:
-            raise ValueError("prefilter remembers what a filter rejected: set filter too")
-        if self.resample.probe is not None and (
-            self.filter is None or self.resample.probe >= self.group_size
-        ):
-            raise ValueError(
-                f"resample.probe is {self.resample.probe}, which needs a filter and a group_size above it (it is {self.group_size})"
-            )
+    def _budget_text_has_an_effect(self) -> RlStage:
+        if self.budget is None and self.budget_text != BUDGET_TEXT:
+            raise ValueError("budget_text has no effect without a budget")
         return self
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
@@ -177,10 +128,6 @@ class RlStage(GeneratingStage):
                 "so RL learns nothing"
             )
 
-    def denominator(self, recipe: Recipe) -> Literal["trainer", "engine"]:
-        """Where old log-probabilities come from, default applied."""
-        return self.old_logprobs or ("trainer" if recipe.model.dtype == "bfloat16" else "engine")
-
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)
         tasks = context.tasks[self.tasks]
@@ -190,14 +137,17 @@ class RlStage(GeneratingStage):
             build_prefilter(self, curriculum, tasks, seed=0)
         with context.at("filter"):
             build_filter(self)
+        with context.at("metrics"):
+            build_metrics(self.metrics)
         with context.at("budget"):
             build_budget(self)
-        with context.at("second_round"):
-            build_second_round(self.second_round)
+        with context.at("follow_up"):
+            build_follow_up(self.follow_up)
         with context.at("objective"):
             objective = build_objective(self.objective, max_tokens=self.sampling.max_tokens)
-        with context.at("credit.steps"):
-            build_step_values(self, context.no_engine, str)
+        if self.credit.steps:
+            with context.at("credit.steps"):
+                build_step_values(self.credit.steps, self, context.no_engine, str)
         with context.at("credit"):
             build_credit(self.credit, weights=credit_weights(self))
         with context.at("credit.demonstrations"):
@@ -242,6 +192,7 @@ def check_streams(demonstrations: str, objective: Objective) -> None:
 
 def run_rl(run: Run, stage: RlStage) -> None:
     from rlcore.learner.updates import run_updates
+    from rlcore.run.throughput import throughput
 
     seed = derive(run.recipe.seed, "rl", run.cursor.stage)
     tasks = run.tasks(stage.tasks)
@@ -250,6 +201,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     learner = run.learner(stage, objective)
     limit = TokenLimit(run, stage.stop_after_tokens)
+    own_metrics = build_metrics(stage.metrics)
 
     with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
         collector = run.collector(
@@ -268,7 +220,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             ranks=run.accelerator.num_processes,
             gather=run.gather,
             rescore=policy_scorer(run, stage, learner.average),
-            estimate=step_values(run, stage, collector, seed=seed),
+            estimate=step_values(run, stage.credit.steps, stage, collector, seed=seed),
         )
         run.resume_stage(learner, curriculum, batches)
         credit = build_credit(
@@ -277,6 +229,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             gather=run.gather,
             demonstrate=partial(demonstrate, run),
         )
+        speed = throughput(run.policy, run.accelerator, peak_tflops=run.recipe.run.peak_tflops)
         run.publish(learner.version, collector.generator)
         while run.cursor.stage_step < stage.steps and not limit.reached:
             watch = Stopwatch()
@@ -286,6 +239,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             samples = credit(batch.groups)
             write_rollouts(run, batch, samples)
             metrics = batch_metrics(run, batch, version=learner.version)
+            metrics |= mean_metrics(run.gather(measure_groups(own_metrics, batch.groups)))
             metrics |= batches.observe(batch, samples)
             watch.lap("credit")
 
@@ -306,7 +260,9 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 run.publish(learner.version, collector.generator)
             watch.lap("publish")
 
-            metrics |= learner_metrics(report) | watch.times(reward=batch.collected.reward_s)
+            times = watch.times(reward=batch.collected.reward_s)
+            metrics |= learner_metrics(report) | times
+            metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
             limit.add(metrics)
             run.end_step(metrics, learner, curriculum, batches)
     if run.accelerator.is_main_process:
@@ -325,7 +281,7 @@ def batch_plan(stage: RlStage) -> BatchPlan:
         oversubmit=stage.resample.oversubmit,
         budget=build_budget(stage),
         budget_text=stage.budget_text,
-        follow_up=build_second_round(stage.second_round),
+        follow_up=build_follow_up(stage.follow_up),
     )
 
 
@@ -339,11 +295,30 @@ def batch_metrics(run: Run, batch: RolloutBatch, *, version: int) -> dict[str, f
     """Metrics of a batch over all ranks. Raises `RewardError` if nothing could be scored."""
     facts = run.gather([group_facts(group) for group in batch.all_groups])
     refuse_unscored(facts)
-    metrics = rollout_metrics(facts) | {"policy_version": version, "staleness/mean": 0}
+    metrics = rollout_metrics(facts) | {"policy_version": version}
+    rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
+    metrics |= staleness_metrics(run.gather([staleness_counts(rollouts, version)]))
     if batch.value_cost is not None:
         costs = run.gather([batch.value_cost])
         metrics |= step_metrics(costs, written=metrics["tokens/completion"])
     return metrics
+
+
+def speed_metrics(
+    run: Run,
+    speed: Throughput,
+    samples: Sequence[Sequence[Sample]],
+    times: Mapping[str, float],
+    metrics: Mapping[str, float],
+    epochs: int,
+) -> dict[str, float]:
+    """Tokens per second, utilisation and mean |advantage| of one step, over all ranks."""
+    from rlcore.run.throughput import advantage_metrics, sample_facts
+
+    facts = run.gather([sample_facts(sample for of_group in samples for sample in of_group)])
+    generated = metrics["tokens/completion"]
+    speeds = speed.metrics(facts, times, generated_tokens=generated, epochs=epochs)
+    return speeds | advantage_metrics(facts)
 
 
 def keyed(

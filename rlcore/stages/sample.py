@@ -17,6 +17,7 @@ from rlcore.recipe.build_credit import build_step_values
 from rlcore.recipe.credit_sections import StepValuesSection
 from rlcore.rollout.open_group import TaskDraw
 from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics, rollout_rows
+from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
 from rlcore.run.step_values import step_metrics, step_rows, step_values
 from rlcore.scoring.scorer import Scorer
@@ -48,8 +49,9 @@ class SampleStage(GeneratingStage):
 
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)
-        with context.at("steps"):
-            build_step_values(self, context.no_engine, str)
+        if self.steps:
+            with context.at("steps"):
+                build_step_values(self.steps, self, context.no_engine, str)
         return facts
 
     def run(self, run: Run) -> None:
@@ -58,54 +60,64 @@ class SampleStage(GeneratingStage):
 
 def run_sample(run: Run, stage: SampleStage) -> None:
     started = time.perf_counter()
+    name = stage.label
     tasks = run.tasks(stage.tasks)
-    positions = range(min(len(tasks), stage.limit or len(tasks)))
-    size = (
-        max(1, ROUND * run.recipe.engine.max_sequences // stage.num_samples)
-        * run.accelerator.num_processes
-    )
-    name, facts, costs, sampling = stage.label, [], [], build_sampling(stage.sampling)
+    num_tasks = min(len(tasks), stage.limit or len(tasks))
     seed = derive(run.recipe.seed, "sample", run.cursor.stage)
     if run.accelerator.is_main_process:
         run.folder.new_sample(name)
     run.accelerator.wait_for_everyone()
     run.publish(run.cursor.step)
-    with build_scorer(stage) as scorer, run.tracker.wait(f"answering {len(positions)} tasks"):
+
+    facts, costs = [], []
+    with build_scorer(stage) as scorer, run.tracker.wait(f"sampling {num_tasks} tasks"):
         collector = run.collector(
-            scorer, sampling, group_size=stage.num_samples, seed_of_batch=lambda batch: seed
+            scorer,
+            build_sampling(stage.sampling),
+            group_size=stage.num_samples,
+            seed_of_batch=lambda batch: seed,
         )
-        estimate = step_values(run, stage, collector, seed=seed)
-        for start in range(0, len(positions), size):
-            places = run.my_share(positions[start : start + size])
-            chosen = [tasks[place] for place in places]
+        rescore = policy_scorer(run, stage)
+        estimate = step_values(run, stage.steps, stage, collector, seed=seed)
+        for start, positions in rounds(run, stage, num_tasks):
             draws = [
-                TaskDraw(task=task, position=place, order=place)
-                for place, task in zip(places, chosen, strict=True)
+                TaskDraw(task=tasks[position], position=position, order=position)
+                for position in positions
             ]
             collector.open(start, draws)
-            groups = collector.wait(start).groups
-            facts += run.gather(group_facts(group) for group in groups)
-            refuse_unscored(facts)
+            groups = rescore(collector.wait(start).groups)
             if estimate:
                 groups, cost = estimate(groups, start)
                 costs.append(cost)
-            placed = [(place, group, True) for place, group in zip(places, groups, strict=True)]
+            placed = zip(positions, groups, [True] * len(groups), strict=True)
             rows = list(rollout_rows(placed, step_rows(groups, [])))
             if stage.demonstrations:
-                rows += demonstration_rows(run, dict(zip(places, chosen, strict=True)), scorer)
+                chosen = {draw.position: draw.task for draw in draws}
+                rows += demonstration_rows(run, chosen, scorer)
             run.folder.append_sample(name, run.accelerator.process_index, rows)
+            facts += run.gather([group_facts(group) for group in groups])
+            refuse_unscored(facts)
     run.accelerator.wait_for_everyone()
-    metrics = rollout_metrics(facts)
-    if stage.steps:
-        metrics |= step_metrics(run.gather(costs), written=metrics["tokens/completion"])
+
     row = {
         "stage": name,
         "step": run.cursor.step,
-        "tasks": len(positions),
-        "answers": len(positions) * stage.num_samples,
+        "tasks": num_tasks,
+        "completions": num_tasks * stage.num_samples,
+        **rollout_metrics(facts),
     }
-    run.tracker.sampled(stage, row | metrics | {"time/total": time.perf_counter() - started})
+    if estimate:
+        row |= step_metrics(run.gather(costs), written=row["tokens/completion"])
+    run.tracker.sampled(stage, row | {"time/total": time.perf_counter() - started})
     run.end_stage()
+
+
+def rounds(run: Run, stage: SampleStage, num_tasks: int) -> Iterator[tuple[int, list[int]]]:
+    """(number, this rank's positions) of each round; rows are on disk after each."""
+    tasks_of_rank = max(1, ROUND * run.recipe.engine.max_sequences // stage.num_samples)
+    size = tasks_of_rank * run.accelerator.num_processes
+    for start in range(0, num_tasks, size):
+        yield start, run.my_share(range(start, min(start + size, num_tasks)))
 
 
 def demonstration_rows(

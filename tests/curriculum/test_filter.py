@@ -55,6 +55,9 @@ class RightScorer:
     def submit(self, key: str, task: Task, rollouts: Sequence[Rollout]) -> None:
         self._ready.append((key, [self._verdict(rollout) for rollout in rollouts]))
 
+    def check_progress(self) -> None:
+        pass
+
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
         ready, self._ready = self._ready, []
         return ready

@@ -35,9 +35,9 @@ def recipe(folder: Path, settings: str, reward: str = "odd"):
     [
         ("objective: hpt, credit: {demonstrations: gated}", {"policy", "demonstration"}),
         ("objective: luffy, credit: {demonstrations: mixed}", {"policy", "demonstration"}),
-        ("objective: {preset: reinforce_pp, kl: 0.01, kl_kind: reward, entropy: 0.01}, credit: {baseline: global}",
+        ("objective: {use: reinforce_pp, kl: 0.01, kl_kind: reward, entropy: 0.01}, credit: {baseline: global}",
          {"policy", "entropy"}),
-        ("objective: {preset: grpo, kl: 0.01, correction: {kind: sequence_mask, high: 3.0}}",
+        ("objective: {use: grpo, kl: 0.01, correction: {kind: sequence_mask, high: 3.0}}",
          {"policy", "kl"}),
         ("objective: reinforce, credit: {baseline: mean, zero_variance: keep, exponential: 0.5}", set()),
     ],
@@ -59,7 +59,7 @@ def test_a_run(tmp_path: Path, settings, losses):
     [
         ("objective: hpt", "set credit.demonstrations to gated or mixed"),
         ("objective: grpo, credit: {demonstrations: gated}", "does not learn from them: use hpt"),
-        ("objective: {preset: grpo, correction: {kind: tis, high: 2}}", "no correction 'tis'"),
+        ("objective: {use: grpo, correction: {kind: tis, high: 2}}", "no correction 'tis'"),
     ],
 )
 def test_what_does_not_fit_together_is_said_before_a_model_loads(tmp_path: Path, settings, message):

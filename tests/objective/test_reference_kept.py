@@ -81,7 +81,7 @@ def test_steps_then_a_new_learner_then_steps(tmp_path: Path, name, params):
 
 def go(recipe: Path, **settings) -> Path:
     overrides = [
-        "stages.rl.objective={preset: grpo, kl: 0.3}",
+        "stages.rl.objective={use: grpo, kl: 0.3}",
         "stages.rl.optim.lr=1e-2",
         "run.keep_checkpoints=9",
         "stages.sft.steps=2",

@@ -12,7 +12,7 @@ from rlcore.recipe.load import dump, load, parse_yaml, recipe_names, validate
 SMALL = """
 name: small
 model: {config: {model_type: qwen2}, tokenizer: bytes}
-tasks: {train: {kind: arithmetic}}
+tasks: {train: {use: arithmetic}}
 stages:
   - {kind: sft, tasks: train, steps: 3}
   - {kind: rl, tasks: train, steps: 3, rewards: [{use: exact}]}
@@ -34,7 +34,6 @@ def small(tmp_path: Path) -> str:
         ("stages.rl.lr=1e-3", "did you mean 'optim.lr'?"),
         ("stages.rl.steps=many", "stages.1.steps: Input should be a valid integer (got 'many')"),
         ("stages.rl.steps=0", "stages.1.steps"),
-        ("tasks.train.sizes=3", "did you mean 'size'?"),
         ("stages.rl.tasks=eval_set", "the recipe's task sets are: train"),
         ("stages.3.steps=2", "use one of 0 (sft), 1 (rl)"),
         ("stages.rl.kind=rlhf", "stages.1"),
@@ -90,7 +89,7 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(RecipeError, match="the key 'model' is required"):
-        validate({"name": "x", "tasks": {"t": {"kind": "arithmetic"}}, "stages": []}, where="here")
+        validate({"name": "x", "tasks": {"t": {"use": "arithmetic"}}, "stages": []}, where="here")
 
 
 def test_an_unknown_recipe_gets_the_nearest_name() -> None:
@@ -119,7 +118,7 @@ def test_every_key_is_documented_once() -> None:
     keys = all_keys()
     names = [key.key for key in keys]
     assert len(set(names)) == len(names)
-    assert {"seed", "optim.lr", "stages[rl].optim", "tasks[dataset].columns", "engine.kind"} <= set(
+    assert {"seed", "optim.lr", "stages[rl].optim", "tasks[corpus].column", "engine.use"} <= set(
         names
     )
     assert not [key.key for key in keys if key.type and not key.meaning]
@@ -135,7 +134,7 @@ def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(
     monkeypatch.chdir(here)
     (parent / "base.yaml").write_text(
         SMALL.replace("exact", "mine.py:score").replace(
-            "kind: arithmetic", "kind: dataset, path: [no.jsonl, rows.jsonl, org/hub]"
+            "use: arithmetic", "use: dataset, path: [no.jsonl, rows.jsonl, org/hub]"
         )
     )
     (child / "mine.yaml").write_text(
@@ -155,7 +154,11 @@ def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(
         recipe.stages[1].filter == f"{child}/filter.py:own"
         and recipe.prompt.system == "rows.jsonl is a name"
     )
-    assert recipe.tasks["train"].path == ["no.jsonl", f"{child}/../parent/rows.jsonl", "org/hub"]
+    assert recipe.tasks["train"].parameters["path"] == [
+        "no.jsonl",
+        f"{child}/../parent/rows.jsonl",
+        "org/hub",
+    ]
     (here / "recipe.yaml").write_text(dump(recipe))
     assert load("recipe.yaml") == recipe
     (here / "mine.py").write_text("")
@@ -172,9 +175,9 @@ def test_keys_of_a_section_or_with_a_word() -> None:
     def names(word: str) -> set[str]:
         return {key.key for key in find_keys(word)}
 
-    assert {"stages[sft].optim.lr", "stages[prefer].optim.name"} <= names(
+    assert {"stages[sft].optim.lr", "stages[prefer].optim.use"} <= names(
         "optim"
-    ) and "engine.kind" not in names("optim")
+    ) and "engine.use" not in names("optim")
     assert (
         names("rl.optim")
         == names("stages[rl].optim")

@@ -54,7 +54,7 @@ model:
   tokenizer: bytes
   config: {{model_type: qwen2, hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1,
             num_attention_heads: 2, num_key_value_heads: 2, max_position_embeddings: 32}}
-tasks: {{train: {{kind: arithmetic, size: 8}}}}
+tasks: {{train: {{use: arithmetic, size: 8}}}}
 stages:
   - {{kind: "my_stages.py:Probe", tasks: train, steps: 5, scale: 2.0, stop_file: {folder}/stop}}
 run: {{folder: {folder}/runs, checkpoint_every: 2}}

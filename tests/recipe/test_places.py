@@ -13,7 +13,7 @@ from rlcore.recipe.load import load
 RECIPE = """
 name: places
 model: {config: {model_type: qwen2}, tokenizer: bytes}
-tasks: {train: {kind: arithmetic, size: 8}}
+tasks: {train: {use: arithmetic, size: 8}}
 stages:
   - {kind: rl, tasks: train, steps: 1, rewards: [{use: exact}]}
   - {kind: rl, name: again, tasks: train, steps: 1, rewards: [{use: exact}], filter: zero_variance}
@@ -28,19 +28,19 @@ stages:
 @pytest.mark.parametrize(
     ("override", "place"),
     [
-        ("engine.kind=vlm_local", "engine.kind: there is no engine"),
-        ("tasks.train={kind: function, use: 'builtins:list'}", "tasks.train: task set"),
+        ("engine.use=vlm_local", "engine: there is no engine"),
+        ("tasks.train={use: 'builtins:list'}", "tasks.train: task set"),
         (
-            "tasks.train={kind: dataset, path: /nowhere.jsonl, columns: {prompt: q}}",
+            "tasks.train={use: dataset, path: /nowhere.jsonl, columns: {prompt: q}}",
             "tasks.train: ",
         ),
         ("stages.rl.rewards=[{use: exat}]", "stages.rl.rewards: there is no reward"),
         (
-            "stages.again.rewards=[{use: exact, params: {aftr: x}}]",
+            "stages.again.rewards=[{use: exact, aftr: x}]",
             "stages.again.rewards: reward 'exact' has no parameter",
         ),
         (
-            "stages.rl.rewards=[{use: information_gain, params: {clos: x}}]",
+            "stages.rl.rewards=[{use: information_gain, clos: x}]",
             "stages.rl.rewards: policy reward",
         ),
         ("stages.drawn.rewards=[{use: exat}]", "stages.drawn.rewards: there is no reward"),
@@ -61,7 +61,7 @@ stages:
             "stages.rl.filter: filter 'pass_rate' has no parameter 'lo'",
         ),
         (
-            "stages.again.prefilter=levl",
+            "stages.again.prefilter={use: greso, by: levl}",
             "stages.again.prefilter: it goes by the column 'levl', which task arithmetic/train/0/0 has not",
         ),
         (
@@ -69,11 +69,11 @@ stages:
             "stages.rl.budget: budget 'exponential' has no parameter 'strt'",
         ),
         (
-            "stages.rl.second_round={use: guess_masks, x: 1}",
-            "stages.rl.second_round: second round 'guess_masks'",
+            "stages.rl.follow_up={use: guess_masks, x: 1}",
+            "stages.rl.follow_up: follow-up 'guess_masks'",
         ),
         (
-            "stages.rl.objective={preset: grpo, clip: 1}",
+            "stages.rl.objective={use: grpo, clip: 1}",
             "stages.rl.objective: objective 'grpo' has no parameter 'clip'",
         ),
         ("stages.learned.objective=sfd", "stages.learned.objective: there is no objective 'sfd'"),

@@ -12,7 +12,7 @@ from rlcore.recipe.load import dump, load
 RECIPE = """
 name: shared
 model: {config: {model_type: qwen2}, tokenizer: bytes}
-tasks: {train: {kind: arithmetic}}
+tasks: {train: {use: arithmetic}}
 rewards: [{use: exact}]
 sampling: {max_tokens: 32, stop: [";"]}
 scoring: {workers: 1}

@@ -16,9 +16,9 @@ from rlcore.curriculum.rank_draws import RankDraws
 from rlcore.curriculum.uniform import Uniform
 from rlcore.rollout.collector import Collector, numbered
 from rlcore.rollout.engine import Engine
-from rlcore.rollout.generator import FinishedGroup, Generator
+from rlcore.rollout.generator import Generator
 from rlcore.rollout.hf import HfEngine
-from rlcore.rollout.open_group import TaskDraw, plan_group
+from rlcore.rollout.open_group import FinishedGroup, TaskDraw, plan_group
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.rollout.state import group_state, load_group

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from rlcore.errors import EngineError, PublishError
 from rlcore.rollout.collector import Resample, collect, numbered
 from rlcore.rollout.engine import generate
+from rlcore.rollout.hf_draw import Settings, truncate
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import fingerprint, publish
 from rlcore.rollout.vllm_local import VllmEngine
@@ -231,6 +232,9 @@ class ParityScorer:
             )
         )
 
+    def check_progress(self) -> None:
+        pass
+
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
         ready, self._ready = self._ready, []
         return ready
@@ -318,3 +322,29 @@ def test_more_prompt_tokens_than_one_batch_holds(engine: VllmEngine) -> None:
     asked = ref.requests(ref.prompts(60, (150,)), max_tokens=2)
     assert sum(len(request.prompt_ids) for request in asked) > 8192
     assert len(generate(engine, asked, 120)) == 60
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 5}, {"top_k": 20, "top_p": 0.7}, {"top_k": 60, "min_p": 0.2}]
+)
+def test_kept_tokens_are_those_the_draw_was_from(
+    engine: VllmEngine, model: PreTrainedModel, settings: dict[str, float]
+) -> None:
+    asked = ref.requests(ref.prompts(3, (9, 21)), keep_support=True, temperature=0.8, **settings)
+    for request, completion in zip(asked, generate(engine, asked, 120), strict=True):
+        ids = request.prompt_ids + completion.token_ids
+        logits = ref.next_logits(model, ids)[len(request.prompt_ids) - 1 : -1] / 0.8
+        parts = (logits, completion.token_ids, completion.logprobs, completion.support)
+        for row, token, logprob, kept in zip(*parts, strict=True):
+            drawn = Settings.of([request.sampling], row.device)
+            left = truncate(row[None], drawn)[0] > -torch.inf
+            assert kept == left.nonzero()[:, 0].tolist()
+            assert logprob == pytest.approx(float(row[token] - row[kept].logsumexp(0)), abs=1e-4)
+
+
+def test_kept_tokens_that_nothing_bounds_are_refused(engine: VllmEngine) -> None:
+    [request] = ref.requests(ref.prompts(1, (9,)), keep_support=True, top_p=0.9)
+    with pytest.raises(EngineError, match="only if top_k bounds their number"):
+        engine.submit([request])
+    [free] = ref.requests(ref.prompts(1, (9,)), "free", top_p=0.9, max_tokens=3)
+    assert generate(engine, [free], 120)[0].support is None

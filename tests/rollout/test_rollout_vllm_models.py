@@ -57,7 +57,7 @@ def test_without_vllm_there_is_a_sentence(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(EngineError, match=r"pip install 'rlcore\[vllm\]'.*engine.kind=hf"):
+    with pytest.raises(EngineError, match=r"pip install 'rlcore\[vllm\]'.*engine.use=hf"):
         VllmEngine(model_path, max_length=64)
 
 

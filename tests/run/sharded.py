@@ -30,11 +30,12 @@ def sharding(**settings):
     return made
 
 
-def step(self, samples, step=Learner.step):
+def update(self, samples, update=Learner.update):
     assert all(isinstance(p, DTensor) for p in self.policy.module.parameters())
     assert self._reference is None or isinstance(self._reference, ShardedReference)
-    return step(self, samples)
+    return update(self, samples)
 
 
-train.Accelerator, Learner.step = sharding, step
+train.Accelerator = sharding
+Learner.update = update
 sys.exit(main(sys.argv[1:]))

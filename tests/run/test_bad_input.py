@@ -43,7 +43,7 @@ def test_unknown_key(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_missing_column(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n')
-    tasks = f"tasks.eval_set={{kind: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: questoin}}}}"
+    tasks = f"tasks.eval_set={{use: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: questoin}}}}"
     said = sentence(capsys, "train", tiny, tasks)
     assert "questoin" in said and "question" in said and "rows.jsonl" in said
 
@@ -54,7 +54,7 @@ def test_empty_dataset(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         capsys,
         "train",
         tiny,
-        f"tasks.eval_set={{kind: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: q}}}}",
+        f"tasks.eval_set={{use: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: q}}}}",
     )
     assert "rows.jsonl" in said
 
@@ -64,7 +64,7 @@ def test_prompt_longer_than_the_model(
 ) -> None:
     (tmp_path / "rows.jsonl").write_text('{"q": "' + "1+" * 200 + '1="}\n')
     tasks = (
-        f"tasks.eval_set={{kind: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: q}}}}"
+        f"tasks.eval_set={{use: dataset, path: {tmp_path / 'rows.jsonl'}, columns: {{prompt: q}}}}"
     )
     said = sentence(capsys, "train", tiny, tasks, "stages.sft.steps=1")
     assert "402" in said and "48" in said, "both lengths are named"
@@ -78,7 +78,7 @@ def test_reward_raising(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture
         "stages.sft.steps=1",
         f"stages.rl.rewards=[{{use: '{rewards}:raising'}}]",
     )
-    assert "none of the 16 answers" in said and "ZeroDivisionError: the plugin is wrong" in said
+    assert "none of the 16 completions" in said and "ZeroDivisionError: the plugin is wrong" in said
 
 
 def test_reward_hanging(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +86,7 @@ def test_reward_hanging(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture
     said = sentence(
         capsys, "train", tiny, "stages.sft.steps=1", override, "stages.rl.scoring.deadline_s=0.5"
     )
-    assert "none of the 16 answers" in said and "timed-out" in said
+    assert "none of the 16 completions" in said and "timed-out" in said
 
 
 def test_reward_that_does_not_exist(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_vllm_absent(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    said = sentence(capsys, "train", tiny, "engine.kind=vllm_local", "stages.sft.steps=1")
+    said = sentence(capsys, "train", tiny, "engine.use=vllm_local", "stages.sft.steps=1")
     assert "rlcore[vllm]" in said and "hf" in said
 
 

@@ -52,7 +52,7 @@ def test_the_small_recipes_are_valid(name: str) -> None:
 
 SHORT = [
     "model.config.hidden_size=64",
-    "engine.kind=hf",
+    "engine.use=hf",
     "stages.rl.groups_per_step=4",
     "stages.rl.group_size=4",
 ]
@@ -65,7 +65,7 @@ def train(name: str, folder: Path, *overrides: str) -> list[dict]:
 
 def test_a_run_for_information_gain_resumes_with_its_slow_copy(tmp_path: Path) -> None:
     only = (
-        "stages=[{kind: rl, tasks: read, steps: 4, rewards: [{use: information_gain, params: {close: '>'}}], "
+        "stages=[{kind: rl, tasks: read, steps: 4, rewards: [{use: information_gain, close: '>'}], "
         "sampling: {max_tokens: 8}, credit: {baseline: leave_one_out}, optim: {lr: 1e-3, ema: 0.5}}]"
     )
     whole = train("papers/rlp/rlp", tmp_path, only, "run.checkpoint_every=2")
@@ -103,17 +103,17 @@ def test_a_run_for_information_gain_resumes_with_its_slow_copy(tmp_path: Path) -
 def test_text_is_learned_beside_rl(tmp_path: Path) -> None:
     only = (
         "stages=[{kind: rl, tasks: read, steps: 2, rewards: [{use: 'rewards.segment:next_token'}], sampling: {max_tokens: 8}, "
-        "objective: {preset: grpo, next_token: 0.1}}]"
+        "objective: {use: grpo, next_token: 0.1}}]"
     )
     rows = train("papers/rmt/rmt", tmp_path, only)
     assert rows[-1]["loss/next_token"] > 0.01 and rows[-1]["tokens/trained"] > 20
 
 
-def test_a_second_round_is_part_of_the_step(tmp_path: Path) -> None:
+def test_a_follow_up_is_part_of_the_step(tmp_path: Path) -> None:
     """A model from scratch writes no mask: every mask task is wrong-format, and nothing breaks."""
     rows = train(
         "papers/pretrain_zero/blanks", tmp_path,
-        "stages=[{kind: rl, tasks: read, steps: 1, rewards: [{use: 'rewards.segment:span'}], second_round: guess_masks, "
+        "stages=[{kind: rl, tasks: read, steps: 1, rewards: [{use: 'rewards.segment:span'}], follow_up: guess_masks, "
         "sampling: {max_tokens: 8}}]",
     )  # fmt: skip
     assert rows[0]["reward/frac_wrong_format"] == 1 and rows[0]["reward/mean"] == 0

@@ -49,7 +49,7 @@ def test_files_of_other_trainers_train_a_step(tmp_path: Path) -> None:
     (tmp_path / "others.yaml").write_text(f"""{head}
 prompt: {{format: chat}}
 tasks:
-  rows: {{kind: dataset, path: {tmp_path}/rows.jsonl}}
+  rows: {{use: dataset, path: {tmp_path}/rows.jsonl}}
 stages:
   - kind: rl
     tasks: rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ AFTER = next(line for line in TINY.splitlines() if "name: after" in line)
 SECOND_RL = (
     "  - {kind: rl, name: second, tasks: demonstrations, steps: 4, groups_per_step: 4, "
     "group_size: 4, rewards: *length, sampling: *short, optim: {lr: 3e-3}, "
-    "objective: {preset: grpo, kl: 0.5}}"
+    "objective: {use: grpo, kl: 0.5}}"
 )
 
 
@@ -38,7 +40,7 @@ def assert_equal_training(
 
 
 @pytest.mark.parametrize(
-    ("optim", "resumed"), [("{lr: 1e-3, ema: 0.9}", "sharded"), ("{lr: 1e-3, name: muon}", "whole")]
+    ("optim", "resumed"), [("{lr: 1e-3, ema: 0.9}", "sharded"), ("{lr: 1e-3, use: muon}", "whole")]
 )
 def test_a_sharded_run_resumes_and_trains_as_a_whole_one(
     tiny: Path, optim: str, resumed: str
@@ -59,7 +61,7 @@ def test_a_sharded_run_resumes_and_trains_as_a_whole_one(
 def test_the_reference_of_a_later_stage_is_sharded_too(tiny: Path, resumed: bool) -> None:
     """The second stage begins with a sharded policy; resumed, its reference comes from the disk."""
     tiny.write_text(tiny.read_text().replace(AFTER, SECOND_RL))
-    overrides = ("stages.rl.objective={preset: grpo, kl: 0.5}", "stages.rl.steps=3")
+    overrides = ("stages.rl.objective={use: grpo, kl: 0.5}", "stages.rl.steps=3")
     finish(start("train", tiny, *overrides, "name=alone"))
     if resumed:
         finish(start("train", tiny, *overrides, "stages.second.steps=2", **SHARDED))
@@ -75,3 +77,26 @@ def test_the_reference_of_a_later_stage_is_sharded_too(tiny: Path, resumed: bool
     first_step_of_second = next(row for row in alone if row["stage"] == "second")
     assert first_step_of_second["loss/kl"] == pytest.approx(0, abs=1e-6)
     assert alone[-1]["loss/kl"] > 1e-4
+
+
+def test_a_process_that_hangs_ends_the_others_in_time(tiny: Path) -> None:
+    """Rank 1 is stopped in the middle of a stage, as a frozen machine would stop it."""
+    run = start("train", tiny, "run.timeout_s=5", "stages.rl.steps=500", processes=2)
+    first, second = run._ranks
+    rows = run_folder(tiny) / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while len(read_rows(rows)) < 8:
+        assert time.monotonic() < deadline and first.poll() is None
+        time.sleep(0.05)
+    second.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    while first.poll() is None and time.monotonic() < stopped + 60:
+        time.sleep(0.05)
+    second.send_signal(signal.SIGKILL)
+    out, err = first.communicate(5)
+    second.communicate(5)
+    assert time.monotonic() < stopped + 30
+    assert first.returncode == 2
+    assert "has not answered within run.timeout_s=5 seconds" in out + err
+    assert "rerun with --resume, which continues after step_" in out
+    assert "Traceback" not in out + err

@@ -111,7 +111,7 @@ def only_per_step(folder: Path) -> Path:
 @needs_vllm
 def test_real_vllm_continues_answers_without_prefix_caching_too(tmp_path: Path) -> None:
     recipe = only_per_step(tmp_path)
-    finish(start("train", recipe, "engine.kind=vllm_local", "engine.prefix_caching=false"))
+    finish(start("train", recipe, "engine.use=vllm_local", "engine.prefix_caching=false"))
     rows = [
         row for row in read_rows(run_folder(recipe) / "metrics.jsonl") if row["stage"] == "per_step"
     ]

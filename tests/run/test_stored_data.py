@@ -28,13 +28,13 @@ stages:
   - {kind: sft, tasks: demonstrations, steps: 60, batch_size: 32, optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}}
   - {kind: sample, name: drawn, tasks: demonstrations, limit: 24, num_samples: 4, demonstrations: true,
      steps: {rollouts: 4, split: {use: delimiter, at: "+"}, completions: all},
-     rewards: [{use: exact, params: {after: "="}}], sampling: {max_tokens: 12}}
+     rewards: [{use: exact, after: "="}], sampling: {max_tokens: 12}}
   - {kind: offline, name: rft, data: drawn, keep: correct, distinct: 2, steps: 4, batch_size: 8, optim: {lr: 1e-3}}
-  - {kind: offline, name: weighted, data: drawn, objective: {preset: awr, beta: 0.5}, steps: 2,
+  - {kind: offline, name: weighted, data: drawn, objective: {use: awr, beta: 0.5}, steps: 2,
      credit: {baseline: none, steps: {scheme: {use: per_step, mix: 1.0}}}}
   - {kind: prefer, name: answers, data: drawn, steps: 3, batch_size: 4, loss_type: {sigmoid: 1.0, sft: 0.1}, optim: {lr: 1e-4}}
   - {kind: prefer, name: pits, data: drawn, pairs: first_pit, steps: 2, batch_size: 4, optim: {lr: 1e-4}}
-  - {kind: eval, tasks: eval_set, rewards: [{use: length, params: {max_tokens: 4}}], sampling: {max_tokens: 12}}
+  - {kind: eval, tasks: eval_set, rewards: [{use: length, max_tokens: 4}], sampling: {max_tokens: 12}}
 run: {checkpoint_every: 2}
 """
 
@@ -139,7 +139,7 @@ def test_which_objectives_need_behaviour_logprobs() -> None:
     free = {
         name for name in PRESETS if not reads_behaviour(objective(name, **params.get(name, {})))
     }
-    assert free == {"rloo", "reinforce", "kimi", "awr", "sft", "dft"}
+    assert free == {"rloo", "reinforce", "awr", "sft", "dft"}
     assert reads_behaviour(
         objective("reinforce", correction={"kind": "token_mask", "high": 2.0, "low": 0.5})
     )

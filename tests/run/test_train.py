@@ -146,7 +146,7 @@ def test_two_processes_train_as_one(tiny: Path, whole_story: dict) -> None:
 
 @needs_vllm
 def test_real_vllm_trains(tiny: Path) -> None:
-    out = finish(start("train", tiny, "engine.kind=vllm_local", "stages.rl.steps=3", "--json"))
+    out = finish(start("train", tiny, "engine.use=vllm_local", "stages.rl.steps=3", "--json"))
     assert json.loads(out.splitlines()[-1])["engine"] == "vllm_local"
     rl = [row for row in read_rows(run_folder(tiny) / "metrics.jsonl") if row["stage"] == "rl"]
     assert len(rl) == 3 and rl[-1]["policy_version"] == 8
@@ -157,7 +157,7 @@ def test_real_vllm_trains(tiny: Path) -> None:
 
 @needs_vllm
 def test_with_vllm_a_resumed_run_starts_from_the_same_state(tiny: Path) -> None:
-    overrides = ("engine.kind=vllm_local", "run.keep_checkpoints=9")
+    overrides = ("engine.use=vllm_local", "run.keep_checkpoints=9")
     folder = run_folder(tiny)
     process = start("train", tiny, *overrides)
     deadline = time.monotonic() + 120
@@ -192,7 +192,7 @@ def test_one_corrupt_served_tensor_stops_the_run(tiny: Path, tmp_path: Path) -> 
         "from rlcore.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    process = start("train", tiny, "engine.kind=vllm_local", script=tmp_path / "tampering.py")
+    process = start("train", tiny, "engine.use=vllm_local", script=tmp_path / "tampering.py")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 2, out + err
     assert re.search(r"error: proof of sync failed at version 8: .*fingerprint", err)

@@ -20,8 +20,8 @@ from tests.run.whole import finish, run_folder, start, story, untimed, write_rec
 
 ADAPTER = (
     "model.peft={type: lora, r: 4, target_modules: all-linear}",
-    "stages.rl.optim={lr: 1e-2, ema: 0.5, schedule: wsd, decay_share: 0.5}",
-    "stages.rl.objective={preset: grpo, kl: 0.1}",
+    "stages.rl.optim={lr: 1e-2, ema: 0.5, schedule: {use: wsd, decay_fraction: 0.5}}",
+    "stages.rl.objective={use: grpo, kl: 0.1}",
     "stages.after.weights=ema",
     "stages.sft.steps=2",
 )
@@ -29,7 +29,7 @@ MASTERS = (
     "model.dtype=bfloat16",
     "model.gradient_checkpointing=true",
     "stages.sft.steps=2",
-    "stages.rl.optim={name: muon, lr: 1e-4}",
+    "stages.rl.optim={use: muon, lr: 1e-4}",
 )
 
 
@@ -128,7 +128,7 @@ def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) 
             "train",
             tiny,
             *overrides,
-            "engine.kind=vllm_local",
+            "engine.use=vllm_local",
             "stages.rl.steps=3",
             "stages.rl.objective=grpo",
         )
@@ -146,8 +146,8 @@ def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) 
             "stages.3.weights is ema, but the last training stage before it has no optim.ema",
         ),
         ("model.peft={r: 4}", "peft needs a type"),
-        ("engine.sync=adapter", "needs engine.kind vllm_local and model.peft of type lora"),
-        ("stages.rl.optim={schedule: wsd, decay_shape: inverse_linear}", "set min_lr_ratio"),
+        ("engine.sync=adapter", "needs engine.use vllm_local and model.peft of type lora"),
+        ("stages.rl.optim={schedule: {use: wsd, decay_shape: inverse_linear}}", "set min_lr_ratio"),
         ("stages.rl.optim.shedule=wsd", "did you mean 'schedule'"),
     ],
 )

@@ -24,7 +24,7 @@ from tests.run.whole import run_folder, untimed, weights, write_recipe
 
 RECORDED = json.loads((Path(__file__).parent / "version1.json").read_text())
 FILES = {"metrics": "metrics.jsonl", "evals": "eval.jsonl"}
-LONGER = "stages.rl.rewards=[{use: length, params: {max_tokens: 9}}]"
+LONGER = "stages.rl.rewards=[{use: length, max_tokens: 9}]"
 CASES = {"plain": [], "filter": ["stages.rl.filter=zero_variance", LONGER]}
 RENAMED = {
     "truncated_share": "completions/frac_truncated",
@@ -39,6 +39,7 @@ RENAMED = {
     "ratio/max": "mismatch/ratio_max",
     "clip_share": "clip_frac",
     "staleness": "staleness/mean",
+    "answers": "completions",
 }
 
 

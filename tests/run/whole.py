@@ -20,13 +20,13 @@ model:
   tokenizer: bytes
   config: {model_type: qwen2, hidden_size: 64, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2,
            num_key_value_heads: 1, max_position_embeddings: 64, tie_word_embeddings: true}
-engine: {kind: hf, max_length: 48, max_sequences: 64, memory_gb: 0.1, deadline_s: 120}
+engine: {use: hf, max_length: 48, max_sequences: 64, deadline_s: 120}
 tasks:
-  demonstrations: {kind: arithmetic, split: train, size: 64, max_number: 4, terms: [2]}
-  eval_set: {kind: arithmetic, split: heldout, size: 8, max_number: 4, terms: [2]}
+  demonstrations: {use: arithmetic, split: train, size: 64, max_number: 4, terms: [2]}
+  eval_set: {use: arithmetic, split: heldout, size: 8, max_number: 4, terms: [2]}
 stages:
   - {kind: sft, tasks: demonstrations, steps: 6, batch_size: 16, optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}}
-  - {kind: eval, name: before, tasks: eval_set, rewards: &length [{use: length, params: {max_tokens: 4}}], scoring: {workers: 1},
+  - {kind: eval, name: before, tasks: eval_set, rewards: &length [{use: length, max_tokens: 4}], scoring: {workers: 1},
      sampling: &short {max_tokens: 12}}
   - {kind: rl, tasks: demonstrations, steps: 6, groups_per_step: 4, group_size: 4, rewards: *length, sampling: *short, optim: {lr: 1e-3}}
   - {kind: eval, name: after, tasks: eval_set, rewards: *length, scoring: {workers: 1}, sampling: *short}
@@ -83,9 +83,8 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def untimed(rows: list[dict]) -> list[dict]:
-    return [
-        {key: value for key, value in row.items() if not key.startswith("time/")} for row in rows
-    ]
+    timed = ("time/", "tokens_per_s/", "mfu")
+    return [{key: value for key, value in row.items() if not key.startswith(timed)} for row in rows]
 
 
 def story(folder: Path) -> dict[str, object]:

@@ -172,7 +172,7 @@ def test_a_recipe_names_all_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def built(*overrides: str) -> list:
         return list(
             build_tasks(
-                tasks_section({"kind": "corpus", "path": ["absent.jsonl", str(path)]}, overrides)
+                tasks_section({"use": "corpus", "path": ["absent.jsonl", str(path)]}, overrides)
             )
         )
 

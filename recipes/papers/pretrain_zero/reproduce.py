@@ -18,7 +18,7 @@ from rlcore.plugin import import_file
 from rlcore.run.folder import read_rows
 
 TEXTS = import_file(Path(__file__).with_name("texts.py"))
-CELLS = {"guard": (), "no guard": ("stages.rl.second_round.guard=false",)}
+CELLS = {"guard": (), "no guard": ("stages.rl.follow_up.guard=false",)}
 STEPS = (1, 10, 20, 40)
 
 

@@ -13,7 +13,7 @@ task's methods have the settings that were best for them on fresh training probl
 share of right answers among those written to new problems during the last tenth of the tokens, so
 that it lags alike for methods with few and with many steps; its last point is held-out sums,
 sampled likewise. Each task has a folder with its runs and results.json; finished runs are not
-repeated. """
+repeated."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WORDY = (
     *(f"stages.{name}.sampling.max_tokens=160" for name in ("before", "rl", "after")),
 )
 """Eight letters before each step in place of one."""
-EARLY = tuple(f"stages.{name}.rewards.0.params.step=0" for name in ("before", "rl", "after"))
+EARLY = tuple(f"stages.{name}.rewards.0.step=0" for name in ("before", "rl", "after"))
 """The first step must be marked in place of the last one."""
 LATE_GRPO = (
     f"{STEPS}=null",

@@ -27,7 +27,7 @@ from rlcore.run.plots import panels_svg
 HERE = Path(__file__).resolve().parent
 UNIFORM = "stages.rl.curriculum=uniform"
 FILTER = "stages.rl.filter=zero_variance"
-PREFILTER = "stages.rl.prefilter={by: category}"
+PREFILTER = "stages.rl.prefilter={use: greso, by: category}"
 PROBE = "stages.rl.resample={probe: 4}"
 CELLS = {
     "random": (UNIFORM,),
@@ -54,7 +54,7 @@ RECIPES = {
     "countdown": "countdown",
     "domains": "domains",
 }
-EXTREMES = f"{{kind: function, use: '{HERE}/domains.py:extremes', params: {{seed: 2}}}}"
+EXTREMES = f"{{use: '{HERE}/domains.py:extremes', seed: 2}}"
 TASKS: dict[str, tuple[str, ...]] = {
     "mixed": ("tasks.problems.terms=[2,3,4,5,8,10,12]",),
     "waste": (
@@ -93,7 +93,7 @@ def main() -> None:
         common += QUICK[arguments.task]
     cells = dict(WASTE_CELLS if arguments.task == "waste" else CELLS)
     if "ordered" in cells:
-        size = f"{_size_key(recipe)}={walk_size(recipe, common)}"
+        size = f"size={walk_size(recipe, common)}"
         cells["ordered"] = (*cells["ordered"], f"tasks.problems.{size}")
     if arguments.cells:
         cells = {cell: cells[cell] for cell in arguments.cells}
@@ -188,10 +188,6 @@ def categories(run: CellRun) -> dict[str, list[Point]]:
         category = key.removeprefix(prefix).removesuffix(suffix)
         lines[category] = [(row["step"], row.get(key, 0.0)) for row in run.rows]
     return lines
-
-
-def _size_key(recipe: str) -> str:
-    return "params.size" if load(recipe).tasks["problems"].kind == "function" else "size"
 
 
 def walk_size(recipe: str, overrides: Sequence[str]) -> int:

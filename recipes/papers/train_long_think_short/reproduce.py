@@ -41,7 +41,7 @@ def main() -> None:
     if arguments.table:
         print(table(StudyResults.read(folder / "results.json")))
         return
-    common = [f"tasks.eval_set.params.split={arguments.eval_set}", *arguments.changes]
+    common = [f"tasks.eval_set.split={arguments.eval_set}", *arguments.changes]
     if arguments.quick:
         common += QUICK
     results = run_study(

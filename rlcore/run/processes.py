@@ -1,0 +1,33 @@
+"""Several processes of one run: how long one waits for another, and what it says when that ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch.distributed as dist
+from accelerate.utils import InitProcessGroupKwargs
+
+from rlcore.errors import RunError, first_line
+
+
+def group_settings(timeout_s: float) -> InitProcessGroupKwargs:
+    """For `Accelerator(kwargs_handlers=[...])`: the longest wait in a collective operation."""
+    return InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))
+
+
+@contextmanager
+def lost_process_named(timeout_s: float) -> Iterator[None]:
+    """Inside, the failure of a collective operation is raised as a `RunError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo raises plain RuntimeErrors that name its source files.
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise RunError(
+            "another process of this run has ended, or has not answered within run.timeout_s="
+            f"{timeout_s:g} seconds: read the output of the other processes, then rerun with "
+            f"--resume ({first_line(error)})"
+        ) from error
