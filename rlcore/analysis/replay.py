@@ -1,8 +1,9 @@
-"""Task samplers against the record of a run: what would each have drawn, had the tasks been as hard as they were then?
+"""Task samplers against the record of a run: what would each have drawn, had the tasks been as hard
+as they were then?
 
-Nothing is generated and nothing learnt: pass rates change as they did in the recorded run, whatever a sampler draws. So a replay
-tells which sampler finds the groups that teach, and how soon, not what a policy would have become.
-"""
+Nothing is generated or trained: pass rates change as they did in the recorded run, whatever a
+sampler draws. So a replay tells which sampler finds the groups that teach, and how soon, not what a
+policy would have become. """
 
 from __future__ import annotations
 
@@ -102,7 +103,10 @@ class Record:
 
 
 def replay(record: Record, sampler: Named, *, seed: int = 0, passes: int = 1) -> Replayed:
-    """Let a sampler draw and observe for as many steps as the run had. passes: each recorded step stands for so many."""
+    """Let a sampler draw and observe for as many steps as the run had.
+
+    passes: each recorded step stands for so many.
+    """
     curriculum = build_curriculum(sampler, record.tasks, seed=seed)
     rng = random.Random(f"replay/{seed}")
     outcomes: list[list[Outcome]] = []
@@ -136,15 +140,15 @@ def mean_advantage(rewards: Sequence[float]) -> float:
     return statistics.fmean(abs(reward - mean) for reward in rewards) / std
 
 
-def replay_svg(found: Sequence[Replayed]) -> str:
-    """Shares over time, a panel a sampler."""
-    panels = {
-        one.sampler: {
-            category: list(enumerate(_smooth(line))) for category, line in one.over_time.items()
-        }
-        for one in found
-    }
-    return panels_svg(panels, x="step", y="share of the tasks", high=1.0)
+def replay_svg(replays: Sequence[Replayed]) -> str:
+    """Fractions of the categories over time, a panel per sampler."""
+    panels = {}
+    for result in replays:
+        lines = {}
+        for category, line in result.over_time.items():
+            lines[category] = list(enumerate(_smooth(line)))
+        panels[result.sampler] = lines
+    return panels_svg(panels, x="step", y="fraction of the tasks", high=1.0)
 
 
 def _groups(rollouts: Path, step: int, number: int) -> Iterator[tuple[str, Recorded]]:
@@ -168,12 +172,16 @@ def _group_key(row: dict[str, Any]) -> int | None:
 
 
 def _label(named: Named) -> str:
-    return (
-        named
-        if isinstance(named, str)
-        else " ".join(str(v) if k == "use" else f"{k}={v}" for k, v in named.items())
-    )
+    if isinstance(named, str):
+        return named
+    parts = [str(named["use"])]
+    parts += [f"{key}={value}" for key, value in named.items() if key != "use"]
+    return " ".join(parts)
 
 
 def _smooth(line: Sequence[float], width: int = 5) -> list[float]:
-    return [statistics.fmean(line[max(0, i - width + 1) : i + 1]) for i in range(len(line))]
+    smooth = []
+    for i in range(len(line)):
+        first = max(0, i - width + 1)
+        smooth.append(statistics.fmean(line[first : i + 1]))
+    return smooth

@@ -11,7 +11,7 @@ MIN_LINES = 3
 
 
 def few_letters(text: str) -> bool:
-    """Fewer than half of the characters that are not spaces are letters: tables, formulas, markup."""
+    """Fewer than half of the visible characters are letters: tables, formulas, markup."""
     num_letters = len(_LETTER.findall(text))
     num_visible = len("".join(text.split()))
     return num_letters < 0.5 * max(1, num_visible)

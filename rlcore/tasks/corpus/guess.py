@@ -1,4 +1,4 @@
-"""A second round of answers in one step: masks the policy chose are guessed by the same policy (PretrainZero, 2512.03442)."""
+"""Follow-up tasks: the policy guesses the masks it chose, in the same step (PretrainZero, 2512.03442)."""
 
 from __future__ import annotations
 

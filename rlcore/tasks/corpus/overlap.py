@@ -1,4 +1,4 @@
-"""Text that is there already: near-duplicates of earlier documents, and n-grams of evaluation sets."""
+"""Text seen before: near-duplicates of earlier documents, and n-grams of evaluation sets."""
 
 from __future__ import annotations
 

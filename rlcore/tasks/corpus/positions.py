@@ -1,4 +1,4 @@
-"""Next-token tasks at chosen positions, for RLP (arXiv 2510.01265) and reinforcement mid-training (arXiv 2509.24375)."""
+"""Next-token tasks at chosen positions, for RLP (2510.01265) and mid-training (2509.24375)."""
 
 from __future__ import annotations
 

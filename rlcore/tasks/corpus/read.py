@@ -1,4 +1,4 @@
-"""Streams documents from text, JSON Lines and Parquet files, the hub or a function, one at a time, whatever their size."""
+"""Streams documents from text, JSON Lines and Parquet files, the hub or a function."""
 
 from __future__ import annotations
 

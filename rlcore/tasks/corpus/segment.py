@@ -49,10 +49,10 @@ def segmenter(
     def sentences(text: str) -> list[int]:
         ends, start = [], 0
         for end in _paragraphs(text):
-            firsts = [
-                sentence[0].offset for sentence in split(tokenize(text[start:end])) if sentence
-            ]
-            ends += [start + first for first in firsts[1:]] + [end]
+            tokens_of_paragraph = tokenize(text[start:end])
+            firsts = [sentence[0].offset for sentence in split(tokens_of_paragraph) if sentence]
+            ends += [start + first for first in firsts[1:]]
+            ends.append(end)
             start = end
         return _rising(ends, len(text))
 
@@ -69,12 +69,15 @@ def _paragraphs(text: str) -> list[int]:
 
 
 def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, size: int) -> list[int]:
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
-    return _rising([end for _, end in offsets[size - 1 :: size]], len(text))
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    last_tokens = encoded["offset_mapping"][size - 1 :: size]
+    return _rising([end for _, end in last_tokens], len(text))
 
 
 def _rising(ends: list[int], length: int) -> list[int]:
-    """Ends without repeats (a character of several tokens, an empty paragraph), the last one at `length`."""
-    return sorted({end for end in ends if 0 < end < length} | {length})
+    """Ends in ascending order without repeats, the last one at `length`.
+
+    A character of several tokens and an empty paragraph give repeats.
+    """
+    inner = {end for end in ends if 0 < end < length}
+    return [*sorted(inner), length]

@@ -1,4 +1,4 @@
-"""Spans to hide and to guess (PretrainZero, arXiv 2512.03442): texts to choose one from, and texts with one chosen by chance."""
+"""Spans to mask and to guess (PretrainZero, arXiv 2512.03442): chosen by the policy or at random."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def span_tasks(
             if task is not None:
                 return task
         raise TaskError(
-            f"no span of document {row['id']} can be hidden: every one drawn occurs {MOST} times or more"
+            f"no span of document {row['id']} can be hidden: all occur {MOST} times or more"
         )
 
     return LazyTasks(len(prepared.table), make)

@@ -1,4 +1,4 @@
-"""Next-segment tasks (RLPT, arXiv 2509.19249): say a segment, given what precedes it, or what stands on both sides of it."""
+"""Next-segment tasks (RLPT, arXiv 2509.19249): say a segment, given its context."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def segment_tasks(
     ends = np.cumsum([len(targets) for targets in prepared.table["targets"]], dtype=np.int64)
     if not len(ends) or not ends[-1]:
         raise TaskError(
-            "the corpus has no segment that can be asked for: lower target_chars, or use another unit"
+            "no segment of the corpus can be asked for: lower target_chars, or use another unit"
         )
 
     def make(i: int) -> Task:

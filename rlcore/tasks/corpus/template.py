@@ -1,4 +1,4 @@
-"""Prompts with places to fill, and the prompts that corpus tasks have unless a recipe says otherwise."""
+"""Prompts with fields to fill, and the default prompts of corpus tasks."""
 
 from __future__ import annotations
 
