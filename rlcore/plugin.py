@@ -79,9 +79,18 @@ def build(named: Named, known: Mapping[str, str], *given: Any, what: str, **cont
 
 
 def build_later(
-    named: Named, known: Mapping[str, str], *, what: str, given: int, **context: Any
+    named: Named,
+    known: Mapping[str, str],
+    *,
+    what: str,
+    given: int,
+    also: Collection[str] = (),
+    **context: Any,
 ) -> partial[Any]:
-    """Like `build`, but the first `given` arguments are passed later, to the returned function."""
+    """Like `build`, but the first `given` arguments are passed later, to the returned function.
+
+    also: keys that the recipe may set beside the parameters; they only serve suggestions.
+    """
     params = {"use": named} if isinstance(named, str) else dict(named)
     use = params.pop("use", None)
     if not isinstance(use, str):
@@ -98,7 +107,7 @@ def build_later(
         if parameter.kind is not parameter.VAR_KEYWORD:
             accepted[parameter.name] = parameter
     settable = {name: parameter for name, parameter in accepted.items() if name not in context}
-    check_params(params, settable, owner=f"{what} {use!r}")
+    check_params(params, settable, owner=f"{what} {use!r}", also=also)
     from_context = {name: value for name, value in context.items() if name in accepted}
     return partial(part, **from_context, **params)
 

@@ -15,6 +15,15 @@ from rlcore.credit.group import passed
 from rlcore.errors import RecipeError
 from rlcore.types import Group, Prefix, StepValues, Verdict
 
+ESTIMATORS = {
+    "monte_carlo": "rlcore.credit.monte_carlo:MonteCarlo",
+    "siblings": "rlcore.credit.siblings:Siblings",
+}
+"""Name in a recipe -> a class; of `ESTIMATOR_CONTEXT` it receives what its signature names."""
+
+ESTIMATOR_CONTEXT = ("continue_", "split", "decode", "max_tokens", "processes")
+"""Arguments that the run passes to an estimator by name."""
+
 Completions = Literal["negatives", "positives", "all"]
 """Which completions are valued: those that did not pass, those that passed, or both."""
 

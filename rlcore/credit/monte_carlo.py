@@ -14,7 +14,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from rlcore.credit.estimator import (
     Completions,
@@ -27,6 +29,7 @@ from rlcore.credit.estimator import (
 from rlcore.credit.group import passed, scored_rollouts
 from rlcore.credit.search import SEARCHES
 from rlcore.credit.split import Decode, Splitter, split_steps
+from rlcore.errors import RecipeError
 from rlcore.types import Group, Prefix, Rollout, Span, StepValues, Task, Verdict
 
 Continue = Callable[[Sequence[Prefix], float], list[Group]]
@@ -78,39 +81,53 @@ class _Continued:
 class MonteCarlo:
     """Estimator that continues prefixes, within a budget.
 
-    continue_: samples and scores continuations. split, decode: what a step is.
-    completions: which completions are valued; "negatives" are those whose first reward is below `passing`.
+    continue_: samples and scores continuations.
+    split, decode: what a step is.
+    max_tokens: longest whole completion.
+    processes: processes of the run, which have an equal part of `total_tokens` each.
+    completions: which completions are valued, negatives, positives or all; default: what the scheme reads.
+    passing: completions whose first reward is lower are negatives.
     rollouts: continuations of each prefix. Equal prefixes of a task's completions are continued once.
     share: fraction of those completions in each group, rounded up.
-    search: which of their prefixes (`credit.search`); dead: value up to which a prefix counts as lost; prefixes: maximum
-    number for one completion without the empty one, evenly spaced where the search names more at once.
-    start: Q_0 is the mean reward of the completion's siblings (free), or of continuations of the empty prefix. If there
-    are fewer siblings than `best_of`, continuations take their place.
+    search: which prefixes are continued: all, one by one up to the first dead one (until_dead), by bisection for it,
+    or from the last one backwards.
+    dead: value up to which a prefix counts as lost.
+    prefixes: maximum number for one completion without the empty one, evenly spaced where the search names more at once.
+    start: the value of the prompt is the mean reward of the completion's siblings (free), or of continuations of the
+    empty prefix (rollouts). If there are fewer siblings than `best_of`, continuations take their place.
     best_of: values are those of the best of this many attempts, as in arXiv 2406.14532; needs as many rollouts.
-    max_tokens: longest whole completion. max_new_tokens: longest continuation; those that are cut are scored as they are.
-    total_tokens: maximum number of tokens in a call, counting each continuation with its longest length.
-    deadline_s: seconds for all rounds together.
+    max_new_tokens: longest continuation; those that are cut are scored as they are.
+    total_tokens: maximum number of tokens in a step, over all processes, counting each continuation with its longest length.
+    deadline_s: seconds for all continuations of a step together.
     """
 
     continue_: Continue
     split: Splitter
     decode: Decode
     max_tokens: int
+    processes: int = 1
     completions: Completions = "negatives"
     passing: float = 0.5
-    rollouts: int = 8
-    share: float = 1.0
+    rollouts: PositiveInt = 8
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
     search: Literal["all", "until_dead", "bisect", "backwards"] = "all"
     dead: float = 0.0
-    prefixes: int | None = None
+    prefixes: PositiveInt | None = None
     start: Literal["siblings", "rollouts"] = "siblings"
-    best_of: int | None = None
-    max_new_tokens: int | None = None
-    total_tokens: int | None = None
-    deadline_s: float = 600.0
+    best_of: PositiveInt | None = None
+    max_new_tokens: PositiveInt | None = None
+    total_tokens: PositiveInt | None = None
+    deadline_s: PositiveFloat = 600.0
 
     def __post_init__(self) -> None:
         check_completions(self.completions)
+        if self.best_of is not None and self.rollouts < self.best_of:
+            raise RecipeError(
+                f"the best of {self.best_of} cannot be estimated from {self.rollouts} rollouts: "
+                "raise rollouts"
+            )
+        if self.total_tokens is not None:
+            self._total_tokens = self.total_tokens // self.processes
 
     def __call__(self, groups: Sequence[Group]) -> tuple[list[Group], Cost]:
         """The groups with step values and continuations, and their cost."""
@@ -209,7 +226,7 @@ class MonteCarlo:
             )
             if (
                 self.total_tokens is not None
-                and cost.tokens + reserved + tokens > self.total_tokens
+                and cost.tokens + reserved + tokens > self._total_tokens
             ):
                 track.over = True
                 cost.left_out += len(steps)

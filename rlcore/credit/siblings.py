@@ -36,10 +36,12 @@ from rlcore.types import Group, Rollout, Span, StepValues
 class Siblings:
     """Estimator that compares the completions of a group; takes the place of `MonteCarlo` where nothing is continued.
 
-    split, decode: what a step is. state: a regular expression; two completions are in the same state after i steps if
-    its last match in step i is the same text, which must say all that matters for the rest. Without it, or where it does
-    not match, the state is all tokens so far. completions, passing: which completions get step values, see `MonteCarlo`;
-    all scored ones count in the means.
+    split, decode: what a step is.
+    state: a regular expression; two completions are in the same state after i steps if its last match in step i is the
+    same text, which must say all that matters for the rest. Without it, or where it does not match, the state is all
+    tokens so far.
+    completions: which completions get step values, negatives, positives or all; all scored ones count in the means.
+    passing: completions whose first reward is lower are negatives.
     """
 
     split: Splitter

@@ -11,15 +11,20 @@ from rlcore.curriculum.task_sampler import TaskSampler, drawn
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
+PREFILTERS = {"greso": "rlcore.curriculum.prefilter:Prefilter"}
+"""Name in a recipe -> a task sampler made as `Prefilter(sampler, tasks, seed=..., **parameters)`."""
+
 
 class Prefilter:
     """Draws from another task sampler and takes each task with the chance that the filter accepts its kind.
 
-    by: what is one kind: "task", each task by itself; "category", a column, or several, as for samplers with categories. The chance of a
-    kind begins at 1 and moves by `rate` of the way to the share of its groups that the filter accepted, in each step that had some;
-    so a task rejected z times running is tried with chance (1 - rate)^z. That is the rule of GRESO (arXiv 2506.02177), which
-    fits its base to a wished share and forgives all at one admission. least: no chance falls below it, so that what has become
-    learnable is found. State: one number for each kind that was ever rejected.
+    The chance of a kind begins at 1; a task rejected z times running is tried with chance (1 - rate)^z. That is the rule of
+    GRESO (arXiv 2506.02177), which fits its base to a wanted fraction and forgets all rejections once a group is accepted.
+    State: one number for each kind that was ever rejected.
+
+    by: what is remembered together: task, each task by itself; category, a column, or several, as for samplers with categories.
+    rate: how far the chance moves, in each step that had groups of the kind, to the fraction of them that the filter accepted.
+    least: no chance falls below it, so that tasks which become learnable are noticed.
     """
 
     def __init__(
@@ -27,7 +32,7 @@ class Prefilter:
         sampler: TaskSampler,
         tasks: Sequence[Task],
         *,
-        by: str | Sequence[str] = "task",
+        by: str | list[str] = "task",
         rate: float = 0.5,
         least: float = 0.02,
         seed: int,

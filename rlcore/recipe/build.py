@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlcore.curriculum.filter import FILTERS, Filter, checked_filter
 from rlcore.curriculum.length_budget import BUDGETS, Schedule, checked_schedule
-from rlcore.curriculum.prefilter import Prefilter
+from rlcore.curriculum.prefilter import PREFILTERS
 from rlcore.curriculum.task_sampler import CURRICULA, TaskSampler
 from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build, build_later
@@ -166,12 +166,17 @@ def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskS
 def build_prefilter(
     stage: RlStage, sampler: TaskSampler, tasks: Sequence[Task], *, seed: int
 ) -> TaskSampler:
-    """The sampler, behind what passes over tasks like those the stage's filter rejected, where it has a memory."""
-    return (
-        sampler
-        if stage.prefilter is None
-        else Prefilter(sampler, tasks, **stage.prefilter.model_dump(), seed=seed)
-    )
+    """The sampler, behind the stage's prefilter if it has one."""
+    if stage.prefilter is None:
+        return sampler
+    named = stage.prefilter
+    use = named.get("use") if isinstance(named, dict) else named
+    if use not in PREFILTERS and ":" not in str(use):
+        raise RecipeError(
+            f"{named!r} names no prefilter (there are: {', '.join(PREFILTERS)}); "
+            "write for example prefilter: {use: greso, by: category}"
+        )
+    return build(named, PREFILTERS, sampler, tasks, what="prefilter", seed=seed)
 
 
 def _is_json(state: Any) -> bool:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlcore.credit.category_weights import weighted_categories
 from rlcore.credit.continuations import with_continuations
 from rlcore.credit.demonstrations import gated, mixed
-from rlcore.credit.estimator import Completions, Estimator
+from rlcore.credit.estimator import ESTIMATORS, Completions, Estimator
 from rlcore.credit.group import Credit, group_credit
-from rlcore.credit.monte_carlo import Continue, MonteCarlo
+from rlcore.credit.monte_carlo import Continue
 from rlcore.credit.reward_parts import normalised_parts
-from rlcore.credit.siblings import Siblings
 from rlcore.credit.split import SPLITTERS, Decode
 from rlcore.credit.step_values import SCHEMES, checked_scheme, without_zeros
 from rlcore.credit.whiten import Gather, exponential_weights, whitened
 from rlcore.errors import RecipeError
-from rlcore.plugin import Named, build, find
+from rlcore.plugin import Named, build, build_later, find, signature
 from rlcore.recipe.build import build_rewards, policy_rewards
-from rlcore.recipe.credit_sections import CreditSection, StepsSection, StepValuesSection
+from rlcore.recipe.credit_sections import CreditSection, StepValuesSection
 from rlcore.scoring.aggregate import part_weights
 from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
+    from rlcore.stages.base import GeneratingStage
     from rlcore.stages.rl import RlStage
-    from rlcore.stages.sample import SampleStage
 
 WHITENED = {"global": "none", "mean_global": "mean"}
 """Baselines whose advantages are whitened over all tokens of a step -> the one in the group."""
@@ -95,52 +94,57 @@ def _build_scheme(named: Named, credit: Credit) -> Credit:
 
 
 def build_step_values(
-    stage: RlStage | SampleStage,
+    section: StepValuesSection,
+    stage: GeneratingStage,
     continue_: Continue,
     decode: Decode,
     *,
     processes: int = 1,
-) -> Estimator | None:
-    """The estimator of step values, where the stage asks for one; each process has an equal part of `total_tokens`."""
-    section = stage.steps if stage.writes_samples else stage.credit.steps
-    if section is None:
-        return None
+) -> Estimator:
+    """The estimator of step values that a section of `stage` describes.
+
+    Raises `RecipeError`.
+    """
     if policy_rewards(stage.rewards):
         raise RecipeError(
             "step values need rewards that workers compute: leave out those of the learner, "
             "or the steps"
         )
-    splitter = build(section.split, SPLITTERS, what="split")
-    completions = section.completions or _wanted_by_scheme(section)
-    if section.values == "siblings":
-        return Siblings(
-            split=splitter,
-            decode=decode,
-            state=section.state,
-            completions=completions,
-            passing=section.passing,
-        )
-    settings = section.model_dump(
-        exclude={"scheme", "split", "keep", "values", "state", "completions"}
-    )
-    if settings["total_tokens"] is not None:
-        settings["total_tokens"] //= processes
-    return MonteCarlo(
+    make = build_later(
+        _with_completions(section),
+        ESTIMATORS,
+        what="estimator of step values",
+        given=0,
+        also=type(section).model_fields,
         continue_=continue_,
-        split=splitter,
+        split=build(section.split, SPLITTERS, what="split"),
         decode=decode,
         max_tokens=stage.sampling.max_tokens,
-        completions=completions,
-        **settings,
+        processes=processes,
     )
+    if getattr(section, "keep", "none") != "none" and "continue_" not in make.keywords:
+        raise RecipeError(
+            f"keep has no effect: the estimator {section.use!r} continues no completions"
+        )
+    return make()
 
 
-def _wanted_by_scheme(section: StepValuesSection) -> Completions:
-    """Which completions the stage's scheme wants valued: `values_of` of the scheme; negatives where there is none."""
-    if not isinstance(section, StepsSection):
-        return "negatives"
-    named = section.scheme
-    use = named if isinstance(named, str) else named.get("use")
+def _with_completions(section: StepValuesSection) -> dict[str, Any]:
+    """The estimator and its parameters; it values the completions that the scheme reads.
+
+    The recipe's own `completions` stands.
+    """
+    named = {"use": section.use, **section.parameters}
+    estimator = find(section.use, ESTIMATORS, what="estimator of step values")
+    if callable(estimator) and "completions" in signature(estimator).parameters:
+        scheme = getattr(section, "scheme", None)
+        named.setdefault("completions", _values_of(scheme))
+    return named
+
+
+def _values_of(scheme: Named | None) -> Completions:
+    """The completions whose step values a scheme reads; negatives where it does not say."""
+    use = scheme.get("use") if isinstance(scheme, Mapping) else scheme
     if not isinstance(use, str):  # `build_credit` says what is wrong with it
         return "negatives"
     return getattr(find(use, SCHEMES, what="credit scheme"), "values_of", "negatives")

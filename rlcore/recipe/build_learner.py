@@ -6,13 +6,15 @@ Heavy packages are imported where they are used, so that checking a recipe stays
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlcore.errors import RecipeError
 from rlcore.objective.presets import find_preset, objective
 from rlcore.objective.term import Objective
-from rlcore.plugin import build
+from rlcore.plugin import build_later
 from rlcore.recipe import schema
 
 if TYPE_CHECKING:
@@ -25,7 +27,17 @@ if TYPE_CHECKING:
 
 
 ENGINES = {"vllm_local": "rlcore.rollout.vllm_local:VllmEngine", "hf": "rlcore.rollout.hf:HfEngine"}
-"""Name in a recipe -> a class made as `Engine(model_folder, ...)`; of what is offered below it takes what it asks for."""
+"""Name in a recipe -> a class; its parameters are the keys beside `use`."""
+
+ENGINE_CONTEXT = (
+    "model_folder",
+    "dtype",
+    "device",
+    "adapter_rank",
+    "max_length",
+    "max_sequences",
+)
+"""Arguments that an engine receives from the run, where its signature names them."""
 
 
 def build_objective(value: str | dict[str, Any], *, max_tokens: int) -> Objective:
@@ -79,6 +91,33 @@ def build_learner(
     )
 
 
+def engine_maker(section: schema.EngineSection, **context: Any) -> Callable[[], Engine]:
+    """A function that makes the engine. Raises `RecipeError` for a parameter that its class lacks.
+
+    context: values of `ENGINE_CONTEXT`; the class receives those that its signature names.
+    """
+    return build_later(
+        {"use": section.use, **section.parameters},
+        ENGINES,
+        what="engine",
+        given=0,
+        also=type(section).model_fields,
+        max_length=section.max_length,
+        max_sequences=section.max_sequences,
+        **context,
+    )
+
+
+def check_engine(section: schema.EngineSection) -> None:
+    """Raise `RecipeError` for an engine that does not exist or parameters that it lacks.
+
+    The parameters of a built-in engine are checked where the packages that it needs are installed.
+    """
+    if section.use in ENGINES and not (section.parameters and find_spec("torch")):
+        return
+    engine_maker(section, model_folder=None, dtype=None, device=None, adapter_rank=None)
+
+
 def build_engine(
     section: schema.EngineSection,
     model_folder: Path,
@@ -87,15 +126,8 @@ def build_engine(
     device: str,
     adapter_rank: int | None = None,
 ) -> Engine:
-    """The back end the recipe names, serving the model in `model_folder` until weights are published to it."""
-    settings = section.model_dump(exclude={"use", "deadline_s", "sync", "sync_tolerance"})
-    return build(
-        section.use,
-        ENGINES,
-        model_folder,
-        what="engine",
-        dtype=dtype,
-        device=device,
-        adapter_rank=adapter_rank,
-        **settings,
+    """The engine of the recipe; it serves the model in `model_folder` until weights are published."""
+    make = engine_maker(
+        section, model_folder=model_folder, dtype=dtype, device=device, adapter_rank=adapter_rank
     )
+    return make()

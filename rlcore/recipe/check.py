@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlcore.errors import RecipeError, RewardError, RlcoreError
-from rlcore.plugin import find
 from rlcore.recipe.build import build_tasks, worker_rewards
-from rlcore.recipe.build_learner import ENGINES
+from rlcore.recipe.build_learner import check_engine
 from rlcore.recipe.schema import Recipe
 from rlcore.recipe.shared_sections import RewardSection
 from rlcore.scoring.goldcheck import check_reference_answers
@@ -65,9 +64,8 @@ def check(recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> lis
     exist, with its place in the recipe before it: `stages.rl.filter: ...`.
     """
     tasks = {} if tasks is None else tasks
-    if recipe.engine.use not in ENGINES:  # the packages of built-in ones may be absent here
-        with at("engine.use"):
-            find(recipe.engine.use, ENGINES, what="engine")
+    with at("engine"):
+        check_engine(recipe.engine)
     facts = []
     for name, section in recipe.tasks.items():
         with at(f"tasks.{name}"):

@@ -1,93 +1,30 @@
-"""The keys of credit: what an answer is compared with, and what each of its steps was worth."""
+"""The keys of credit: what a completion is compared with, and the value of each reasoning step."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from rlcore.recipe.section import Section
-
-OF_CONTINUATIONS = (
-    "rollouts",
-    "share",
-    "search",
-    "dead",
-    "prefixes",
-    "start",
-    "best_of",
-    "max_new_tokens",
-    "total_tokens",
-    "deadline_s",
-)
-"""Keys of step values that say nothing where nothing is continued."""
+from rlcore.recipe.section import PartSection, Section
 
 
-class StepValuesSection(Section):
+class StepValuesSection(PartSection):
+    """What estimates step values; other keys are parameters of the estimator."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"values": "use"}
+
+    use: str = Field(
+        "monte_carlo",
+        description="monte_carlo continues prefixes; siblings compares the completions of a group "
+        "and generates nothing; or file.py:Estimator",
+    )
     split: str | dict[str, Any] = Field(
         "newline",
-        description="what a step is: newline, sentence, {use: delimiter, at: ';'}, {use: tokens, n: 32}, ...",
+        description="what a reasoning step is: newline, sentence, {use: delimiter, at: ';'}, "
+        "{use: tokens, n: 32}, ...",
     )
-    values: Literal["rollouts", "siblings"] = Field(
-        "rollouts",
-        description="by continuing prefixes, or, at no token, by the group's answers that pass there",
-    )
-    state: str | None = Field(
-        None,
-        description="siblings: a regular expression whose last match in a step tells where it led; default: all text so far",
-    )
-    rollouts: PositiveInt = Field(8, description="continuations of each prefix")
-    completions: Literal["negatives", "positives", "all"] | None = Field(
-        None, description="which completions are valued; default: the scheme's choice"
-    )
-    share: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="fraction of those completions in each group, rounded up"
-    )
-    passing: float = Field(0.5, description="completions whose first reward is lower are negatives")
-    search: Literal["all", "until_dead", "bisect", "backwards"] = Field(
-        "all",
-        description="which prefixes: all, one by one up to the first dead one, bisection for it, or from the last one back",
-    )
-    dead: float = Field(0.0, description="value up to which a prefix counts as dead")
-    prefixes: PositiveInt | None = Field(
-        None, description="at most so many prefixes of one answer, as the search comes to them"
-    )
-    start: Literal["siblings", "rollouts"] = Field(
-        "siblings",
-        description="the prompt's value: mean reward of the other answers to it, or of continuations from nothing",
-    )
-    best_of: PositiveInt | None = Field(
-        None, description="values of the best of so many attempts, for rewards of 0 and 1"
-    )
-    max_new_tokens: PositiveInt | None = Field(
-        None, description="longest continuation; default: what sampling.max_tokens leaves"
-    )
-    total_tokens: PositiveInt | None = Field(
-        None,
-        description="never write more than so many tokens a step for values, over all processes",
-    )
-    deadline_s: PositiveFloat = Field(
-        600.0, description="longest wait for all continuations of a step"
-    )
-
-    @model_validator(mode="after")
-    def _enough(self) -> StepValuesSection:
-        if self.best_of is not None and self.rollouts < self.best_of:
-            raise ValueError(
-                f"the best of {self.best_of} cannot be estimated from {self.rollouts} rollouts: raise rollouts"
-            )
-        idle = ["state"] if self.values == "rollouts" else [*OF_CONTINUATIONS, "keep"]
-        given = [
-            key
-            for key in idle
-            if key in type(self).model_fields
-            and getattr(self, key) != type(self).model_fields[key].default
-        ]
-        if given:
-            raise ValueError(
-                f"values: {self.values} has no use for {', '.join(given)}: leave it out"
-            )
-        return self
 
 
 class StepsSection(StepValuesSection):
@@ -129,7 +66,7 @@ class CreditSection(Section):
         0.0, description="gated: a task counts as not solved up to this mean reward"
     )
     steps: StepsSection | None = Field(
-        None, description="credit for each step of an answer, by continuing its prefixes"
+        None, description="credit for each reasoning step of a completion"
     )
 
     @model_validator(mode="after")

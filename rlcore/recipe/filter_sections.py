@@ -1,4 +1,4 @@
-"""The keys of what happens around a filter: resampling and the prefilter."""
+"""The keys of which groups a step trains on: filter, resampling and prefilter."""
 
 from __future__ import annotations
 
@@ -25,21 +25,32 @@ class ResampleSection(Section):
     )
 
 
-class PrefilterSection(Section):
-    """`prefilter: category` is short for `prefilter: {by: category}`."""
+class GroupKeys(Section):
+    """Keys of a stage that trains on groups of completions and may filter them."""
 
-    by: str | list[str] = Field(
-        "task",
-        description="what is remembered together: task, category, a column, or several columns",
+    group_size: PositiveInt = Field(8, description="completions per task")
+    filter: str | dict[str, Any] | list[str | dict[str, Any]] | None = Field(
+        None,
+        description="which groups enter the batch, the others are replaced: "
+        "zero_variance, pass_rate, staleness, unscorable",
     )
-    rate: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="how fast a kind's chance follows what the filter accepts"
-    )
-    least: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.02, description="smallest chance of a task to be tried"
+    resample: ResampleSection = Field(default_factory=ResampleSection)
+    prefilter: str | dict[str, Any] | None = Field(
+        None,
+        description="passes over tasks like those the filter rejected, before anything is "
+        "generated for them: greso, or {use: greso, by: category}",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"by": value} if isinstance(value, str | list) else value
+    @model_validator(mode="after")
+    def _filter_keys_have_an_effect(self) -> GroupKeys:
+        probe = self.resample.probe
+        if self.prefilter is not None and self.filter is None:
+            raise ValueError("prefilter remembers what a filter rejected: set filter too")
+        if probe is not None and (self.filter is None or probe >= self.group_size):
+            raise ValueError(
+                f"resample.probe is {probe}, which needs a filter and a group_size above it "
+                f"(it is {self.group_size})"
+            )
+        if self.filter is None and self.resample != ResampleSection():
+            raise ValueError("resample has no effect without a filter: set filter, or leave it out")
+        return self

@@ -63,7 +63,9 @@ def _part_keys(kind: str, name: str) -> list[Key]:
     text, parameters = part_help(kind, name)
     part = f"{kind}.{name}"
     head = Key(part, "", "", text)
-    keys = [Key(f"{part}.{item.name}", item.type, item.default, "") for item in parameters]
+    keys = [
+        Key(f"{part}.{item.name}", item.type, item.default, item.meaning) for item in parameters
+    ]
     return [head, *keys]
 
 

@@ -27,9 +27,6 @@ from rlcore.recipe.schema import Recipe
 
 SUFFIX = ".yaml"
 
-SHORT_FORMS = {"prefilter": "by"}
-"""Key -> the key that its short form stands for; `use` for the others: `curriculum: sec`."""
-
 RENAMED = {
     "sampler": "engine",
     "gate": "filter",
@@ -230,24 +227,21 @@ def _placed(value: Any, folder: Path) -> Any:
     return f"{folder / file}{colon}{name}"
 
 
-def _merge(base: Any, over: Any, key: str = "") -> Any:
+def _merge(base: Any, over: Any) -> Any:
     """`over` laid over `base`: mappings merge, everything else replaces."""
     if not isinstance(over, dict):
         return over
-    merged = dict(_as_mapping(key, base))
+    merged = dict(_as_mapping(base))
     for name, value in over.items():
-        merged[name] = _merge(merged.get(name), value, name)
+        merged[name] = _merge(merged.get(name), value)
     return merged
 
 
-def _as_mapping(key: str, value: Any) -> dict[str, Any]:
-    """The mapping that a short form stands for; {} for a value that is none."""
+def _as_mapping(value: Any) -> dict[str, Any]:
+    """The mapping that a short form stands for (`sec`: `{use: sec}`); {} for any other value."""
     if isinstance(value, dict):
         return value
-    long_key = SHORT_FORMS.get(key, "use")
-    if isinstance(value, str) or (key in SHORT_FORMS and isinstance(value, list)):
-        return {long_key: value}
-    return {}
+    return {"use": value} if isinstance(value, str) else {}
 
 
 def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
@@ -262,9 +256,8 @@ def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
             node = node[_item(node, part, dotted, where)]
         elif isinstance(node, dict):
             child = node.get(part)
-            indexed = isinstance(child, list) and part not in SHORT_FORMS
-            if not indexed:
-                node[part] = _as_mapping(part, child)
+            if not isinstance(child, list):
+                node[part] = _as_mapping(child)
             node = node[part]
     if isinstance(node, list):
         node[_item(node, last, dotted, where)] = value

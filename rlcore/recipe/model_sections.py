@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from rlcore.recipe.section import Section
+from rlcore.recipe.section import PartSection, Section
 
 
 class ModelSection(Section):
@@ -52,38 +53,29 @@ class ModelSection(Section):
         return self
 
 
-class EngineSection(Section):
+class EngineSection(PartSection):
+    """What the run itself reads of an engine; other keys are parameters of the engine's class."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"kind": "use"}
+
     use: str = Field(
         "vllm_local",
-        description="who writes the answers: vllm_local (vLLM in this process), hf (transformers), or file.py:Class",
+        description="what generates completions: vllm_local (vLLM in this process), "
+        "hf (transformers), or file.py:Class",
     )
-    max_length: PositiveInt = Field(2048, description="longest prompt + answer, in tokens")
-    max_sequences: PositiveInt = Field(256, description="answers written at the same time")
-    memory_gb: PositiveFloat | None = Field(
-        None,
-        description="vLLM's key-value cache; default: room for max_sequences, at most 4 on CPU, 40% of a GPU",
-    )
+    max_length: PositiveInt = Field(2048, description="longest prompt + completion, in tokens")
+    max_sequences: PositiveInt = Field(256, description="completions generated at the same time")
     deadline_s: PositiveFloat = Field(
-        600.0, description="longest wait for one step's answers; stragglers are cut"
-    )
-    prefix_caching: bool = Field(
-        True, description="vLLM computes what requests have in common at the start once"
+        600.0, description="longest wait for the completions of one step; stragglers are cut"
     )
     sync: Literal["merged", "adapter"] = Field(
         "merged",
-        description="what vLLM is given after a step under model.peft: merged weights, or a LoRA adapter by itself",
+        description="what vLLM is given after a step under model.peft: "
+        "merged weights, or the LoRA adapter alone",
     )
     sync_tolerance: PositiveFloat | None = Field(
         None, description="largest canary gap, in nats; default 1e-3 (float32) or 0.25 (bfloat16)"
     )
-
-    @model_validator(mode="after")
-    def _effective(self) -> EngineSection:
-        defaults = {"memory_gb": None, "prefix_caching": True}
-        for key, default in defaults.items():
-            if self.use == "hf" and getattr(self, key) != default:
-                raise ValueError(f"{key} has no effect: it is for the engine vllm_local")
-        return self
 
 
 class PromptSection(Section):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from rlcore.errors import RecipeError
 from rlcore.plugin import build, did_you_mean
 from rlcore.recipe.section import Section
+
+if TYPE_CHECKING:
+    from rlcore.recipe.schema import Recipe
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
@@ -112,3 +115,29 @@ class OptimSection(UpdateSection):
         "auto",
         description="packed, or shared: what samples begin with in common is stored once; auto: from 16 such tokens on",
     )
+
+
+class UpdateKeys(Section):
+    """Keys of a stage that makes several updates of a rollout batch, or trains on stale ones."""
+
+    max_staleness: Annotated[int, Field(ge=0)] = Field(
+        0, description="rollout batches generated beyond the one being trained"
+    )
+    minibatches: PositiveInt = Field(1, description="updates that a rollout batch is cut into")
+    update_epochs: PositiveInt = Field(1, description="times that a rollout batch is trained on")
+    minibatch_by: Literal["group", "sequence"] = Field(
+        "group", description="what stays together when a batch is cut"
+    )
+    old_logprobs: Literal["trainer", "engine"] | None = Field(
+        None,
+        description="denominator of the ratio after the first update and for stale tokens: "
+        "recomputed by the learner, or as the engine recorded them; "
+        "default: trainer in bfloat16, else engine",
+    )
+    metrics: list[str | dict[str, Any]] = Field(
+        default_factory=list, description="functions of a group, logged as metric/<function>"
+    )
+
+    def denominator(self, recipe: Recipe) -> Literal["trainer", "engine"]:
+        """Where old log-probabilities come from, default applied."""
+        return self.old_logprobs or ("trainer" if recipe.model.dtype == "bfloat16" else "engine")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,6 +23,9 @@ class PartSection(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Key of version 1 -> what takes its place."""
+
     use: str = Field(description="built-in name, package.module:object, or file.py:object")
 
     @model_validator(mode="before")
@@ -32,6 +35,10 @@ class PartSection(Section):
             return {"use": value}
         if isinstance(value, Mapping) and "kind" in value and "use" not in value:
             raise ValueError("the key 'kind' is now 'use'")
+        if isinstance(value, Mapping):
+            for key, successor in cls.renamed.items():
+                if key in value:
+                    raise ValueError(f"the key {key!r} is now {successor!r}")
         if isinstance(value, Mapping) and isinstance(value.get("params"), Mapping):
             raise ValueError("the keys of 'params' now stand beside 'use'")
         return value

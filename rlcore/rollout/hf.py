@@ -36,7 +36,7 @@ class HfEngine:
 
     def __init__(
         self,
-        model_path: str | Path,
+        model_folder: str | Path,
         *,
         dtype: str = "float32",
         max_length: int,
@@ -45,7 +45,7 @@ class HfEngine:
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model, self._tokenizer = _open(model_path, dtype)
+        self._model, self._tokenizer = _open(model_folder, dtype)
         self._model.to(device).eval()
         self.version = 0
         self.shared, self.deterministic = False, True
@@ -141,16 +141,16 @@ class HfEngine:
         self._done.append(draft.completion(finish))
 
 
-def _open(model_path: str | Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _open(model_folder: str | Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, without the progress bar of their loading."""
     shown = hub_logging.is_progress_bar_enabled()
     hub_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
-        return model, AutoTokenizer.from_pretrained(model_path)
+        model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=getattr(torch, dtype))
+        return model, AutoTokenizer.from_pretrained(model_folder)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"cannot load a model and tokenizer from {str(model_path)!r}: {error}"
+            f"cannot load a model and tokenizer from {str(model_folder)!r}: {error}"
         ) from error
     finally:
         if shown:

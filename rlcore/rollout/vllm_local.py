@@ -34,17 +34,19 @@ SCORE_DEADLINE_S = 600.0
 class VllmEngine:
     """Samples from a vLLM engine that this process owns.
 
-    `memory_gb` bounds the key-value cache; without it the cache holds `max_sequences` full sequences, within 4 GB on CPU
-    and 40% of the free memory on a GPU. Log-probabilities are those of the distribution drawn from (greedy: at
-    temperature 1). After `load` the prefix cache is emptied and unfinished answers are read again under the new weights.
-    With `tensor_parallel` > 1 the workers are child processes. Under a launcher with several processes every process owns
-    one engine. With `adapter_rank` the weights of `model_path` stay, and `load` takes a LoRA adapter of at most that rank,
-    which vLLM adds to them (see `rollout.vllm_adapter`). Raises `EngineError` if vLLM is absent.
+    Log-probabilities are those of the distribution drawn from (greedy: at temperature 1). After `load` the prefix cache is
+    emptied and unfinished completions are read again under the new weights. Under a launcher with several processes every
+    process owns one engine. Raises `EngineError` if vLLM is absent.
+
+    memory_gb: size of the key-value cache; by default it holds `max_sequences` full sequences, within 4 GB on CPU and 40%
+    of the free memory on a GPU. seed: of vLLM itself; every request has its own. tensor_parallel: above 1 the workers are
+    child processes. prefix_caching: what requests have in common at the start is computed once. adapter_rank: the weights
+    of `model_folder` stay, and `load` takes a LoRA adapter of at most that rank (see `rollout.vllm_adapter`).
     """
 
     def __init__(
         self,
-        model_path: str | Path,
+        model_folder: str | Path,
         *,
         dtype: str = "float32",
         max_length: int,
@@ -56,7 +58,7 @@ class VllmEngine:
         prefix_caching: bool = True,
     ) -> None:
         _prepare_environment()
-        config = _read_config(model_path, tensor_parallel)
+        config = _read_config(model_folder, tensor_parallel)
         self.version = 0
         self.shared, self.deterministic = False, False
         self._dtype, self._max_length, self._tensor_parallel = dtype, max_length, tensor_parallel
@@ -66,7 +68,7 @@ class VllmEngine:
         self._adapter = None if adapter_rank is None else AdapterSlot(adapter_rank)
         with guest_manners():
             self._engine = _start_engine(
-                model=str(model_path),
+                model=str(model_folder),
                 dtype=dtype,
                 max_model_len=max_length,
                 max_num_seqs=max_sequences,
@@ -225,12 +227,12 @@ def _prepare_environment() -> None:
             ) from error
 
 
-def _read_config(model_path: str | Path, tensor_parallel: int) -> Any:
+def _read_config(model_folder: str | Path, tensor_parallel: int) -> Any:
     try:
-        config = AutoConfig.from_pretrained(model_path).get_text_config()
+        config = AutoConfig.from_pretrained(model_folder).get_text_config()
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"cannot read a model configuration from {str(model_path)!r}: {error}"
+            f"cannot read a model configuration from {str(model_folder)!r}: {error}"
         ) from error
     if tensor_parallel > 1 and launched():
         raise EngineError(

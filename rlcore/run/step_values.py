@@ -12,18 +12,25 @@ from rlcore.run.seeds import derive
 from rlcore.types import Group, Prefix, Sample
 
 if TYPE_CHECKING:
+    from rlcore.recipe.credit_sections import StepValuesSection
     from rlcore.run.session import Run
-    from rlcore.stages.rl import RlStage
-    from rlcore.stages.sample import SampleStage
+    from rlcore.stages.base import GeneratingStage
 
 Estimate = Callable[[Sequence[Group], int], tuple[list[Group], Cost]]
 """(groups, number of their batch) -> the groups with step values, and what these cost."""
 
 
 def step_values(
-    run: Run, stage: RlStage | SampleStage, collector: Collector, *, seed: int
+    run: Run,
+    section: StepValuesSection | None,
+    stage: GeneratingStage,
+    collector: Collector,
+    *,
+    seed: int,
 ) -> Estimate | None:
-    """What estimates the step values of a batch in this stage; None where it asks for none."""
+    """What estimates the step values of a batch, as a section of `stage` says; None without one."""
+    if section is None:
+        return None
 
     def estimate(groups: Sequence[Group], number: int) -> tuple[list[Group], Cost]:
         def continue_(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
@@ -32,10 +39,11 @@ def step_values(
             )
 
         processes = run.accelerator.num_processes
-        return build_step_values(stage, continue_, run.encoder.decode, processes=processes)(groups)
+        decode = run.encoder.decode
+        values = build_step_values(section, stage, continue_, decode, processes=processes)
+        return values(groups)
 
-    section = stage.steps if stage.writes_samples else stage.credit.steps
-    return None if section is None else estimate
+    return estimate
 
 
 def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:

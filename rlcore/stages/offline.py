@@ -62,6 +62,9 @@ class OfflineStage(DataStage):
         yield from super().problems(recipe, before)
         if self.credit.steps and self.credit.steps.keep != "none":
             yield "credit.steps.keep is for rl stages: nothing is continued here"
+        if self.credit.steps and self.credit.steps.parameters:
+            key = next(iter(self.credit.steps.parameters))
+            yield f"credit.steps.{key} has no effect: the step values are the stored ones"
         if self.credit.normalise_parts:
             yield "credit.normalise_parts is for rl stages: stored rollouts have one reward"
         if self.credit.demonstrations != "none":

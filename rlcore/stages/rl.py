@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -31,8 +31,8 @@ from rlcore.recipe.build import (
 from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
 from rlcore.recipe.build_learner import build_objective
 from rlcore.recipe.credit_sections import CreditSection
-from rlcore.recipe.filter_sections import PrefilterSection, ResampleSection
-from rlcore.recipe.optim_sections import OptimSection
+from rlcore.recipe.filter_sections import GroupKeys
+from rlcore.recipe.optim_sections import OptimSection, UpdateKeys
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
 from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
 from rlcore.run.metrics import (
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from rlcore.types import Sample
 
 
-class RlStage(GeneratingStage):
+class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
     headline = ("reward/mean", "completions/length/mean", "reward/frac_zero_std")
 
     steps: PositiveInt = Field(description="rollout batches to train on")
@@ -77,22 +77,12 @@ class RlStage(GeneratingStage):
         description="end after the step that brings the tokens written in this stage, continuations too, to this number",
     )
     groups_per_step: PositiveInt = Field(32, description="tasks in a step, over all processes")
-    group_size: PositiveInt = Field(8, description="answers to a task")
     aggregate: str | dict[str, Any] = Field(
         "sum", description="how rewards become one value: a name, or {use: name, parameter: value}"
     )
     curriculum: str | dict[str, Any] = Field(
         "uniform",
         description="which tasks next: a name, or {use: name, parameter: value}; docs/curricula.md",
-    )
-    filter: str | dict[str, Any] | list[str | dict[str, Any]] | None = Field(
-        None,
-        description="which groups enter the batch, the others are replaced: zero_variance, pass_rate, staleness, unscorable",
-    )
-    resample: ResampleSection = Field(default_factory=ResampleSection)
-    prefilter: PrefilterSection | None = Field(
-        None,
-        description="pass over tasks like those the filter rejected, before anything is written for them",
     )
     budget: PositiveInt | str | dict[str, Any] | None = Field(
         None,
@@ -105,22 +95,6 @@ class RlStage(GeneratingStage):
     follow_up: str | dict[str, Any] | None = Field(
         None,
         description="tasks made of a step's answers, answered in the same step: guess_masks, or {use: name, ...}",
-    )
-    max_staleness: Annotated[int, Field(ge=0)] = Field(
-        0, description="rollout batches generated beyond the one being trained"
-    )
-    minibatches: PositiveInt = Field(1, description="updates that a rollout batch is cut into")
-    update_epochs: PositiveInt = Field(1, description="times that a rollout batch is trained on")
-    minibatch_by: Literal["group", "sequence"] = Field(
-        "group", description="what stays together when a batch is cut"
-    )
-    old_logprobs: Literal["trainer", "engine"] | None = Field(
-        None,
-        description="denominator of the ratio after the first update and for stale tokens: recomputed by the learner, or as the "
-        "engine recorded them; default: trainer in bfloat16, else engine",
-    )
-    metrics: list[str | dict[str, Any]] = Field(
-        default_factory=list, description="functions of a group, logged as metric/<function>"
     )
     credit: CreditSection = Field(default_factory=CreditSection)
     objective: str | dict[str, Any] = Field(
@@ -135,19 +109,9 @@ class RlStage(GeneratingStage):
         return with_method(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
-    def _parts_of_a_filter(self) -> RlStage:
+    def _budget_text_has_an_effect(self) -> RlStage:
         if self.budget is None and self.budget_text != BUDGET_TEXT:
             raise ValueError("budget_text has no effect without a budget")
-        if self.prefilter is not None and self.filter is None:
-            raise ValueError("prefilter remembers what a filter rejected: set filter too")
-        if self.resample.probe is not None and (
-            self.filter is None or self.resample.probe >= self.group_size
-        ):
-            raise ValueError(
-                f"resample.probe is {self.resample.probe}, which needs a filter and a group_size above it (it is {self.group_size})"
-            )
-        if self.filter is None and self.resample != ResampleSection():
-            raise ValueError("resample has no effect without a filter: set filter, or leave it out")
         return self
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
@@ -170,10 +134,6 @@ class RlStage(GeneratingStage):
                 "top_k bounds their number; set top_k too, leave them out, or use engine.use=hf"
             )
 
-    def denominator(self, recipe: Recipe) -> Literal["trainer", "engine"]:
-        """Where old log-probabilities come from, default applied."""
-        return self.old_logprobs or ("trainer" if recipe.model.dtype == "bfloat16" else "engine")
-
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)
         tasks = context.tasks[self.tasks]
@@ -191,8 +151,9 @@ class RlStage(GeneratingStage):
             build_follow_up(self.follow_up)
         with context.at("objective"):
             objective = build_objective(self.objective, max_tokens=self.sampling.max_tokens)
-        with context.at("credit.steps"):
-            build_step_values(self, context.no_engine, str)
+        if self.credit.steps:
+            with context.at("credit.steps"):
+                build_step_values(self.credit.steps, self, context.no_engine, str)
         with context.at("credit"):
             build_credit(self.credit, weights=credit_weights(self))
         with context.at("credit.demonstrations"):
@@ -265,7 +226,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             ranks=run.accelerator.num_processes,
             gather=run.gather,
             rescore=policy_scorer(run, stage, learner.average),
-            estimate=step_values(run, stage, collector, seed=seed),
+            estimate=step_values(run, stage.credit.steps, stage, collector, seed=seed),
         )
         run.resume_stage(learner, curriculum, batches)
         credit = build_credit(

@@ -49,8 +49,9 @@ class SampleStage(GeneratingStage):
 
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)
-        with context.at("steps"):
-            build_step_values(self, context.no_engine, str)
+        if self.steps:
+            with context.at("steps"):
+                build_step_values(self.steps, self, context.no_engine, str)
         return facts
 
     def run(self, run: Run) -> None:
@@ -77,7 +78,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
             seed_of_batch=lambda batch: seed,
         )
         rescore = policy_scorer(run, stage)
-        estimate = step_values(run, stage, collector, seed=seed)
+        estimate = step_values(run, stage.steps, stage, collector, seed=seed)
         for start, positions in rounds(run, stage, num_tasks):
             draws = [
                 TaskDraw(task=tasks[position], position=position, order=position)

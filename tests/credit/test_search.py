@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from rlcore.credit.continuations import with_continuations
+from rlcore.credit.estimator import Estimator
 from rlcore.credit.group import group_credit
 from rlcore.credit.monte_carlo import MonteCarlo
 from rlcore.credit.per_step import per_step
@@ -15,6 +16,7 @@ from rlcore.credit.search import SEARCHES
 from rlcore.credit.split import fixed
 from rlcore.credit.step_values import without_zeros
 from rlcore.errors import RecipeError
+from rlcore.recipe.build_credit import build_step_values
 from rlcore.recipe.load import load
 from rlcore.types import Group, Prefix, Verdict
 from tests.credit.chains import GOOD, LOST, group, reward, rollout, tabular, valued
@@ -167,8 +169,14 @@ def test_an_answer_without_any_right_end_costs_its_tokens_and_nothing_else() -> 
 
 def test_a_limit_of_none_is_refused() -> None:
     with pytest.raises(RecipeError, match="prefixes"):
-        load("recipes/papers/rl_on_incorrect/chain.yaml", ["stages.rl.credit.steps.prefixes=0"])
+        steps_of_chain("prefixes=0")
     with pytest.raises(RecipeError, match="backwards"):
-        load(
-            "recipes/papers/rl_on_incorrect/chain.yaml", ["stages.rl.credit.steps.search=forwards"]
-        )
+        steps_of_chain("search=forwards")
+
+
+def steps_of_chain(override: str) -> Estimator:
+    recipe = load(
+        "recipes/papers/rl_on_incorrect/late.yaml", [f"stages.rl.credit.steps.{override}"]
+    )
+    stage = next(stage for stage in recipe.stages if stage.kind == "rl")
+    return build_step_values(stage.credit.steps, stage, tabular(2, error=0.2), str)

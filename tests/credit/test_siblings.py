@@ -186,12 +186,12 @@ def test_the_expected_gradient_points_where_that_of_the_group_does() -> None:
 
 
 def test_a_recipe_asks_for_siblings_and_writes_nothing() -> None:
-    chosen = stage(scheme={"use": "vine", "normalise": True}, values="siblings")
+    chosen = stage(scheme={"use": "vine", "normalise": True}, use="siblings")
 
     def refuse(prefixes: object, left_s: float) -> list[Group]:
         raise AssertionError("nothing is to be continued")
 
-    estimator = build_step_values(chosen, refuse, str)
+    estimator = build_step_values(chosen.credit.steps, chosen, refuse, str)
     of = group([[GOOD] * 4, [GOOD] * 4, [GOOD, GOOD, LOST, GOOD], [LOST] * 4])
     groups, cost = estimator([of])
     [samples] = build_credit(chosen.credit)(groups)

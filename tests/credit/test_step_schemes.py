@@ -140,7 +140,7 @@ def stage(**steps: object) -> RlStage:
 
 
 def samples_of(chosen: RlStage, groups: Sequence[Group]) -> list[list[Sample]]:
-    estimator = build_step_values(chosen, tabular(4, error=0.2), str)
+    estimator = build_step_values(chosen.credit.steps, chosen, tabular(4, error=0.2), str)
     valued, _ = estimator(groups)
     return build_credit(chosen.credit)(valued)
 
@@ -203,17 +203,38 @@ def test_a_scheme_of_ones_own_that_gives_something_else_is_named(
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        (
-            {"values": "siblings", "search": "backwards", "keep": "all"},
-            "values: siblings has no use for search, keep: leave it out",
-        ),
-        ({"values": "siblings", "share": 0.5}, "no use for share"),
-        ({"state": "="}, "values: rollouts has no use for state"),
+        ({"use": "siblings", "search": "backwards"}, "'siblings' has no parameter 'search'"),
+        ({"use": "siblings", "keep": "all"}, "keep has no effect: the estimator 'siblings'"),
+        ({"use": "siblings", "share": 0.5}, "'siblings' has no parameter 'share'"),
+        ({"state": "="}, "'monte_carlo' has no parameter 'state'"),
+        ({"serch": "all"}, "did you mean 'search'"),
+        ({"sheme": "vine"}, "did you mean 'scheme'"),
+        ({"rollouts": 4, "best_of": 5}, "cannot be estimated from 4 rollouts"),
+        ({"max_tokens": 4}, "'monte_carlo' has no parameter 'max_tokens'"),
     ],
 )
 def test_keys_that_would_do_nothing_are_refused(steps: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        stage(**steps)
+    chosen = stage(**steps)
+    with pytest.raises(RecipeError, match=said):
+        build_step_values(chosen.credit.steps, chosen, tabular(4, error=0.2), str)
+
+
+def test_an_estimator_of_ones_own_receives_its_parameters(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Estimator:\n"
+        "    def __init__(self, decode, *, depth: int, width: int = 2):\n"
+        "        self.depth, self.width = depth, width\n"
+    )
+    chosen = stage(use=f"{tmp_path}/mine.py:Estimator", depth=3)
+    estimator = build_step_values(chosen.credit.steps, chosen, tabular(4, error=0.2), str)
+    assert (estimator.depth, estimator.width) == (3, 2)
+
+
+def test_each_process_has_an_equal_part_of_the_tokens() -> None:
+    chosen = stage(total_tokens=100)
+    continue_ = tabular(4, error=0.2)
+    estimator = build_step_values(chosen.credit.steps, chosen, continue_, str, processes=3)
+    assert estimator._total_tokens == 33
 
 
 def test_the_recipe_wins_over_what_the_scheme_wants_valued(tmp_path: Path) -> None:
@@ -224,15 +245,15 @@ def test_the_recipe_wins_over_what_the_scheme_wants_valued(tmp_path: Path) -> No
     )
 
     def completions(**steps: object) -> str:
-        return build_step_values(stage(**steps), tabular(4, error=0.2), str).completions
+        chosen = stage(**steps)
+        estimator = build_step_values(chosen.credit.steps, chosen, tabular(4, error=0.2), str)
+        return estimator.completions
 
     assert completions(scheme="vine") == "all"
     assert completions(scheme="vine", completions="negatives") == "negatives"
     assert completions(scheme="per_step") == "negatives"
     assert completions(scheme=f"{tmp_path}/mine.py:decorated") == "positives"
-    assert (
-        completions(scheme={"use": f"{tmp_path}/mine.py:plain"}, values="siblings") == "negatives"
-    )
+    assert completions(scheme={"use": f"{tmp_path}/mine.py:plain"}, use="siblings") == "negatives"
     with pytest.raises(
         RecipeError, match="'negatives', 'positives' or 'all' completions, not 'wrong'"
     ):
@@ -293,5 +314,3 @@ def test_whitening_and_exponential_weights_come_after_the_scheme() -> None:
 def test_bad_settings_are_met_with_a_sentence(steps: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         samples_of(stage(**steps), [GROUP])
-    with pytest.raises(ValueError, match="the best of 9 cannot be estimated from 8 rollouts"):
-        stage(best_of=9)

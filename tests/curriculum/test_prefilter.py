@@ -142,22 +142,26 @@ def test_in_a_recipe() -> None:
 
     uniform = Uniform(FEW, seed=0)
     made = build_prefilter(
-        stage(filter="zero_variance", prefilter={"by": "level"}), uniform, FEW, seed=0
+        stage(filter="zero_variance", prefilter={"use": "greso", "by": "level"}),
+        uniform,
+        FEW,
+        seed=0,
     )
     assert isinstance(made, Prefilter) and sorted(made.draw(6)) == list(range(6))
     with pytest.raises(
         ValueError, match="prefilter remembers what a filter rejected: set filter too"
     ):
-        stage(prefilter={})
+        stage(prefilter="greso")
     with pytest.raises(RecipeError, match="goes by the column 'domain', which task easy/0 has not"):
         build_prefilter(
-            stage(filter="zero_variance", prefilter={"by": "domain"}), uniform, FEW, seed=0
+            stage(filter="zero_variance", prefilter={"use": "greso", "by": "domain"}),
+            uniform,
+            FEW,
+            seed=0,
         )
     assert build_prefilter(stage(filter="zero_variance"), uniform, FEW, seed=0) is uniform
-    assert (
-        stage(filter="zero_variance", prefilter="level").prefilter
-        == stage(filter="zero_variance", prefilter={"by": "level"}).prefilter
-    )
+    with pytest.raises(RecipeError, match="'level' names no prefilter"):
+        build_prefilter(stage(filter="zero_variance", prefilter="level"), uniform, FEW, seed=0)
 
 
 @pytest.mark.parametrize("given", [[], [0], [10**9] * 4, ["a"] * 4, None, [-1] * 4])

@@ -18,7 +18,7 @@ model: {config: {model_type: qwen2}, tokenizer: bytes}
 engine: {use: hf}
 tasks: {train: {use: arithmetic, size: 8}}
 stages:
-  - {kind: rl, tasks: train, steps: 2, rewards: [{use: exact}], prefilter: category, filter: zero_variance,
+  - {kind: rl, tasks: train, steps: 2, rewards: [{use: exact}], prefilter: {use: greso, by: category}, filter: zero_variance,
      curriculum: sec}
   - {kind: sample, name: drawn, tasks: train, rewards: [{use: exact}]}
   - {kind: offline, data: drawn, steps: 2}
@@ -44,8 +44,11 @@ def recipe(tmp_path: Path) -> str:
         ("stages.rl.second_round=guess_masks", "it is now 'follow_up'"),
         ("stages.rl.reward_deadline_s=2.0", "it is now 'scoring.deadline_s'"),
         ("stages.rl.credit.arm_weights={a: 1.0}", "it is now 'category_weights'"),
+        ("stages.rl.prefilter=category", "prefilter: {use: greso, by: category}"),
+        ("stages.rl.prefilter={by: category}", "prefilter: {use: greso, by: category}"),
+        ("stages.rl.credit.steps={values: siblings}", "the key 'values' is now 'use'"),
         ("stages.eval.answers=2", "it is now 'num_samples'"),
-        ("engine.kind=hf", "it is now 'use'"),
+        ("engine.kind=hf", "the key 'kind' is now 'use'"),
         ("stages.rl.optim.rex_d=0.5", "it is now 'schedule: {use: rex"),
         ("tasks.train={kind: arithmetic}", "the key 'kind' is now 'use'"),
         ("stages.rl.rewards=[{use: exact, params: {after: x}}]", "now stand beside 'use'"),
@@ -84,13 +87,13 @@ def test_a_key_without_effect_is_refused(recipe: str, overrides: list[str], said
 
 def test_an_override_of_a_short_form_keeps_what_it_says(recipe: str) -> None:
     loaded = load(recipe, ["stages.rl.prefilter.rate=0.2", "stages.rl.curriculum.alpha=0.25"])
-    assert (loaded.stages[0].prefilter.by, loaded.stages[0].prefilter.rate) == ("category", 0.2)
+    assert loaded.stages[0].prefilter == {"use": "greso", "by": "category", "rate": 0.2}
     assert loaded.stages[0].curriculum == {"use": "sec", "alpha": 0.25}
 
 
 def test_a_child_recipe_adds_to_a_short_form(recipe: str, tmp_path: Path) -> None:
     (tmp_path / "child.yaml").write_text(
-        "extends: keys\nengine: {max_length: 512}\nstages.rl.prefilter: {rate: 0.2}\n"
+        "extends: keys\nengine: {max_length: 512}\nstages.rl.prefilter.rate: 0.2\n"
     )
     assert load(str(tmp_path / "child.yaml")).engine.use == "hf"
 

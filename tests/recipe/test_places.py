@@ -28,7 +28,7 @@ stages:
 @pytest.mark.parametrize(
     ("override", "place"),
     [
-        ("engine.use=vlm_local", "engine.use: there is no engine"),
+        ("engine.use=vlm_local", "engine: there is no engine"),
         ("tasks.train={use: 'builtins:list'}", "tasks.train: task set"),
         (
             "tasks.train={use: dataset, path: /nowhere.jsonl, columns: {prompt: q}}",
@@ -61,7 +61,7 @@ stages:
             "stages.rl.filter: filter 'pass_rate' has no parameter 'lo'",
         ),
         (
-            "stages.again.prefilter=levl",
+            "stages.again.prefilter={use: greso, by: levl}",
             "stages.again.prefilter: it goes by the column 'levl', which task arithmetic/train/0/0 has not",
         ),
         (

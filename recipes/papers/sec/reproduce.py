@@ -27,7 +27,7 @@ from rlcore.run.plots import panels_svg
 HERE = Path(__file__).resolve().parent
 UNIFORM = "stages.rl.curriculum=uniform"
 FILTER = "stages.rl.filter=zero_variance"
-PREFILTER = "stages.rl.prefilter={by: category}"
+PREFILTER = "stages.rl.prefilter={use: greso, by: category}"
 PROBE = "stages.rl.resample={probe: 4}"
 CELLS = {
     "random": (UNIFORM,),

@@ -1,0 +1,117 @@
+"""The commands `rlcore bench` and `rlcore corpus`: measure this machine, or a raw text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console() if sys.stdout.isatty() else Console(width=160)
+
+BENCH_SIZES = {
+    "repeats": "calls of each side that count",
+    "prompts": "prompts in a batch",
+    "group-size": "answers to a prompt",
+    "prompt-tokens": "tokens of a prompt",
+    "answer-min": "shortest answer",
+    "answer-max": "longest answer",
+    "hidden-size": "of the model (head: of its last layer)",
+    "layers": "of the model",
+    "micro-batch-tokens": "tokens we take in one forward",
+    "trl-micro-batch": "sequences TRL takes in one forward, 0 for all",
+    "vocabulary": "head only",
+    "tokens": "head only",
+    "megabytes": "corpus only: of synthetic text",
+    "samples": "rewards only: answers in the batch",
+    "rollouts": "credit only: continuations of a prefix",
+    "workers": "rewards only: processes that score",
+}
+
+
+def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Declare the commands."""
+    sub = command(
+        "bench",
+        bench,
+        "measure on this machine, mostly against others, and print ratios with their spread",
+    )
+    sub.add_argument(
+        "what",
+        choices=["learner", "head", "train", "rewards", "credit", "corpus"],
+        help="what is timed",
+    )
+    sub.add_argument(
+        "--against", choices=["trl"], default="trl", help="the other side of learner and train"
+    )
+    sub.add_argument(
+        "--shape",
+        choices=["ragged", "shared"],
+        default="ragged",
+        help="short prompts, ragged answers; long prompts",
+    )
+    sub.add_argument(
+        "--model",
+        choices=["tiny", "qwen3-0.6b", "qwen2.5-1.5b"],
+        help="learner only: shape of the model",
+    )
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="learner only")
+    for option, about in BENCH_SIZES.items():
+        sub.add_argument(f"--{option}", type=int, metavar="N", help=about)
+    sub.add_argument("--json", action="store_true", help="print one line of JSON")
+
+    sub = command("corpus", corpus, "prepare raw text and count what was dropped at each step")
+    sub.add_argument(
+        "file", metavar="FILE", help="txt, jsonl, jsonl.gz or parquet file, folder, or a hub name"
+    )
+    sub.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="keys of a corpus task set, for example unit=paragraph",
+    )
+    sub.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="EXAM",
+        help="evaluation files whose n-grams must not occur",
+    )
+    sub.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def bench(arguments: argparse.Namespace) -> None:
+    from rlcore.bench.run import in_words, run, shown
+
+    result = run(
+        arguments.what, {key: value for key, value in vars(arguments).items() if value is not None}
+    )
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    table = Table("what", "value")
+    for key, value in result.items():
+        table.add_row(key.replace("_", " "), shown(value))
+    console.print(table, width=min(100, console.width))
+    for line in in_words(result):
+        print(line)
+
+
+def corpus(arguments: argparse.Namespace) -> None:
+    from rlcore.recipe.corpus import survey
+
+    settings = [
+        *arguments.overrides,
+        *(f"keep.against=[{', '.join(arguments.against)}]" for _ in arguments.against[:1]),
+    ]
+    result = survey(arguments.file, settings)
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    table = Table("what", "value")
+    for key, value in result.items():
+        table.add_row(key, f"{value:,}" if isinstance(value, int) else str(value))
+    console.print(table)
