@@ -65,3 +65,32 @@ def test_a_run(tmp_path: Path, settings, losses):
 def test_what_does_not_fit_together_is_said_before_a_model_loads(tmp_path: Path, settings, message):
     with pytest.raises(RecipeError, match=message):
         check(recipe(tmp_path, settings))
+
+
+def test_a_run_with_truncated_sampling_has_no_mismatch_with_its_engine(tmp_path: Path):
+    """Through generator, credit and learner: what sampling kept is replayed exactly."""
+    made = recipe(tmp_path, "method: dr_grpo")
+    stage = made.stages[0]
+    sampling = stage.sampling.model_copy(update={"top_p": 0.7, "min_p": 0.01})
+    stage = stage.model_copy(update={"sampling": sampling})
+    train(made.model_copy(update={"stages": [stage]}))
+    folder = run_folder(tmp_path / "tiny.yaml")
+    for row in read_rows(folder / "metrics.jsonl"):
+        assert row["mismatch/ratio_max"] == pytest.approx(1, abs=1e-3)
+        assert row["grad_norm"] > 0
+    rollouts = [row for path in folder.glob("rollouts/**/*.jsonl") for row in read_rows(path)]
+    kept = [ids for row in rollouts for ids in row["support"] if ids is not None]
+    assert kept and max(map(len, kept)) < 260
+
+
+def test_vllm_with_top_p_alone_is_refused_before_a_model_loads(tmp_path: Path):
+    (tmp_path / "odd.py").write_text(ODD)
+    stage = STAGE.replace("{max_tokens: 8}", "{max_tokens: 8, top_p: 0.9%s}")
+
+    def loaded(more: str):
+        overrides = [stage % (more, f"{tmp_path / 'odd.py'}:odd", "method: grpo")]
+        return load(str(write_recipe(tmp_path)), [*overrides, "engine.use=vllm_local"])
+
+    with pytest.raises(RecipeError, match="top_p or min_p without top_k"):
+        loaded("")
+    assert loaded(", top_k: 50").stages[0].sampling.top_k == 50
