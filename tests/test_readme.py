@@ -86,6 +86,16 @@ def test_the_reward_of_the_text_works(tmp_path: Path) -> None:
     assert out.count("yes") == 2 and "NO" not in out
 
 
+def test_the_script_of_the_text_trains_a_model(tmp_path: Path) -> None:
+    (code,) = [block for block in blocks("python") if "rlcore.train" in block]
+    (tmp_path / "my_run.py").write_text(code.replace('"quickstart"', '"tiny.yaml"'))
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    printed = run("python my_run.py", tmp_path)
+    rows = read_rows(tmp_path / "runs/concise/metrics.jsonl")
+    rl = [row for row in rows if row["stage"] == "rl"]
+    assert len(rl) == 6 and f"{rl[0]['step']} {rl[0]['reward/concise']}" in printed
+
+
 def test_the_parts_of_the_text_train_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,11 +107,13 @@ def test_the_parts_of_the_text_train_a_model(
         if any(name in part for name in ("puzzles", "my_loss", "above_best", "Writer")):
             said |= yaml.safe_load(part)
     assert set(said) == {"tasks", "objective", "credit", "engine"}
+    (metrics,) = re.findall(r"`(metrics: \[.*?\])`", TEXT)
     recipe = yaml.safe_load(TINY) | {"tasks": said["tasks"]}
     stage = next(stage for stage in recipe["stages"] if stage["kind"] == "rl")
     recipe["stages"] = [
         stage
         | {"tasks": "mine", "steps": 2, "objective": said["objective"], "credit": said["credit"]}
+        | yaml.safe_load(metrics)
     ]
     recipe["engine"] |= said["engine"]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
@@ -109,6 +121,7 @@ def test_the_parts_of_the_text_train_a_model(
     assert main(["train", "mine.yaml"]) == 0
     rows = read_rows(tmp_path / "runs/tiny/metrics.jsonl")
     assert len(rows) == 2 and all(row["grad_norm"] > 0 for row in rows)
+    assert all(row["metric/words"] >= 0 for row in rows)
     assert (tmp_path / "written").read_text() == "by Writer"
 
 

@@ -133,7 +133,7 @@ Q: value before and after each step; A: its difference.</p>
 
 def _heading(row: dict[str, Any]) -> str:
     value = "no score" if row["value"] is None else f"reward {row['value']:g}"
-    return f"{row['id']}, step {row['optimiser_step']}: {value}, gold {row['gold']!r}"
+    return f"{row['id']}, step {row['optimiser_step']}: {value}, answer {row['answer']!r}"
 
 
 def _prompt(row: dict[str, Any]) -> str:

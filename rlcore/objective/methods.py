@@ -154,7 +154,8 @@ def with_method(stage: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of an rl stage as written, with those of its `method` where it sets none of its own.
 
     A stage's `objective` replaces the method's, and only that: `objective: dr_grpo` without `method`
-    is Dr.GRPO's loss with GRPO's advantages. Keys of `credit` are replaced one by one. The same
+    is Dr.GRPO's loss with GRPO's advantages; an objective without `use` changes parameters of the
+    method's. Keys of `credit` are replaced one by one. The same
     section twice through this function is the same section.
     """
     name = stage.get("method", DEFAULT)
@@ -162,7 +163,11 @@ def with_method(stage: Mapping[str, Any]) -> dict[str, Any]:
         raise RecipeError(f"method must be the name of a publication, not {name!r}")
     merged = method_defaults(name)
     method_credit = merged["credit"]
+    method_objective = merged["objective"]
     merged.update(stage)
+    objective = stage.get("objective")
+    if isinstance(objective, Mapping) and not {"use", "preset"} & objective.keys():
+        merged["objective"] = {"use": method_objective, **objective}
     merged["method"] = name
     credit = stage.get("credit", {})
     if isinstance(credit, Mapping):

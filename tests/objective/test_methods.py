@@ -216,10 +216,10 @@ def test_dapo_samples_dynamically():
 def test_every_piece_can_be_replaced():
     stage = stage_of(
         method="dr_grpo",
-        objective={"preset": "dapo", "clip_high": 0.3},
+        objective={"use": "dapo", "clip_high": 0.3},
         credit={"zero_variance": "keep"},
     )
-    assert stage.objective == {"preset": "dapo", "clip_high": 0.3}
+    assert stage.objective == {"use": "dapo", "clip_high": 0.3}
     assert stage.credit.baseline == "mean" and stage.credit.zero_variance == "keep"
     whole = stage_of(method="rloo", credit={"baseline": "mean_std"})
     assert whole.credit.baseline == "mean_std" and whole.objective == "rloo"

@@ -77,15 +77,14 @@ def samples_of(completions, temperature=1.0, dropped=()):
     return group_samples(group)
 
 
-def learner_of(policy, name="dapo", temperature=1.0, version=0, **settings):
+def learner_of(policy, name="dapo", version=0, **settings):
     return Learner(
         policy,
         objective(name, **settings),
         accelerator=Accelerator(cpu=True),
         lr=1e-3,
-        total_steps=4,
+        total_updates=4,
         clip_norm=1e9,
-        temperature=temperature,
         version=version,
     )
 
@@ -97,7 +96,7 @@ def step(learner, samples):
     learner._optimizer.optimizer.register_step_pre_hook(
         lambda *_: gradients.extend(p.grad.flatten().clone() for p in parameters)
     )
-    report = learner.step(samples)
+    report = learner.update(samples)
     return report, torch.cat(gradients)
 
 
@@ -112,7 +111,7 @@ def test_the_ratio_is_one_on_policy(folder, name, one_pass):
     preset = "dapo" if one_pass else "gspo"  # which sums over sequences
 
     def report(samples):
-        learner = learner_of(load_policy(path=str(folder), dtype="float32"), preset, temperature)
+        learner = learner_of(load_policy(path=str(folder), dtype="float32"), preset)
         assert learner._one_pass == one_pass
         return step(learner, samples)[0]
 
@@ -132,7 +131,7 @@ def test_log_probabilities_are_the_recorded_ones(folder, name):
     for layout in ("packed", "shared"):
         for batch in pack(samples, max_tokens=40, layout=layout):
             inputs = (batch.token_ids, batch.positions, batch.lengths, batch.source, batch.target)
-            logp, _ = policy.module(*inputs, temperature, batch.parents, batch.support)
+            logp, _ = policy.module(*inputs, batch.temperature, batch.parents, batch.support)
             assert (logp - batch.behaviour).abs().max() < 2e-5
 
 
@@ -178,7 +177,7 @@ def test_off_policy_gradient_equals_a_reference_over_the_kept_tokens(folder, nam
 
     def gradient(samples):
         policy = load_policy(path=str(folder), dtype="float64")
-        learner = learner_of(policy, "dapo", temperature, version=1, entropy=0.1)
+        learner = learner_of(policy, "dapo", version=1, entropy=0.1)
         learner.micro_batch_tokens = max_tokens
         return step(learner, samples)[1]
 
@@ -199,7 +198,7 @@ def test_a_support_without_its_token_is_met_with_a_sentence(folder):
         samples[0], support=[None if kept is None else [0] for kept in samples[0].support]
     )
     with pytest.raises(LearnerError, match="not among the 1 tokens that truncated sampling kept"):
-        learner_of(load_policy(path=str(folder), dtype="float32")).step([wrong])
+        learner_of(load_policy(path=str(folder), dtype="float32")).update([wrong])
 
 
 def test_without_truncation_nothing_is_kept(folder):

@@ -78,7 +78,7 @@ def test_reward_raising(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture
         "stages.sft.steps=1",
         f"stages.rl.rewards=[{{use: '{rewards}:raising'}}]",
     )
-    assert "none of the 16 answers" in said and "ZeroDivisionError: the plugin is wrong" in said
+    assert "none of the 16 completions" in said and "ZeroDivisionError: the plugin is wrong" in said
 
 
 def test_reward_hanging(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +86,7 @@ def test_reward_hanging(tiny: Path, rewards: Path, capsys: pytest.CaptureFixture
     said = sentence(
         capsys, "train", tiny, "stages.sft.steps=1", override, "stages.rl.scoring.deadline_s=0.5"
     )
-    assert "none of the 16 answers" in said and "timed-out" in said
+    assert "none of the 16 completions" in said and "timed-out" in said
 
 
 def test_reward_that_does_not_exist(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

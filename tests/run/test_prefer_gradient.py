@@ -18,7 +18,7 @@ STAGE = PreferStage(
     pairs="given",
     steps=1,
     batch_size=1,
-    optim=UpdateSection(name="sgd", lr=0.1),
+    optim=UpdateSection(use="sgd", lr=0.1),
 )
 
 
