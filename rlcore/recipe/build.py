@@ -18,7 +18,7 @@ from rlcore.curriculum.task_sampler import CURRICULA, TaskSampler
 from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build, build_later
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection
-from rlcore.recipe.task_sections import CorpusTasks, TaskSection
+from rlcore.recipe.task_sections import TaskSection
 from rlcore.scoring.aggregate import Aggregate, build_aggregate, weighted_sum
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
@@ -41,28 +41,25 @@ FOLLOW_UPS = {"guess_masks": "rlcore.tasks.corpus.guess:guess_masks"}
 
 TASKS = {
     "arithmetic": "rlcore.tasks.arithmetic:arithmetic",
+    "corpus": "rlcore.recipe.corpus:corpus",
     "countdown": "rlcore.tasks.countdown:countdown",
     "dataset": "rlcore.tasks.dataset:dataset",
     "gym": "rlcore.tasks.gym:gym",
 }
-"""Name in a recipe -> a function that gives a sequence of tasks; `corpus` has a section."""
+"""Name in a recipe -> a function that gives a sequence of tasks."""
 
 
-def build_tasks(section: TaskSection | CorpusTasks) -> Sequence[Task]:
+def build_tasks(section: TaskSection) -> Sequence[Task]:
     """The task set a section describes; rows become tasks when they are asked for."""
-    if isinstance(section, CorpusTasks):
-        from rlcore.recipe.corpus import corpus_tasks
-
-        return corpus_tasks(section, here(section.path))
     parameters = section.parameters
     path = parameters.get("path")
-    if section.use == "dataset" and isinstance(path, list):
+    if section.use in ("corpus", "dataset") and isinstance(path, list):
         parameters["path"] = here(path)
-        if Path(parameters["path"]).exists():
+        if section.use == "dataset" and Path(parameters["path"]).exists():
             # These name parts of the hub's copy.
             parameters.pop("subset", None)
             parameters.pop("split", None)
-    tasks = build({"use": section.use, **parameters}, {**TASKS, "corpus": ""}, what="task set")
+    tasks = build({"use": section.use, **parameters}, TASKS, what="task set")
     _refuse_other_than_tasks(section.use, tasks)
     return tasks
 

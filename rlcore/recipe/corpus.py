@@ -1,17 +1,19 @@
-"""From a recipe's corpus section to its tasks: hands the corpus what it needs of a tokenizer or a model."""
+"""Task set `corpus`: passes a corpus what it needs of a tokenizer or a model."""
 
 from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import PositiveInt
 
 from rlcore.plugin import build
-from rlcore.recipe import task_sections
-from rlcore.recipe.load import tasks_section
-from rlcore.tasks.corpus.prepare import Cleaning, Funnel, Prepared, prepare
+from rlcore.recipe.build import here
+from rlcore.recipe.load import override
+from rlcore.tasks.corpus.prepare import Prepared, prepare
 from rlcore.tasks.corpus.read import Source
 from rlcore.tasks.corpus.segment import segmenter
 from rlcore.types import Task
@@ -31,42 +33,90 @@ FORMS = {
 """Name in a recipe -> a function from a prepared corpus to tasks."""
 
 
-def corpus_tasks(section: task_sections.CorpusTasks, path: str) -> Sequence[Task]:
-    """The tasks of a section whose text is at `path`; the corpus is prepared if it was not before."""
-    tokenizer = _tokenizer(section.tokenizer)
-    prepared = prepare_corpus(section, path, tokenizer).part(section.part)
-    entropies = _entropies(section.entropy_model) if section.entropy_model else None
+KEEP = {"corpus": "rlcore.tasks.corpus.prepare:Cleaning"}
+"""Where the keys of `keep` are declared."""
+
+Unit = Literal["sentence", "paragraph", "tokens"]
+
+
+def corpus(
+    path: str | list[str],
+    *,
+    part: Literal["all", "train", "heldout"] = "all",
+    form: str | dict[str, Any] = "segments",
+    entropy_model: str | None = None,
+    column: str = "text",
+    subset: str | None = None,
+    split: str = "train",
+    unit: Unit = "sentence",
+    unit_tokens: PositiveInt = 32,
+    tokenizer: str | None = None,
+    keep: dict[str, Any] | None = None,
+) -> Sequence[Task]:
+    """Tasks made of raw text; the corpus is prepared if it was not before.
+
+    path: txt, jsonl or parquet file, folder, hub name or package.module:function; of a list, the first that exists.
+    part: heldout is one document in 16, train the others.
+    form: tasks made of it: segments, positions, spans, paragraphs, text, or {use: name, parameter: value}.
+    entropy_model: hub name or folder of the model whose entropy bins positions.
+    column: where the text is.
+    subset: configuration name of a hub data set.
+    split: split of a hub data set.
+    unit: what a segment is, sentence, paragraph or tokens.
+    unit_tokens: length of a segment, for unit tokens.
+    tokenizer: hub name, folder or 'bytes', for tokens and positions.
+    keep: what is dropped and cut; its keys are listed under keep.corpus.
+    """
+    loaded = _tokenizer(tokenizer)
+    prepared = prepare_corpus(
+        path,
+        column=column,
+        subset=subset,
+        split=split,
+        unit=unit,
+        unit_tokens=unit_tokens,
+        tokenizer=tokenizer,
+        keep=keep,
+    )
     return build(
-        section.form, FORMS, prepared, what="corpus form", tokenizer=tokenizer, entropies=entropies
+        form,
+        FORMS,
+        prepared.part(part),
+        what="corpus form",
+        tokenizer=loaded,
+        entropies=_entropies(entropy_model) if entropy_model else None,
     )
 
 
 def prepare_corpus(
-    section: task_sections.CorpusTasks,
-    path: str,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    progress: Callable[[Funnel], None] | None = None,
+    path: str | list[str],
+    *,
+    column: str = "text",
+    subset: str | None = None,
+    split: str = "train",
+    unit: Unit = "sentence",
+    unit_tokens: PositiveInt = 32,
+    tokenizer: str | None = None,
+    keep: dict[str, Any] | None = None,
 ) -> Prepared:
-    """The prepared corpus of a section. Raises `TaskError`."""
-    source = Source(path, section.column, section.split, section.subset)
-    keep = section.keep.model_dump()
-    cleaning = Cleaning(**(keep | {"against": tuple(keep["against"])}))
-    label = (
-        f"{section.unit}/{section.unit_tokens}/{section.tokenizer}"
-        if section.unit == "tokens"
-        else section.unit
-    )
-    segment = segmenter(section.unit, tokenizer=tokenizer, tokens=section.unit_tokens)
-    return prepare(source, cleaning, segment, label=label, progress=progress)
+    """The prepared text, for the parameters of `corpus` that it depends on. Raises `TaskError`."""
+    cleaning = build({"use": "corpus", **(keep or {})}, KEEP, what="keep of a")
+    cleaning = replace(cleaning, against=tuple(cleaning.against))
+    label = f"{unit}/{unit_tokens}/{tokenizer}" if unit == "tokens" else unit
+    segment = segmenter(unit, tokenizer=_tokenizer(tokenizer), tokens=unit_tokens)
+    source = Source(here(path), column, split, subset)
+    return prepare(source, cleaning, segment, label=label)
 
 
 def survey(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     """What preparing the text at `path` keeps and drops, how fast it was and what memory the process took at most.
 
-    overrides: `key=value` of a corpus section. What was prepared is kept for the tasks of a recipe with the same settings.
+    overrides: `key=value` of `prepare_corpus`. The prepared text is kept for recipes with the same settings.
     """
-    section = tasks_section({"use": "corpus", "path": path}, overrides)
-    prepared = prepare_corpus(section, path, _tokenizer(section.tokenizer))
+    settings: dict[str, Any] = {}
+    override(settings, overrides)
+    named = {"use": "corpus", "path": path, **settings}
+    prepared = build(named, {"corpus": "rlcore.recipe.corpus:prepare_corpus"}, what="task set")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1024 if sys.platform != "darwin" else 1
     )

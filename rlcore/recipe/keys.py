@@ -13,7 +13,6 @@ from rlcore.errors import RecipeError
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.schema import STAGES, AnyStage, Recipe, stage_class
 from rlcore.recipe.section import Section
-from rlcore.recipe.task_sections import CorpusTasks, Tasks, TaskSection
 
 
 class Key(NamedTuple):
@@ -107,8 +106,6 @@ def _chosen(annotation: Any, kind: Any) -> Any:
 
 def _choices(annotation: Any) -> dict[str, type[Section]]:
     """The sections that a value with this annotation may have, by kind."""
-    if annotation == Tasks:
-        return {"": TaskSection, "corpus": CorpusTasks}
     if annotation == AnyStage:
         return {kind: stage_class(kind) for kind in STAGES}
     sections = [option for option in _options(annotation) if _is_section(option)]

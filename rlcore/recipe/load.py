@@ -119,19 +119,12 @@ def _finish(
         for stage in raw.get("stages", []):
             if isinstance(stage, dict):
                 stage.pop("rewards", None)
-    _override(raw, overrides)
+    override(raw, overrides)
     return validate(raw, where=where)
 
 
-def tasks_section(raw: dict[str, Any], overrides: Sequence[str]) -> Any:
-    """The checked section of one task set, with `key=value` overrides. Raises `RecipeError`."""
-    _override(raw, overrides)
-    stages = [{"kind": "sft", "tasks": "it", "steps": 1}]
-    frame = {"name": "tasks", "model": {"path": "none"}, "tasks": {"it": raw}, "stages": stages}
-    return validate(frame, where="the task set").tasks["it"]
-
-
-def _override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+def override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set the `key=value` overrides in a plain mapping. Raises `RecipeError`."""
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:

@@ -19,7 +19,7 @@ from rlcore.objective.presets import PRESETS, find_preset
 from rlcore.plugin import find, signature
 from rlcore.recipe.build import FOLLOW_UPS, POLICY_REWARDS, TASKS
 from rlcore.recipe.build_learner import ENGINE_CONTEXT, ENGINES
-from rlcore.recipe.corpus import FORMS
+from rlcore.recipe.corpus import FORMS, KEEP
 from rlcore.recipe.optim_sections import SCHEDULES
 from rlcore.scoring.forms import OFFERED, RewardSpec, form_of
 from rlcore.scoring.load import find_reward, registered_rewards
@@ -62,6 +62,7 @@ def kinds() -> dict[str, Kind]:
     return {
         "tasks": Kind(TASKS),
         "form": Kind(FORMS, offered=1, context=("tokenizer", "entropies")),
+        "keep": Kind(KEEP),
         "rewards": Kind(rewards),
         "curriculum": Kind(CURRICULA, offered=1, context=("seed",)),
         "filter": Kind(FILTERS),

@@ -28,7 +28,7 @@ from rlcore.recipe.model_sections import EngineSection, ModelSection, PromptSect
 from rlcore.recipe.optim_sections import OptimSection
 from rlcore.recipe.section import Section
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection, ScoringSection
-from rlcore.recipe.task_sections import Tasks
+from rlcore.recipe.task_sections import TaskSection
 
 STAGES = {
     "sft": "rlcore.stages.sft:SftStage",
@@ -117,7 +117,7 @@ class Recipe(Section):
     model: ModelSection
     engine: EngineSection = Field(default_factory=EngineSection)
     prompt: PromptSection = Field(default_factory=PromptSection)
-    tasks: dict[str, Tasks] = Field(min_length=1, description="task sets by name")
+    tasks: dict[str, TaskSection] = Field(min_length=1, description="task sets by name")
     # Excluded when a recipe is written: each stage then has the shared sections that it took.
     rewards: list[RewardSection] = Field(
         default_factory=list,

@@ -118,9 +118,7 @@ def test_every_key_is_documented_once() -> None:
     keys = all_keys()
     names = [key.key for key in keys]
     assert len(set(names)) == len(names)
-    assert {"seed", "optim.lr", "stages[rl].optim", "tasks[corpus].column", "engine.use"} <= set(
-        names
-    )
+    assert {"seed", "optim.lr", "stages[rl].optim", "engine.use"} <= set(names)
     assert not [key.key for key in keys if key.type and not key.meaning]
 
 

@@ -10,7 +10,8 @@ import pytest
 from rlcore.errors import RecipeError, TaskError
 from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.recipe.build import build_tasks
-from rlcore.recipe.load import tasks_section
+from rlcore.recipe.load import override
+from rlcore.recipe.task_sections import TaskSection
 from rlcore.tasks.corpus.positions import BINS, position_tasks
 from rlcore.tasks.corpus.prepare import Cleaning, Prepared, prepare
 from rlcore.tasks.corpus.read import Source
@@ -170,11 +171,9 @@ def test_a_recipe_names_all_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = write(tmp_path, [story(i) for i in range(40)])
 
     def built(*overrides: str) -> list:
-        return list(
-            build_tasks(
-                tasks_section({"use": "corpus", "path": ["absent.jsonl", str(path)]}, overrides)
-            )
-        )
+        raw = {"use": "corpus", "path": ["absent.jsonl", str(path)]}
+        override(raw, overrides)
+        return list(build_tasks(TaskSection.model_validate(raw)))
 
     assert {task.category for task in built()} == {"asr", "msr"}
     assert len(built("form=text", "part=heldout")) + len(built("form=text", "part=train")) == 40

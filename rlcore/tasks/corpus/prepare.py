@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import datasets
 import pyarrow as pa
 import xxhash
 from filelock import FileLock, Timeout
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from rlcore.errors import TaskError
 from rlcore.tasks.corpus.clean import clean, pieces
@@ -48,28 +49,30 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaning:
-    """What is kept of a corpus."""
+    """What is kept of a corpus.
 
-    min_chars: int = 200
-    quality: bool = True
-    """Apply the rules of `rlcore.tasks.corpus.filters`."""
-    max_chars: int = 30_000
-    """Longer documents are cut at paragraph breaks."""
-    min_segments: int = 3
-    target_chars: int = 20
-    """Shorter segments are read, but never asked for."""
-    longest_target: int = 1000
-    """Nor are longer ones."""
-    capacity: int = 1_000_000
-    """Documents the duplicate filter is made for; it takes about 58 bytes each.
-
-    0: duplicates stay.
+    min_chars: shorter documents are dropped.
+    quality: drop tables, menus, lists and documents of odd words, by Gopher's rules.
+    max_chars: longer documents are cut at paragraph breaks.
+    min_segments: documents of fewer segments are dropped.
+    target_chars: shorter segments are read, but never asked for.
+    longest_target: longer segments are not asked for either.
+    capacity: documents that the filter of near-duplicates is made for, about 58 bytes each; 0 keeps duplicates.
+    against: evaluation files; documents that share an n-gram with them are dropped.
+    ngram: words of such an n-gram.
+    documents: maximum number of rows that are read.
     """
+
+    min_chars: PositiveInt = 200
+    quality: bool = True
+    max_chars: PositiveInt = 30_000
+    min_segments: PositiveInt = 3
+    target_chars: PositiveInt = 20
+    longest_target: PositiveInt = 1000
+    capacity: NonNegativeInt = 1_000_000
     against: tuple[str, ...] = ()
-    """Evaluation files whose n-grams must not occur."""
-    ngram: int = 13
-    documents: int | None = None
-    """Read the first so many rows only."""
+    ngram: Annotated[int, Field(ge=5)] = 13
+    documents: PositiveInt | None = None
 
 
 @dataclass(kw_only=True)
