@@ -95,6 +95,8 @@ def test_two_processes_make_the_same_off_policy_updates(tmp_path: Path) -> None:
         recipe = write_recipe(tmp_path / str(processes))
         finish(start("train", recipe, *settings(1), processes=processes))
         rows = rl(run_folder(recipe))
-        curves.append([(row["reward/mean"], row.get("updates"), row["tokens/trained"]) for row in rows])
+        curves.append(
+            [(row["reward/mean"], row.get("updates"), row["tokens/trained"]) for row in rows]
+        )
     assert curves[0][0] == curves[1][0]
     assert [updates for _, updates, _ in curves[0]] == [updates for _, updates, _ in curves[1]]
