@@ -64,8 +64,8 @@ def test_every_command_runs_from_anywhere(tmp_path: Path) -> None:
 
 
 def test_the_launchers_in_the_text_start(tmp_path: Path) -> None:
-    short = "name=both stages.sft.steps=2 stages.sft.batch_size=8 stages.rl.steps=1 stages.rl.groups_per_step=4"
-    short += " stages.before.limit=4 stages.after.limit=4"
+    short = "name=both stages.sft.steps=2 stages.sft.batch_size=8 stages.rl.steps=1"
+    short += " stages.rl.groups_per_step=4 stages.before.limit=4 stages.after.limit=4"
     (torchrun,) = re.findall(r"^    (torchrun .*)$", TEXT, flags=re.MULTILINE)
     assert "2 process(es)" in run(f"{torchrun} {short}", tmp_path)
     (accelerate,) = re.findall(r"^    (accelerate launch .*) -m rlcore", TEXT, flags=re.MULTILINE)
@@ -80,7 +80,8 @@ def test_the_reward_of_the_text_works(tmp_path: Path) -> None:
     (tmp_path / "my_rewards.py").write_text(code)
     (line,) = re.findall(r"`(rlcore rewards test my_rewards.py:brief [^`]*)`", TEXT)
     (tmp_path / "cases.jsonl").write_text(
-        '{"answer": "4", "completion": "it is 4", "expected": 1}\n{"answer": "4", "completion": "5", "expected": 0}\n'
+        '{"answer": "4", "completion": "it is 4", "expected": 1}\n'
+        '{"answer": "4", "completion": "5", "expected": 0}\n'
     )
     out = run(f"{line} --cases cases.jsonl", tmp_path)
     assert out.count("yes") == 2 and "NO" not in out

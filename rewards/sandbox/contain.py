@@ -144,76 +144,100 @@ def seal(*, signals_to: tuple[int, ...], writes: bool) -> None:
     _done(_libc().prctl(_PR_SET_SECCOMP, 2, handle, 0, 0), "prctl(SECCOMP)")
 
 
-def _filter(signals_to: tuple[int, ...], writes: bool) -> Iterator[tuple[int, int, int, int]]:
-    """Rows of a BPF program: (code, jump if true, jump if false, value). It reads number, architecture and arguments."""
+Row = tuple[int, int, int, int]
+"""One instruction of a BPF program: (code, jump if true, jump if false, value)."""
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_ALLOW: Row = (_RETURN, 0, 0, 0x7FFF0000)
+_KILL: Row = (_RETURN, 0, 0, 0x80000000)
+_REFUSE: Row = (_RETURN, 0, 0, 0x50000 | errno.EPERM)
+_ABSENT: Row = (_RETURN, 0, 0, 0x50000 | errno.ENOSYS)
+
+
+def _filter(signals_to: tuple[int, ...], writes: bool) -> Iterator[Row]:
+    """The BPF program. It reads the number of a system call, the architecture and the arguments."""
     column = architecture()
     if column is None:
         raise OSError(
             errno.ENOSYS,
             f"the system calls of {platform.machine()} on {sys.platform} are not known",
         )
-    load, equal, at_least, bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    allow, kill, refuse, absent = (
-        0x7FFF0000,
-        0x80000000,
-        0x50000 | errno.EPERM,
-        0x50000 | errno.ENOSYS,
-    )
-
-    def argument(position: int) -> tuple[int, int, int, int]:
-        return load, 0, 0, 16 + 8 * position  # its lower half
-
-    def when(name: str, *body: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
-        number = syscalls.BY_ARGUMENT[name][column]
-        return [] if number is None else [(equal, 0, len(body), number), *body]
-
-    yield from [
-        (load, 0, 0, 4),
-        (equal, 1, 0, list(ARCHITECTURES.values())[column]),
-        (give, 0, 0, kill),
-        (load, 0, 0, 0),
-    ]
-    newer = [(equal, 0, 1, number) for number in NEWER_ALLOWED]
-    yield (at_least, 0, 2 * len(newer) + 1, NEWER_CALLS)
-    for row in newer:
-        yield from [row, (give, 0, 0, allow)]
-    yield (give, 0, 0, absent)
-    for number in {**syscalls.ALWAYS, **({} if writes else syscalls.WRITES)}.values():
-        if number[column] is not None:
-            yield from [(equal, 0, 1, number[column]), (give, 0, 0, refuse)]
-    for name in ("kill", "tkill", "tgkill"):
-        own = [row for pid in signals_to for row in [(equal, 0, 1, pid), (give, 0, 0, allow)]]
-        yield from when(name, argument(0), *own, (give, 0, 0, refuse))
-    only_own = [argument(0), (equal, 0, 1, 0), (give, 0, 0, allow), (give, 0, 0, refuse)]
-    yield from when("prlimit64", *only_own)
-    # A datagram socket could be used to write to any socket file, a stream only to its other end (the low nibble is 1).
-    yield from when(
-        "socketpair",
-        argument(1),
-        (0x54, 0, 0, 15),
-        (equal, 0, 1, 1),
-        (give, 0, 0, allow),
-        (give, 0, 0, refuse),
-    )
-    owners = {
-        "fcntl": (8, 10, 15),
-        "ioctl": (0x8901, 0x8902, 0x5412),
-    }  # signals by way of a file's owner; typing for others
-    for name, commands in owners.items():
-        tests = [
-            row for command in commands for row in [(equal, 0, 1, command), (give, 0, 0, refuse)]
-        ]
-        yield from when(name, argument(1), *tests, (give, 0, 0, allow))
+    yield from _entry(column)
+    yield from _refused_calls(column, writes)
+    yield from _signal_rules(column, signals_to)
+    yield from _socket_rules(column)
     if not writes:
-        for name, position in (("open", 1), ("openat", 2)):
-            yield from when(
-                name,
-                argument(position),
-                (bits, 0, 1, _WRITING),
-                (give, 0, 0, refuse),
-                (give, 0, 0, allow),
-            )
-    yield (give, 0, 0, allow)
+        yield from _open_rules(column)
+    yield _ALLOW
+
+
+def _entry(column: int) -> Iterator[Row]:
+    """Kill on another architecture; of the newer calls allow the listed ones, the others do not exist."""
+    yield from [
+        (_LOAD, 0, 0, 4),
+        (_EQUAL, 1, 0, list(ARCHITECTURES.values())[column]),
+        _KILL,
+        (_LOAD, 0, 0, 0),
+    ]
+    # The jump skips two rows for each allowed call, and the last refusal.
+    yield (_AT_LEAST, 0, 2 * len(NEWER_ALLOWED) + 1, NEWER_CALLS)
+    for number in NEWER_ALLOWED:
+        yield from _on_value(number, _ALLOW)
+    yield _ABSENT
+
+
+def _refused_calls(column: int, writes: bool) -> Iterator[Row]:
+    refused = dict(syscalls.ALWAYS)
+    if not writes:
+        refused |= syscalls.WRITES
+    for numbers in refused.values():
+        if numbers[column] is not None:
+            yield from _on_value(numbers[column], _REFUSE)
+
+
+def _signal_rules(column: int, signals_to: tuple[int, ...]) -> Iterator[Row]:
+    """Signals go to the listed processes only, limits change for the process itself only."""
+    for name in ("kill", "tkill", "tgkill"):
+        rows = [_argument(0)]
+        for pid in signals_to:
+            rows += _on_value(pid, _ALLOW)
+        yield from _on_call(name, column, [*rows, _REFUSE])
+    yield from _on_call("prlimit64", column, [_argument(0), *_on_value(0, _ALLOW), _REFUSE])
+
+
+def _socket_rules(column: int) -> Iterator[Row]:
+    # A datagram socket could be used to write to any socket file, a stream only to its other end (the low nibble is 1).
+    stream_only = [_argument(1), (_AND, 0, 0, 15), *_on_value(1, _ALLOW), _REFUSE]
+    yield from _on_call("socketpair", column, stream_only)
+    # Signals by way of a file's owner; typing for others.
+    owner_commands = {"fcntl": (8, 10, 15), "ioctl": (0x8901, 0x8902, 0x5412)}
+    for name, commands in owner_commands.items():
+        rows = [_argument(1)]
+        for command in commands:
+            rows += _on_value(command, _REFUSE)
+        yield from _on_call(name, column, [*rows, _ALLOW])
+
+
+def _open_rules(column: int) -> Iterator[Row]:
+    """Files are opened for reading only."""
+    for name, position in (("open", 1), ("openat", 2)):
+        rows = [_argument(position), (_ANY_BIT, 0, 1, _WRITING), _REFUSE, _ALLOW]
+        yield from _on_call(name, column, rows)
+
+
+def _argument(position: int) -> Row:
+    """Load the lower half of an argument."""
+    return (_LOAD, 0, 0, 16 + 8 * position)
+
+
+def _on_value(value: int, verdict: Row) -> list[Row]:
+    """`verdict` if the loaded number is `value`, else go on."""
+    return [(_EQUAL, 0, 1, value), verdict]
+
+
+def _on_call(name: str, column: int, body: list[Row]) -> list[Row]:
+    """`body` for this system call; other calls skip it. Nothing where the architecture lacks the call."""
+    number = syscalls.BY_ARGUMENT[name][column]
+    return [] if number is None else [(_EQUAL, 0, len(body), number), *body]
 
 
 def _libc() -> ctypes.CDLL:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig
 
-from rlcore.errors import EngineError, ModelError
+from rlcore.errors import EngineError
 from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.process_state import guest_manners, launched
 from rlcore.rollout.publish import format_fingerprint
 from rlcore.rollout.vllm_adapter import AdapterSlot
+from rlcore.rollout.vllm_config import cache_bytes, read_config
 from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
 from rlcore.types import Completion, Request, Sampling
 
@@ -58,7 +58,7 @@ class VllmEngine:
         prefix_caching: bool = True,
     ) -> None:
         _prepare_environment()
-        config = _read_config(model_folder, tensor_parallel)
+        config = read_config(model_folder, tensor_parallel)
         self.version = 0
         self.shared, self.deterministic = False, False
         self._dtype, self._max_length, self._tensor_parallel = dtype, max_length, tensor_parallel
@@ -75,7 +75,7 @@ class VllmEngine:
                 seed=seed,
                 tensor_parallel_size=tensor_parallel,
                 enable_prefix_caching=prefix_caching,
-                kv_cache_memory_bytes=_cache_bytes(
+                kv_cache_memory_bytes=cache_bytes(
                     config, dtype, max_length, max_sequences, memory_gb, tensor_parallel
                 ),
                 **(self._adapter.engine_arguments if self._adapter else {}),
@@ -225,50 +225,6 @@ def _prepare_environment() -> None:
                 f"torchvision does not fit the installed torch and would break vLLM ({error}); rlcore does not "
                 "need it: run `pip uninstall -y torchvision torchaudio torchcodec`"
             ) from error
-
-
-def _read_config(model_folder: str | Path, tensor_parallel: int) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(model_folder).get_text_config()
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot read a model configuration from {str(model_folder)!r}: {error}"
-        ) from error
-    if tensor_parallel > 1 and launched():
-        raise EngineError(
-            f"tensor_parallel={tensor_parallel} inside a launched group is not supported: every process owns one "
-            "engine; launch one process for each engine or use tensor_parallel=1"
-        )
-    heads = _kv_heads(config)
-    if heads % tensor_parallel:
-        raise EngineError(
-            f"tensor_parallel={tensor_parallel} does not divide the model's {heads} key-value heads; choose a divisor"
-        )
-    return config
-
-
-def _kv_heads(config: Any) -> int:
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-
-
-def _cache_bytes(
-    config: Any,
-    dtype: str,
-    max_length: int,
-    max_sequences: int,
-    memory_gb: float | None,
-    tensor_parallel: int,
-) -> int:
-    """Bytes of key-value cache for each worker."""
-    if memory_gb is not None:
-        return int(memory_gb * 2**30)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    element = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
-    token = 2 * config.num_hidden_layers * _kv_heads(config) * head * element // tensor_parallel
-    whole_blocks = -(-max_length // 128) * 128
-    wanted = token * whole_blocks * (max_sequences + 1)
-    cap = int(0.4 * torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 4 << 30
-    return max(min(wanted, cap), 2 * token * whole_blocks)
 
 
 def _start_engine(**arguments: Any) -> LLMEngine:

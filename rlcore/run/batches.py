@@ -20,6 +20,7 @@ from rlcore.curriculum.length_budget import state_budget
 from rlcore.curriculum.rank_draws import Draw, RankDraws
 from rlcore.curriculum.task_sampler import TaskSampler
 from rlcore.rollout.collector import CollectedBatch, Collector, Resample
+from rlcore.rollout.generator import Generator
 from rlcore.rollout.open_group import TaskDraw
 from rlcore.rollout.state import group_state, load_group, task_state
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
@@ -100,6 +101,11 @@ class BatchSource:
         self._gather, self._rescore, self._estimate = gather, rescore, estimate
         self._ready: dict[int, RolloutBatch] = {}
         self._next_draw = 0
+
+    @property
+    def generator(self) -> Generator:
+        """What holds the requests in flight."""
+        return self._collector.generator
 
     def next(self, step: int, *, version: int) -> RolloutBatch:
         """The batch of this step; those that may be under way beyond it are begun first. version: of the weights served."""

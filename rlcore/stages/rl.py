@@ -35,32 +35,26 @@ from rlcore.recipe.filter_sections import GroupKeys
 from rlcore.recipe.optim_sections import OptimSection, UpdateKeys
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
 from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
-from rlcore.run.metrics import (
-    group_facts,
-    learner_metrics,
-    refuse_unscored,
-    rollout_metrics,
-    rollout_rows,
-    staleness_counts,
-    staleness_metrics,
-)
+from rlcore.run.metrics import learner_metrics
 from rlcore.run.next_token import STREAM, text_samples
-from rlcore.run.own_metrics import build_metrics, mean_metrics, measure_groups
+from rlcore.run.own_metrics import build_metrics
 from rlcore.run.plots import draw_categories
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
-from rlcore.run.step_values import step_metrics, step_rows, step_values
+from rlcore.run.step_records import batch_metrics, speed_metrics, write_rollouts
+from rlcore.run.step_values import step_values
 from rlcore.run.stopwatch import Stopwatch
 from rlcore.run.token_limit import TokenLimit
 from rlcore.stages.base import GeneratingStage, Stage
 from rlcore.stages.sft import demonstrate
 
 if TYPE_CHECKING:
+    from rlcore.curriculum.task_sampler import TaskSampler
+    from rlcore.learner.update import Learner
     from rlcore.objective.term import Objective
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
     from rlcore.run.session import Run
-    from rlcore.run.throughput import Throughput
     from rlcore.types import Sample
 
 
@@ -204,24 +198,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     own_metrics = build_metrics(stage.metrics)
 
     with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
-        collector = run.collector(
-            scorer,
-            build_sampling(stage.sampling, keep_support=True),
-            group_size=stage.group_size,
-            seed_of_batch=partial(derive, seed),
-            probe=stage.resample.probe,
-        )
-        batches = BatchSource(
-            batch_plan(stage),
-            tasks,
-            curriculum,
-            collector,
-            rank=run.accelerator.process_index,
-            ranks=run.accelerator.num_processes,
-            gather=run.gather,
-            rescore=policy_scorer(run, stage, learner.average),
-            estimate=step_values(run, stage.credit.steps, stage, collector, seed=seed),
-        )
+        batches = batch_source(run, stage, curriculum, learner, scorer, seed=seed)
         run.resume_stage(learner, curriculum, batches)
         credit = build_credit(
             stage.credit,
@@ -230,7 +207,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             demonstrate=partial(demonstrate, run),
         )
         speed = throughput(run.policy, run.accelerator, peak_tflops=run.recipe.run.peak_tflops)
-        run.publish(learner.version, collector.generator)
+        run.publish(learner.version, batches.generator)
         while run.cursor.stage_step < stage.steps and not limit.reached:
             watch = Stopwatch()
             batch = batches.next(run.cursor.stage_step, version=learner.version)
@@ -238,8 +215,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
 
             samples = credit(batch.groups)
             write_rollouts(run, batch, samples)
-            metrics = batch_metrics(run, batch, version=learner.version)
-            metrics |= mean_metrics(run.gather(measure_groups(own_metrics, batch.groups)))
+            metrics = batch_metrics(run, batch, own_metrics, version=learner.version)
             metrics |= batches.observe(batch, samples)
             watch.lap("credit")
 
@@ -257,7 +233,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
 
             if report.updates:
                 learner.version += 1
-                run.publish(learner.version, collector.generator)
+                run.publish(learner.version, batches.generator)
             watch.lap("publish")
 
             times = watch.times(reward=batch.collected.reward_s)
@@ -268,6 +244,30 @@ def run_rl(run: Run, stage: RlStage) -> None:
     if run.accelerator.is_main_process:
         draw_categories(run.folder.path, run.folder.picture)
     run.end_stage(learner, curriculum)
+
+
+def batch_source(
+    run: Run, stage: RlStage, curriculum: TaskSampler, learner: Learner, scorer: Any, *, seed: int
+) -> BatchSource:
+    """This rank's rollout batches: drawn by the curriculum, sampled by the run's engine, scored."""
+    collector = run.collector(
+        scorer,
+        build_sampling(stage.sampling, keep_support=True),
+        group_size=stage.group_size,
+        seed_of_batch=partial(derive, seed),
+        probe=stage.resample.probe,
+    )
+    return BatchSource(
+        batch_plan(stage),
+        run.tasks(stage.tasks),
+        curriculum,
+        collector,
+        rank=run.accelerator.process_index,
+        ranks=run.accelerator.num_processes,
+        gather=run.gather,
+        rescore=policy_scorer(run, stage, learner.average),
+        estimate=step_values(run, stage.credit.steps, stage, collector, seed=seed),
+    )
 
 
 def batch_plan(stage: RlStage) -> BatchPlan:
@@ -283,42 +283,6 @@ def batch_plan(stage: RlStage) -> BatchPlan:
         budget_text=stage.budget_text,
         follow_up=build_follow_up(stage.follow_up),
     )
-
-
-def write_rollouts(run: Run, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]) -> None:
-    """Put every rollout of the batch on disk, before anything can stop the run."""
-    rows = rollout_rows(batch.placed(), step_rows(batch.groups, samples))
-    run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
-
-
-def batch_metrics(run: Run, batch: RolloutBatch, *, version: int) -> dict[str, float]:
-    """Metrics of a batch over all ranks. Raises `RewardError` if nothing could be scored."""
-    facts = run.gather([group_facts(group) for group in batch.all_groups])
-    refuse_unscored(facts)
-    metrics = rollout_metrics(facts) | {"policy_version": version}
-    rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
-    metrics |= staleness_metrics(run.gather([staleness_counts(rollouts, version)]))
-    if batch.value_cost is not None:
-        costs = run.gather([batch.value_cost])
-        metrics |= step_metrics(costs, written=metrics["tokens/completion"])
-    return metrics
-
-
-def speed_metrics(
-    run: Run,
-    speed: Throughput,
-    samples: Sequence[Sequence[Sample]],
-    times: Mapping[str, float],
-    metrics: Mapping[str, float],
-    epochs: int,
-) -> dict[str, float]:
-    """Tokens per second, utilisation and mean |advantage| of one step, over all ranks."""
-    from rlcore.run.throughput import advantage_metrics, sample_facts
-
-    facts = run.gather([sample_facts(sample for of_group in samples for sample in of_group)])
-    generated = metrics["tokens/completion"]
-    speeds = speed.metrics(facts, times, generated_tokens=generated, epochs=epochs)
-    return speeds | advantage_metrics(facts)
 
 
 def keyed(

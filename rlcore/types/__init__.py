@@ -9,19 +9,8 @@ turns the verdicts of a group into one *advantage* per token.
 Shape letters: [T] all tokens of a sequence, [L] tokens of one turn or completion, [G] rollouts of a group.
 """
 
-from rlcore.types.rollout import (
-    Completion,
-    Finish,
-    Group,
-    Prefix,
-    Request,
-    Role,
-    Rollout,
-    Sampling,
-    Span,
-    StepValues,
-    Turn,
-)
+from rlcore.types.request import Completion, Finish, Request, Sampling
+from rlcore.types.rollout import Group, Prefix, Role, Rollout, Span, StepValues, Turn
 from rlcore.types.sample import Outcome, Sample, StepReport
 from rlcore.types.task import SCORED, Message, Status, Task, Verdict
 

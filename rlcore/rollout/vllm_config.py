@@ -1,0 +1,56 @@
+"""What vLLM is told about a model before it starts: its configuration, checked, and the size of its cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from rlcore.errors import EngineError, ModelError
+from rlcore.rollout.process_state import launched
+
+
+def read_config(model_folder: str | Path, tensor_parallel: int) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(model_folder).get_text_config()
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot read a model configuration from {str(model_folder)!r}: {error}"
+        ) from error
+    if tensor_parallel > 1 and launched():
+        raise EngineError(
+            f"tensor_parallel={tensor_parallel} inside a launched group is not supported: every process owns one "
+            "engine; launch one process for each engine or use tensor_parallel=1"
+        )
+    heads = _kv_heads(config)
+    if heads % tensor_parallel:
+        raise EngineError(
+            f"tensor_parallel={tensor_parallel} does not divide the model's {heads} key-value heads; choose a divisor"
+        )
+    return config
+
+
+def _kv_heads(config: Any) -> int:
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def cache_bytes(
+    config: Any,
+    dtype: str,
+    max_length: int,
+    max_sequences: int,
+    memory_gb: float | None,
+    tensor_parallel: int,
+) -> int:
+    """Bytes of key-value cache for each worker."""
+    if memory_gb is not None:
+        return int(memory_gb * 2**30)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    element = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
+    token = 2 * config.num_hidden_layers * _kv_heads(config) * head * element // tensor_parallel
+    whole_blocks = -(-max_length // 128) * 128
+    wanted = token * whole_blocks * (max_sequences + 1)
+    cap = int(0.4 * torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 4 << 30
+    return max(min(wanted, cap), 2 * token * whole_blocks)

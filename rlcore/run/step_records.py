@@ -1,0 +1,62 @@
+"""What is recorded of one step of the rl loop: its rollouts on disk, and its metrics over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rlcore.run.batches import RolloutBatch
+from rlcore.run.metrics import (
+    group_facts,
+    refuse_unscored,
+    rollout_metrics,
+    rollout_rows,
+    staleness_counts,
+    staleness_metrics,
+)
+from rlcore.run.own_metrics import GroupMetric, mean_metrics, measure_groups
+from rlcore.run.step_values import step_metrics, step_rows
+from rlcore.types import Sample
+
+if TYPE_CHECKING:
+    from rlcore.run.session import Run
+    from rlcore.run.throughput import Throughput
+
+
+def write_rollouts(run: Run, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]) -> None:
+    """Put every rollout of the batch on disk, before anything can stop the run."""
+    rows = rollout_rows(batch.placed(), step_rows(batch.groups, samples))
+    run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
+
+
+def batch_metrics(
+    run: Run, batch: RolloutBatch, own_metrics: Sequence[GroupMetric], *, version: int
+) -> dict[str, float]:
+    """Metrics of a batch over all ranks. Raises `RewardError` if nothing could be scored."""
+    facts = run.gather([group_facts(group) for group in batch.all_groups])
+    refuse_unscored(facts)
+    metrics = rollout_metrics(facts) | {"policy_version": version}
+    rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
+    metrics |= staleness_metrics(run.gather([staleness_counts(rollouts, version)]))
+    metrics |= mean_metrics(run.gather(measure_groups(own_metrics, batch.groups)))
+    if batch.value_cost is not None:
+        costs = run.gather([batch.value_cost])
+        metrics |= step_metrics(costs, written=metrics["tokens/completion"])
+    return metrics
+
+
+def speed_metrics(
+    run: Run,
+    speed: Throughput,
+    samples: Sequence[Sequence[Sample]],
+    times: Mapping[str, float],
+    metrics: Mapping[str, float],
+    epochs: int,
+) -> dict[str, float]:
+    """Tokens per second, utilisation and mean |advantage| of one step, over all ranks."""
+    from rlcore.run.throughput import advantage_metrics, sample_facts
+
+    facts = run.gather([sample_facts(sample for of_group in samples for sample in of_group)])
+    generated = metrics["tokens/completion"]
+    speeds = speed.metrics(facts, times, generated_tokens=generated, epochs=epochs)
+    return speeds | advantage_metrics(facts)
