@@ -12,19 +12,27 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import datasets
-import pyarrow as pa
 import xxhash
 from filelock import FileLock, Timeout
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from rlcore.errors import TaskError
 from rlcore.tasks.corpus.clean import clean, pieces
+from rlcore.tasks.corpus.commits import (
+    Funnel,
+    State,
+    commit,
+    filter_file,
+    read_state,
+    shard_file,
+    write_shard,
+)
 from rlcore.tasks.corpus.filters import reason_to_drop
 from rlcore.tasks.corpus.overlap import Contamination, SeenBefore, words
 from rlcore.tasks.corpus.read import Source
@@ -36,15 +44,6 @@ COMMIT_CHARS = 8_000_000
 """Read between two commits; what a kill can cost, and what is held in memory."""
 LOCK_S = 3600.0
 HELD_OUT_ONE_IN = 16
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("ends", pa.list_(pa.int32())),
-        ("targets", pa.list_(pa.int32())),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,50 +74,6 @@ class Cleaning:
     documents: PositiveInt | None = None
 
 
-@dataclass(kw_only=True)
-class Funnel:
-    """What became of the rows, step by step.
-
-    A row is cut into one or more documents; each is kept or dropped once.
-    """
-
-    rows: int = 0
-    without_text: int = 0
-    documents: int = 0
-    too_short: int = 0
-    few_letters: int = 0
-    odd_words: int = 0
-    repeated_lines: int = 0
-    listed: int = 0
-    duplicate: int = 0
-    contaminated: int = 0
-    few_segments: int = 0
-    kept: int = 0
-    characters_read: int = 0
-    characters_kept: int = 0
-    segments: int = 0
-    targets: int = 0
-    """Segments with two neighbours that can be asked for: not too short or long, and said only once in the document."""
-    target_too_short: int = 0
-    target_too_long: int = 0
-    target_repeated: int = 0
-
-    @property
-    def dropped(self) -> int:
-        """Documents that are not kept, by any step."""
-        return self.documents - self.kept
-
-
-@dataclass(kw_only=True)
-class _State:
-    """How far the stream was read, and what came of it."""
-
-    shards: int = 0
-    done: bool = False
-    seconds: float = 0.0
-    funnel: Funnel = field(default_factory=Funnel)
-
-
 @dataclass(frozen=True)
 class Prepared:
     """Documents on disk.
@@ -136,13 +91,12 @@ class Prepared:
         """The documents of one part: a hash of the row's id puts one row in 16 into "heldout", the others into "train"."""
         if name == "all":
             return self
-        wanted = name == "heldout"
-        rows = [id.rpartition("/")[0].encode() for id in self.table["id"]]
-        chosen = [
-            i
-            for i, row in enumerate(rows)
-            if (xxhash.xxh3_64_intdigest(row) % HELD_OUT_ONE_IN == 0) == wanted
-        ]
+        chosen = []
+        for i, id in enumerate(self.table["id"]):
+            row = id.rpartition("/")[0].encode()
+            is_held_out = xxhash.xxh3_64_intdigest(row) % HELD_OUT_ONE_IN == 0
+            if is_held_out == (name == "heldout"):
+                chosen.append(i)
         if not chosen:
             raise TaskError(
                 f"no document of {self.folder.name} is in its {name} part: it has {len(self.table)} in all"
@@ -173,7 +127,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(str(folder / ".lock"), timeout=LOCK_S):
-            state = _read_state(folder, key)
+            state = read_state(folder, key)
             if not state.done:
                 _work(
                     source, cleaning, segment, folder, key, state, progress or (lambda funnel: None)
@@ -188,7 +142,7 @@ def prepare(
             f"nothing of {source.path} is kept ({reasons}): check column {source.column!r} and what `keep` asks for"
         )
     table = datasets.concatenate_datasets(
-        [datasets.Dataset.from_file(str(_shard(folder, i))) for i in range(state.shards)]
+        [datasets.Dataset.from_file(str(shard_file(folder, i))) for i in range(state.shards)]
     )
     return Prepared(folder, table, state.funnel, state.seconds)
 
@@ -199,11 +153,11 @@ def _work(
     segment: Segmenter,
     folder: Path,
     key: str,
-    state: _State,
+    state: State,
     progress: Callable[..., None],
 ) -> None:
     seen = (
-        SeenBefore(cleaning.capacity, _filter(folder, state.shards) if state.shards else None)
+        SeenBefore(cleaning.capacity, filter_file(folder, state.shards) if state.shards else None)
         if cleaning.capacity
         else None
     )
@@ -215,15 +169,15 @@ def _work(
     started, before = time.monotonic(), state.seconds
     while not state.done:
         batch, state.done = _fill(rows, pipeline)
-        _write(_shard(folder, state.shards), batch)
+        write_shard(shard_file(folder, state.shards), batch)
         if seen:
-            seen.save(_filter(folder, state.shards + 1))
+            seen.save(filter_file(folder, state.shards + 1))
         state.shards += 1
         state.seconds = before + time.monotonic() - started
-        _commit(folder, key, state)
-        _filter(folder, state.shards - 1).unlink(missing_ok=True)
+        commit(folder, key, state)
+        filter_file(folder, state.shards - 1).unlink(missing_ok=True)
         progress(state.funnel)
-    _filter(folder, state.shards).unlink(missing_ok=True)
+    filter_file(folder, state.shards).unlink(missing_ok=True)
 
 
 def _fill(rows: Iterator[Any], pipeline: _Pipeline) -> tuple[list[dict[str, Any]], bool]:
@@ -249,12 +203,10 @@ class _Pipeline:
         funnel: Funnel,
     ) -> None:
         self.funnel = funnel
-        self._cleaning, self._segment, self._seen, self._contaminated = (
-            cleaning,
-            segment,
-            seen,
-            contaminated,
-        )
+        self._cleaning = cleaning
+        self._segment = segment
+        self._seen = seen
+        self._contaminated = contaminated
 
     def __call__(self, id: str, text: str | None) -> list[dict[str, Any]]:
         self.funnel.rows += 1
@@ -298,19 +250,20 @@ class _Pipeline:
 
     def _targets(self, text: str, ends: list[int]) -> list[int]:
         """Segments that can be asked for: not the first and the last, long enough, and said nowhere else in the document."""
-        found = []
-        for place, part in list(enumerate(cut(text, ends)))[1:-1]:
-            said = part.strip()
-            if len(said) < self._cleaning.target_chars:
+        targets = []
+        segments = cut(text, ends)
+        for position in range(1, len(segments) - 1):
+            segment = segments[position].strip()
+            if len(segment) < self._cleaning.target_chars:
                 self.funnel.target_too_short += 1
-            elif len(said) > self._cleaning.longest_target:
+            elif len(segment) > self._cleaning.longest_target:
                 self.funnel.target_too_long += 1
-            elif text.count(said) > 1:
+            elif text.count(segment) > 1:
                 self.funnel.target_repeated += 1
             else:
-                found.append(place)
-        self.funnel.targets += len(found)
-        return found
+                targets.append(position)
+        self.funnel.targets += len(targets)
+        return targets
 
 
 def _key(source: Source, cleaning: Cleaning, label: str) -> str:
@@ -324,36 +277,3 @@ def _key(source: Source, cleaning: Cleaning, label: str) -> str:
         if letter.isalnum() or letter in "-_"
     )
     return f"{stem or 'corpus'}-{hashlib.blake2b(described.encode(), digest_size=8).hexdigest()}"
-
-
-def _read_state(folder: Path, key: str) -> _State:
-    """Where the work stands; a folder of another corpus or other settings is begun anew."""
-    file = folder / "state.json"
-    saved = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if saved.pop("key", None) != key:
-        for old in [*folder.glob("*.arrow"), *folder.glob("*.bloom")]:
-            old.unlink()
-        return _State()
-    known = {item.name for item in fields(Funnel)}
-    funnel = Funnel(**{name: count for name, count in saved.pop("funnel").items() if name in known})
-    return _State(**saved, funnel=funnel)
-
-
-def _commit(folder: Path, key: str, state: _State) -> None:
-    """Replace the state in one move: before it the old commit holds, after it the new one."""
-    new = folder / "state.json.new"
-    new.write_text(json.dumps({"key": key, **asdict(state)}), encoding="utf-8")
-    new.replace(folder / "state.json")
-
-
-def _write(file: Path, batch: list[dict[str, Any]]) -> None:
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as stream:
-        stream.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
-
-
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"documents-{number:06d}.arrow"
-
-
-def _filter(folder: Path, shards: int) -> Path:
-    return folder / f"seen-{shards:06d}.bloom"
