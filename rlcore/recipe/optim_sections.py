@@ -138,6 +138,17 @@ class UpdateKeys(Section):
         default_factory=list, description="functions of a group, logged as metric/<function>"
     )
 
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> UpdateKeys:
+        one_update = self.minibatches == self.update_epochs == 1
+        if self.minibatches == 1 and self.minibatch_by != "group":
+            raise ValueError("minibatch_by has no effect with minibatches 1: leave it out")
+        if one_update and self.max_staleness == 0 and self.old_logprobs is not None:
+            raise ValueError(
+                "old_logprobs has no effect with one update a batch and max_staleness 0: leave it out"
+            )
+        return self
+
     def denominator(self, recipe: Recipe) -> Literal["trainer", "engine"]:
         """Where old log-probabilities come from, default applied."""
         return self.old_logprobs or ("trainer" if recipe.model.dtype == "bfloat16" else "engine")

@@ -69,6 +69,8 @@ def test_an_old_key_names_the_new_one(recipe: str, override: str, said: str) -> 
         (["stages.rl.budget_text='{prompt} {budget}'"], "budget_text"),
         (["stages.eval.budget_text='{prompt} {budget}'"], "budget_text"),
         (["stages.rl.credit.threshold=0.5"], "threshold"),
+        (["stages.rl.minibatch_by=sequence"], "minibatch_by"),
+        (["stages.rl.old_logprobs=trainer"], "old_logprobs"),
         (["stages.offline.credit.normalise_parts=true"], "normalise_parts"),
         (["stages.offline.credit.demonstrations=mixed"], "demonstrations"),
         (["engine.memory_gb=1.0"], "memory_gb"),
