@@ -1,4 +1,6 @@
-"""A filter's memory: tasks like those it rejected are passed over before anything is written for them."""
+"""A filter's memory: tasks like those it rejected are passed over before anything is written for
+them.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,16 @@ from rlcore.types import Outcome, Task
 
 
 class Prefilter:
-    """Draws from another task sampler and takes each task with the chance that the filter accepts its kind.
+    """Draws from another task sampler and takes each task with the chance that the filter accepts
+    its kind.
 
-    by: what is one kind: "task", each task by itself; "category", a column, or several, as for samplers with categories. The chance of a
-    kind begins at 1 and moves by `rate` of the way to the share of its groups that the filter accepted, in each step that had some;
-    so a task rejected z times running is tried with chance (1 - rate)^z. That is the rule of GRESO (arXiv 2506.02177), which
-    fits its base to a wished share and forgives all at one admission. least: no chance falls below it, so that what has become
-    learnable is found. State: one number for each kind that was ever rejected.
+    by: what is one kind: "task", each task by itself; "category", a column, or several, as for
+    samplers with categories. The chance of a kind begins at 1 and moves by `rate` of the way to
+    the share of its groups that the filter accepted, in each step that had some; so a task
+    rejected z times running is tried with chance (1 - rate)^z. That is the rule of GRESO (arXiv
+    2506.02177), which fits its base to a wished share and forgives all at one acceptance. least:
+    no chance falls below it, so that what has become learnable is found. State: one number for
+    each kind that was ever rejected.
     """
 
     def __init__(
@@ -92,7 +97,9 @@ class Prefilter:
         self._looked, self._chances = state["looked"], dict(state["chances"])
 
     def metrics(self) -> dict[str, float]:
-        """The sampler's, and `prefilter/skipped`: tasks passed over before the outcomes observed last."""
+        """The sampler's, and `prefilter/skipped`: tasks passed over before the outcomes observed
+        last.
+        """
         return self._sampler.metrics() | {"prefilter/skipped": self._skipped}
 
     def _kind(self, position: int) -> str:

@@ -32,7 +32,8 @@ WHITENED = {"global": "none", "mean_global": "mean"}
 
 
 def credit_weights(stage: RlStage) -> dict[str, float] | None:
-    """Weights of the rewards that credit normalises and sums itself; None where the scorer's aggregate stands.
+    """Weights of the rewards that credit normalises and sums itself; None where the scorer's
+    aggregate stands.
 
     Raises `RecipeError`.
     """
@@ -53,10 +54,11 @@ def build_credit(
     gather: Gather = list,
     demonstrate: Callable[[Task], Sample] | None = None,
 ) -> Credit:
-    """The credit of a stage; its step schemes read the values that `build_step_values` or the reader puts on the groups.
+    """The credit of a stage; its step schemes read the values that `build_step_values` or the
+    reader puts on the groups.
 
-    weights: of rewards that are normalised each by itself. gather: joins the items of all processes. demonstrate: makes
-    the sample of a task's demonstration, where one is used.
+    weights: of rewards that are normalised each by itself. gather: joins the items of all
+    processes. demonstrate: makes the sample of a task's demonstration, where one is used.
     """
     whitening = WHITENED.get(section.baseline) if isinstance(section.baseline, str) else None
     # Whitening needs groups without variance for its mean, step schemes need them for their steps.
@@ -101,7 +103,9 @@ def build_step_values(
     *,
     processes: int = 1,
 ) -> Estimator | None:
-    """The estimator of step values, where the stage asks for one; each process has an equal part of `total_tokens`."""
+    """The estimator of step values, where the stage asks for one; each process has an equal part
+    of `total_tokens`.
+    """
     section = stage.steps if stage.writes_samples else stage.credit.steps
     if section is None:
         return None
@@ -136,7 +140,9 @@ def build_step_values(
 
 
 def _wanted_by_scheme(section: StepValuesSection) -> Completions:
-    """Which completions the stage's scheme wants valued: `values_of` of the scheme; negatives where there is none."""
+    """Which completions the stage's scheme wants valued: `values_of` of the scheme; negatives
+    where there is none.
+    """
     if not isinstance(section, StepsSection):
         return "negatives"
     named = section.scheme
