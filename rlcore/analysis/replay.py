@@ -3,7 +3,7 @@ as they were then?
 
 Nothing is generated or trained: pass rates change as they did in the recorded run, whatever a
 sampler draws. So a replay tells which sampler finds the groups that teach, and how soon, not what a
-policy would have become. """
+policy would have become."""
 
 from __future__ import annotations
 

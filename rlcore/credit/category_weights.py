@@ -1,4 +1,7 @@
-"""Weights by category: how much the samples of each kind of task count, as in RLPT's J_ASR + lambda J_MSR (arXiv 2509.19249)."""
+"""Weights by category: how much the samples of each kind of task count.
+
+As in RLPT's J_ASR + lambda J_MSR (arXiv 2509.19249).
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ from rlcore.types import Group, Sample
 
 
 def weighted_categories(credit: Credit, weights: Mapping[str, float]) -> Credit:
-    """Samples of a category weigh what `weights` says, 1 if it says nothing. Averages still divide by all samples of the step, so the
-    gradient is linear in each weight."""
+    """Samples of a category weigh what `weights` says, 1 if it says nothing.
 
-    def whole(groups: Sequence[Group]) -> list[list[Sample]]:
-        return [
-            [
-                replace(sample, weight=sample.weight * weights.get(group.task.category, 1.0))
-                for sample in samples
-            ]
-            for group, samples in zip(groups, credit(groups), strict=True)
-        ]
+    Averages still divide by all samples of the step, so the gradient is linear in each weight.
+    """
 
-    return whole
+    def weigh(groups: Sequence[Group]) -> list[list[Sample]]:
+        result = []
+        for group, samples in zip(groups, credit(groups), strict=True):
+            weight = weights.get(group.task.category, 1.0)
+            result.append([replace(sample, weight=sample.weight * weight) for sample in samples])
+        return result
+
+    return weigh

@@ -15,10 +15,11 @@ Keep = Literal["correct", "all"]
 def with_continuations(credit: Credit, group_baseline: Credit, keep: Keep) -> Credit:
     """Adds samples of the continuations that were sampled to value steps (`Group.continuations`).
 
-    The continuations of one prefix are a group like the completions of one prompt, and `group_baseline` compares them.
-    Their own tokens are trained; the prefix, which may hold the mistake, is what they begin with, and keeps the
-    log-probabilities it was sampled with. keep: "all", an unbiased gradient for what may follow the prefix; "correct",
-    only those better than their group.
+    The continuations of one prefix are a group like the completions of one prompt, and
+    `group_baseline` compares them. Their own tokens are trained; the prefix, which may hold the
+    mistake, is what they begin with, and keeps the log-probabilities it was sampled with. keep:
+    "all", an unbiased gradient for what may follow the prefix; "correct", only those better than
+    their group.
     """
 
     def extended(groups: Sequence[Group]) -> list[list[Sample]]:

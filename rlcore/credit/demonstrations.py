@@ -1,7 +1,9 @@
-"""Demonstrations of a task: samples that imitate one, and credit that falls back on it or learns beside it.
+"""Demonstrations of a task: samples that imitate one, and credit that falls back on it or learns
+beside it.
 
-`demonstrate` makes the sample of a task's demonstration, for example with `demonstration_sample`. The samples of `gated`
-and `mixed` are of stream "demonstration", so the objective needs a term for it (`hpt`, `luffy`, or `dapo` + `sft`).
+`demonstrate` makes the sample of a task's demonstration, for example with `demonstration_sample`.
+The samples of `gated` and `mixed` are of stream "demonstration", so the objective needs a term
+for it (`hpt`, `luffy`, or `dapo` + `sft`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def demonstration_sample(
 ) -> Sample:
     """A sample whose completion tokens all have advantage 1 and no recorded log-probabilities.
 
-    `prompt_ids` must not be empty (a beginning-of-sequence token will do): nothing predicts the first token of a sequence.
+    `prompt_ids` must not be empty (a beginning-of-sequence token will do): nothing predicts the
+    first token of a sequence.
     """
     prompt = list(prompt_ids)
     completion = list(completion_ids)
@@ -41,10 +44,12 @@ def demonstration_sample(
 def gated(
     credit: Credit, demonstrate: Callable[[Task], Sample], *, threshold: float = 0.0
 ) -> Credit:
-    """HPT (arXiv 2509.04419): a group whose mean reward is at most `threshold` gives only its task's demonstration.
+    """HPT (arXiv 2509.04419): a group whose mean reward is at most `threshold` gives only its
+    task's demonstration.
 
-    With rewards of 0 and 1 the mean is the fraction solved; the paper's threshold is 0 for Qwen models and 0.25 for Llama. At
-    the threshold exactly the demonstration is imitated. A group without any score gives what `credit` makes of it, nothing.
+    With rewards of 0 and 1 the mean is the fraction solved; the paper's threshold is 0 for Qwen
+    models and 0.25 for Llama. At the threshold exactly the demonstration is imitated. A group
+    without any score gives what `credit` makes of it, nothing.
     """
 
     def with_fallback(groups: Sequence[Group]) -> list[list[Sample]]:
@@ -59,10 +64,11 @@ def gated(
 
 
 def mixed(credit: Credit, demonstrate: Callable[[Task], Sample], *, reward: float = 1.0) -> Credit:
-    """LUFFY (arXiv 2504.14945): the demonstration joins its group as one more completion, with that `reward`.
+    """LUFFY (arXiv 2504.14945): the demonstration joins its group as one more completion, with
+    that `reward`.
 
-    The group's statistics count it, and its own sample has the advantage that `credit` gives to that reward. A group without
-    any score stays without.
+    The group's statistics count it, and its own sample has the advantage that `credit` gives to
+    that reward. A group without any score stays without.
     """
 
     def with_demonstrations(groups: Sequence[Group]) -> list[list[Sample]]:
@@ -103,7 +109,9 @@ def _with_demonstration(group: Group, demonstration: Sample, reward: float) -> G
 
 
 def _in_own_stream(sample: Sample, demonstration: Sample | None) -> Sample:
-    """The sample of the demonstration in its stream, without log-probabilities: nobody recorded any. Others as they are."""
+    """The sample of the demonstration in its stream, without log-probabilities: nobody recorded
+    any. Others as they are.
+    """
     if demonstration is None or sample.id != demonstration.id:
         return sample
     return replace(sample, stream=STREAM, logprobs=None, version=None, weight=demonstration.weight)

@@ -1,6 +1,7 @@
 """What all estimators of step values have in common.
 
-An estimator is a function from groups to the same groups with `step_values`, and `continuations` where it sampled any:
+An estimator is a function from groups to the same groups with `step_values`, and `continuations`
+where it sampled any:
 
     groups, cost = estimator(groups)
 """
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rlcore.credit.group import passed
 from rlcore.errors import RecipeError
 from rlcore.types import Group, Prefix, StepValues, Verdict
 
@@ -30,7 +30,9 @@ Completions = Literal["negatives", "positives", "all"]
 
 @dataclass(kw_only=True, slots=True)
 class Cost:
-    """What the step values of some groups cost in one process; small, so that ranks can exchange it."""
+    """What the step values of some groups cost in one process; small, so that ranks can exchange
+    it.
+    """
 
     completions: int = 0
     """Completions whose steps were valued."""
@@ -43,7 +45,9 @@ class Cost:
     tokens: int = 0
     """Tokens generated in continuations."""
     read: int = 0
-    """Prompt and prefix tokens of all continuations; with prefix caching most are not computed again."""
+    """Prompt and prefix tokens of all continuations; with prefix caching most are not computed
+    again.
+    """
 
 
 Estimator = Callable[[Sequence[Group]], tuple[list[Group], Cost]]
@@ -56,7 +60,7 @@ def is_wanted(verdict: Verdict, completions: Completions, *, passing: float) -> 
         return False
     if completions == "all":
         return True
-    return passed(verdict, passing=passing) == (completions == "positives")
+    return verdict.passed(passing) == (completions == "positives")
 
 
 def check_completions(completions: str) -> None:

@@ -9,11 +9,13 @@ from rlcore.types import Group, Sample, StepValues
 
 @values_of("negatives")
 def first_pit(credit: Credit, *, protect: bool = True, least_spread: float = 0.05) -> Credit:
-    """The first pit is the first step with the lowest value (arXiv 2406.14532, Algorithm 1): all is lost from there on.
+    """The first pit is the first step with the lowest value (arXiv 2406.14532, Algorithm 1): all
+    is lost from there on.
 
-    Its tokens get the group's advantage or A_i of the step, whichever is lower. Steps after it are not trained: whatever
-    they say, they were written when all was lost. Steps before it get 0; `protect=False` leaves them the group's
-    advantage. Completions whose values span less than `least_spread`, and those without values, keep the group's advantage.
+    Its tokens get the group's advantage or A_i of the step, whichever is lower. Steps after it
+    are not trained: whatever they say, they were written when all was lost. Steps before it get
+    0; `protect=False` leaves them the group's advantage. Completions whose values span less than
+    `least_spread`, and those without values, keep the group's advantage.
     """
 
     def change(group: Group, sample: Sample, steps: StepValues | None) -> Sample:

@@ -1,4 +1,6 @@
-"""Group baselines: every trained token of a rollout gets its reward minus what the rewards of its group predict."""
+"""Group baselines: every trained token of a rollout gets its reward minus what the rewards of its
+group predict.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,10 @@ from rlcore.plugin import Named, build_later
 from rlcore.types import Group, Outcome, Rollout, Sample, Task, Verdict
 
 Baseline = Callable[[Sequence[float]], list[float]]
-"""From the rewards of a group's scored rollouts, [n], to their advantages, [n]; to [] where these are not defined."""
+"""From the rewards of a group's scored rollouts, [n], to their advantages, [n]; to [] where these
+are not defined.
+"""
 ZeroVariance = Literal["keep", "drop"]
-
-PASSING = 0.5
-"""A rollout passes if its first reward is at least this: right for rewards in {0, 1} and in {-1, 1}."""
 
 Credit = Callable[[Sequence[Group]], list[list[Sample]]]
 """Samples of each group, in the order of the groups."""
@@ -26,7 +27,9 @@ def mean(rewards: Sequence[float]) -> list[float]:
 
 
 def mean_std(rewards: Sequence[float], *, epsilon: float = 1e-4) -> list[float]:
-    """(r - mean(r)) / (std(r) + epsilon): GRPO; std over n - 1 and epsilon as in TRL (verl: 1e-6). Needs two rewards."""
+    """(r - mean(r)) / (std(r) + epsilon): GRPO; std over n - 1 and epsilon as in TRL (verl:
+    1e-6). Needs two rewards.
+    """
     n = len(rewards)
     if n < 2:
         return []
@@ -49,7 +52,8 @@ def none(rewards: Sequence[float]) -> list[float]:
 
 
 def _centred(rewards: Sequence[float]) -> list[float]:
-    # The mean of equal rewards is off by round-off, which dividing by a small deviation would blow up.
+    # The mean of equal rewards is off by round-off, which dividing by a small deviation would
+    # blow up.
     if not rewards or min(rewards) == max(rewards):
         return [0.0] * len(rewards)
     average = sum(rewards) / len(rewards)
@@ -65,7 +69,10 @@ BASELINES = {
 def group_credit(
     *, baseline: Named | Baseline = "mean_std", zero_variance: ZeroVariance = "drop"
 ) -> Credit:
-    """`group_samples` with fixed settings, as a `Credit`. Raises `RecipeError` for a baseline that does not exist."""
+    """`group_samples` with fixed settings, as a `Credit`.
+
+    Raises `RecipeError` for a baseline that does not exist.
+    """
     if callable(baseline):
         rule = baseline
     else:
@@ -84,18 +91,21 @@ def group_credit(
 def group_samples(
     group: Group, *, baseline: Baseline = mean_std, zero_variance: ZeroVariance = "drop"
 ) -> list[Sample]:
-    """One sample for each scored rollout; the advantage is the same for all its trained tokens, in all its turns.
+    """One sample for each scored rollout; the advantage is the same for all its trained tokens,
+    in all its turns.
 
-    Rollouts without a score leave the statistics and the samples. Equal rewards give advantages that are exactly zero under
-    every built-in baseline but `none`. `zero_variance="drop"` leaves out a group whose advantages are all zero, so that it
-    does not count in the averages of the objective either; "keep" returns its samples.
+    Rollouts without a score leave the statistics and the samples. Equal rewards give advantages
+    that are exactly zero under every built-in baseline but `none`. `zero_variance="drop"` leaves
+    out a group whose advantages are all zero, so that it does not count in the averages of the
+    objective either; "keep" returns its samples.
     """
     scored = scored_rollouts(group)
     advantages = baseline([verdict.value for _, verdict in scored])
     _check_advantages(advantages, len(scored))
     if zero_variance == "drop" and not any(advantages):
         return []
-    # A baseline that is not defined for so few rewards gives no advantages, and there are no samples then.
+    # A baseline that is not defined for so few rewards gives no advantages, and there are no
+    # samples then.
     return [
         _sample(rollout, advantage)
         for (rollout, _), advantage in zip(scored, advantages, strict=False)
@@ -149,24 +159,12 @@ def scored_rollouts(group: Group) -> list[tuple[Rollout, Verdict]]:
     return [(rollout, verdict) for rollout, verdict in pairs if verdict.value is not None]
 
 
-def first_reward(verdict: Verdict) -> float | None:
-    """The first reward of the stage, which decides what passed; None for a verdict without a value."""
-    if verdict.value is None:
-        return None
-    return verdict.value if verdict.first is None else verdict.first
-
-
-def passed(verdict: Verdict, *, passing: float = PASSING) -> bool:
-    """Whether a rollout is right: its first reward is at least `passing`. One without a score is not."""
-    reward = first_reward(verdict)
-    return reward is not None and reward >= passing
-
-
 def outcome(index: int, group: Group, samples: Sequence[Sample]) -> Outcome:
-    """What a curriculum learns of the group at position `index` of its task set, given the samples credit made of it.
+    """What a curriculum learns of the group at position `index` of its task set, given the
+    samples credit made of it.
 
-    Only samples of the group's own rollouts count: demonstrations say nothing of what the policy can do, and continuations
-    belong to a completion that is counted.
+    Only samples of the group's own rollouts count: demonstrations say nothing of what the policy
+    can do, and continuations belong to a completion that is counted.
     """
     scored = scored_rollouts(group)
     ids = {rollout.id for rollout in group.rollouts}
@@ -178,7 +176,7 @@ def outcome(index: int, group: Group, samples: Sequence[Sample]) -> Outcome:
         index=index,
         category=group.task.category,
         rewards=tuple(verdict.value for _, verdict in scored),
-        scores=tuple(first_reward(verdict) for _, verdict in scored),
+        scores=tuple(verdict.first for _, verdict in scored if verdict.first is not None),
         abs_advantage=total / len(scored) if scored else 0.0,
     )
 

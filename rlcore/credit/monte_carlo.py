@@ -1,10 +1,12 @@
-"""Values of the steps of a completion by continuing its prefixes: how often does it still come out right from here?
+"""Values of the steps of a completion by continuing its prefixes: how often does it still come
+out right from here?
 
     Q_i = E[reward of the completion, its first i steps kept, the rest sampled anew]
     A_i = Q_i - Q_(i-1)
 
-Following arXiv 2406.14532 (per-step negatives) and arXiv 2410.01679 (VinePPO). A step leads to one state only, so the
-value of that state is the step's, and one estimate a prefix suffices. The engine is handed in as a function: `Continue`.
+Following arXiv 2406.14532 (per-step negatives) and arXiv 2410.01679 (VinePPO). A step leads to
+one state only, so the value of that state is the step's, and one estimate a prefix suffices. The
+engine is handed in as a function: `Continue`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from rlcore.credit.estimator import (
     require_single_turn,
     with_values,
 )
-from rlcore.credit.group import passed, scored_rollouts
+from rlcore.credit.group import scored_rollouts
 from rlcore.credit.search import SEARCHES
 from rlcore.credit.split import Decode, Splitter, split_steps
 from rlcore.errors import RecipeError
@@ -146,7 +148,9 @@ class MonteCarlo:
         return valued, cost
 
     def _tracks(self, group_index: int, group: Group) -> list[_Track]:
-        """The completions of a group to value: a fraction of those wanted, chosen by a hash of their ids."""
+        """The completions of a group to value: a fraction of those wanted, chosen by a hash of
+        their ids.
+        """
         scored = scored_rollouts(group)
         wanted = [
             (rollout, verdict)
@@ -174,7 +178,9 @@ class MonteCarlo:
         return tracks
 
     def _estimate(self, tracks: list[_Track], cost: Cost) -> list[_Continued]:
-        """Rounds of continuations until the search of every completion, or the budget, is at its end."""
+        """Rounds of continuations until the search of every completion, or the budget, is at its
+        end.
+        """
         until = time.monotonic() + self.deadline_s
         values: dict[Key, float | None] = {}
         continued: list[_Continued] = []
@@ -208,7 +214,10 @@ class MonteCarlo:
         return continued
 
     def _next_queries(self, tracks: list[_Track], cost: Cost) -> list[_Query]:
-        """The queries of the next round. A completion that the tokens do not suffice for is over."""
+        """The queries of the next round.
+
+        A completion that the tokens do not suffice for is over.
+        """
         queries: list[_Query] = []
         asked: set[Key] = set()
         reserved = 0
@@ -264,7 +273,7 @@ class MonteCarlo:
         if n == 0 or (self.best_of and n < self.best_of):
             return None
         if self.best_of:
-            right = sum(passed(verdict, passing=self.passing) for verdict in verdicts)
+            right = sum(verdict.passed(self.passing) for verdict in verdicts)
             return best_of(n, right, self.best_of)
         return sum(verdict.value for verdict in verdicts) / n
 
@@ -285,9 +294,11 @@ def _count(prefix: Prefix, group: Group, cost: Cost) -> None:
 
 
 def best_of(n: int, right: int, k: int) -> float:
-    """Unbiased estimate, from `right` successes in n independent attempts, of the chance that one of k attempts succeeds.
+    """Unbiased estimate, from `right` successes in n independent attempts, of the chance that one
+    of k attempts succeeds.
 
-    1 - C(n - right, k) / C(n, k): the fraction of k-subsets of the attempts that hold a success. It needs n >= k.
+    1 - C(n - right, k) / C(n, k): the fraction of k-subsets of the attempts that hold a success.
+    It needs n >= k.
     """
     if n < k:
         raise ValueError(f"the best of {k} cannot be estimated from {n} attempts")

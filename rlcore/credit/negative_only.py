@@ -9,9 +9,11 @@ from rlcore.types import Group, Sample, StepValues
 
 @values_of("negatives")
 def negative_only(credit: Credit, *, scale: float = 1.0, least: float = 0.0) -> Credit:
-    """Steps with A_i < -least get scale x A_i. All other steps, and completions without values, are not trained.
+    """Steps with A_i < -least get scale x A_i. All other steps, and completions without values,
+    are not trained.
 
-    The per-step half of arXiv 2406.14532 alone: combine it with an `sft` stage, or use it to see what negatives are worth.
+    The per-step half of arXiv 2406.14532 alone: combine it with an `sft` stage, or use it to see
+    what negatives are worth.
     """
 
     def change(group: Group, sample: Sample, steps: StepValues | None) -> Sample | None:

@@ -1,13 +1,15 @@
-"""Preference pairs from the scored completions of a task: three ways to say what a wrong completion did wrong.
+"""Preference pairs from the scored completions of a task: three ways to say what a wrong
+completion did wrong.
 
     answer_pairs         a correct completion        against  a wrong completion, whole
     first_pit_pairs      a correct completion        against  a wrong completion up to its first pit, nothing after it
     shared_prefix_pairs  prefix + the better step    against  prefix + the worse step
 
-The last two read the group's step values (arXiv 2406.14532): Q_0, before the first step, and Q_i after each step. The first
-pit is the first step after which the value is lowest. Pairs that share a prefix say nothing about it: in the DPO gradient
-its tokens cancel exactly, where the other two also push down whatever good steps the rejected side begins with
-(`answer_pairs` most). Pairs labelled by Bradley-Terry with the difference of advantages make the optimum of DPO that of
+The last two read the group's step values (arXiv 2406.14532): Q_0, before the first step, and Q_i
+after each step. The first pit is the first step after which the value is lowest. Pairs that share
+a prefix say nothing about it: in the DPO gradient its tokens cancel exactly, where the other two
+also push down whatever good steps the rejected side begins with (`answer_pairs` most). Pairs
+labelled by Bradley-Terry with the difference of advantages make the optimum of DPO that of
 advantage-weighted regression (theorem 6.1 of the paper).
 """
 
@@ -19,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, cycle
 
-from rlcore.credit.group import passed, scored_rollouts
+from rlcore.credit.group import scored_rollouts
 from rlcore.types import Group, Rollout, StepValues
 
 
@@ -43,9 +45,11 @@ def answer_pairs(group: Group) -> Iterator[Pair]:
 
 
 def first_pit_pairs(group: Group, *, min_gap: float = 0.1) -> Iterator[Pair]:
-    """Each distinct wrong completion, cut after its first pit, with one of the correct ones, which take turns.
+    """Each distinct wrong completion, cut after its first pit, with one of the correct ones,
+    which take turns.
 
-    A completion without step values, or whose values span less than `min_gap`, has no pit to speak of and is left out.
+    A completion without step values, or whose values span less than `min_gap`, has no pit to
+    speak of and is left out.
     """
     correct, wrong = _correct_and_wrong(group)
     if not correct:
@@ -64,10 +68,12 @@ def first_pit_pairs(group: Group, *, min_gap: float = 0.1) -> Iterator[Pair]:
 def shared_prefix_pairs(
     group: Group, *, min_gap: float = 0.1, draw: random.Random | None = None
 ) -> Iterator[Pair]:
-    """Every two completions that agree up to some step and then differ: the prefix with the better step against the other.
+    """Every two completions that agree up to some step and then differ: the prefix with the
+    better step against the other.
 
-    Pairs of the same two steps come once, and only if their values differ by at least `min_gap`. With `draw` the winner is
-    drawn instead, with probability sigmoid(difference of the values), for every two completions (Bradley-Terry labels).
+    Pairs of the same two steps come once, and only if their values differ by at least `min_gap`.
+    With `draw` the winner is drawn instead, with probability sigmoid(difference of the values),
+    for every two completions (Bradley-Terry labels).
     """
     yielded = set()
     valued = [rollout for rollout in group.rollouts if rollout.id in group.step_values]
@@ -97,7 +103,9 @@ def shared_prefix_pairs(
 def _fork(
     first: Rollout, first_steps: StepValues, second: Rollout, second_steps: StepValues
 ) -> int | None:
-    """Index of the first step in which two completions differ; None if one ends before, or they are equal."""
+    """Index of the first step in which two completions differ; None if one ends before, or they
+    are equal.
+    """
     spans = zip(first_steps.spans, second_steps.spans, strict=False)
     for index, (a, b) in enumerate(spans):
         if first.completion_ids[a.start : a.end] != second.completion_ids[b.start : b.end]:
@@ -110,7 +118,7 @@ def _correct_and_wrong(group: Group) -> tuple[list[Rollout], list[Rollout]]:
     correct: dict[str, Rollout] = {}
     wrong: dict[str, Rollout] = {}
     for rollout, verdict in scored_rollouts(group):
-        side = correct if passed(verdict) else wrong
+        side = correct if verdict.passed() else wrong
         side[rollout.text] = rollout
     return list(correct.values()), list(wrong.values())
 

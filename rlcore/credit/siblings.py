@@ -1,15 +1,17 @@
 """Values of the steps of a completion from its siblings: no token is generated for them.
 
-The completions of one prompt often pass through the same states: they begin with the same steps, or reach the same
-partial result. Each of them is a continuation of that state by the policy itself, so
+The completions of one prompt often pass through the same states: they begin with the same steps,
+or reach the same partial result. Each of them is a continuation of that state by the policy
+itself, so
 
     Q_i = mean reward of the group's completions that are in the same state after i steps
     Q_0 = mean reward of the group
 
-is a Monte-Carlo estimate that costs nothing. A completion alone in its state has its own reward there: a wrong one is
-pushed down in the step where it left those that came out right, and neither before nor after it. Grouping completions
-by a repeated state is the idea of GiGPO (arXiv 2505.10978); along prefixes these are the values of a tree of
-completions as in Tree-GRPO (2509.21240).
+is a Monte-Carlo estimate that costs nothing. A completion alone in its state has its own reward
+there: a wrong one is pushed down in the step where it left those that came out right, and neither
+before nor after it. Grouping completions by a repeated state is the idea of GiGPO (arXiv
+2505.10978); along prefixes these are the values of a tree of completions as in Tree-GRPO
+(2509.21240).
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from rlcore.types import Group, Rollout, Span, StepValues
 
 @dataclass(kw_only=True)
 class Siblings:
-    """Estimator that compares the completions of a group; takes the place of `MonteCarlo` where nothing is continued.
+    """Estimator that compares the completions of a group; takes the place of `MonteCarlo` where
+    nothing is continued.
 
     split, decode: what a step is.
     state: a regular expression; two completions are in the same state after i steps if its last match in step i is the
@@ -102,7 +105,9 @@ class Siblings:
         return states
 
     def _last_match(self, token_ids: list[int]) -> str | None:
-        """What the expression matches last in the text of a step; None without an expression or a match."""
+        """What the expression matches last in the text of a step; None without an expression or a
+        match.
+        """
         if self._pattern is None:
             return None
         matches = list(self._pattern.finditer(self.decode(token_ids)))

@@ -1,15 +1,16 @@
-"""Answers cut into steps: which of an answer's tokens make up each step.
+"""Completions cut into steps: which of a completion's tokens make up each step.
 
     split: newline                         a step a line
     split: sentence                        a step a sentence or line
     split: {use: delimiter, at: ";"}       a step ends with the delimiter
     split: {use: regex, at: "Step \\d+:"}  a step ends with what the expression matches
-    split: {use: tokens, n: 32}            so many tokens a step, whatever the text says
+    split: {use: tokens, n: 32}            n tokens a step, whatever the text says
     split: "my_steps.py:cut"               your own: called with its parameters, returns a `Splitter`
 
-Steps are token spans that follow each other and cover the answer, end-of-sequence included. A step ends where its text ends; a
-token that holds the end of one step and the beginning of the next belongs to the one it begins in, and two ends in one token are
-one end. A character of several tokens is never cut: a step goes on to the token that completes it.
+Steps are token spans that follow each other and cover the completion, end-of-sequence included. A
+step ends where its text ends; a token that holds the end of one step and the beginning of the
+next belongs to the one it begins in, and two ends in one token are one end. A character of
+several tokens is never cut: a step goes on to the token that completes it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from rlcore.errors import RecipeError
 from rlcore.types import Span
 
 Decode = Callable[[list[int]], str]
-"""Text of answer tokens, special tokens left out."""
+"""Text of completion tokens, special tokens left out."""
 
 
 Splitter = Callable[[Sequence[int], Decode], list[Span]]
-"""From an answer's tokens [L] to its steps. An answer without tokens has none."""
+"""From a completion's tokens [L] to its steps. A completion without tokens has none."""
 
 Cuts = Callable[[str], Iterable[int]]
 """Positions in a text where a step ends, in characters."""
@@ -45,13 +46,15 @@ SPLITTERS = {
 
 
 def split_steps(token_ids: Sequence[int], decode: Decode, splitter: Splitter) -> list[Span]:
-    """Steps of an answer, checked: they cover `token_ids` [L] exactly, in order, and none is empty. Raises `RecipeError`."""
+    """Steps of a completion, checked: they cover `token_ids` [L] exactly, in order, and none is
+    empty. Raises `RecipeError`.
+    """
     spans = [Span(*span) for span in splitter(token_ids, decode)]
     ends = [0, *(span.end for span in spans)]
     starts = [*(span.start for span in spans), len(token_ids)]
     if starts != ends or any(span.end <= span.start for span in spans):
         raise RecipeError(
-            f"a step splitter must return spans that follow each other from 0 to {len(token_ids)}, the tokens of the answer, "
+            f"a step splitter must return spans that follow each other from 0 to {len(token_ids)}, the tokens of the completion, "
             f"but returned {[tuple(span) for span in spans[:5]]}"
         )
     return spans
@@ -63,9 +66,11 @@ def newline() -> Splitter:
 
 
 def sentence() -> Splitter:
-    """A step ends with the spaces after a full stop, question or exclamation mark, or with a line break.
+    """A step ends with the spaces after a full stop, question or exclamation mark, or with a line
+    break.
 
-    A point inside a number ends nothing; one after an abbreviation does, as no list of abbreviations is kept.
+    A point inside a number ends nothing; one after an abbreviation does, as no list of
+    abbreviations is kept.
     """
     return regex(at=r"""(?<=[.!?])["')\]]*\s+|(?<=[。！？])["'」』）]*|\n\s*""")
 
@@ -78,7 +83,10 @@ def delimiter(*, at: str) -> Splitter:
 
 
 def regex(*, at: str) -> Splitter:
-    """A step ends with what the regular expression `at` matches. Raises `RecipeError` if it is none."""
+    """A step ends with what the regular expression `at` matches.
+
+    Raises `RecipeError` if it is none.
+    """
     try:
         pattern = re.compile(at)
     except re.error as error:
@@ -100,7 +108,10 @@ def fixed(*, n: int) -> Splitter:
 
 
 def by_text(cuts: Cuts) -> Splitter:
-    """A splitter from a function that knows only the text. Ends after which only white space follows are left out."""
+    """A splitter from a function that knows only the text.
+
+    Ends after which only white space follows are left out.
+    """
 
     def split(token_ids: Sequence[int], decode: Decode) -> list[Span]:
         ids = list(token_ids)
@@ -116,25 +127,28 @@ def by_text(cuts: Cuts) -> Splitter:
 
 
 def text_ends(token_ids: Sequence[int], decode: Decode) -> list[int]:
-    """How many characters of the text are complete after each token, [L], never falling; the last is the text's length.
+    """How many characters of the text are complete after each token, [L], never falling; the last
+    is the text's length.
 
-    A token's text depends on its neighbours (bytes that make one character, spaces that a first token drops), so tokens are
-    decoded together with the piece before them, and a piece ends where no unfinished character, shown as U+FFFD, is left.
+    A token's text depends on its neighbours (bytes that make one character, spaces that a first
+    token drops), so tokens are decoded together with the piece before them, and a piece ends
+    where no unfinished character, shown as U+FFFD, is left.
     """
-    ids, ends = list(token_ids), []
-    context, start, done, known = (
-        0,
-        0,
-        0,
-        "",
-    )  # ids[:start] have `done` characters; `known` is the text of ids[context:start]
+    ids = list(token_ids)
+    ends = []
+    # ids[:start] have `done` characters; `context_text` is the text of ids[context:start].
+    context = 0
+    start = 0
+    done = 0
+    context_text = ""
     for position in range(len(ids)):
-        fresh = decode(ids[context : position + 1])[len(known) :]
-        whole = fresh.rstrip("\ufffd")
-        ends.append(done + len(whole))
-        if fresh and whole == fresh:
-            done += len(fresh)
-            context, start = start, position + 1
-            known = decode(ids[context:start])
+        piece = decode(ids[context : position + 1])[len(context_text) :]
+        complete = piece.rstrip("\ufffd")
+        ends.append(done + len(complete))
+        if piece and complete == piece:
+            done += len(piece)
+            context = start
+            start = position + 1
+            context_text = decode(ids[context:start])
     total = len(decode(ids))
     return [min(end, total) for end in ends[:-1]] + [total]

@@ -1,8 +1,9 @@
 """What schemes have in common: they turn the step values of groups into one advantage per token.
 
-A value Q_i belongs to the first i steps of a completion, and A_i = Q_i - Q_(i-1) is what step i was worth
-(arXiv 2406.14532, Eq. 3). Estimators put the values on the groups (`Group.step_values`), and so does the reader of stored
-rollouts. Each scheme has a file of its own.
+A value Q_i belongs to the first i steps of a completion, and A_i = Q_i - Q_(i-1) is what step i
+was worth (arXiv 2406.14532, Eq. 3). Estimators put the values on the groups
+(`Group.step_values`), and so does the reader of stored rollouts. Each scheme has a file of its
+own.
 """
 
 from __future__ import annotations
@@ -26,16 +27,20 @@ SCHEMES = {
 }
 """Name in a recipe -> where it is.
 
-A scheme is made as `scheme(credit, **parameters)` and gives a `Credit` that reads `group.step_values`. `credit` is what
-group baselines make of the completions, groups without variance kept."""
+A scheme is made as `scheme(credit, **parameters)` and gives a `Credit` that reads
+`group.step_values`. `credit` is what group baselines make of the completions, groups without
+variance kept."""
 
 Scheme = TypeVar("Scheme", bound=Callable[..., Credit])
 Change = Callable[[Group, Sample, StepValues | None], Sample | None]
-"""From a sample of a group, with its step values if there are any, to the sample with new advantages or to nothing."""
+"""From a sample of a group, with its step values if there are any, to the sample with new
+advantages or to nothing.
+"""
 
 
 def values_of(completions: Completions) -> Callable[[Scheme], Scheme]:
-    """Decorator that says which completions a scheme wants to be valued, where the recipe does not say.
+    """Decorator that says which completions a scheme wants to be valued, where the recipe does
+    not say.
 
     Example: `@values_of("all")`. Schemes without it want negatives.
     """
@@ -70,7 +75,9 @@ def require_single_turn(groups: Sequence[Group]) -> None:
 
 
 def by_step(sample: Sample, values: StepValues, advantages: Sequence[float | None]) -> Sample:
-    """The sample with `advantages` [L] of its steps on their tokens; tokens of a step with None are not trained."""
+    """The sample with `advantages` [L] of its steps on their tokens; tokens of a step with None
+    are not trained.
+    """
     if len(advantages) != len(values.spans):
         raise ValueError(
             f"the {len(values.spans)} steps of {sample.id!r} need an advantage each, "
@@ -96,7 +103,8 @@ def by_step(sample: Sample, values: StepValues, advantages: Sequence[float | Non
 def checked_scheme(owner: str, scheme: Credit) -> Credit:
     """A scheme of the user's own, with its results checked.
 
-    Raises `RecipeError` for anything but a list of samples for each group, and for multi-turn rollouts.
+    Raises `RecipeError` for anything but a list of samples for each group, and for multi-turn
+    rollouts.
     """
     if not callable(scheme):
         raise RecipeError(
@@ -140,16 +148,19 @@ def group_advantage(sample: Sample) -> float:
 
 
 def reward_spread(group: Group, epsilon: float = 1e-4) -> float:
-    """What baseline "mean_std" divides by: the deviation of the group's rewards over n - 1, plus epsilon; 1 below two."""
+    """What baseline "mean_std" divides by: the deviation of the group's rewards over n - 1, plus
+    epsilon; 1 below two.
+    """
     rewards = [verdict.value for _, verdict in scored_rollouts(group)]
     return statistics.stdev(rewards) + epsilon if len(rewards) > 1 else 1.0
 
 
 def without_zeros(credit: Credit) -> Credit:
-    """Leaves out samples whose advantages are all 0, so that the averages of the objective do not count them either.
+    """Leaves out samples whose advantages are all 0, so that the averages of the objective do not
+    count them either.
 
-    This is what `zero_variance="drop"` means for step credit: in a group of wrong completions those whose steps were
-    valued stay, the others go.
+    This is what `zero_variance="drop"` means for step credit: in a group of wrong completions
+    those whose steps were valued stay, the others go.
     """
 
     def teaches(sample: Sample) -> bool:

@@ -1,4 +1,7 @@
-"""Aioli: measures during the run how training on each category changes the loss of every category, and moves the mixture accordingly."""
+"""Aioli: moves the mixture by how training on each category changes the loss of every category.
+
+That is measured during the run, by probes.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,19 @@ from rlcore.types import Outcome, Task
 
 
 class Aioli(CategorySampler):
-    """Rounds of `every` steps: first probes, then a step of exponentiated gradient on the mixture, then training on it.
+    """Rounds of `every` steps: first probes, then a step of exponentiated gradient on the
+    mixture, then training on it.
 
-    A probe trains `probe_steps` steps on one category mixed with an even share `smoothing` of all, and notes by how much the loss
-    of every category fell; `sweeps` times over all categories in random order. The falls D [probed category, category] are those of mixtures M, so
-    the effect of categories themselves is A = M^-1 D, shifted to 0 if an entry is negative and divided by its sum. The mixture p
-    becomes proportional to `p exp(eta sum over categories of A)`. Source: arXiv 2411.05735.
+    A probe trains `probe_steps` steps on one category mixed with an even share `smoothing` of
+    all, and notes by how much the loss of every category fell; `sweeps` times over all categories
+    in random order. The falls D [probed category, category] are those of mixtures M, so the
+    effect of categories themselves is A = M^-1 D, shifted to 0 if an entry is negative and
+    divided by its sum. The mixture p becomes proportional to `p exp(eta sum over categories of
+    A)`. Source: arXiv 2411.05735.
 
-    The loss of a category is 1 - its pass rate in the last step that saw it: coarse, so use large steps and few categories. Probe steps are
-    real training steps and count in the budget; with `every` no longer than the probes there would be nothing else.
+    The loss of a category is 1 - its pass rate in the last step that saw it: coarse, so use large
+    steps and few categories. Probe steps are real training steps and count in the budget; with
+    `every` no longer than the probes there would be nothing else.
     """
 
     def __init__(
@@ -39,33 +46,36 @@ class Aioli(CategorySampler):
     ) -> None:
         super().__init__(tasks, by=by, seed=seed)
         k = len(self.categories)
-        if (
-            eta < 0
-            or not 0 <= smoothing < 1
-            or min(sweeps, probe_steps) < 1
-            or every <= sweeps * probe_steps * k
-        ):
+        probing = sweeps * probe_steps * k
+        valid = eta >= 0 and 0 <= smoothing < 1 and min(sweeps, probe_steps) >= 1
+        if not valid or every <= probing:
             raise RecipeError(
-                f"curriculum aioli needs eta >= 0, 0 <= smoothing < 1 and every > sweeps x probe_steps x categories "
-                f"({sweeps} x {probe_steps} x {k}), got eta={eta}, smoothing={smoothing}, every={every}"
+                "curriculum aioli needs eta >= 0, 0 <= smoothing < 1 and every > "
+                f"sweeps x probe_steps x categories ({sweeps} x {probe_steps} x {k}), "
+                f"got eta={eta}, smoothing={smoothing}, every={every}"
             )
-        self._eta, self._every, self._sweeps, self._probe_steps = eta, every, sweeps, probe_steps
+        self._eta = eta
+        self._every = every
+        self._sweeps = sweeps
+        self._probe_steps = probe_steps
+        self._probing = probing
+        """Steps of each round that are probes."""
         self._mixtures = (1 - smoothing) * np.eye(k) + smoothing / k
         self._p = even(k)
         self._falls = [[0.0] * k for _ in range(k)]
-        self._loss, self._before = [1.0] * k, [1.0] * k
+        self._loss = [1.0] * k
+        self._before = [1.0] * k
+        """Losses at the start of the present probe."""
         self._steps = 0
 
     @property
     def probed(self) -> int | None:
         """The category that is probed in the step to come; None outside the probes."""
-        return (
-            self._probe(self._steps)
-            if self._steps % self._every < self._sweeps * self._probe_steps * len(self.categories)
-            else None
-        )
+        in_probes = self._steps % self._every < self._probing
+        return self._probe(self._steps) if in_probes else None
 
     def _probe(self, steps: int) -> int:
+        """The category that is probed in this step, if it is one of the probes."""
         round_, step = divmod(steps, self._every)
         sweep, probe = divmod(step // self._probe_steps, len(self.categories))
         order = list(range(len(self.categories)))
@@ -74,26 +84,36 @@ class Aioli(CategorySampler):
 
     def shares(self) -> list[float]:
         """Probability of each category now: a probe's mixture, or the one that was learned."""
-        return self._p if (category := self.probed) is None else self._mixtures[category].tolist()
+        category = self.probed
+        return self._p if category is None else self._mixtures[category].tolist()
 
-    def learn(self, seen: Mapping[int, Sequence[Outcome]]) -> None:
-        """Note the losses. Answers are of the policy before this step's update: a probe's falls are known one step after it."""
-        for other, outcomes in seen.items():
-            self._loss[other] = 1 - pass_rate(outcomes)
-        step, probes = self._steps % self._every, self._sweeps * len(self.categories)
-        if step % self._probe_steps == 0 and step <= probes * self._probe_steps:
-            if step:
-                category = self._probe(self._steps - 1)
-                falls = [before - now for before, now in zip(self._before, self._loss, strict=True)]
-                self._falls[category] = [
-                    a + b / self._sweeps for a, b in zip(self._falls[category], falls, strict=True)
-                ]
+    def learn(self, outcomes: Mapping[int, Sequence[Outcome]]) -> None:
+        """Note the losses, and move the mixture after the last probe of a round.
+
+        Completions are of the policy before this step's update: a probe's falls are known one step after it.
+        """
+        for category, of_category in outcomes.items():
+            self._loss[category] = 1 - pass_rate(of_category)
+        step = self._steps % self._every
+        if step % self._probe_steps == 0 and step <= self._probing:
+            if step > 0:
+                self._end_probe(self._probe(self._steps - 1))
             self._before = list(self._loss)
-            if step == probes * self._probe_steps:
-                effect = effects(np.array(self._falls), self._mixtures)
-                self._p = step_mixture(self._p, effect.sum(axis=1).tolist(), self._eta)
-                self._falls = [[0.0] * len(self.categories) for _ in self._falls]
+            if step == self._probing:
+                self._move()
         self._steps += 1
+
+    def _end_probe(self, category: int) -> None:
+        """Add by how much each loss fell in a probe of this category, as a mean over sweeps."""
+        falls = self._falls[category]
+        for other, (before, now) in enumerate(zip(self._before, self._loss, strict=True)):
+            falls[other] += (before - now) / self._sweeps
+
+    def _move(self) -> None:
+        """A step of the mixture by the falls of all probes, which begin anew."""
+        effect = effects(np.array(self._falls), self._mixtures)
+        self._p = step_mixture(self._p, effect.sum(axis=1).tolist(), self._eta)
+        self._falls = [[0.0] * len(self.categories) for _ in self._falls]
 
     def values(self) -> Sequence[float]:
         """The mixture that was learned."""
@@ -102,19 +122,24 @@ class Aioli(CategorySampler):
     def learned_state(self) -> dict[str, Any]:
         return {
             "p": self._p,
-            "falls": self._falls,
+            "falls": [list(row) for row in self._falls],
             "loss": list(self._loss),
             "before": self._before,
             "steps": self._steps,
         }
 
     def load_learned_state(self, state: dict[str, Any]) -> None:
-        self._p, self._falls, self._steps = state["p"], state["falls"], state["steps"]
-        self._loss, self._before = state["loss"], state["before"]
+        self._p = state["p"]
+        self._falls = [list(row) for row in state["falls"]]
+        self._steps = state["steps"]
+        self._loss = list(state["loss"])
+        self._before = state["before"]
 
 
 def effects(falls: np.ndarray, mixtures: np.ndarray) -> np.ndarray:
-    """A [trained category, category] of the linear law `falls = mixtures A`, made non-negative by a shift and of sum 1."""
+    """A [trained category, category] of the linear law `falls = mixtures A`, made non-negative by
+    a shift and of sum 1.
+    """
     effect = np.linalg.solve(mixtures, falls)
     effect = effect - min(0.0, float(effect.min()))
     total = float(effect.sum())

@@ -17,11 +17,13 @@ DEFAULT = {"unseen": 0.3, "hard": 0.1, "middle": 0.5, "easy": 0.1}
 
 
 class Bands(Epochs):
-    """Draws from bands of solve rate with fixed shares; inside a band the task that was drawn longest ago.
+    """Draws from bands of solve rate with fixed shares; inside a band the task that was drawn
+    longest ago.
 
-    hard: solve rate at most `low`; easy: at least `high`; middle: between; unseen: never observed, or observed more than
-    `age` steps ago. A band that is empty gives its share to the others. shares: by band, on any scale.
-    State: two numbers for each task that has been observed; drawing costs the same for any number of tasks.
+    hard: solve rate at most `low`; easy: at least `high`; middle: between; unseen: never
+    observed, or observed more than `age` steps ago. A band that is empty gives its share to the
+    others. shares: by band, on any scale. State: two numbers for each task that has been
+    observed; drawing costs the same for any number of tasks.
     """
 
     def __init__(
@@ -47,7 +49,8 @@ class Bands(Epochs):
         self._observed: dict[int, tuple[float, int]] = {}
         """Solve rate and step of the last observation by position, in the order of observation."""
         self._queues: dict[str, dict[int, None]] = {band: {} for band in BANDS}
-        """Positions that wait in each band, the next one first; those forgotten wait in "unseen"."""
+        """Positions that wait in each band, the next one first; those forgotten wait in "unseen".
+        """
         self._steps = 0
         self._draws = 0
         super().__init__(tasks, seed=seed)
@@ -64,7 +67,9 @@ class Bands(Epochs):
         return "middle"
 
     def draw(self, n: int) -> list[int]:
-        """Positions of the next n tasks; one that is drawn waits at the end of its band until it is observed."""
+        """Positions of the next n tasks; one that is drawn waits at the end of its band until it
+        is observed.
+        """
         self._draws += 1
         rng = random.Random(f"{self._seed}/draw/{self._draws}")
         return [self._take(rng) for _ in range(n)]

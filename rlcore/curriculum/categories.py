@@ -1,4 +1,6 @@
-"""Categories: which positions of a task set belong together, and drawing from each without replacement."""
+"""Categories: which positions of a task set belong together, and drawing from each without
+replacement.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,15 @@ from rlcore.types import Task
 
 
 def column(tasks: Sequence[Task], name: str) -> Sequence[Any]:
-    """The category ("category") or a column of every task, [size]. Raises `RecipeError` if a task has no such column.
+    """The category ("category") or a column of every task, [size]. Raises `RecipeError` if a task
+    has no such column.
 
-    A task set with a method `column(name)` is asked for it; of another, or where that gives None, every task is made once.
+    A task set with a method `column(name)` is asked for it; of another, or where that gives None,
+    every task is made once.
     """
-    if callable(read := getattr(tasks, "column", None)) and (values := read(name)) is not None:
+    read = getattr(tasks, "column", None)
+    values = read(name) if callable(read) else None
+    if values is not None:
         return values
     return [value_of(task, name) for task in tasks]
 
@@ -29,16 +35,19 @@ def value_of(task: Task, name: str) -> Any:
         return task.category
     if name not in task.columns:
         raise RecipeError(
-            f"it goes by the column {name!r}, which task {task.id} has not{did_you_mean(name, ['category', *task.columns])}"
+            f"it goes by the column {name!r}, which task {task.id} has not"
+            + did_you_mean(name, ["category", *task.columns])
         )
     return task.columns[name]
 
 
 class Categories:
-    """Positions by category. Example: `Categories(tasks, by=["domain", "level"], seed=0).names[0] == "algebra/1"`.
+    """Positions by category. Example: `Categories(tasks, by=["domain", "level"], seed=0).names[0]
+    == "algebra/1"`.
 
-    by: "category", a column, or several whose product makes the categories. Names are sorted; numbers sort as numbers.
-    Memory: 12 bytes a task. Made once; `take` costs the same for any number of tasks, but for one shuffle a category and epoch.
+    by: "category", a column, or several whose product makes the categories. Names are sorted;
+    numbers sort as numbers. Memory: 12 bytes a task. Made once; `take` costs the same for any
+    number of tasks, but for one shuffle a category and epoch.
     """
 
     def __init__(
@@ -47,18 +56,22 @@ class Categories:
         if not len(tasks):
             raise TaskError("the task set is empty: a task sampler needs at least one task")
         self._seed = seed
-        columns = [column(tasks, name) for name in ([by] if isinstance(by, str) else by)]
+        names = [by] if isinstance(by, str) else by
+        columns = [column(tasks, name) for name in names]
         keys = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-        found = sorted(set(keys), key=_order)
-        number = {key: category for category, key in enumerate(found)}
-        self.names = ["/".join(map(str, key)) if len(columns) > 1 else str(key) for key in found]
+        distinct = sorted(set(keys), key=_order)
+        number = {key: category for category, key in enumerate(distinct)}
+        if len(columns) == 1:
+            self.names = [str(key) for key in distinct]
+        else:
+            self.names = ["/".join(map(str, key)) for key in distinct]
         self.of = array("i", [number[key] for key in keys])
         """Category of each position, [size]."""
-        self._members = [array("q") for _ in found]
+        self._members = [array("q") for _ in distinct]
         for position, category in enumerate(self.of):
             self._members[category].append(position)
-        self._epoch = [0] * len(found)
-        self._position = [0] * len(found)
+        self._epoch = [0] * len(distinct)
+        self._position = [0] * len(distinct)
         self._walks: dict[int, tuple[int, list[int]]] = {}  # category -> epoch and order
 
     def __len__(self) -> int:
@@ -72,7 +85,8 @@ class Categories:
     def take(self, category: int) -> int:
         """A position of this category: each once, in random order, before any comes again."""
         if self._position[category] == len(self._members[category]):
-            self._epoch[category], self._position[category] = self._epoch[category] + 1, 0
+            self._epoch[category] += 1
+            self._position[category] = 0
         epoch, order = self._walks.get(category, (-1, []))
         if epoch != self._epoch[category]:
             order = list(self._members[category])
@@ -99,15 +113,16 @@ class Categories:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises `RunError` if the task set has another size or other categories now."""
+        """Continue where `state_dict` was taken.
+
+        Raises `RunError` if the task set has another size or other categories now.
+        """
         check_size(state["size"], len(self.of))
         if len(state["epoch"]) != len(self):
             check_size(len(state["epoch"]), len(self))
-        self._seed, self._epoch, self._position = (
-            state["seed"],
-            list(state["epoch"]),
-            list(state["position"]),
-        )
+        self._seed = state["seed"]
+        self._epoch = list(state["epoch"])
+        self._position = list(state["position"])
         self._walks = {}
 
 

@@ -1,4 +1,6 @@
-"""What samplers that choose between categories have in common: a probability for each category, and draws inside it."""
+"""What samplers that choose between categories have in common: a probability for each category,
+and draws inside it.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ By = str | Sequence[str]
 
 
 class CategorySampler(ABC):
-    """Draws every task in two steps: a category by `shares`, then a task of that category without replacement.
+    """Draws every task in two steps: a category by `shares`, then a task of that category without
+    replacement.
 
-    by: "category", a column, or several columns whose product makes the categories ("domain" and "level").
+    by: "category", a column, or several columns whose product makes the categories ("domain" and
+    "level").
     """
 
     def __init__(self, tasks: Sequence[Task], *, by: By = "category", seed: int) -> None:
@@ -35,7 +39,10 @@ class CategorySampler(ABC):
         """Probability of each category, [categories], summing to 1."""
 
     def shares_by_name(self, shares: Mapping[str, float], owner: str) -> list[float]:
-        """Probabilities [categories] from shares by name, on any scale; categories not named get 0. Raises `RecipeError`."""
+        """Probabilities [categories] from shares by name, on any scale; categories not named get 0.
+
+        Raises `RecipeError`.
+        """
         by_number = {
             self.categories.number(str(name), owner): share for name, share in shares.items()
         }
@@ -72,7 +79,10 @@ class CategorySampler(ABC):
         return [self.categories.take(category) for category in chosen]
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """Learn from one step's finished groups, of all ranks. A group without a scored rollout teaches nothing."""
+        """Learn from one step's finished groups, of all ranks.
+
+        A group without a scored rollout teaches nothing.
+        """
         renamed = []
         scored: dict[int, list[Outcome]] = {}
         for outcome in outcomes:
@@ -93,7 +103,10 @@ class CategorySampler(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises `RunError` if the task set is another one now."""
+        """Continue where `state_dict` was taken.
+
+        Raises `RunError` if the task set is another one now.
+        """
         self.categories.load_state_dict(state["categories"])
         self._seed = state["seed"]
         self._draws = state["draws"]
@@ -107,7 +120,9 @@ class CategorySampler(ABC):
         """Continue with what `learned_state` gave."""
 
     def metrics(self) -> dict[str, float]:
-        """`curriculum/<category>/{frac,pass_rate}` of the outcomes observed last, and `value` of every category."""
+        """`curriculum/<category>/{frac,pass_rate}` of the outcomes observed last, and `value` of
+        every category.
+        """
         metrics = self._log.metrics()
         for name, value in zip(self.categories.names, self.values() or (), strict=False):
             metrics[f"curriculum/{name}/value"] = value
@@ -117,8 +132,9 @@ class CategorySampler(ABC):
 def mean_signal(outcomes: Sequence[Outcome], signal: Signal, before: float) -> float:
     """What a category earned in one step: a mean over all scored rollouts of its outcomes.
 
-    advantage: |advantage| as credit gave it. centred: |reward - mean of its group|, whatever the credit. progress: mean
-    reward minus `before`, the category's mean reward in the last step that had it.
+    advantage: |advantage| as credit gave it. centred: |reward - mean of its group|, whatever the
+    credit. progress: mean reward minus `before`, the category's mean reward in the last step that
+    had it.
     """
     if signal == "progress":
         return mean_reward(outcomes) - before

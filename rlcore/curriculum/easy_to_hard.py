@@ -1,4 +1,6 @@
-"""From one mix of categories to another as training goes on (reinforcement mid-training, arXiv 2509.24375)."""
+"""From one mix of categories to another as training goes on (reinforcement mid-training, arXiv
+2509.24375).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,12 @@ from rlcore.types import Outcome, Task
 
 
 class EasyToHard(CategorySampler):
-    """Shares of categories that are `start` in the first `hold` steps, `end` from step `until` on, and move in a line between.
+    """Shares of categories that are `start` in the first `hold` steps, `end` from step `until`
+    on, and move in a line between.
 
-    Steps are those that were observed, so resampled tasks do not hurry it. Shares are on any scale; a category that is not
-    named is not drawn.
-    Example: `EasyToHard(tasks, start={"easy": 2, "hard": 1}, end={"hard": 1}, hold=30, until=70, seed=0)`.
+    Steps are those that were observed, so resampled tasks do not hurry it. Shares are on any
+    scale; a category that is not named is not drawn. Example: `EasyToHard(tasks, start={"easy":
+    2, "hard": 1}, end={"hard": 1}, hold=30, until=70, seed=0)`.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""What samplers without a preference between categories have in common: a walk through positions, epoch by epoch."""
+"""What samplers without a preference between categories have in common: a walk through positions,
+epoch by epoch.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,15 @@ from rlcore.errors import RunError, TaskError
 from rlcore.types import Outcome, Task
 
 PASS = 0.5
-"""A rollout passes if its first reward is at least this: right for rewards in {0, 1} and in {-1, 1}."""
+"""A rollout passes if its first reward is at least this: right for rewards in {0, 1} and in {-1,
+1}.
+"""
 
 
 class Epochs:
-    """Draws the positions of an epoch's order, then those of the next; subclasses may arrange an epoch otherwise."""
+    """Draws the positions of an epoch's order, then those of the next; subclasses may arrange an
+    epoch otherwise.
+    """
 
     def __init__(self, tasks: Sequence[Task], *, seed: int) -> None:
         if not len(tasks):
@@ -27,7 +33,10 @@ class Epochs:
         self._log = CategoryLog()
 
     def _arrange(self, rng: random.Random) -> list[int]:
-        """The positions of an epoch in order, at least one; all chance comes from `rng`. Here all, shuffled."""
+        """The positions of an epoch in order, at least one; all chance comes from `rng`.
+
+        Here all, shuffled.
+        """
         order = list(range(self._size))
         rng.shuffle(order)
         return order
@@ -63,7 +72,10 @@ class Epochs:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises `RunError` if the task set has another size now."""
+        """Continue where `state_dict` was taken.
+
+        Raises `RunError` if the task set has another size now.
+        """
         check_size(state["size"], self._size)
         self._seed = state["seed"]
         self._epoch = state["epoch"]
@@ -76,7 +88,9 @@ class Epochs:
 
 
 def passes(outcome: Outcome) -> list[bool]:
-    """Whether each scored rollout of a group passed: by its first reward, or by its reward where that is not known."""
+    """Whether each scored rollout of a group passed: by its first reward, or by its reward where
+    that is not known.
+    """
     return [score >= PASS for score in outcome.scores or outcome.rewards]
 
 
@@ -100,7 +114,9 @@ class CategoryLog:
         self._last = tuple(outcomes)
 
     def metrics(self) -> dict[str, float]:
-        """`frac` of the groups, and `pass_rate` of the scored rollouts; a category with nothing scored has no pass rate."""
+        """`frac` of the groups, and `pass_rate` of the scored rollouts; a category with nothing
+        scored has no pass rate.
+        """
         values: dict[str, float] = {}
         for category in sorted({outcome.category for outcome in self._last}):
             groups = [outcome for outcome in self._last if outcome.category == category]

@@ -1,4 +1,6 @@
-"""EXP3 over categories: exponential weights with importance-weighted gains, which assumes nothing of how the gains change."""
+"""EXP3 over categories: exponential weights with importance-weighted gains, which assumes nothing
+of how the gains change.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,11 @@ from rlcore.types import Outcome, Task
 
 
 class Exp3(CategorySampler):
-    """Shares `(1 - gamma) softmax(w) + gamma / categories`; each group of n in a step adds eta x gain / (share n) to w.
+    """Shares `(1 - gamma) softmax(w) + gamma / categories`; each group of n in a step adds eta x
+    gain / (share n) to w.
 
-    The gain is the mean |advantage| of a group cut to [0, 1]. forget: w is multiplied by 1 - forget at each step, so that
-    old gains fade (0 is the textbook's EXP3).
+    The gain is the mean |advantage| of a group cut to [0, 1]. forget: w is multiplied by 1 -
+    forget at each step, so that old gains fade (0 is the textbook's EXP3).
     """
 
     def __init__(

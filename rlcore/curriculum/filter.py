@@ -1,8 +1,9 @@
 """Filters: which finished groups enter the batch. One that is rejected is replaced by another task.
 
-A recipe names one, or several that must all accept: `filter: zero_variance`, `filter: {use: pass_rate, low: 0.1, high: 0.9}`,
-`filter: [unscorable, {use: "my_filters.py:short", tokens: 200}]`. A filter is a function that takes its parameters and returns the
-test of a group: `(group, version) -> accepted`, with the policy's present version.
+A recipe names one, or several that must all accept: `filter: zero_variance`, `filter: {use:
+pass_rate, low: 0.1, high: 0.9}`, `filter: [unscorable, {use: "my_filters.py:short", tokens:
+200}]`. A filter is a function that takes its parameters and returns the test of a group: `(group,
+version) -> accepted`, with the policy's present version.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ FILTERS = {
 
 
 def zero_variance(*, part: str | None = None) -> Filter:
-    """Admits groups whose scores are not all equal: DAPO's dynamic sampling (arXiv 2503.14476).
+    """Accepts groups whose scores are not all equal: DAPO's dynamic sampling (arXiv 2503.14476).
 
-    part: the reward that decides, by name; default the first of the stage, which should be the accuracy. Shaped rewards, such as
-    one on length, differ within groups that are all wrong and would let them through.
+    part: the reward that decides, by name; default the first of the stage, which should be the
+    accuracy. Shaped rewards, such as one on length, differ within groups that are all wrong and
+    would let them through.
     """
     return lambda group, version: len(set(scores(group, part))) > 1
 
 
 def pass_rate(*, low: float = 0.0, high: float = 1.0, part: str | None = None) -> Filter:
-    """Admits groups whose mean score is strictly between `low` and `high`; `part` as in `zero_variance`."""
+    """Accepts groups whose mean score is strictly between `low` and `high`; `part` as in
+    `zero_variance`.
+    """
     if not low < high:
         raise RecipeError(f"filter pass_rate: low is {low} and high is {high}; low must be smaller")
 
@@ -48,23 +52,27 @@ def pass_rate(*, low: float = 0.0, high: float = 1.0, part: str | None = None) -
 
 
 def staleness(*, at_most: int = 0) -> Filter:
-    """Admits groups whose oldest token was written at most so many policy versions ago."""
-    return lambda group, version: (
-        version
-        - min((v for r in group.rollouts if (v := r.version_min) is not None), default=version)
-        <= at_most
-    )
+    """Accepts groups whose oldest token was written at most `at_most` policy versions ago."""
+
+    def accepts(group: Group, version: int) -> bool:
+        oldest = [rollout.version_min for rollout in group.rollouts]
+        written = [number for number in oldest if number is not None]
+        return version - min(written, default=version) <= at_most
+
+    return accepts
 
 
 def unscorable(*, at_least: int = 2) -> Filter:
-    """Admits groups with at least so many scored answers: what timed out, crashed or was cut has no score."""
+    """Accepts groups with at least `at_least` scored completions: what timed out, crashed or was
+    cut has no score.
+    """
     return lambda group, version: (
         sum(verdict.value is not None for verdict in group.verdicts) >= at_least
     )
 
 
 def checked_filter(owner: str, filter: Filter) -> Filter:
-    """A filter, what it gives looked at. Raises `RecipeError` for anything but True and False."""
+    """A filter, with its results checked. Raises `RecipeError` for anything but True and False."""
     if not callable(filter):
         raise RecipeError(
             f"{owner} must give a function (group, version) -> bool, not a {type(filter).__name__}"
@@ -88,7 +96,8 @@ def checked_filter(owner: str, filter: Filter) -> Filter:
 
 
 def scores(group: Group, part: str | None) -> list[float]:
-    """Scores of the scored answers by one part (default the first; the whole reward where there are no parts).
+    """Scores of the scored completions by one part (default the first; the whole reward where there
+    are no parts).
 
     Raises `RewardError` if no reward is called so.
     """

@@ -1,7 +1,9 @@
-"""Token budgets: how long an answer may be at each step, stated in the prompt and handed to rewards as a column.
+"""Token budgets: how long a completion may be at each step, stated in the prompt and handed to
+rewards as a column.
 
-A recipe names a schedule: `budget: {use: exponential, start: 256, factor: 0.7, every: 150}`. A schedule is a function that takes
-its parameters and returns `step -> tokens`, with steps of the stage counted from 0; it may ask for `steps`, their number.
+A recipe names a schedule: `budget: {use: exponential, start: 256, factor: 0.7, every: 150}`. A
+schedule is a function that takes its parameters and returns `step -> tokens`, with steps of the
+stage counted from 0; it may ask for `steps`, their number.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def fixed(*, tokens: int) -> Schedule:
 
 
 def exponential(*, start: int, factor: float = 0.7, every: int) -> Schedule:
-    """`max(1, floor(start factor^floor(step / every)))`: *Train Long, Think Short* (arXiv 2508.08940).
+    """`max(1, floor(start factor^floor(step / every)))`: *Train Long, Think Short* (arXiv
+    2508.08940).
 
     >>> [exponential(start=256, factor=0.7, every=150)(step) for step in (0, 149, 150, 300, 450, 599)]
     [256, 256, 179, 125, 87, 87]
@@ -60,38 +63,44 @@ def linear(*, start: int, end: int, drops: int = 3, steps: int) -> Schedule:
 
 
 def smooth(*, start: int, factor: float, least: int = 1, steps: int) -> Schedule:
-    """`max(least, floor(start factor^(step / steps)))`: reinforcement mid-training (arXiv 2509.24375), 800 to 160 with 0.2."""
+    """`max(least, floor(start factor^(step / steps)))`: reinforcement mid-training (arXiv
+    2509.24375), 800 to 160 with 0.2.
+    """
     _check("smooth", start=start, factor=factor, least=least)
     return lambda step: max(least, int(start * factor ** (step / steps) + _ROUND_OFF))
 
 
 def checked_schedule(owner: str, schedule: Schedule, *, most: int) -> Schedule:
-    """A schedule, what it gives looked at. Raises `RecipeError` for anything but whole numbers from 1 to `most`."""
+    """A schedule, with its results checked.
+
+    Raises `RecipeError` for anything but whole numbers from 1 to `most`.
+    """
     if not callable(schedule):
         raise RecipeError(
             f"{owner} must give a function from a step to tokens, not a {type(schedule).__name__}"
         )
 
     def tokens(step: int) -> int:
-        found = call(owner, schedule, step)
-        if not isinstance(found, Integral) or found < 1:
+        count = call(owner, schedule, step)
+        if not isinstance(count, Integral) or count < 1:
             raise RecipeError(
-                f"{owner} must be a whole number of tokens, 1 or more; at step {step} it is {found!r}"
+                f"{owner} must be a whole number of tokens, 1 or more; at step {step} it is {count!r}"
             )
-        if found > most:
+        if count > most:
             raise RecipeError(
-                f"{owner} is {found} at step {step}, but sampling.max_tokens cuts answers at {most}"
+                f"{owner} is {count} at step {step}, but sampling.max_tokens cuts completions at {most}"
             )
-        return int(found)
+        return int(count)
 
     return tokens
 
 
 def state_budget(task: Task, tokens: int, text: str) -> Task:
-    """The task with the budget in its prompt and in the columns `budget` and `max_tokens` (the length rewards' name for it).
+    """The task with the budget in its prompt and in the columns `budget` and `max_tokens` (the
+    length rewards' name for it).
 
-    text: with `{budget}` for the tokens and `{prompt}` for the prompt, or without `{prompt}` to be put after it; of chat messages
-    the last one's content is the prompt.
+    text: with `{budget}` for the tokens and `{prompt}` for the prompt, or without `{prompt}` to
+    be put after it; of chat messages the last one's content is the prompt.
     """
     if isinstance(task.prompt, str):
         prompt: str | list[dict[str, str]] = _fill(text, task.prompt, tokens)

@@ -9,10 +9,11 @@ from rlcore.types import Task
 
 
 class Mixture(CategorySampler):
-    """Example: `Mixture(tasks, weights={"easy": 3, "hard": 1}, seed=0)` draws three easy tasks for each hard one.
+    """Example: `Mixture(tasks, weights={"easy": 3, "hard": 1}, seed=0)` draws three easy tasks
+    for each hard one.
 
-    weights: by category, on any scale; a category that is not named is not drawn. Without weights all categories are alike, whatever
-    their numbers of tasks.
+    weights: by category, on any scale; a category that is not named is not drawn. Without weights
+    all categories are alike, whatever their numbers of tasks.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""A filter's memory: tasks like those it rejected are passed over before anything is written for them."""
+"""A filter's memory: tasks like those it rejected are passed over before anything is written for
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ PREFILTERS = {"greso": "rlcore.curriculum.prefilter:Prefilter"}
 
 
 class Prefilter:
-    """Draws from another task sampler and takes each task with the chance that the filter accepts its kind.
+    """Draws from another task sampler and takes each task with the chance that the filter accepts
+    its kind.
 
     The chance of a kind begins at 1; a task rejected z times running is tried with chance (1 - rate)^z. That is the rule of
     GRESO (arXiv 2506.02177), which fits its base to a wanted fraction and forgets all rejections once a group is accepted.
@@ -97,7 +100,9 @@ class Prefilter:
         self._looked, self._chances = state["looked"], dict(state["chances"])
 
     def metrics(self) -> dict[str, float]:
-        """The sampler's, and `prefilter/skipped`: tasks passed over before the outcomes observed last."""
+        """The sampler's, and `prefilter/skipped`: tasks passed over before the outcomes observed
+        last.
+        """
         return self._sampler.metrics() | {"prefilter/skipped": self._skipped}
 
     def _kind(self, position: int) -> str:

@@ -1,4 +1,6 @@
-"""Prioritised sampling by task: the less often a task is solved, the more often it comes (Kimi k1.5, arXiv 2501.12599)."""
+"""Prioritised sampling by task: the less often a task is solved, the more often it comes (Kimi
+k1.5, arXiv 2501.12599).
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,13 @@ from rlcore.types import Outcome, Task
 
 
 class Prioritised(Epochs):
-    """Walks the tasks in a new random order each epoch and takes each with probability `1 - success rate`.
+    """Walks the tasks in a new random order each epoch and takes each with probability `1 -
+    success rate`.
 
-    A task never drawn has weight 1. cap: a task with `tries` completions and no success gets at most this weight; else
-    what cannot be solved would fill the batches. floor: every weight is at least this, so that solved tasks still come.
-    rate: of the moving average of a task's successes. State: two numbers for each task that has been observed.
+    A task never drawn has weight 1. cap: a task with `tries` completions and no success gets at
+    most this weight; else what cannot be solved would fill the batches. floor: every weight is at
+    least this, so that solved tasks still come. rate: of the moving average of a task's
+    successes. State: two numbers for each task that has been observed.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""One rank's part of what a task sampler draws, such that the samplers of all ranks stay equal although their resamples differ."""
+"""One rank's part of what a task sampler draws.
+
+The samplers of all ranks stay equal, although their resamples differ.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ class Draw(NamedTuple):
     position: int
     """Of the task in its task set."""
     order: int
-    """How many tasks were drawn for this batch before it, over all ranks: the global order of its groups."""
+    """How many tasks were drawn for this batch before it, over all ranks: the global order of its
+    groups.
+    """
     occurrence: int
     """How many of them were this same task: together with the task it names the group."""
 
@@ -25,9 +30,10 @@ class Draw(NamedTuple):
 class RankDraws:
     """Each rank draws what all ranks draw, and keeps every `ranks`-th position.
 
-    A resample draws one position for each rank, whoever asks first; at the end of a batch the ranks that asked for fewer
-    draw as often as the one that asked for most, and discard what they draw. So the draws, and with them the states, are
-    the same on all ranks. Resamples are drawn one by one, so the sequence of draws does not depend on the number of ranks.
+    A resample draws one position for each rank, whoever asks first; at the end of a batch the
+    ranks that asked for fewer draw as often as the one that asked for most, and discard what they
+    draw. So the draws, and with them the states, are the same on all ranks. Resamples are drawn
+    one by one, so the sequence of draws does not depend on the number of ranks.
     """
 
     def __init__(
@@ -71,10 +77,12 @@ class RankDraws:
         self._reset()
 
     def fork(self) -> RankDraws:
-        """An independent copy in the middle of the same batch: its draws do not change those of this object.
+        """An independent copy in the middle of the same batch: its draws do not change those of
+        this object.
 
-        Batches that are resampled while later ones are already drawn use it: fork after `first`, settle this object with
-        no resamples, and call `more` of the fork. The fork may draw tasks that the next batch draws as well.
+        Batches that are resampled while later ones are already drawn use it: fork after `first`,
+        settle this object with no resamples, and call `more` of the fork. The fork may draw tasks
+        that the next batch draws as well.
         """
         # A sampler may hold the task set, which is large and never changes: both share it.
         shared = {id(self._tasks): self._tasks}

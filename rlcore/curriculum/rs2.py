@@ -1,4 +1,6 @@
-"""RS2, repeated random subsets: the control that a curriculum has to beat (wins over 29 pruning methods at its publication)."""
+"""RS2, repeated random subsets: the control that a curriculum has to beat (wins over 29 pruning
+methods at its publication).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from rlcore.types import Task
 class Rs2(Epochs):
     """A new random subset of the tasks each epoch.
 
-    share: its size, of all tasks. replace: False walks a permutation, so that ceil(1 / share) epochs see every task; True
-    draws each epoch's subset afresh.
+    share: its size, of all tasks. replace: False walks a permutation, so that ceil(1 / share)
+    epochs see every task; True draws each epoch's subset afresh.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """What every task sampler promises: which tasks next, given what came of the earlier ones.
 
-A recipe names one by `CURRICULA` or by place (`my_samplers.py:Sharp`); it is made as `Sampler(tasks, seed=..., **parameters)`.
+A recipe names one by `CURRICULA` or by place (`my_samplers.py:Sharp`); it is made as
+`Sampler(tasks, seed=..., **parameters)`.
 """
 
 from __future__ import annotations
@@ -32,13 +33,18 @@ CURRICULA = {
 
 
 class TaskSampler(Protocol):
-    """Draws positions of a task set. All ranks hold one and, fed the same outcomes, draw the same positions."""
+    """Draws positions of a task set.
+
+    All ranks hold one and, fed the same outcomes, draw the same positions.
+    """
 
     def draw(self, n: int) -> list[int]:
         """Positions of the next n tasks."""
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """Learn from one step's finished groups, of all ranks; those a filter rejected are among them."""
+        """Learn from one step's finished groups, of all ranks; those a filter rejected are among
+        them.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """All state, as plain JSON values: what resume needs to draw the same positions."""
@@ -51,7 +57,10 @@ class TaskSampler(Protocol):
 
 
 def drawn(sampler: TaskSampler, n: int, tasks: int) -> list[int]:
-    """The next n positions among so many tasks. Raises `RecipeError` if the sampler gives anything else."""
+    """The next n positions among so many tasks.
+
+    Raises `RecipeError` if the sampler gives anything else.
+    """
     positions = sampler.draw(n)
     fine = isinstance(positions, list) and len(positions) == n
     if not fine or not all(

@@ -1,4 +1,6 @@
-"""Thompson sampling over categories: how likely is it that a group of this category teaches something?"""
+"""Thompson sampling over categories: how likely is it that a group of this category teaches
+something?
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from rlcore.types import Outcome, Task
 
 
 class Thompson(CategorySampler):
-    """A Beta posterior for each category of the chance that a group has rewards that are not all equal.
+    """A Beta posterior for each category of the chance that a group has rewards that are not all
+    equal.
 
-    Every task is drawn from the category whose posterior draw is largest. discount: both counts of every category are
-    multiplied by it at each step, so that the belief follows a policy that changes; 1 never forgets. Prior Beta(1, 1).
+    Every task is drawn from the category whose posterior draw is largest. discount: both counts
+    of every category are multiplied by it at each step, so that the belief follows a policy that
+    changes; 1 never forgets. Prior Beta(1, 1).
     """
 
     def __init__(

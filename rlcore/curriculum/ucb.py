@@ -1,4 +1,6 @@
-"""Upper confidence bounds over categories: the best category so far, and those that too little is known of."""
+"""Upper confidence bounds over categories: the best category so far, and those that too little is
+known of.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,13 @@ from rlcore.types import Outcome, Task
 
 
 class Ucb(CategorySampler):
-    """Discounted UCB: the category with the largest `value + width sqrt(log(all draws) / draws of the category)`.
+    """Discounted UCB: the category with the largest `value + width sqrt(log(all draws) / draws of
+    the category)`.
 
-    value: mean signal (|advantage| by default, see `sec`) of the category's groups; a category never drawn comes first. The
-    tasks of a step are chosen one after another, each counted as a draw at once, so that a step spreads over categories of
-    about equal bounds. discount: of counts and sums at each step; 1 never forgets.
+    value: mean signal (|advantage| by default, see `sec`) of the category's groups; a category
+    never drawn comes first. The tasks of a step are chosen one after another, each counted as a
+    draw at once, so that a step spreads over categories of about equal bounds. discount: of
+    counts and sums at each step; 1 never forgets.
     """
 
     def __init__(

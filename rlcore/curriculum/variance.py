@@ -1,4 +1,6 @@
-"""Tasks by the variance of their scores, largest first, as Qwen2.5 orders its queries (arXiv 2412.15115)."""
+"""Tasks by the variance of their scores, largest first, as Qwen2.5 orders its queries (arXiv
+2412.15115).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ from rlcore.types import Task
 
 
 class VarianceFirst(Epochs):
-    """Tasks whose answers were scored most differently come first; ties keep their order, those without variance come last.
+    """Tasks whose completions were scored most differently come first; ties keep their order, those
+    without variance come last.
 
-    by: a column with the scores of several answers to each task, or with a pass rate p, whose variance is p (1 - p). Measure
-    it once before the run: sample each task a few times and keep the scores.
+    by: a column with the scores of several completions of each task, or with a pass rate p, whose
+    variance is p (1 - p). Measure it once before the run: sample each task a few times and keep
+    the scores.
     """
 
     def __init__(self, tasks: Sequence[Task], *, by: str = "scores", seed: int) -> None:

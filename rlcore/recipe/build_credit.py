@@ -31,7 +31,8 @@ WHITENED = {"global": "none", "mean_global": "mean"}
 
 
 def credit_weights(stage: RlStage) -> dict[str, float] | None:
-    """Weights of the rewards that credit normalises and sums itself; None where the scorer's aggregate stands.
+    """Weights of the rewards that credit normalises and sums itself; None where the scorer's
+    aggregate stands.
 
     Raises `RecipeError`.
     """
@@ -52,10 +53,11 @@ def build_credit(
     gather: Gather = list,
     demonstrate: Callable[[Task], Sample] | None = None,
 ) -> Credit:
-    """The credit of a stage; its step schemes read the values that `build_step_values` or the reader puts on the groups.
+    """The credit of a stage; its step schemes read the values that `build_step_values` or the
+    reader puts on the groups.
 
-    weights: of rewards that are normalised each by itself. gather: joins the items of all processes. demonstrate: makes
-    the sample of a task's demonstration, where one is used.
+    weights: of rewards that are normalised each by itself. gather: joins the items of all
+    processes. demonstrate: makes the sample of a task's demonstration, where one is used.
     """
     whitening = WHITENED.get(section.baseline) if isinstance(section.baseline, str) else None
     # Whitening needs groups without variance for its mean, step schemes need them for their steps.

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from rlcore.credit.group import passed
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RunError
 from rlcore.objective.term import Objective
@@ -143,7 +142,7 @@ def _kept(one: Stored, stage: OfflineStage) -> set[str]:
     for rollout, verdict in zip(one.group.rollouts, one.group.verdicts, strict=True):
         if verdict.value is not None and stage.keep in (
             "all",
-            "correct" if passed(verdict) else "incorrect",
+            "correct" if verdict.passed() else "incorrect",
         ):
             ids.setdefault(rollout.id if stage.distinct is None else rollout.text, rollout.id)
     return set(list(ids.values())[: stage.distinct])

@@ -93,7 +93,9 @@ def test_a_constant_part_counts_nothing_and_failures_stay_out():
 
 
 def test_a_missing_part_is_met_with_a_sentence():
-    with pytest.raises(RewardError, match="needs 'b' of every answer; one to task t has only: a"):
+    with pytest.raises(
+        RewardError, match="needs 'b' of every completion; one of task t has only: a"
+    ):
         advantages([group({"a": [1.0, 0.0]})], baseline="none")
 
 

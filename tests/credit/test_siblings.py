@@ -112,7 +112,10 @@ TEXTS = ("a2=2;b3=5;c1=6", "x2=2;y3=5;z1=7", "k2=9;l3=5;m1=6", "k2=2;l3=?;m1=6")
 
 
 def test_a_state_is_told_by_what_the_expression_matches() -> None:
-    """Letters differ in every answer; results after = are the states. Where nothing matches, all text so far is."""
+    """Letters differ in every answer; results after = are the states.
+
+    Where nothing matches, all text so far is.
+    """
     of = group([[ord(c) for c in text] for text in TEXTS])
     of = replace(of, verdicts=[Verdict(value=value) for value in (1.0, 0.0, 0.5, 0.25)])
     siblings = Siblings(
@@ -147,7 +150,8 @@ def test_answers_without_a_score_count_nowhere() -> None:
 
 
 def exact_gradients(error: list[float], size: int) -> tuple[list[float], list[float]]:
-    """Mean over all possible groups of what vine on siblings, and the group's mean, push step i up by: d/d logit of "right".
+    """Mean over all possible groups of what vine on siblings, and the group's mean, push step i
+    up by: d/d logit of "right".
 
     A policy of L binary steps, right with probability 1 - error[i]; only all right earns 1.
     """
@@ -175,8 +179,9 @@ def exact_gradients(error: list[float], size: int) -> tuple[list[float], list[fl
 
 
 def test_the_expected_gradient_points_where_that_of_the_group_does() -> None:
-    """Two steps, groups of three, all of them enumerated. True gradient of step i: value x error. The group's mean gives it times
-    (size - 1) / size, as its baseline holds the answer itself; siblings no more than that, and less the fewer reach the step."""
+    """Two steps, groups of three, all of them enumerated. True gradient of step i: value x error.
+    The group's mean gives it times (size - 1) / size, as its baseline holds the answer itself;
+    siblings no more than that, and less the fewer reach the step."""
     error, size = [0.3, 0.6], 3
     siblings, mean = exact_gradients(error, size)
     true = [0.7 * 0.4 * e for e in error]
