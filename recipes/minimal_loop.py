@@ -190,7 +190,9 @@ def grpo_loss(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor) -> Ten
 # 6. step ----------------------------------------------------------------------------------------
 
 
-def backward(policy: PreTrainedModel, rollouts: list[Rollout], advantages: list[float]) -> float:
+def backward(
+    policy: PreTrainedModel, rollouts: list[Rollout], advantages: list[float]
+) -> float:
     """Leave the gradient of the loss in the policy's parameters; returns the loss."""
     dtype = policy.dtype
     mask = pad([rollout.mask for rollout in rollouts], dtype)
@@ -231,7 +233,9 @@ def main(steps: int = STEPS, seed: int = 0) -> list[float]:
     """Train, print, and return the mean reward of each step."""
     policy = make_policy(seed)
     rng = random.Random(seed)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.0
+    )
     history = []
     for number in range(1, steps + 1):
         prompts = draw_prompts(rng, GROUPS_PER_STEP)

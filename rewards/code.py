@@ -93,10 +93,16 @@ def code_tests(
 
 def _listed(tests: Sequence[str] | str | None) -> list[str]:
     """The tests of a column; a string is one test."""
-    return [tests] if isinstance(tests, str) and tests else list(tests if tests is not None else [])
+    return (
+        [tests]
+        if isinstance(tests, str) and tests
+        else list(tests if tests is not None else [])
+    )
 
 
-def extract_program(completion: str, *, wanted: Sequence[str] = (), stub: str = "") -> str | None:
+def extract_program(
+    completion: str, *, wanted: Sequence[str] = (), stub: str = ""
+) -> str | None:
     """The Python program in an answer, None if there is none.
 
     wanted: names a program should define. stub: the start of a program that the answer may continue (HumanEval's prompt).
@@ -104,7 +110,9 @@ def extract_program(completion: str, *, wanted: Sequence[str] = (), stub: str = 
     completion = completion.rpartition("</think>")[2]
     blocks = _BLOCK.findall(completion)
     if blocks:
-        program = next((block for block in reversed(blocks) if _defines(block, wanted)), blocks[-1])
+        program = next(
+            (block for block in reversed(blocks) if _defines(block, wanted)), blocks[-1]
+        )
     else:
         opened = list(_OPEN.finditer(completion))
         program = completion[opened[-1].end() :] if opened else completion

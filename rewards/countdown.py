@@ -49,7 +49,9 @@ def countdown(
     if "<answer>" in completion:
         completion = completion.rpartition("<answer>")[2].partition("</answer>")[0]
     text = re.sub(r"\s+", "", completion)[:LONGEST].replace("×", "*").replace("÷", "/")
-    left, made = _steps(text, list(numbers)) if "=" in text else _expression(text, list(numbers))
+    left, made = (
+        _steps(text, list(numbers)) if "=" in text else _expression(text, list(numbers))
+    )
     if left is None:
         return Verdict(value=0.0, status="wrong-format", reason=f"{made}: {text[:60]!r}")
     return float(made == target and not (use_all and left))
@@ -67,7 +69,9 @@ def _steps(text: str, left: list[int]) -> tuple[list[int] | None, Any]:
             if number not in left:
                 return left, None
             left.remove(number)
-        if (match[2] == "/" and b == 0) or OPERATORS[match[2]](Fraction(a), Fraction(b)) != made:
+        if (match[2] == "/" and b == 0) or OPERATORS[match[2]](
+            Fraction(a), Fraction(b)
+        ) != made:
             return left, None
         left.append(made)
         result = made
@@ -92,5 +96,7 @@ def _value(node: ast.AST, left: list[int]) -> Fraction:
         left.remove(node.value)
         return Fraction(node.value)
     if isinstance(node, ast.BinOp) and type(node.op) in _NODES:
-        return OPERATORS[_NODES[type(node.op)]](_value(node.left, left), _value(node.right, left))
+        return OPERATORS[_NODES[type(node.op)]](
+            _value(node.left, left), _value(node.right, left)
+        )
     raise TypeError("no expression")

@@ -108,7 +108,10 @@ def nth_paragraph_starts_with(
     if not 1 <= nth_paragraph <= count or not parts[nth_paragraph - 1].strip():
         return False
     word = parts[nth_paragraph - 1].split()[0].lstrip("'").lstrip('"')
-    return count == num_paragraphs and re.split(r"[.,?!'\"]", word)[0].lower() == first_word.lower()
+    return (
+        count == num_paragraphs
+        and re.split(r"[.,?!'\"]", word)[0].lower() == first_word.lower()
+    )
 
 
 # Content
@@ -145,7 +148,8 @@ def highlight_count(text: str, num_highlights: int) -> bool:
 @_rule("detectable_format:multiple_sections")
 def section_count(text: str, section_spliter: str, num_sections: int) -> bool:
     return (
-        len(re.findall(rf"\s?{re.escape(section_spliter.strip())}\s?\d+\s?", text)) >= num_sections
+        len(re.findall(rf"\s?{re.escape(section_spliter.strip())}\s?\d+\s?", text))
+        >= num_sections
     )
 
 
@@ -166,7 +170,9 @@ def is_json(text: str) -> bool:
 
 @_rule("detectable_format:title")
 def has_title(text: str) -> bool:
-    return any(title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text))
+    return any(
+        title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text)
+    )
 
 
 # Combinations

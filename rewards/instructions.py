@@ -46,9 +46,17 @@ def instructions(
         )
     arguments = list(kwargs) if kwargs else [{}] * len(instruction_id_list)
     if not instruction_id_list or len(arguments) != len(instruction_id_list):
-        return _unscorable(f"{len(instruction_id_list)} instructions with {len(arguments)} kwargs")
-    text = _ANSWER_TAGS.sub("", _THINKING.sub("", completion)).strip() if strip_tags else completion
-    texts = [text] if mode == "strict" else list(dict.fromkeys(loose_variants(text)))  # each once
+        return _unscorable(
+            f"{len(instruction_id_list)} instructions with {len(arguments)} kwargs"
+        )
+    text = (
+        _ANSWER_TAGS.sub("", _THINKING.sub("", completion)).strip()
+        if strip_tags
+        else completion
+    )
+    texts = (
+        [text] if mode == "strict" else list(dict.fromkeys(loose_variants(text)))
+    )  # each once
     followed: dict[str, float] = {}
     for number, (name, given) in enumerate(zip(instruction_id_list, arguments, strict=True)):
         problem = missing(name, given)

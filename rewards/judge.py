@@ -190,7 +190,9 @@ class Reader:
             highest,
         )
         if self.pattern.groups != 1:
-            raise ValueError(f"the expression {verdict!r} must have one group, which is the score")
+            raise ValueError(
+                f"the expression {verdict!r} must have one group, which is the score"
+            )
         if lowest >= highest:
             raise ValueError(f"lowest ({lowest:g}) must be below highest ({highest:g})")
 
@@ -214,9 +216,7 @@ class Reader:
                 reason=f"the judge's reply has no verdict: {reply[-200:]!r}",
             )
         if not self.lowest <= score <= self.highest:
-            reason = (
-                f"the judge gave {word}, outside of its scale {self.lowest:g} to {self.highest:g}"
-            )
+            reason = f"the judge gave {word}, outside of its scale {self.lowest:g} to {self.highest:g}"
             return Verdict(value=None, status="unscorable", reason=reason)
         return Verdict(
             value=(score - self.lowest) / (self.highest - self.lowest), reason=reply[-500:]
@@ -250,7 +250,9 @@ def fill(
         if isinstance(prompt, str)
         else "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
     )
-    fence = f"completion-{hashlib.sha256(completion.encode('utf-8', 'replace')).hexdigest()[:12]}"
+    fence = (
+        f"completion-{hashlib.sha256(completion.encode('utf-8', 'replace')).hexdigest()[:12]}"
+    )
     fields = {
         **columns,
         "prompt": asked,
@@ -271,9 +273,7 @@ def _words(response: httpx.Response) -> str:
 
 
 def _status(response: httpx.Response) -> str:
-    return (
-        f"HTTP {response.status_code} from {response.url}: {' '.join(response.text[:200].split())}"
-    )
+    return f"HTTP {response.status_code} from {response.url}: {' '.join(response.text[:200].split())}"
 
 
 def _last_json(reply: str) -> dict[str, Any]:
@@ -292,6 +292,8 @@ def _last_json(reply: str) -> dict[str, Any]:
 def _write(path: Path, text: str) -> None:
     """Whole or not at all: other workers read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, delete=False, encoding="utf-8"
+    ) as file:
         file.write(text)
     os.replace(file.name, path)

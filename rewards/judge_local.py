@@ -57,14 +57,18 @@ class LocalJudge:
         **columns: Sequence[Any],
     ) -> list[Verdict]:
         texts = [said if isinstance(said, str) else said[-1]["content"] for said in completions]
-        verdicts = [Verdict(value=0.0, reason="an empty answer is not shown to the judge")] * len(
-            texts
-        )
+        verdicts = [
+            Verdict(value=0.0, reason="an empty answer is not shown to the judge")
+        ] * len(texts)
         asked = [i for i, text in enumerate(texts) if text.strip()]
         for start in range(0, len(asked), self.batch_size):
             batch = asked[start : start + self.batch_size]
             rows = [
-                {name: values[i] for name, values in columns.items() if isinstance(values, list)}
+                {
+                    name: values[i]
+                    for name, values in columns.items()
+                    if isinstance(values, list)
+                }
                 for i in batch
             ]
             questions = [

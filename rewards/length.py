@@ -39,12 +39,19 @@ def length(
     if shape not in ("band", "triangle"):
         raise ValueError(f"shape is {shape!r}; choose band or triangle")
     over = len(completion_ids) / max_tokens
-    return min(1.0, max(0.0, 2.0 - over)) if shape == "band" else max(0.0, 1.0 - abs(over - 1.0))
+    return (
+        min(1.0, max(0.0, 2.0 - over)) if shape == "band" else max(0.0, 1.0 - abs(over - 1.0))
+    )
 
 
 @reward
 def overlong(
-    completion: str, *, completion_ids: Sequence[int], max_tokens: int, cache: int, **columns: Any
+    completion: str,
+    *,
+    completion_ids: Sequence[int],
+    max_tokens: int,
+    cache: int,
+    **columns: Any,
 ) -> float:
     """0 up to `max_tokens - cache` tokens, falling linearly to -1 at `max_tokens`, and -1 beyond.
 

@@ -102,7 +102,9 @@ def math_answer(
     if not candidates:
         return Verdict(value=0.0, status="wrong-format", reason="there is no final answer")
     asked = (
-        prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(message["content"] for message in prompt)
     )
     candidates = [
         candidate

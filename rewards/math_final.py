@@ -120,10 +120,18 @@ def after_says(text: str) -> str:
 def whole(text: str) -> str:
     """The text itself where it is one short line of symbols."""
     line = text.strip() if len(text) <= SHORT else ""
-    if "\n" in line or not line or _is_prose(_UNIT.sub("", line) if _CHOICE.match(line) else line):
+    if (
+        "\n" in line
+        or not line
+        or _is_prose(_UNIT.sub("", line) if _CHOICE.match(line) else line)
+    ):
         return ""
     number = _NUMBER.fullmatch(line)
-    return line if number or _CHOICE.match(line) or re.search(r"[A-Za-z(\[^_:,]|\s\d", line) else ""
+    return (
+        line
+        if number or _CHOICE.match(line) or re.search(r"[A-Za-z(\[^_:,]|\s\d", line)
+        else ""
+    )
 
 
 def last_value(text: str) -> str:
@@ -182,7 +190,9 @@ def _values(text: str) -> list[tuple[int, int, str]]:
         unit = _UNIT.match(text, end) if end == number.end() else None
         found.append((start, unit.end(), value + unit[0]) if unit else (start, end, value))
     numbers = [
-        value for value in found if re.search(r"\d|\\(?:pi|infty|emptyset|varnothing)", value[2])
+        value
+        for value in found
+        if re.search(r"\d|\\(?:pi|infty|emptyset|varnothing)", value[2])
     ]
     return sorted(set(numbers or found))
 
@@ -190,7 +200,9 @@ def _values(text: str) -> list[tuple[int, int, str]]:
 def _latex_run(text: str, start: int, end: int) -> tuple[int, int, str]:
     """A number's place, widened to the run without spaces around it where that is LaTeX."""
     left = max(text.rfind(space, 0, start) for space in " \n\t") + 1
-    right = min((p for space in " \n\t" if (p := text.find(space, end)) >= 0), default=len(text))
+    right = min(
+        (p for space in " \n\t" if (p := text.find(space, end)) >= 0), default=len(text)
+    )
     run = text[left:right].rstrip(".,;:!?*$)").lstrip("$(*")
     return (
         (left, right, run)
@@ -216,7 +228,9 @@ def _box_content(text: str, match: re.Match[str]) -> tuple[str, int]:
 
 def _joined(between: str) -> bool:
     """Whether two values with this text between them are given together."""
-    return len(between) <= 80 and bool(_SEPARATOR.fullmatch(between) or _HEDGE.fullmatch(between))
+    return len(between) <= 80 and bool(
+        _SEPARATOR.fullmatch(between) or _HEDGE.fullmatch(between)
+    )
 
 
 def _as_list(values: Iterable[str]) -> str:
@@ -231,10 +245,14 @@ def _inside(match: re.Match[str]) -> str:
 def _is_prose(line: str) -> bool:
     """Whether there are words, rather than symbols with at most units, names of points and products of letters among them."""
     plain = re.sub(
-        r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b", " ", line
+        r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b",
+        " ",
+        line,
     )
     operators = bool(re.search(r"[-+*/^=]", plain))
-    return any(_is_word(match, plain, operators) for match in re.finditer(r"[A-Za-z]{2,}", plain))
+    return any(
+        _is_word(match, plain, operators) for match in re.finditer(r"[A-Za-z]{2,}", plain)
+    )
 
 
 def _is_word(match: re.Match[str], text: str, operators: bool) -> bool:
@@ -252,5 +270,7 @@ def _is_word(match: re.Match[str], text: str, operators: bool) -> bool:
     ):
         return False
     glued = match.start() > 0 and text[match.start() - 1].isdigit()
-    product = operators and run not in _SHORT_WORDS and (len(run) == 2 or (len(run) == 3 and glued))
+    product = (
+        operators and run not in _SHORT_WORDS and (len(run) == 2 or (len(run) == 3 and glued))
+    )
     return not product

@@ -97,7 +97,8 @@ _SCALES = {
     "trillion": 10**12,
 }
 _SCALED = re.compile(
-    rf"^([-+]?\d[\d,]*(?:\.\d+)?)\s*(?:\\text\{{\s*)?({'|'.join(_SCALES)})\b\s*\}}?", re.IGNORECASE
+    rf"^([-+]?\d[\d,]*(?:\.\d+)?)\s*(?:\\text\{{\s*)?({'|'.join(_SCALES)})\b\s*\}}?",
+    re.IGNORECASE,
 )
 
 
@@ -109,12 +110,16 @@ def tidy(text: str) -> str:
         text = text[1:-1].strip()
     text = re.sub(r"\\[dt]frac|\\cfrac", r"\\frac", text)
     text = re.sub(
-        r"\\(?:mbox|mathrm|textbf|textit|textrm|mathbf|operatorname|textsf)\s*\{", r"\\text{", text
+        r"\\(?:mbox|mathrm|textbf|textit|textrm|mathbf|operatorname|textsf)\s*\{",
+        r"\\text{",
+        text,
     )
     text = re.sub(
         r"\\(?:left|right|big|Big|bigg|Bigg)(?![a-z])[lr]?|\\displaystyle|\\limits", "", text
     )
-    text = re.sub(r",\\!|\{,\}|(?<=\d)\\[,; ](?=\d{3}(?!\d))|(?<=\d)~(?=\d{3}(?!\d))", ",", text)
+    text = re.sub(
+        r",\\!|\{,\}|(?<=\d)\\[,; ](?=\d{3}(?!\d))|(?<=\d)~(?=\d{3}(?!\d))", ",", text
+    )
     text = re.sub(r"(?<!\\)\\[!,;: ]|~|\\text\{\s*\}", " ", text)
     text = re.sub(r"\\pmod\s*(\w)", r"\\pmod{\1}", text)
     text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree", r"\\text{ degrees}", text)
@@ -148,7 +153,9 @@ def plain_number(text: str) -> Fraction | None:
         return Fraction(re.sub("[, ]", "", text).rstrip("."))
     if match := _FRACTION.fullmatch(text):
         sign, integer, *pairs = match.groups()
-        above, below = next((int(a), int(b)) for a, b in (pairs[:2], pairs[2:]) if a is not None)
+        above, below = next(
+            (int(a), int(b)) for a, b in (pairs[:2], pairs[2:]) if a is not None
+        )
         value = Fraction(above, below) + int(integer or 0) if below else None
         return value if value is None or sign != "-" else -value
     if match := _REPEATING.fullmatch(text):
@@ -184,8 +191,12 @@ def split_unit(text: str, *, letters: bool = False) -> tuple[str, tuple[str, int
     words = (match[1] or match[2] or "").split()
     power = int(match[3] or 1)
     for word in words:
-        power *= {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3}.get(word.lower(), 1)
-    names = ["/".join(_UNITS[part] for part in word.split("/")) for word in words if _known(word)]
+        power *= {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3}.get(
+            word.lower(), 1
+        )
+    names = [
+        "/".join(_UNITS[part] for part in word.split("/")) for word in words if _known(word)
+    ]
     return text[: match.start()].strip(), (
         names[0] if len(names) == 1 and len(words) <= 2 else "",
         power,
@@ -214,7 +225,8 @@ def words(text: str) -> list[str]:
     core = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+", " ", split_unit(text)[0])
     runs = [run for run in re.findall(r"[A-Za-z]{3,}", core) if run not in _FUNCTIONS]
     told = (
-        any(re.search(r"[A-Za-z]{2}", part) for part in wrapped) and "\\text" in split_unit(text)[0]
+        any(re.search(r"[A-Za-z]{2}", part) for part in wrapped)
+        and "\\text" in split_unit(text)[0]
     )
     long = any(len(run) > 4 or (len(run) == 4 and not run.isupper()) for run in runs)
     if told or long or bare.lower() in ("yes", "no"):

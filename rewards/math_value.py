@@ -82,7 +82,9 @@ def _money(
     raw: str, unit: tuple[str, int] | None, other: tuple[str, int] | None
 ) -> tuple[str, int] | None:
     """The unit of an answer: dollars where it has only their sign and the other has a known unit."""
-    return ("dollar", 1) if unit is None and other and other[0] and _MONEY.fullmatch(raw) else unit
+    return (
+        ("dollar", 1) if unit is None and other and other[0] and _MONEY.fullmatch(raw) else unit
+    )
 
 
 def _same_elements(reference: str, candidate: str) -> bool | None:
@@ -149,10 +151,12 @@ def _differ_in_writing(
     ]
     if related[0] != related[1] and not sets[related.index(False)]:
         return True
-    sides = [value for side in candidate.split("=") if (value := plain_number(side)) is not None]
-    return ("=" not in reference and len(set(sides)) > 1 and "," not in candidate) or _out_of_reach(
-        candidate
-    )
+    sides = [
+        value for side in candidate.split("=") if (value := plain_number(side)) is not None
+    ]
+    return (
+        "=" not in reference and len(set(sides)) > 1 and "," not in candidate
+    ) or _out_of_reach(candidate)
 
 
 def _out_of_reach(text: str) -> bool:
@@ -199,7 +203,9 @@ def _equal(reference: str, candidate: str) -> bool:
 def _parsed(text: str) -> tuple[Any, ...]:
     try:
         return tuple(
-            parse(f"\\boxed{{{text}}}", _CONFIGS, parsing_timeout=TIMEOUT_S, raise_on_error=True)
+            parse(
+                f"\\boxed{{{text}}}", _CONFIGS, parsing_timeout=TIMEOUT_S, raise_on_error=True
+            )
         )
     except Exception:
         return ()
@@ -215,7 +221,8 @@ def _sizes_agree(left: Any, right: Any) -> bool:
         pairs = zip(sorted(left.args, key=_place), sorted(right.args, key=_place), strict=True)
         return all(_sizes_agree(a, b) for a, b in pairs)
     if not all(
-        isinstance(value, Basic) and getattr(value, "is_number", False) for value in (left, right)
+        isinstance(value, Basic) and getattr(value, "is_number", False)
+        for value in (left, right)
     ):
         return True
     a, b = left.evalf(30), right.evalf(30)

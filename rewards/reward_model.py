@@ -51,7 +51,9 @@ class RewardModel:
             raise ValueError(f"format is {format!r}; there are auto, chat and plain")
         if format == "chat" and not self.tokenizer.chat_template:
             raise ValueError(f"the tokenizer of {path} has no chat template; use format: plain")
-        self.chat = format == "chat" or (format == "auto" and bool(self.tokenizer.chat_template))
+        self.chat = format == "chat" or (
+            format == "auto" and bool(self.tokenizer.chat_template)
+        )
         self.model.to(device).eval()
         self.pad = self.model.config.get_text_config().pad_token_id
         self.device, self.batch_size, self.sigmoid = device, batch_size, sigmoid
@@ -63,7 +65,9 @@ class RewardModel:
     def __call__(
         self, prompts: Sequence[str | list[Message]], completions: Sequence[Any], **columns: Any
     ) -> list[float | Verdict]:
-        answers = [said if isinstance(said, str) else said[-1]["content"] for said in completions]
+        answers = [
+            said if isinstance(said, str) else said[-1]["content"] for said in completions
+        ]
         texts = [
             self._text(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
         ]
@@ -89,7 +93,9 @@ class RewardModel:
     @staticmethod
     def conversation(prompt: str | list[Message], answer: str) -> list[Message]:
         """Prompt and answer as chat messages."""
-        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        asked = (
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        )
         return [*asked, {"role": "assistant", "content": answer}]
 
     def _text(self, prompt: str | list[Message], answer: str) -> str:
@@ -109,7 +115,9 @@ class RewardModel:
 
         pad = self._padding(rows)
         longest = max(map(len, rows))
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self.device)
+        ids = torch.tensor(
+            [row + [pad] * (longest - len(row)) for row in rows], device=self.device
+        )
         mask = torch.tensor(
             [[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device
         )
@@ -134,7 +142,9 @@ class RewardModel:
         names = self.model.config.id2label
         if self.model.config.num_labels == 1:
             return None
-        number = {str(name): int(number) for number, name in names.items()}.get(str(label), label)
+        number = {str(name): int(number) for number, name in names.items()}.get(
+            str(label), label
+        )
         if number not in range(self.model.config.num_labels):
             raise ValueError(
                 f"say by `label` which of the model's labels is the score: {', '.join(map(str, names.values()))}"

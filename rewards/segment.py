@@ -65,7 +65,9 @@ def prediction(completion: str, tag: str) -> str | None:
 
 
 @reward
-def segment(completion: str, answer: str, *, tag: str = "next", **columns: Any) -> float | Verdict:
+def segment(
+    completion: str, answer: str, *, tag: str = "next", **columns: Any
+) -> float | Verdict:
     """1 if the prediction is the next segment: the strict reward of RLPT (arXiv 2509.19249).
 
     Letter case, punctuation and spaces do not count.

@@ -116,7 +116,9 @@ def spans(
     >>> spans("<think>2 and 2</think> so <answer>4").value
     0.5
     """
-    edges = {name: (completion.find(f"<{name}>"), completion.find(f"</{name}>")) for name in names}
+    edges = {
+        name: (completion.find(f"<{name}>"), completion.find(f"</{name}>")) for name in names
+    }
     parts: dict[str, float] = {}
     for name, (start, end) in edges.items():
         once = completion.count(f"<{name}>") == completion.count(f"</{name}>") == 1
@@ -148,7 +150,9 @@ def repetition(completion: str, *, n: int = 3, **columns: Any) -> float:
 
 
 @reward
-def script(completion: str, *, names: Sequence[str] = ("latin",), **columns: Any) -> float | None:
+def script(
+    completion: str, *, names: Sequence[str] = ("latin",), **columns: Any
+) -> float | None:
     """The fraction of letters in the writing systems `names`, 0 to 1; None without any letters.
 
     Names are Unicode's: latin, cyrillic, greek, arabic, hebrew, devanagari, cjk (Chinese),
@@ -160,7 +164,10 @@ def script(completion: str, *, names: Sequence[str] = ("latin",), **columns: Any
     0.9166666666666666
     """
     prose = re.sub(
-        r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|`[^`]*`|\\[A-Za-z]+", " ", completion, flags=re.DOTALL
+        r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|`[^`]*`|\\[A-Za-z]+",
+        " ",
+        completion,
+        flags=re.DOTALL,
     )
     wanted = tuple(name.upper() for name in names)
     letters = [

@@ -63,12 +63,16 @@ def find(
     for attribute in path.split("."):
         if not hasattr(part, attribute):
             names = [name for name, value in vars(part).items() if callable(value)]
-            raise error(f"{location} has no {path!r} ({what} {use!r}){did_you_mean(path, names)}")
+            raise error(
+                f"{location} has no {path!r} ({what} {use!r}){did_you_mean(path, names)}"
+            )
         part = getattr(part, attribute)
     return part
 
 
-def build(named: Named, known: Mapping[str, str], *given: Any, what: str, **context: Any) -> Any:
+def build(
+    named: Named, known: Mapping[str, str], *given: Any, what: str, **context: Any
+) -> Any:
     """Make the part that a recipe names: `part(*given, **context, **parameters)`.
 
     context: values offered to every part of this kind. A part receives those that its signature

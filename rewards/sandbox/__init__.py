@@ -78,7 +78,9 @@ class Outcome:
     def feedback(self) -> str:
         """The first thing that went wrong, in a line."""
         failed = [
-            (number, result) for number, result in enumerate(self.results, 1) if not result.passed
+            (number, result)
+            for number, result in enumerate(self.results, 1)
+            if not result.passed
         ]
         if not failed or failed[0][1].reason == self.trouble != "":
             return self.trouble or ("" if self.passed else "no test was reached")
@@ -113,7 +115,8 @@ def check_program(
     if report["refused"]:
         raise SandboxError(report["refused"])
     return Outcome(
-        results=[TestResult(**result) for result in report["results"]], trouble=report["trouble"]
+        results=[TestResult(**result) for result in report["results"]],
+        trouble=report["trouble"],
     )
 
 
@@ -146,7 +149,9 @@ def _elsewhere(sandbox: Sandbox, job: dict[str, object], limits: Limits) -> dict
             "refused": report["refused"],
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise SandboxError(f"the sandbox did not return the harness's report: {error}") from None
+        raise SandboxError(
+            f"the sandbox did not return the harness's report: {error}"
+        ) from None
 
 
 def report() -> tuple[bool, str]:
@@ -160,7 +165,10 @@ def report() -> tuple[bool, str]:
     version = landlock_version()
     files = f"Landlock {version}" if version >= 3 else "no writes at all"
     reads = "" if version else "; it can READ what you can"
-    return True, f"seccomp on {('x86_64', 'aarch64')[architecture() or 0]}, files: {files}{reads}"
+    return (
+        True,
+        f"seccomp on {('x86_64', 'aarch64')[architecture() or 0]}, files: {files}{reads}",
+    )
 
 
 _PROBE = """

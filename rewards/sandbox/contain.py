@@ -74,7 +74,8 @@ def limit(*, cpu_s: int, memory: int, file_bytes: int) -> None:
         if kind is not None:
             hard = resource.getrlimit(kind)[1]
             resource.setrlimit(
-                kind, (bound, bound) if hard == resource.RLIM_INFINITY else (min(bound, hard),) * 2
+                kind,
+                (bound, bound) if hard == resource.RLIM_INFINITY else (min(bound, hard),) * 2,
             )
 
 
@@ -98,12 +99,15 @@ def confine(scratch: str | None) -> bool:
 
 def _landlock(version: int, scratch: str | None) -> None:
     libc = _libc()
-    handled = (1 << (13 + (version >= 2) + (version >= 3))) - 1 | (1 << 15 if version >= 5 else 0)
+    handled = (1 << (13 + (version >= 2) + (version >= 3))) - 1 | (
+        1 << 15 if version >= 5 else 0
+    )
     network, scoped = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     rules = ctypes.create_string_buffer(struct.pack("QQQ", handled, network, scoped))
     ruleset = _done(
-        libc.syscall(_LANDLOCK_CREATE, rules, ctypes.c_size_t(size), 0), "landlock_create_ruleset"
+        libc.syscall(_LANDLOCK_CREATE, rules, ctypes.c_size_t(size), 0),
+        "landlock_create_ruleset",
     )
     readable = {
         sys.base_prefix,

@@ -145,7 +145,9 @@ def _scratch_watch(scratch: str | None, limits: Mapping[str, Any]) -> Callable[[
             with os.scandir(scratch) as entries:
                 sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries]
             if sum(sizes) > most or len(sizes) > 1000:
-                raise Stop(f"over {limits['scratch_mb']} MB or 1000 files in the scratch folder")
+                raise Stop(
+                    f"over {limits['scratch_mb']} MB or 1000 files in the scratch folder"
+                )
 
     return look
 

@@ -86,7 +86,8 @@ class Judge:
             exec(compile(parsed_setup, "<setup>", "exec"), space)
             space |= {name: known[name] for name in names if name in known}
             broken = [
-                self._run_one(tree, space, own) for tree, own in zip(trees, asserts, strict=True)
+                self._run_one(tree, space, own)
+                for tree, own in zip(trees, asserts, strict=True)
             ]
             trouble = next((reason for reason in broken if reason), "")
         except Stop as stop:
@@ -189,7 +190,9 @@ class Judge:
     def _number_of(self, thing: Any) -> int:
         if isinstance(thing, Remote):
             return object.__getattribute__(thing, "_number")
-        self._untravelled = f"a {type(thing).__name__} of the tests cannot be handed to the program"
+        self._untravelled = (
+            f"a {type(thing).__name__} of the tests cannot be handed to the program"
+        )
         raise TypeError(self._untravelled)
 
     def _number_asserts(self, tree: ast.Module) -> ast.Module:

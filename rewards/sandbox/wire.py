@@ -82,7 +82,12 @@ _SCALARS: dict[type, Callable[[Any], Any]] = {
     datetime.datetime: lambda value: ["datetime", value.isoformat()],
     datetime.date: lambda value: ["date", value.isoformat()],
     datetime.time: lambda value: ["time", value.isoformat()],
-    datetime.timedelta: lambda value: ["timedelta", value.days, value.seconds, value.microseconds],
+    datetime.timedelta: lambda value: [
+        "timedelta",
+        value.days,
+        value.seconds,
+        value.microseconds,
+    ],
 }
 _READ_SCALARS: dict[str, Callable[..., Any]] = {
     "type": lambda name: _builtin_types[name],
@@ -100,7 +105,9 @@ _READ_SCALARS: dict[str, Callable[..., Any]] = {
 }
 
 
-_builtin_types = {name: thing for name, thing in vars(builtins).items() if isinstance(thing, type)}
+_builtin_types = {
+    name: thing for name, thing in vars(builtins).items() if isinstance(thing, type)
+}
 
 
 def _pairs(value: dict[Any, Any]) -> Iterator[Any]:
@@ -161,7 +168,9 @@ class Line:
         body = json.dumps(message).encode()
         self._timed(deadline, self.end.sendall, struct.pack(">Q", len(body)) + body)
 
-    def receive(self, deadline: float | None = None, tick: Callable[[], None] | None = None) -> Any:
+    def receive(
+        self, deadline: float | None = None, tick: Callable[[], None] | None = None
+    ) -> Any:
         """The next message; `tick` is called every tenth of a second of waiting. Raises `Gone`."""
         (length,) = struct.unpack(">Q", self._exactly(8, deadline, tick))
         if length > self.longest:
@@ -195,7 +204,9 @@ class Line:
         return b"".join(parts)
 
     def _timed(self, deadline: float | None, act: Callable[[Any], Any], given: Any) -> Any:
-        self.end.settimeout(None if deadline is None else max(1e-3, deadline - time.monotonic()))
+        self.end.settimeout(
+            None if deadline is None else max(1e-3, deadline - time.monotonic())
+        )
         try:
             return act(given)
         except TimeoutError:

@@ -35,7 +35,9 @@ def find_row(
     if step is not None and not files:
         raise RunError(f"{folder.path} has no rollouts of step {step}")
     for path in files:
-        rows = [row for row in read_rows(path) if "steps" in row and rollout in (None, row["id"])]
+        rows = [
+            row for row in read_rows(path) if "steps" in row and rollout in (None, row["id"])
+        ]
         if rows:
             widest = max(rows, key=lambda row: _width(row["steps"]["values"]))
             return widest | {"optimiser_step": int(path.name.split(".")[0])}
@@ -44,7 +46,9 @@ def find_row(
         if rollout
         else "rollouts with step values: set credit.steps in the recipe"
     )
-    raise RunError(f"{folder.path} has no {wanted}" + ("" if step is None else f" in step {step}"))
+    raise RunError(
+        f"{folder.path} has no {wanted}" + ("" if step is None else f" in step {step}")
+    )
 
 
 def pieces(row: dict[str, Any], folder: RunFolder) -> list[str]:
@@ -103,7 +107,9 @@ def page(row: dict[str, Any], texts: Sequence[str]) -> str:
             continue
         tokens = "".join(
             f'<span style="{_html_style(advantage, scale)}" title="{_number(advantage)}">{_visible(text)}</span>'
-            for text, advantage in zip(texts[slice(*span)], advantages[slice(*span)], strict=True)
+            for text, advantage in zip(
+                texts[slice(*span)], advantages[slice(*span)], strict=True
+            )
         )
         blocks.append(
             f'<div class="step"><small>Q<sub>{number}</sub> = {value} &nbsp; A<sub>{number}</sub> = {worth}</small>'
@@ -200,7 +206,11 @@ def _width(values: Sequence[float | None]) -> float:
 
 
 def show(
-    run: Path, *, step: int | None = None, rollout: str | None = None, page_to: Path | None = None
+    run: Path,
+    *,
+    step: int | None = None,
+    rollout: str | None = None,
+    page_to: Path | None = None,
 ) -> Lines:
     """The picture of a run's rollout for a terminal; with `page_to` the page is written there too. Raises `RunError`."""
     folder = RunFolder(run)

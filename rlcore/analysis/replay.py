@@ -83,7 +83,9 @@ class Record:
 
     def answer(self, task: Task, index: int, step: int, rng: random.Random) -> Outcome:
         """The task's own group recorded closest to the step, within the window; else one of its category, from around the step."""
-        own = [group for group in self._by_task.get(index, ()) if abs(group.step - step) <= WINDOW]
+        own = [
+            group for group in self._by_task.get(index, ()) if abs(group.step - step) <= WINDOW
+        ]
         if own:
             found = min(own, key=lambda group: abs(group.step - step))
         else:
@@ -92,7 +94,11 @@ class Record:
             ]
             nearest = min(abs(group.step - step) for group in of_category)
             found = rng.choice(
-                [group for group in of_category if abs(group.step - step) <= max(WINDOW, nearest)]
+                [
+                    group
+                    for group in of_category
+                    if abs(group.step - step) <= max(WINDOW, nearest)
+                ]
             )
         return Outcome(
             index=index,

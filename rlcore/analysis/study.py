@@ -109,7 +109,9 @@ def run_study(
         "start_per_seed": start_per_seed,
         "recipe": resolved.model_dump(mode="json", exclude={"name", "run"}),
     }
-    results = StudyResults.open(folder / "results.json", recipe=resolved.name, settings=settings)
+    results = StudyResults.open(
+        folder / "results.json", recipe=resolved.name, settings=settings
+    )
     for cell, overrides in cells.items():
         results.cell(cell, overrides)
     for seed in seeds:
@@ -149,7 +151,9 @@ def study_arguments(text: str, folder: Path, *, seeds: int = 3) -> argparse.Argu
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print results.json in one line")
     output.add_argument(
-        "--table", action="store_true", help="print the table of the results so far and run nothing"
+        "--table",
+        action="store_true",
+        help="print the table of the results so far and run nothing",
     )
     return parser
 

@@ -196,7 +196,9 @@ class StudyResults:
         cells = {}
         for name, cell in self.cells.items():
             runs = {str(seed): asdict(cell.runs[seed]) for seed in sorted(cell.runs)}
-            summary = {measure: asdict(self.summary(name, measure)) for measure in self.measures}
+            summary = {
+                measure: asdict(self.summary(name, measure)) for measure in self.measures
+            }
             cells[name] = {"overrides": cell.overrides, "runs": runs, "summary": summary}
         return {
             "format": FORMAT,
@@ -217,7 +219,9 @@ class StudyResults:
             draft.write_text(text + "\n", encoding="utf-8")
             os.replace(draft, self.path)
         except OSError as error:
-            raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror or error}"
+            ) from None
 
 
 def summarise(values: Sequence[Value]) -> Summary:
@@ -275,7 +279,9 @@ def origin(results: StudyResults) -> str:
     """Where a table's numbers come from, as one sentence."""
     runs = [run for cell in results.cells.values() for run in cell.runs.values()]
     seeds = sorted({len(cell.runs) for cell in results.cells.values()})
-    counts = " to ".join(str(count) for count in sorted({seeds[0], seeds[-1]})) if seeds else "0"
+    counts = (
+        " to ".join(str(count) for count in sorted({seeds[0], seeds[-1]})) if seeds else "0"
+    )
     commits = sorted({run.commit or f"rlcore {run.rlcore}" for run in runs})
     return (
         f"Mean ± half width of the {INTERVAL} ({counts} each); recipe {results.recipe}, "

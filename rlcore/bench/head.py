@@ -38,7 +38,9 @@ def bench_head(
                 str(tokens),
                 str(hidden_size),
             ]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=True)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=3600, check=True
+            )
             rounds[way].append(json.loads(done.stdout.splitlines()[-1]))
     result: dict[str, Any] = {"bench": "head", "against": "full"}
     gradient_gb = vocabulary * hidden_size * 4 / 1e9

@@ -91,7 +91,9 @@ def _rates(
     """
     tokens, ceiling = sum(len(sample.token_ids) for sample in samples), matmul_flops(dtype)
     return {
-        "tokens_per_second": {side: round(tokens / compared[side]) for side in ("ours", "theirs")},
+        "tokens_per_second": {
+            side: round(tokens / compared[side]) for side in ("ours", "theirs")
+        },
         "flops_share": {
             side: round(flops / compared[side] / ceiling, 3) for side in ("ours", "theirs")
         },

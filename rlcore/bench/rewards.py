@@ -58,7 +58,11 @@ def bench_rewards(
     its deadline and no more. All sides in turn, in fresh workers, whose first start does not count.
     """
     batch = mixed_answers(samples // group_size, group_size)
-    sides = {"plain": batch, "slow": _with_first(batch, SLOW), "stuck": _with_first(batch, HANG)}
+    sides = {
+        "plain": batch,
+        "slow": _with_first(batch, SLOW),
+        "stuck": _with_first(batch, HANG),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     verdicts: dict[str, list[list[Verdict]]] = {}
     for number in range(repeats):
@@ -73,7 +77,9 @@ def bench_rewards(
         "spread": [round(samples / max(plain)), round(samples / min(plain))],
         "seconds": round(statistics.median(plain), 3),
         "not_as_expected": sum(
-            v.value != float(n % 2 == 0) for group in verdicts["plain"] for n, v in enumerate(group)
+            v.value != float(n % 2 == 0)
+            for group in verdicts["plain"]
+            for n, v in enumerate(group)
         ),
     }
     for name, deadline in {"slow": SLOW_S, "stuck": deadline_s}.items():
@@ -99,7 +105,9 @@ def _with_first(
     return [(replace(task, answer="x+1"), [as_rollout("0", text), *rollouts[1:]]), *others]
 
 
-def mixed_answers(groups: int, group_size: int, seed: int = 0) -> list[tuple[Task, list[Rollout]]]:
+def mixed_answers(
+    groups: int, group_size: int, seed: int = 0
+) -> list[tuple[Task, list[Rollout]]]:
     """Tasks with reference answers of eight kinds, and answers of ordinary length in four ways of writing; every second answer is right."""
     rng, items = random.Random(seed), []
     for number in range(groups):

@@ -51,7 +51,9 @@ def _known(bench: Callable[..., Any], sizes: Mapping[str, Any]) -> dict[str, Any
 def shown(value: Any) -> str:
     """A value of a result for a narrow table: `ratio 1.2, spread 1.1 to 1.3`, which can be wrapped between any two numbers."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key.replace('_', ' ')} {shown(item)}" for key, item in value.items())
+        return ", ".join(
+            f"{key.replace('_', ' ')} {shown(item)}" for key, item in value.items()
+        )
     return " to ".join(map(shown, value)) if isinstance(value, list) else str(value)
 
 
@@ -70,6 +72,8 @@ def in_words(result: Mapping[str, Any]) -> list[str]:
             line = f"{name}{found['ours']:.3g} s, {against} {found['theirs']:.3g} s: {found['ratio']:.3g} times as fast"
         else:
             line = f"{name}{found['ratio']:.3g} times as fast as {against}"
-        memory = f", {found['extra_gb']:.3g} GB beyond its inputs" if "extra_gb" in found else ""
+        memory = (
+            f", {found['extra_gb']:.3g} GB beyond its inputs" if "extra_gb" in found else ""
+        )
         lines.append(f"{line} ({low:.3g} to {high:.3g}){memory}")
     return lines

@@ -116,7 +116,8 @@ def _padded(samples: Sequence[Sample], pad_id: int, micro_batch: int) -> list[di
         for s in samples
     ]
     answers = [
-        torch.tensor([t for t, on in zip(s.token_ids, s.mask, strict=True) if on]) for s in samples
+        torch.tensor([t for t, on in zip(s.token_ids, s.mask, strict=True) if on])
+        for s in samples
     ]
 
     def padded(rows: list[torch.Tensor], value: int, side: str) -> torch.Tensor:

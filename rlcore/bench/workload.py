@@ -23,7 +23,9 @@ class Shape:
 
     def changed(self, **values: int | None) -> Shape:
         """With the values that are given. Raises `RecipeError` if no batch is so."""
-        shape = replace(self, **{key: value for key, value in values.items() if value is not None})
+        shape = replace(
+            self, **{key: value for key, value in values.items() if value is not None}
+        )
         if (
             shape.prompts < 1
             or shape.group_size < 2
@@ -86,7 +88,11 @@ MODELS = {
 
 
 def make_model(
-    folder: Path, model: str = "tiny", *, hidden_size: int | None = None, layers: int | None = None
+    folder: Path,
+    model: str = "tiny",
+    *,
+    hidden_size: int | None = None,
+    layers: int | None = None,
 ) -> str:
     """Write the model with random weights and the byte tokenizer to `folder`; returns the path. The sizes change "tiny"."""
     from rlcore.learner.policy import load_policy

@@ -62,7 +62,9 @@ def curriculum_replay(arguments: argparse.Namespace) -> None:
 
     record = Record(arguments.run)
     named = [parse_yaml(text) for text in arguments.sampler or ["uniform", "sec"]]
-    found = [replay(record, name, seed=arguments.seed, passes=arguments.passes) for name in named]
+    found = [
+        replay(record, name, seed=arguments.seed, passes=arguments.passes) for name in named
+    ]
     place = arguments.plot or arguments.run / "replay.svg"
     place.write_text(replay_svg(found), encoding="utf-8")
     if arguments.json:
@@ -78,7 +80,9 @@ def curriculum_replay(arguments: argparse.Namespace) -> None:
     )
     for one in found:
         shares = [f"{one.shares.get(category, 0.0):.1%}" for category in categories]
-        table.add_row(one.sampler, f"{one.signal:.3f}", f"{one.mixed:.1%}", str(one.tasks), *shares)
+        table.add_row(
+            one.sampler, f"{one.signal:.3f}", f"{one.mixed:.1%}", str(one.tasks), *shares
+        )
     (Console() if sys.stdout.isatty() else Console(width=160)).print(table)
     print(f"shares over {record.steps * arguments.passes} steps: {place}")
 

@@ -76,7 +76,9 @@ def _findings() -> Iterator[Finding]:
         "reward instructions: which language",
         "pip install 'rlcore[instructions]'",
     )
-    yield _probe("sandbox", _SANDBOX, "reward code; docs/sandbox.md", "name a sandbox of your own")
+    yield _probe(
+        "sandbox", _SANDBOX, "reward code; docs/sandbox.md", "name a sandbox of your own"
+    )
     yield _probe("bfloat16", _BFLOAT16, "model.dtype: bfloat16", "use model.dtype: float32")
 
 
@@ -132,7 +134,9 @@ def _probe(part: str, code: str, use: str, remedy: str) -> Finding:
     """Try an optional part: run code in a process of its own and report its last line of output."""
     command = [sys.executable, "-c", code]
     try:
-        process = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_DEADLINE_S)
+        process = subprocess.run(
+            command, capture_output=True, text=True, timeout=PROBE_DEADLINE_S
+        )
     except subprocess.TimeoutExpired:
         state = f"does not respond within {PROBE_DEADLINE_S:.0f} s; {remedy}"
         return Finding(part, False, state, use, needed=False)

@@ -32,7 +32,9 @@ console = Console() if sys.stdout.isatty() else Console(width=160)
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = _parse(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: end as after Ctrl-C
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # asked to end: end as after Ctrl-C
     # Read when torch is imported. Idle threads that spin make two busy processes on the same cores ten times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault(
@@ -55,7 +57,9 @@ def train(arguments: argparse.Namespace) -> None:
     recipe = load(arguments.recipe, arguments.overrides)
     from rlcore.run.driver import train
 
-    summary = train(recipe, resume=arguments.resume, overwrite=arguments.overwrite, console=console)
+    summary = train(
+        recipe, resume=arguments.resume, overwrite=arguments.overwrite, console=console
+    )
     if int(os.environ.get("RANK", 0)) == 0:
         gain = (
             ""
@@ -71,14 +75,23 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from rlcore.run.driver import train
     from rlcore.stages.eval import evaluation_recipe
 
-    train(evaluation_recipe(arguments.recipe, arguments.overrides), overwrite=True, console=console)
+    train(
+        evaluation_recipe(arguments.recipe, arguments.overrides),
+        overwrite=True,
+        console=console,
+    )
 
 
 def credit_show(arguments: argparse.Namespace) -> None:
     from rlcore.analysis.credit_view import show
 
     console.print(
-        show(arguments.run, step=arguments.step, rollout=arguments.rollout, page_to=arguments.html)
+        show(
+            arguments.run,
+            step=arguments.step,
+            rollout=arguments.rollout,
+            page_to=arguments.html,
+        )
     )
 
 
@@ -124,7 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     cli_recipes.takes_recipe(sub)
     mode = sub.add_mutually_exclusive_group()
     mode.add_argument(
-        "--resume", action="store_true", help="go on after the last checkpoint of the run folder"
+        "--resume",
+        action="store_true",
+        help="go on after the last checkpoint of the run folder",
     )
     mode.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     sub.add_argument("--json", action="store_true", help="end with one line of JSON")
@@ -139,7 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     about = "list, show, check recipes, or list their keys"
-    verbs = commands.add_parser("recipes", help=about).add_subparsers(required=True, metavar="VERB")
+    verbs = commands.add_parser("recipes", help=about).add_subparsers(
+        required=True, metavar="VERB"
+    )
     cli_recipes.add_commands(verbs, command)
 
     about = "list, start, try or attack reward functions"
@@ -174,7 +191,10 @@ def _add_credit(
     )
     sub.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     sub.add_argument(
-        "--step", type=int, metavar="N", help="optimiser step (default: the last with step values)"
+        "--step",
+        type=int,
+        metavar="N",
+        help="optimiser step (default: the last with step values)",
     )
     sub.add_argument(
         "--rollout", metavar="ID", help="its id (default: the one whose values differ most)"

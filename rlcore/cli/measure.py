@@ -65,7 +65,9 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 
     sub = command("corpus", corpus, "prepare raw text and count what was dropped at each step")
     sub.add_argument(
-        "file", metavar="FILE", help="txt, jsonl, jsonl.gz or parquet file, folder, or a hub name"
+        "file",
+        metavar="FILE",
+        help="txt, jsonl, jsonl.gz or parquet file, folder, or a hub name",
     )
     sub.add_argument(
         "overrides",
@@ -87,7 +89,8 @@ def bench(arguments: argparse.Namespace) -> None:
     from rlcore.bench.run import in_words, run, shown
 
     result = run(
-        arguments.what, {key: value for key, value in vars(arguments).items() if value is not None}
+        arguments.what,
+        {key: value for key, value in vars(arguments).items() if value is not None},
     )
     if arguments.json:
         print(json.dumps(result))

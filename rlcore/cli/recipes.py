@@ -57,7 +57,10 @@ def add_commands(
     )
     takes_recipe(sub)
     sub.add_argument(
-        "--rows", type=int, default=200, help="tasks whose reference answer is scored (default 200)"
+        "--rows",
+        type=int,
+        default=200,
+        help="tasks whose reference answer is scored (default 200)",
     )
 
 

@@ -66,7 +66,9 @@ def rewards_test(arguments: argparse.Namespace) -> int:
         _add(table, name, trial.verdict, expected, trial.seconds)
     for trial in found.process:
         pool = (
-            "contained" if trial.contained else f"NOT CONTAINED: {trial.workers} workers came back"
+            "contained"
+            if trial.contained
+            else f"NOT CONTAINED: {trial.workers} workers came back"
         )
         _add(table, f"process: {trial.name}", trial.verdict, pool, trial.seconds)
     console.print(table)
@@ -138,7 +140,9 @@ def add_commands(
 
     about = "run a reward on cases, hostile completions and a dying process, without a model; exit status 1 if it does not pass"
     _takes_reward(command("test", rewards_test, about, group))
-    about = "try cheap exploits on a reward and say which earn credit; exit status 1 if any does"
+    about = (
+        "try cheap exploits on a reward and say which earn credit; exit status 1 if any does"
+    )
     _takes_reward(command("probe", rewards_probe, about, group))
 
 
@@ -156,7 +160,11 @@ def _takes_reward(sub: argparse.ArgumentParser) -> None:
         help="rows of {completion, answer, expected}; other keys are columns",
     )
     sub.add_argument(
-        "--deadline", type=float, default=10.0, metavar="SECONDS", help="for one call (default 10)"
+        "--deadline",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="for one call (default 10)",
     )
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
 
@@ -180,5 +188,10 @@ def _params(arguments: argparse.Namespace) -> dict[str, Any]:
 def _add(table: Table, name: str, verdict: Any, expected: str, seconds: float) -> None:
     value = "" if verdict.value is None else f"{verdict.value:g}"
     table.add_row(
-        name, verdict.status, value, expected, f"{seconds * 1000:.1f}", escape(verdict.reason[:80])
+        name,
+        verdict.status,
+        value,
+        expected,
+        f"{seconds * 1000:.1f}",
+        escape(verdict.reason[:80]),
     )

@@ -22,7 +22,9 @@ def weighted_categories(credit: Credit, weights: Mapping[str, float]) -> Credit:
         result = []
         for group, samples in zip(groups, credit(groups), strict=True):
             weight = weights.get(group.task.category, 1.0)
-            result.append([replace(sample, weight=sample.weight * weight) for sample in samples])
+            result.append(
+                [replace(sample, weight=sample.weight * weight) for sample in samples]
+            )
         return result
 
     return weigh

@@ -63,7 +63,9 @@ def gated(
     return with_fallback
 
 
-def mixed(credit: Credit, demonstrate: Callable[[Task], Sample], *, reward: float = 1.0) -> Credit:
+def mixed(
+    credit: Credit, demonstrate: Callable[[Task], Sample], *, reward: float = 1.0
+) -> Credit:
     """LUFFY (arXiv 2504.14945): the demonstration joins its group as one more completion, with
     that `reward`.
 
@@ -76,7 +78,9 @@ def mixed(credit: Credit, demonstrate: Callable[[Task], Sample], *, reward: floa
             demonstrate(group.task) if scored_rollouts(group) else None for group in groups
         ]
         extended = [
-            group if demonstration is None else _with_demonstration(group, demonstration, reward)
+            group
+            if demonstration is None
+            else _with_demonstration(group, demonstration, reward)
             for group, demonstration in zip(groups, demonstrations, strict=True)
         ]
         result = []
@@ -114,4 +118,6 @@ def _in_own_stream(sample: Sample, demonstration: Sample | None) -> Sample:
     """
     if demonstration is None or sample.id != demonstration.id:
         return sample
-    return replace(sample, stream=STREAM, logprobs=None, version=None, weight=demonstration.weight)
+    return replace(
+        sample, stream=STREAM, logprobs=None, version=None, weight=demonstration.weight
+    )

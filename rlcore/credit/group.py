@@ -61,7 +61,8 @@ def _centred(rewards: Sequence[float]) -> list[float]:
 
 
 BASELINES = {
-    name: f"rlcore.credit.group:{name}" for name in ("mean", "mean_std", "leave_one_out", "none")
+    name: f"rlcore.credit.group:{name}"
+    for name in ("mean", "mean_std", "leave_one_out", "none")
 }
 """Name in a recipe -> where it is."""
 

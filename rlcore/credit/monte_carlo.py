@@ -143,7 +143,9 @@ class MonteCarlo:
         for index, group in enumerate(groups):
             values = [_values(track) for track in tracks if track.group_index == index]
             known = [steps for steps in values if steps is not None]
-            pairs = [(item.prefix, item.group) for item in continued if item.group_index == index]
+            pairs = [
+                (item.prefix, item.group) for item in continued if item.group_index == index
+            ]
             valued.append(with_values(group, known, cost, pairs))
         return valued, cost
 
@@ -165,7 +167,9 @@ class MonteCarlo:
             spans = split_steps(rollout.completion_ids, self.decode, self.split)
             start = None
             if self.start == "siblings":
-                start = self._value([other for sibling, other in scored if sibling is not rollout])
+                start = self._value(
+                    [other for sibling, other in scored if sibling is not rollout]
+                )
             inner: list[float | None] = [None] * (len(spans) - 1)
             track = _Track(
                 group_index=group_index,
@@ -209,7 +213,9 @@ class MonteCarlo:
             values[key] = self._value([verdict for _, verdict in scored_rollouts(group)])
             _count(query.prefix, group, cost)
             continued.append(
-                _Continued(group_index=query.track.group_index, prefix=query.prefix, group=group)
+                _Continued(
+                    group_index=query.track.group_index, prefix=query.prefix, group=group
+                )
             )
         return continued
 

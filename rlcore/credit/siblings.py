@@ -72,7 +72,8 @@ class Siblings:
     def _values(self, group: Group) -> list[StepValues]:
         scored = [pair for pair in scored_rollouts(group) if pair[0].completion_ids]
         all_spans = [
-            split_steps(rollout.completion_ids, self.decode, self.split) for rollout, _ in scored
+            split_steps(rollout.completion_ids, self.decode, self.split)
+            for rollout, _ in scored
         ]
         all_states = [
             self._states(rollout, spans)
@@ -85,7 +86,9 @@ class Siblings:
         means = {state: sum(values) / len(values) for state, values in rewards.items()}
 
         result = []
-        for (rollout, verdict), spans, states in zip(scored, all_spans, all_states, strict=True):
+        for (rollout, verdict), spans, states in zip(
+            scored, all_spans, all_states, strict=True
+        ):
             if rollout.finish == "aborted":
                 continue
             if not is_wanted(verdict, self.completions, passing=self.passing):

@@ -60,7 +60,9 @@ def change_samples(credit: Credit, change: Change) -> Credit:
         require_single_turn(groups)
         result = []
         for group, samples in zip(groups, credit(groups), strict=True):
-            new = [change(group, sample, group.step_values.get(sample.id)) for sample in samples]
+            new = [
+                change(group, sample, group.step_values.get(sample.id)) for sample in samples
+            ]
             result.append([sample for sample in new if sample is not None])
         return result
 
@@ -129,7 +131,9 @@ def _check_lists(owner: str, result: object, n: int) -> None:
         given = f"a list of {len(result)}"
     else:
         return
-    raise RecipeError(f"{owner} must give a list of samples for each of {n} groups, not {given}")
+    raise RecipeError(
+        f"{owner} must give a list of samples for each of {n} groups, not {given}"
+    )
 
 
 def _check_samples(owner: str, group: Group, samples: list) -> None:

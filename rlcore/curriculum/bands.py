@@ -107,7 +107,9 @@ class Bands(Epochs):
         return super().state_dict() | {
             "steps": self._steps,
             "draws": self._draws,
-            "known": [[position, rate, step] for position, (rate, step) in self._observed.items()],
+            "known": [
+                [position, rate, step] for position, (rate, step) in self._observed.items()
+            ],
             "queues": {band: list(queue) for band, queue in self._queues.items()},
         }
 
@@ -121,7 +123,9 @@ class Bands(Epochs):
     def _take(self, rng: random.Random) -> int:
         """The next task of a band that is drawn by the shares."""
         walk_left = len(self._observed) + len(self._queues["unseen"]) < self._size
-        bands = [band for band in BANDS if self._queues[band] or (band == "unseen" and walk_left)]
+        bands = [
+            band for band in BANDS if self._queues[band] or (band == "unseen" and walk_left)
+        ]
         weights = [self._shares[band] for band in bands]
         weights = normalised(weights) if any(weights) else [1.0] * len(weights)
         (band,) = rng.choices(bands, weights)

@@ -42,7 +42,9 @@ def pass_rate(*, low: float = 0.0, high: float = 1.0, part: str | None = None) -
     `zero_variance`.
     """
     if not low < high:
-        raise RecipeError(f"filter pass_rate: low is {low} and high is {high}; low must be smaller")
+        raise RecipeError(
+            f"filter pass_rate: low is {low} and high is {high}; low must be smaller"
+        )
 
     def accepts(group: Group, version: int) -> bool:
         values = scores(group, part)

@@ -106,4 +106,8 @@ class Prefilter:
         return self._sampler.metrics() | {"prefilter/skipped": self._skipped}
 
     def _kind(self, position: int) -> str:
-        return str(position) if self._kinds is None else self._kinds.names[self._kinds.of[position]]
+        return (
+            str(position)
+            if self._kinds is None
+            else self._kinds.names[self._kinds.of[position]]
+        )

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rlcore.errors import ModelError, first_line
 from rlcore.plugin import did_you_mean
@@ -57,7 +62,9 @@ def model_from_config(
                 dtype=getattr(torch, dtype),
                 attn_implementation="eager",
             )
-    except Exception as error:  # architectures raise anything for sizes that do not fit together
+    except (
+        Exception
+    ) as error:  # architectures raise anything for sizes that do not fit together
         raise ModelError(
             f"no {model_type} can be made from this config: {first_line(error)}"
         ) from error

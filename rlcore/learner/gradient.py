@@ -75,7 +75,9 @@ class BatchLoss:
             _largest_ratio(from_engine),
             _largest_ratio(from_old),
         ]
-        return torch.cat([self.losses.double(), torch.stack([value.double() for value in values])])
+        return torch.cat(
+            [self.losses.double(), torch.stack([value.double() for value in values])]
+        )
 
     def _tokens(self, logp: Tensor, entropy: Tensor, part: slice) -> Tokens:
         batch = self._batch

@@ -51,7 +51,12 @@ class InformationGain:
                 f"information_gain needs a horizon of 1 token or more, or null for all of the target, got {horizon}"
             )
         self._policy, self._average, self._max_tokens = policy, average, micro_batch_tokens
-        self._horizon, self._close, self._target, self._context = horizon, close, target, context
+        self._horizon, self._close, self._target, self._context = (
+            horizon,
+            close,
+            target,
+            context,
+        )
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Gain]]:
         """Gains of each group's rollouts, in their order. Raises `LearnerError` where a task has no such column."""
@@ -72,7 +77,10 @@ class InformationGain:
         with self._average.applied() if self._average else nullcontext():
             without = self._score(plain)
         return [
-            [Gain((thought := next(with_thought)) - base, thought, base) for _ in group.rollouts]
+            [
+                Gain((thought := next(with_thought)) - base, thought, base)
+                for _ in group.rollouts
+            ]
             for group, base in zip(groups, without, strict=True)
         ]
 

@@ -163,7 +163,9 @@ class _OnePass(torch.autograd.Function):
             stats = softmax.stats()
             logp[rows] = stats.logp
             entropy[rows] = stats.entropy
-            value, grad_logp, grad_entropy = _loss_gradients(loss, stats.logp, stats.entropy, rows)
+            value, grad_logp, grad_entropy = _loss_gradients(
+                loss, stats.logp, stats.entropy, rows
+            )
             total += value
             dz = head.pull(z, target[rows], grad_logp, grad_entropy, stats)
             gradients.add(rows, columns, dz)
@@ -173,7 +175,9 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _logp: None, _entropy: None, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, _logp: None, _entropy: None, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
         grads = ctx.grads
         ctx.grads = None
         scaled = []

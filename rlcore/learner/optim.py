@@ -166,7 +166,9 @@ class Average:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self._live = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self._mean = {name: p.detach().to(_wide(p), copy=True) for name, p in self._live.items()}
+        self._mean = {
+            name: p.detach().to(_wide(p), copy=True) for name, p in self._live.items()
+        }
 
     @torch.no_grad()
     def update(self) -> None:

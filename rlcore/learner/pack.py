@@ -59,7 +59,9 @@ class MicroBatch:
     @property
     def shares(self) -> bool:
         """Whether a token is stored once for several sequences."""
-        return any(parent >= 0 for parent in self.parents) or len(self.lengths) < len(self.order)
+        return any(parent >= 0 for parent in self.parents) or len(self.lengths) < len(
+            self.order
+        )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MicroBatch:
         """On `device`, with floats as `dtype`."""

@@ -120,7 +120,9 @@ class Policy:
 
         return base
 
-    def score(self, sequences: Sequence[list[int]], *, max_tokens: int = 8192) -> list[list[float]]:
+    def score(
+        self, sequences: Sequence[list[int]], *, max_tokens: int = 8192
+    ) -> list[list[float]]:
         """Log-probabilities at temperature 1 of `sequence[1:]`: len - 1 numbers a sequence."""
         return [logprobs for logprobs, _ in self.read(sequences, max_tokens=max_tokens)]
 
@@ -247,7 +249,9 @@ def _check_arguments(
     dtype: str,
 ) -> None:
     if (path is None) == (config is None):
-        raise ModelError("a model is given by its path or its config: give exactly one of the two")
+        raise ModelError(
+            "a model is given by its path or its config: give exactly one of the two"
+        )
     if path is None and tokenizer is None:
         raise ModelError(
             'a model built from config needs a tokenizer: a hub name, a folder or "bytes"'

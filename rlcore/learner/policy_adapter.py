@@ -181,7 +181,9 @@ def _config(settings: Mapping[str, Any]) -> PeftConfig:
     values = {key: value for key, value in settings.items() if key != "type"}
     for key, value in values.items():
         if key not in known:
-            raise ModelError(f"a {kind} adapter has no setting {key!r}{did_you_mean(key, known)}")
+            raise ModelError(
+                f"a {kind} adapter has no setting {key!r}{did_you_mean(key, known)}"
+            )
         if "dropout" in key and value:
             raise ModelError(
                 f"model.peft.{key} must be 0: rlcore trains without dropout, since engine and learner must agree"
@@ -203,9 +205,14 @@ def _refuse_unfit(model: PreTrainedModel, kind: str) -> None:
     """Raise `ModelError` unless the adapter can be merged layer by layer, starts as the base, and leaves the head alone."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    head, tied = model.get_output_embeddings(), model.config.get_text_config().tie_word_embeddings
+    head, tied = (
+        model.get_output_embeddings(),
+        model.config.get_text_config().tie_word_embeddings,
+    )
     adapted = {
-        name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
     }
     if not adapted:
         raise ModelError(

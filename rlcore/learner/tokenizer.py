@@ -27,7 +27,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from None
+        raise ModelError(
+            f"cannot load a tokenizer from {name!r}: {first_line(error)}"
+        ) from None
 
 
 def byte_tokenizer(max_length: int = 1_000_000) -> PreTrainedTokenizerFast:

@@ -112,7 +112,9 @@ class Learner:
             forward_only_tokens=0 if self._reference is None else agreed.model_tokens,
         )
 
-    def accumulate(self, samples: Sequence[Sample]) -> tuple[list[float] | None, dict[str, Counts]]:
+    def accumulate(
+        self, samples: Sequence[Sample]
+    ) -> tuple[list[float] | None, dict[str, Counts]]:
         """The part of `update` before the optimiser: the gradient over the samples of all ranks, in the parameters.
 
         Returns the sum of all tallies (see `BatchLoss.tally`), None if nothing is trained, and the counts of each stream.
@@ -160,7 +162,9 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; every rank is given the first one's."""
-        optimizer = getattr(self._optimizer, "optimizer", self._optimizer)  # accelerate wraps it
+        optimizer = getattr(
+            self._optimizer, "optimizer", self._optimizer
+        )  # accelerate wraps it
         optimizer.load_state_dict(optimizer_in_parts(state["optimizer"], optimizer))
         self.updates = state["updates"]
         self.version = state["version"]

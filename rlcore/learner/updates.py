@@ -66,7 +66,9 @@ def run_updates(
     gather = gather or _default_gather(learner)
     units = _units(groups, by)
     may_move = minibatches * update_epochs > 1  # the policy, before the last update
-    facts = [(unit.key, may_move or _any_stale(unit.samples, learner.version)) for unit in units]
+    facts = [
+        (unit.key, may_move or _any_stale(unit.samples, learner.version)) for unit in units
+    ]
     all_facts = gather(facts)
     keys = _global_order([key for key, _ in all_facts])
     forward_only_tokens = 0
@@ -138,7 +140,9 @@ def _recompute(learner: Learner, units: Sequence[_Unit], *, only_stale: bool) ->
     samples = []
     for unit in units:
         for index, sample in enumerate(unit.samples):
-            if sample.logprobs is None or (only_stale and not _is_stale(sample, learner.version)):
+            if sample.logprobs is None or (
+                only_stale and not _is_stale(sample, learner.version)
+            ):
                 continue
             places.append((unit, index))
             samples.append(sample)

@@ -30,7 +30,9 @@ def dft(stream: str = "policy") -> Objective:
 
     The gradient of -pi instead of -log pi.
     """
-    return Objective((Term(advantage=constant(1.0), denominator=unit, stream=stream, name="dft"),))
+    return Objective(
+        (Term(advantage=constant(1.0), denominator=unit, stream=stream, name="dft"),)
+    )
 
 
 def luffy(gamma: float = 0.1, clip_low: float = 0.2, clip_high: float = 0.2) -> Objective:

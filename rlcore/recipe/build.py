@@ -118,7 +118,11 @@ def build_policy_reward(
     spec: RewardSpec, policy: Policy | None, **context: Any
 ) -> Callable[[Sequence[Group]], list[list[Gain]]]:
     return build(
-        {"use": spec.use, **spec.params}, POLICY_REWARDS, policy, what="policy reward", **context
+        {"use": spec.use, **spec.params},
+        POLICY_REWARDS,
+        policy,
+        what="policy reward",
+        **context,
     )
 
 
@@ -211,7 +215,9 @@ def build_budget(stage: RlStage) -> Schedule | None:
     if stage.budget is None:
         return None
     named = (
-        {"use": "fixed", "tokens": stage.budget} if isinstance(stage.budget, int) else stage.budget
+        {"use": "fixed", "tokens": stage.budget}
+        if isinstance(stage.budget, int)
+        else stage.budget
     )
     schedule = build(named, BUDGETS, what="budget", steps=stage.steps)
     tokens = checked_schedule(f"budget {named!r}", schedule, most=stage.sampling.max_tokens)

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from rlcore.stages.base import Stage
 
 
-ENGINES = {"vllm_local": "rlcore.rollout.vllm_local:VllmEngine", "hf": "rlcore.rollout.hf:HfEngine"}
+ENGINES = {
+    "vllm_local": "rlcore.rollout.vllm_local:VllmEngine",
+    "hf": "rlcore.rollout.hf:HfEngine",
+}
 """Name in a recipe -> a class; its parameters are the keys beside `use`."""
 
 ENGINE_CONTEXT = (
@@ -128,6 +131,10 @@ def build_engine(
 ) -> Engine:
     """The engine of the recipe; it serves the model in `model_folder` until weights are published."""
     make = engine_maker(
-        section, model_folder=model_folder, dtype=dtype, device=device, adapter_rank=adapter_rank
+        section,
+        model_folder=model_folder,
+        dtype=dtype,
+        device=device,
+        adapter_rank=adapter_rank,
     )
     return make()

@@ -111,7 +111,10 @@ def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
     """
     lines, seen = [], set()
     for stage in recipe.stages:
-        if not hasattr(stage, "rewards") or (pair := (stage.tasks, repr(stage.rewards))) in seen:
+        if (
+            not hasattr(stage, "rewards")
+            or (pair := (stage.tasks, repr(stage.rewards))) in seen
+        ):
             continue
         seen.add(pair)
         specs = worker_rewards(stage.rewards)
@@ -129,14 +132,22 @@ def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
         rates = f"reference rate {report.reference_rate:.4g}, corrupted rate {report.corrupted_rate:.4g}"
         lines.append(f"{pair_name}: {report.checked} checked, {rates}")
         for count, what in (
-            (report.without_answer, "tasks left out: their answer is neither text nor a number"),
-            (report.wrong_demonstrations, "demonstrations that do not end in the reference answer"),
+            (
+                report.without_answer,
+                "tasks left out: their answer is neither text nor a number",
+            ),
+            (
+                report.wrong_demonstrations,
+                "demonstrations that do not end in the reference answer",
+            ),
         ):
             if count:
                 lines.append(f"  {count} {what}")
         for e in report.exceptions[:SHOWN_EXCEPTIONS]:
             why = (
-                f"{e.verdict.status}: {e.verdict.reason}" if e.verdict.reason else e.verdict.status
+                f"{e.verdict.status}: {e.verdict.reason}"
+                if e.verdict.reason
+                else e.verdict.status
             )
             lines.append(
                 f"  {e.kind} answer of {e.id} (reference {e.answer!r}) got {e.verdict.value} ({why}): {e.scored[-60:]!r}"

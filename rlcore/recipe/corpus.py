@@ -123,7 +123,9 @@ def survey(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     return {
         **asdict(prepared.funnel),
         "seconds": round(prepared.seconds, 2),
-        "documents_per_second": round(prepared.funnel.documents / max(prepared.seconds, 1e-9), 1),
+        "documents_per_second": round(
+            prepared.funnel.documents / max(prepared.seconds, 1e-9), 1
+        ),
         "peak_memory_mb": round(peak / 1e6, 1),
         "folder": str(prepared.folder),
     }

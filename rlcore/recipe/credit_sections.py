@@ -56,7 +56,8 @@ class CreditSection(Section):
         description="turn advantages A into weights exp(A / this), at most 20, of mean 1 over a step",
     )
     category_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="weight of the samples of a category; 1 for the others"
+        default_factory=dict,
+        description="weight of the samples of a category; 1 for the others",
     )
     demonstrations: Literal["none", "gated", "mixed"] = Field(
         "none",

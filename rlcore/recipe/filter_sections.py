@@ -52,5 +52,7 @@ class GroupKeys(Section):
                 f"(it is {self.group_size})"
             )
         if self.filter is None and self.resample != ResampleSection():
-            raise ValueError("resample has no effect without a filter: set filter, or leave it out")
+            raise ValueError(
+                "resample has no effect without a filter: set filter, or leave it out"
+            )
         return self

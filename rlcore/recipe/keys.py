@@ -148,7 +148,9 @@ def _table(
 
 
 def _declaring_class(section: type[Section], name: str) -> type:
-    return next(cls for cls in section.__mro__ if name in cls.__dict__.get("__annotations__", {}))
+    return next(
+        cls for cls in section.__mro__ if name in cls.__dict__.get("__annotations__", {})
+    )
 
 
 def _inner(annotation: Any) -> dict[str, type[Section]]:

@@ -66,7 +66,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
 )
 
 
@@ -167,7 +169,9 @@ def find(name: str) -> Path:
     names = recipe_names()
     if name in names:
         return names[name]
-    near = difflib.get_close_matches(Path(name).stem, names, n=3, cutoff=0.5) or sorted(names)[:10]
+    near = (
+        difflib.get_close_matches(Path(name).stem, names, n=3, cutoff=0.5) or sorted(names)[:10]
+    )
     raise RecipeError(
         f"there is no recipe {name!r}: it is neither a file nor one of the known names (nearest: {', '.join(near)})"
     )
@@ -269,7 +273,9 @@ def _item(items: list[Any], part: str, dotted: str, where: str) -> int:
         f"{i} ({_label(item)})" if _label(item) else str(i) for i, item in enumerate(items)
     )
     problem = "names no item" if not named else "names several items"
-    raise RecipeError(f"{where}: {part!r} in {dotted!r} {problem} of the list; use one of {known}")
+    raise RecipeError(
+        f"{where}: {part!r} in {dotted!r} {problem} of the list; use one of {known}"
+    )
 
 
 def _label(item: Any) -> str:
@@ -282,7 +288,9 @@ def _label(item: Any) -> str:
 def _yaml_problem(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error)
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(problem)
+    return (
+        f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(problem)
+    )
 
 
 def _sentence(detail: Any, raw: Any) -> str:

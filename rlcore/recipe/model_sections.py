@@ -64,7 +64,9 @@ class EngineSection(PartSection):
         "hf (transformers), or file.py:Class",
     )
     max_length: PositiveInt = Field(2048, description="longest prompt + completion, in tokens")
-    max_sequences: PositiveInt = Field(256, description="completions generated at the same time")
+    max_sequences: PositiveInt = Field(
+        256, description="completions generated at the same time"
+    )
     deadline_s: PositiveFloat = Field(
         600.0, description="longest wait for the completions of one step; stragglers are cut"
     )
@@ -74,7 +76,8 @@ class EngineSection(PartSection):
         "merged weights, or the LoRA adapter alone",
     )
     sync_tolerance: PositiveFloat | None = Field(
-        None, description="largest canary gap, in nats; default 1e-3 (float32) or 0.25 (bfloat16)"
+        None,
+        description="largest canary gap, in nats; default 1e-3 (float32) or 0.25 (bfloat16)",
     )
 
 

@@ -71,7 +71,9 @@ class UpdateSection(Section):
     )
     lr: PositiveFloat = Field(1e-6, description="peak learning rate")
     betas: tuple[float, float] = Field(
-        (0.9, 0.95), strict=False, description="AdamW's decay rates; the first is sgd's momentum"
+        (0.9, 0.95),
+        strict=False,
+        description="AdamW's decay rates; the first is sgd's momentum",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="on matrices only")
     clip_norm: PositiveFloat = Field(1.0, description="largest global gradient norm")
@@ -80,7 +82,9 @@ class UpdateSection(Section):
         description="shape after the warm-up: constant, linear, cosine, rex, wsd, "
         "or {use: wsd, decay_shape: sqrt}",
     )
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="updates of linear warm-up")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="updates of linear warm-up"
+    )
 
     @model_validator(mode="after")
     def _schedule_exists(self) -> UpdateSection:
@@ -94,7 +98,9 @@ class UpdateSection(Section):
         """Name and settings of the learner's schedule."""
         name = self.schedule if isinstance(self.schedule, str) else self.schedule.get("use")
         if name not in SCHEDULES:
-            raise RecipeError(f"there is no schedule {name!r}{did_you_mean(str(name), SCHEDULES)}")
+            raise RecipeError(
+                f"there is no schedule {name!r}{did_you_mean(str(name), SCHEDULES)}"
+            )
         return {"schedule": name, **build(self.schedule, SCHEDULES, what="schedule")}
 
     def settings(self) -> dict[str, Any]:
@@ -124,7 +130,9 @@ class UpdateKeys(Section):
         0, description="rollout batches generated beyond the one being trained"
     )
     minibatches: PositiveInt = Field(1, description="updates that a rollout batch is cut into")
-    update_epochs: PositiveInt = Field(1, description="times that a rollout batch is trained on")
+    update_epochs: PositiveInt = Field(
+        1, description="times that a rollout batch is trained on"
+    )
     minibatch_by: Literal["group", "sequence"] = Field(
         "group", description="what stays together when a batch is cut"
     )
@@ -151,4 +159,6 @@ class UpdateKeys(Section):
 
     def denominator(self, recipe: Recipe) -> Literal["trainer", "engine"]:
         """Where old log-probabilities come from, default applied."""
-        return self.old_logprobs or ("trainer" if recipe.model.dtype == "bfloat16" else "engine")
+        return self.old_logprobs or (
+            "trainer" if recipe.model.dtype == "bfloat16" else "engine"
+        )

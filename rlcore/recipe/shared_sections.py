@@ -37,7 +37,8 @@ class SamplingSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus; 1 is off")
     top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 is off")
     min_p: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="cut off tokens below this fraction of the largest probability; 0 is off"
+        0.0,
+        description="cut off tokens below this fraction of the largest probability; 0 is off",
     )
     stop: list[str] = Field(default_factory=list, description="texts that end a completion")
 
@@ -47,7 +48,9 @@ BUDGET_TEXT = "\nUse exactly {budget} tokens."
 
 def _states(text: str) -> str:
     if "{budget}" not in text and "{prompt}" not in text:
-        raise ValueError(f"{text!r} has neither {{budget}} nor {{prompt}}: it would state nothing")
+        raise ValueError(
+            f"{text!r} has neither {{budget}} nor {{prompt}}: it would state nothing"
+        )
     return text
 
 

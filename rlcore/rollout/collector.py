@@ -100,7 +100,9 @@ class Collector:
         Completions that are not written after `deadline_s` are left out, so a group may hold fewer than asked for, or none.
         """
         finished = self._continued[batch] = {}
-        self.generator.continue_prefixes(prefixes, batch=batch, seed=seed, deadline_s=deadline_s)
+        self.generator.continue_prefixes(
+            prefixes, batch=batch, seed=seed, deadline_s=deadline_s
+        )
         while len(finished) < len(prefixes):
             self._pump()
         del self._continued[batch]
@@ -124,7 +126,8 @@ class Collector:
             return
         self.generator.complete(batch.promising(open=self.generator.open(batch.number)))
         draws = batch.replacements(
-            started=self.generator.cost(batch.number).groups, open=self.generator.open(batch.number)
+            started=self.generator.cost(batch.number).groups,
+            open=self.generator.open(batch.number),
         )
         self.generator.start(draws, batch=batch.number)
 
@@ -133,14 +136,21 @@ class _Batch:
     """Which groups of a batch are scored and accepted, and how many are missing."""
 
     def __init__(
-        self, number: int, size: int, resample: Resample | None, streaming: bool, deadline: float
+        self,
+        number: int,
+        size: int,
+        resample: Resample | None,
+        streaming: bool,
+        deadline: float,
     ) -> None:
         self.number = number
         self.deadline = deadline
         """Monotonic time after which nothing more is asked for."""
         self._size, self._resample, self._streaming = size, resample, streaming
         self._finished: dict[str, FinishedGroup] = {}
-        self._passed: set[str] = set()  # keys that the filter accepted when they were judged last
+        self._passed: set[str] = (
+            set()
+        )  # keys that the filter accepted when they were judged last
         self._accepted: set[str] = set()  # those of them that are complete
         self._promising: list[FinishedGroup] = []  # accepted probes
 
@@ -180,7 +190,9 @@ class _Batch:
         n = min(wanted, allowed)
         return self._resample.more(n) if n > 0 else []
 
-    def collected(self, cost: BatchCost, *, rollout_s: float, reward_s: float) -> CollectedBatch:
+    def collected(
+        self, cost: BatchCost, *, rollout_s: float, reward_s: float
+    ) -> CollectedBatch:
         done = sorted(self._finished.values(), key=lambda one: one.draw.order)
         accepted = [one for one in done if one.key in self._accepted][: self._size]
         keys = {one.key for one in accepted}
@@ -211,7 +223,9 @@ def collect(
     **settings: Any,
 ) -> CollectedBatch:
     """One batch of these tasks with an engine of one's own. settings: see `Generator`."""
-    generator = Generator(engine=engine, seed_of_batch=lambda batch: seed, probe=probe, **settings)
+    generator = Generator(
+        engine=engine, seed_of_batch=lambda batch: seed, probe=probe, **settings
+    )
     collector = Collector(generator, streaming=not engine.deterministic)
     collector.open(0, numbered(tasks), resample)
     return collector.wait(0)

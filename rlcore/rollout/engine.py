@@ -85,7 +85,9 @@ def drain(engine: Engine, waiting: Collection[str], deadline: float) -> Iterator
             yield completion
 
 
-def generate(engine: Engine, requests: Sequence[Request], deadline_s: float) -> list[Completion]:
+def generate(
+    engine: Engine, requests: Sequence[Request], deadline_s: float
+) -> list[Completion]:
     """Completions in request order. Raises `EngineError` if some are late; those are aborted first."""
     engine.submit(requests)
     ids = [request.id for request in requests]

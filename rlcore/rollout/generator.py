@@ -151,7 +151,9 @@ class Generator:
         before, group.started = group.started, min(until, len(group.attempts))
         group.deadline, group.scoring = None, False
         self._open[group.key] = group
-        self._queue.extend((group, attempt) for attempt in group.attempts[before : group.started])
+        self._queue.extend(
+            (group, attempt) for attempt in group.attempts[before : group.started]
+        )
 
     # working -----------------------------------------------------------------------------------------------
 
@@ -171,7 +173,9 @@ class Generator:
     def forget(self, batch: int) -> None:
         """Drop what is kept of a batch that is complete: its cost, and probes that nobody asked to complete."""
         self._costs.pop(batch, None)
-        self._probed = {key: group for key, group in self._probed.items() if group.batch != batch}
+        self._probed = {
+            key: group for key, group in self._probed.items() if group.batch != batch
+        }
 
     def pump(self, timeout_s: float = POLL_S) -> list[FinishedGroup]:
         """Submit what may be submitted, let engine and scorer work at most about `timeout_s`; groups that are finished.
@@ -246,7 +250,9 @@ class Generator:
         attempt.add(completion)
         if attempt.finish is None and group.expired:
             attempt.finish = "aborted"
-        elif attempt.finish is None:  # lost with its server, or taken back: the next leg goes on
+        elif (
+            attempt.finish is None
+        ):  # lost with its server, or taken back: the next leg goes on
             self._queue.append((group, attempt))
         if not group.running:
             self._send_to_scorer(group)

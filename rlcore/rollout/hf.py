@@ -68,7 +68,8 @@ class HfEngine:
         while not self._done and self._live:
             if self._wave is None:
                 rows = [
-                    self._queue.popleft() for _ in range(min(self._max_sequences, len(self._queue)))
+                    self._queue.popleft()
+                    for _ in range(min(self._max_sequences, len(self._queue)))
                 ]
                 self._wave = Wave(self._model, rows, self._eos, self._tokenizer)
             for draft, finish in self._wave.step(self.version):
@@ -123,7 +124,9 @@ class HfEngine:
             best = logprobs.topk(top_k)
             top = [
                 dict(zip(tokens, values, strict=True))
-                for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                for tokens, values in zip(
+                    best.indices.tolist(), best.values.tolist(), strict=True
+                )
             ]
             taken = logprobs.gather(1, ids[0, 1:, None])[:, 0]
             scores.append(SequenceScore(taken.tolist(), top))
@@ -141,7 +144,9 @@ class HfEngine:
         self._done.append(draft.completion(finish))
 
 
-def _open(model_folder: str | Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _open(
+    model_folder: str | Path, dtype: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, without the progress bar of their loading."""
     shown = hub_logging.is_progress_bar_enabled()
     hub_logging.disable_progress_bar()

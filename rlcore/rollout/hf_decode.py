@@ -22,7 +22,11 @@ class GrowingLayer(DynamicLayer):
     """A cache layer that writes into spare room instead of concatenating: linear, not quadratic, cost over an answer."""
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args: object,
+        **kwargs: object,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append `[B, H, new, D]` keys and values; returns all of them."""
         if not self.is_initialized:
@@ -120,7 +124,8 @@ class Wave:
         prompt) are read once."""
         self._slots = [draft for draft in self._slots if draft]
         texts = [
-            tuple(d.request.prompt_ids + d.request.prefix_ids + d.token_ids) for d in self._slots
+            tuple(d.request.prompt_ids + d.request.prefix_ids + d.token_ids)
+            for d in self._slots
         ]
         slot_of = {text: slot for slot, text in enumerate(dict.fromkeys(texts))}
         width, device = max(map(len, texts)), self._model.device

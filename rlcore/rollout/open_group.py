@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rlcore.types import Completion, Finish, Group, Prefix, Request, Rollout, Sampling, Task, Turn
+from rlcore.types import (
+    Completion,
+    Finish,
+    Group,
+    Prefix,
+    Request,
+    Rollout,
+    Sampling,
+    Task,
+    Turn,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +154,9 @@ class OpenGroup:
         """The group as it was, with nothing in flight."""
         attempts = []
         for values in state["attempts"]:
-            sampling = Sampling(**values["sampling"] | {"stop": tuple(values["sampling"]["stop"])})
+            sampling = Sampling(
+                **values["sampling"] | {"stop": tuple(values["sampling"]["stop"])}
+            )
             attempts.append(Attempt(**values | {"sampling": sampling}))
         draw = TaskDraw(
             task=task,
@@ -188,7 +200,13 @@ class BatchCost:
 
 
 def plan_group(
-    draw: TaskDraw, prompt_ids: list[int], *, batch: int, size: int, sampling: Sampling, seed: int
+    draw: TaskDraw,
+    prompt_ids: list[int],
+    *,
+    batch: int,
+    size: int,
+    sampling: Sampling,
+    seed: int,
 ) -> OpenGroup:
     """The attempts at a task: ids are `<task id>#<batch>.<attempt>`, seeds follow from (seed, task, attempt)."""
     first = draw.occurrence * size
@@ -239,4 +257,6 @@ def request_seed(seed: int, task_id: str, attempt: int) -> int:
 
 def rollouts_of(group: OpenGroup, decode: Callable[[list[int]], str]) -> Sequence[Rollout]:
     """Rollouts of the attempts that were asked for, in order."""
-    return [attempt.rollout(group.task.id, decode) for attempt in group.attempts[: group.started]]
+    return [
+        attempt.rollout(group.task.id, decode) for attempt in group.attempts[: group.started]
+    ]

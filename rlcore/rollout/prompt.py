@@ -76,7 +76,9 @@ class PromptEncoder:
         return ids if ids[: len(self._opening)] == self._opening else self._opening + ids
 
     def _encode_chat(self, task: Task) -> list[int]:
-        return self._ids(self._render(self._messages(task), task.id, add_generation_prompt=True))
+        return self._ids(
+            self._render(self._messages(task), task.id, add_generation_prompt=True)
+        )
 
     def _messages(self, task: Task) -> list[Message]:
         messages = (
@@ -88,7 +90,9 @@ class PromptEncoder:
             return messages
         return [{"role": "system", "content": self.system}, *messages]
 
-    def _render(self, messages: list[Message], task_id: str, add_generation_prompt: bool) -> str:
+    def _render(
+        self, messages: list[Message], task_id: str, add_generation_prompt: bool
+    ) -> str:
         try:
             return self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -110,7 +114,9 @@ class PromptEncoder:
         """First special token that the template writes after an assistant's words; end-of-sequence if there is none."""
         if self.format == "chat":
             turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SLOT}]
-            closing = self._render(turn, "(none)", add_generation_prompt=False).rpartition(_SLOT)[2]
+            closing = self._render(turn, "(none)", add_generation_prompt=False).rpartition(
+                _SLOT
+            )[2]
             for token in self._ids(closing):
                 if token in self._special:
                     return token
@@ -118,5 +124,7 @@ class PromptEncoder:
 
     @cached_property
     def _special(self) -> set[int]:
-        added = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        added = {
+            id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special
+        }
         return added | set(self.tokenizer.all_special_ids)

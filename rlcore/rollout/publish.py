@@ -20,7 +20,9 @@ from rlcore.rollout.engine import Engine
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.25}
 """Largest log-probability gap of a canary token, in nats, by the dtype served."""
 
-_CHUNK = 1 << 18  # elements mixed at a time: the integers stay in cache and the extra memory small
+_CHUNK = (
+    1 << 18
+)  # elements mixed at a time: the integers stay in cache and the extra memory small
 _BITS = {2: torch.int16, 4: torch.int32}
 
 
@@ -81,7 +83,10 @@ class Distinct:
 
     def __call__(self, tensor: torch.Tensor) -> bool:
         ref = StorageWeakRef(tensor.untyped_storage())
-        return self._seen.setdefault((ref.cdata, tensor.storage_offset(), tensor.shape), ref) is ref
+        return (
+            self._seen.setdefault((ref.cdata, tensor.storage_offset(), tensor.shape), ref)
+            is ref
+        )
 
 
 def fingerprint(tensors: Iterable[torch.Tensor], dtype: str | None = None) -> str:

@@ -97,7 +97,9 @@ class ScriptedEngine:
         if self._score is None:
             raise EngineError("this scripted engine cannot score; give it score=")
         if top_k:
-            raise EngineError("a scripted engine knows no other tokens; call score with top_k=0")
+            raise EngineError(
+                "a scripted engine knows no other tokens; call score with top_k=0"
+            )
         empty: list[dict[int, float]] = [{}] * (max(map(len, sequences), default=1) - 1)
         return [SequenceScore(self._score(ids), empty[: len(ids) - 1]) for ids in sequences]
 

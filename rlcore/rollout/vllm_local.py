@@ -61,7 +61,11 @@ class VllmEngine:
         config = read_config(model_folder, tensor_parallel)
         self.version = 0
         self.shared, self.deterministic = False, False
-        self._dtype, self._max_length, self._tensor_parallel = dtype, max_length, tensor_parallel
+        self._dtype, self._max_length, self._tensor_parallel = (
+            dtype,
+            max_length,
+            tensor_parallel,
+        )
         self._drafts: dict[str, Draft] = {}
         self._done: list[Completion] = []
         self._scores: dict[str, RequestOutput] = {}
@@ -199,7 +203,9 @@ class VllmEngine:
                     f"vLLM ended request {output.request_id!r} with {written.finish_reason!r}; see its log "
                     "(VLLM_LOGGING_LEVEL=INFO)"
                 )
-            self._done.append(self._drafts.pop(output.request_id).completion(written.finish_reason))
+            self._done.append(
+                self._drafts.pop(output.request_id).completion(written.finish_reason)
+            )
 
 
 def _prepare_environment() -> None:
@@ -287,7 +293,9 @@ def _scoring_params(top_k: int) -> SamplingParams:
 
 def _sequence_score(output: RequestOutput, top_k: int) -> SequenceScore:
     logprobs, top = [], []
-    for entry, token in zip(output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True):
+    for entry, token in zip(
+        output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True
+    ):
         logprobs.append(entry[token].logprob)
         best = {other: value.logprob for other, value in entry.items() if value.rank <= top_k}
         top.append(best)

@@ -30,7 +30,9 @@ if current_platform.is_cpu():
     # The rank of each token, which nobody reads here, is the one compiled function of an eager engine: it would need a C++
     # compiler and 2 to 17 s at the first token.
     ranks = getattr(sampler_module, "batched_count_greater_than", None)
-    sampler_module.batched_count_greater_than = getattr(ranks, "_torchdynamo_orig_callable", ranks)
+    sampler_module.batched_count_greater_than = getattr(
+        ranks, "_torchdynamo_orig_callable", ranks
+    )
 
 
 class WeightExtension:

@@ -116,7 +116,9 @@ class BatchSource:
             self._next_draw += 1
         return self._ready.pop(step)
 
-    def observe(self, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]) -> dict[str, float]:
+    def observe(
+        self, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]
+    ) -> dict[str, float]:
         """Tell the curriculum of a batch, over all ranks; samples: those of each of its groups. Returns metrics."""
         collected = batch.collected
         effort = Effort(
@@ -235,7 +237,9 @@ def _outcomes(collected: CollectedBatch, samples: Sequence[Sequence[Sample]]) ->
     """Of all groups of the task set. Credit is not asked about rejected ones: theirs are group-normalised advantages."""
     outcomes = [
         outcome(draw.position, group, credited)
-        for draw, group, credited in zip(collected.draws, collected.groups, samples, strict=True)
+        for draw, group, credited in zip(
+            collected.draws, collected.groups, samples, strict=True
+        )
         if draw.position is not None
     ]
     for i, (draw, group) in enumerate(

@@ -78,7 +78,9 @@ def save(
             _remove(old)
 
 
-def save_reference(path: Path, *, save_model: Callable[[Path], None], main: bool = True) -> None:
+def save_reference(
+    path: Path, *, save_model: Callable[[Path], None], main: bool = True
+) -> None:
     """Write the model alone to `path`, replacing what is there. Every rank calls it."""
     draft = _draft_of(path)
     if main:

@@ -120,7 +120,13 @@ class RunFolder:
 
     def _empty(self) -> None:
         """Remove what a run writes, and nothing else that somebody may have put here."""
-        for folder in (self.rollouts, self.checkpoints, self.references, self.samples, self.pairs):
+        for folder in (
+            self.rollouts,
+            self.checkpoints,
+            self.references,
+            self.samples,
+            self.pairs,
+        ):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.metrics, self.evals, self.recipe, self.picture):
             file.unlink(missing_ok=True)

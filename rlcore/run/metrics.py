@@ -32,7 +32,9 @@ def group_facts(group: Group) -> GroupFacts:
     lengths = [sum(rollout.mask) for rollout in group.rollouts]
     all_tokens = sum(len(rollout.token_ids) for rollout in group.rollouts)
     failures = [
-        f"{verdict.status}: {verdict.reason}" for verdict in group.verdicts if verdict.value is None
+        f"{verdict.status}: {verdict.reason}"
+        for verdict in group.verdicts
+        if verdict.value is None
     ]
     return GroupFacts(
         values=[verdict.value for verdict in group.verdicts],
@@ -112,7 +114,9 @@ class Effort:
     resamples: int
 
 
-def tokens_reaching_a_gradient(groups: Iterable[Group], samples: Iterable[Iterable[Sample]]) -> int:
+def tokens_reaching_a_gradient(
+    groups: Iterable[Group], samples: Iterable[Iterable[Sample]]
+) -> int:
     """Tokens of the groups' rollouts that are trained with an advantage other than 0."""
     rollout_ids = {rollout.id for group in groups for rollout in group.rollouts}
     tokens = 0

@@ -26,15 +26,20 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM, LEGEND = 640, 180, 56, 28, 34, 150
 
 
 def panels_svg(
-    panels: Mapping[str, Mapping[str, Line]], *, x: str, y: str, low: float = 0.0, high: float = 0.0
+    panels: Mapping[str, Mapping[str, Line]],
+    *,
+    x: str,
+    y: str,
+    low: float = 0.0,
+    high: float = 0.0,
 ) -> str:
     """One panel below another: title -> {name of a line: its points}. All panels share both axes; a line keeps its colour.
 
     The vertical axis reaches from `low` to `high`, and further where values do.
     """
-    points = [point for lines in panels.values() for line in lines.values() for point in line] or [
-        (0.0, 0.0)
-    ]
+    points = [
+        point for lines in panels.values() for line in lines.values() for point in line
+    ] or [(0.0, 0.0)]
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     start, end = min(p[0] for p in points), max(p[0] for p in points)
     bottom, top = min(low, *(p[1] for p in points)), max(high, *(p[1] for p in points))
@@ -112,7 +117,9 @@ def _axes(scale: _Scale, x: str, y: str) -> list[str]:
         body.append(
             f'<text x="{scale.x(time):.1f}" y="{HEIGHT + 15}" text-anchor="middle">{time:.6g}</text>'
         )
-    body.append(f'<text x="{WIDTH / 2}" y="{HEIGHT + 29}" text-anchor="middle">{escape(x)}</text>')
+    body.append(
+        f'<text x="{WIDTH / 2}" y="{HEIGHT + 29}" text-anchor="middle">{escape(x)}</text>'
+    )
     body.append(
         f'<text transform="translate(-42,{HEIGHT / 2}) rotate(-90)" text-anchor="middle">{escape(y)}</text>'
     )

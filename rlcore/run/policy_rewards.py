@@ -26,7 +26,9 @@ def policy_scorer(
     tokens = optim.micro_batch_tokens if optim else 8192
     rewards = []
     for spec in policy_rewards(stage.rewards):
-        reward = build_policy_reward(spec, run.policy, average=average, micro_batch_tokens=tokens)
+        reward = build_policy_reward(
+            spec, run.policy, average=average, micro_batch_tokens=tokens
+        )
         rewards.append((spec, reward))
 
     def score(groups: Sequence[Group]) -> list[Group]:

@@ -209,7 +209,9 @@ class Run:
 
     def gather(self, items: Iterable[Any]) -> list[Any]:
         """The items of all ranks, in rank order, on every rank."""
-        return list(items) if self.accelerator.num_processes == 1 else gather_object(list(items))
+        return (
+            list(items) if self.accelerator.num_processes == 1 else gather_object(list(items))
+        )
 
     def resume_stage(
         self, learner: Learner, curriculum: TaskSampler, batches: BatchSource | None = None

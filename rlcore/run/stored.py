@@ -69,7 +69,9 @@ def _stored(rows: list[dict[str, Any]], file: str) -> Stored:
         answer=first.get("answer"),
         category=first.get("category", "all"),
     )
-    rollouts = [_rollout(row, f"{file}/{row.get('id', number)}") for number, row in enumerate(rows)]
+    rollouts = [
+        _rollout(row, f"{file}/{row.get('id', number)}") for number, row in enumerate(rows)
+    ]
     unrecorded = frozenset(
         rollout.id
         for rollout, row in zip(rollouts, rows, strict=True)
@@ -96,7 +98,9 @@ def _rollout(row: Mapping[str, Any], id: str) -> Rollout:
         task_id=row["task"],
         token_ids=row["token_ids"],
         mask=[bool(wrote) for wrote in row["mask"]],
-        logprobs=row["logprobs"] if row.get("logprobs") is not None else [0.0] * len(row["mask"]),
+        logprobs=row["logprobs"]
+        if row.get("logprobs") is not None
+        else [0.0] * len(row["mask"]),
         text=row["text"],
         finish=row.get("finish", "stop"),
         versions=_per_token(row),
@@ -114,7 +118,10 @@ def _per_token(row: Mapping[str, Any]) -> list[int]:
 def _verdict(row: Mapping[str, Any]) -> Verdict:
     status = row.get("status", "ok" if row["value"] is not None else "unscorable")
     return Verdict(
-        value=row["value"], status=status, parts=row.get("parts", {}), reason=row.get("reason", "")
+        value=row["value"],
+        status=status,
+        parts=row.get("parts", {}),
+        reason=row.get("reason", ""),
     )
 
 

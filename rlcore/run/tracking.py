@@ -131,7 +131,9 @@ class Tracker:
         log.steps += 1
         if self.accelerator.is_main_process:
             self.folder.log_metrics(row)
-        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        numbers = {
+            key: value for key, value in metrics.items() if isinstance(value, int | float)
+        }
         self.accelerator.log(numbers, step=step)
         self._show_step(log, row)
         self._call("on_step", step, row)
@@ -217,7 +219,12 @@ class Tracker:
             first = _number(measure, log.first)
             last = _number(measure, log.last)
             table.add_row(
-                log.name, str(log.steps or ""), f"{log.seconds:.1f}", _label(measure), first, last
+                log.name,
+                str(log.steps or ""),
+                f"{log.seconds:.1f}",
+                _label(measure),
+                first,
+                last,
             )
         self.console.print(table)
 

@@ -143,16 +143,22 @@ def aggregate(
     """
     parts = dict(_parts(rewards, verdicts))
     weighted = [
-        (spec, verdict) for spec, verdict in zip(rewards, verdicts, strict=True) if spec.weight != 0
+        (spec, verdict)
+        for spec, verdict in zip(rewards, verdicts, strict=True)
+        if spec.weight != 0
     ]
     applying = [verdict for spec, verdict in weighted if not _left_out(spec, verdict)]
     for verdict in applying or [verdict for _, verdict in weighted]:
         if verdict.status not in SCORED:
-            return Verdict(value=None, status=verdict.status, parts=parts, reason=verdict.reason)
+            return Verdict(
+                value=None, status=verdict.status, parts=parts, reason=verdict.reason
+            )
     values = {name: part for name, part in parts.items() if part is not None}
     weights = _weights([spec for spec in rewards if spec.weight == 0 or spec.name in values])
     try:
-        value = float(rule(Scored(parts=values, weights=weights, finished=finished, tokens=tokens)))
+        value = float(
+            rule(Scored(parts=values, weights=weights, finished=finished, tokens=tokens))
+        )
     except Exception as error:
         reason = f"the aggregate raised {type(error).__name__}: {error}"
         return Verdict(value=None, status="crashed", parts=parts, reason=reason)
@@ -175,7 +181,9 @@ def part_weights(named: Named, rewards: Sequence[RewardSpec]) -> dict[str, float
     """
     params = {"use": named} if isinstance(named, str) else named
     if params.get("use") != "sum":
-        raise RecipeError("credit.normalise_parts sums the parts itself: it needs `aggregate: sum`")
+        raise RecipeError(
+            "credit.normalise_parts sums the parts itself: it needs `aggregate: sum`"
+        )
     weights = params.get("weights") or _weights(rewards)
     return {name: weight for name, weight in weights.items() if weight != 0}
 

@@ -125,7 +125,9 @@ class Reward:
         """The arguments that a batch function may ask for; what it logs goes to `metrics`."""
         n = len(view)
         columns = {
-            name: [value] * n for name, value in view.columns.items() if name not in _NOT_COLUMNS
+            name: [value] * n
+            for name, value in view.columns.items()
+            if name not in _NOT_COLUMNS
         }
         completions: list[Any] = view.completions
         if not isinstance(view.prompt, str):

@@ -51,7 +51,9 @@ def _replies(call: Call, reward: Reward, deadline_s: float) -> Iterator[Any]:
     """The contents of the replies to a call; one that holds a str says why a group failed."""
     try:
         view = pickle.loads(call.view)
-    except Exception as error:  # a column of a type that this process cannot import, for example
+    except (
+        Exception
+    ) as error:  # a column of a type that this process cannot import, for example
         reason = f"the task cannot be read by the worker ({type(error).__name__}: {error})"
         failed = Verdict(value=None, status="crashed", reason=reason)
         yield from [[failed] * call.size] if call.whole else [failed] * call.size

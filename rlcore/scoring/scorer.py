@@ -177,7 +177,9 @@ class Scorer:
             except Exception as error:  # a bug, or a task that cannot be sent: `poll` raises it
                 self._done.put((key, error))
 
-    def _score_group(self, worker: Worker, task: Task, rollouts: list[Rollout]) -> list[Verdict]:
+    def _score_group(
+        self, worker: Worker, task: Task, rollouts: list[Rollout]
+    ) -> list[Verdict]:
         live = [i for i, rollout in enumerate(rollouts) if rollout.finish != "aborted"]
         view = GroupView(
             prompt=task.prompt,
@@ -290,4 +292,6 @@ def _check_names(rewards: Sequence[RewardSpec]) -> None:
     names = [spec.name for spec in rewards]
     for name in names:
         if names.count(name) > 1:
-            raise RewardError(f"two rewards are called {name!r}: give one of them another `name`")
+            raise RewardError(
+                f"two rewards are called {name!r}: give one of them another `name`"
+            )

@@ -37,12 +37,15 @@ class EvalStage(GeneratingStage):
     weights: Literal["policy", "ema"] = Field(
         "policy", description="ema: the averaged weights of the last training stage"
     )
-    num_samples: PositiveInt = Field(1, description="completions per task; accuracy is their mean")
+    num_samples: PositiveInt = Field(
+        1, description="completions per task; accuracy is their mean"
+    )
     budget: PositiveInt | None = Field(
         None, description="tokens that the prompt states, for a model trained with a budget"
     )
     budget_text: BudgetText = Field(
-        BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}"
+        BUDGET_TEXT,
+        description="how the prompt states {budget}; put after it, or around {prompt}",
     )
     sampling: SamplingSection = Field(default_factory=lambda: SamplingSection(temperature=0.0))
 
@@ -81,7 +84,9 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
             seed_of_batch=lambda batch: seed,
         )
         draws = [
-            TaskDraw(task=_with_budget(tasks[position], stage), position=position, order=position)
+            TaskDraw(
+                task=_with_budget(tasks[position], stage), position=position, order=position
+            )
             for position in run.my_share(positions)
         ]
         collector.open(0, draws)
@@ -140,7 +145,9 @@ def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
         recipe_names()
     )
     if not is_run and not folder.path.is_file() and name not in known:
-        raise RecipeError(f"{name} is neither a run folder nor a recipe{did_you_mean(name, known)}")
+        raise RecipeError(
+            f"{name} is neither a run folder nor a recipe{did_you_mean(name, known)}"
+        )
     recipe = load(str(folder.recipe) if is_run else name, overrides)
     stages = [stage for stage in recipe.stages if isinstance(stage, EvalStage)]
     if not stages:

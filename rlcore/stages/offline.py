@@ -47,7 +47,9 @@ class OfflineStage(DataStage):
         None, description="maximum number of completions per task, each text once"
     )
     steps: PositiveInt = Field(description="steps, each of one update")
-    batch_size: PositiveInt = Field(128, description="completions in a step, over all processes")
+    batch_size: PositiveInt = Field(
+        128, description="completions in a step, over all processes"
+    )
     credit: CreditSection = Field(
         default_factory=lambda: CreditSection(baseline="none", zero_variance="keep"),
         description="of credit.steps only the scheme counts: the values are the stored ones",
@@ -116,7 +118,9 @@ def offline_samples(
     samples = [
         # Versions number the weights of the run that wrote the rows, not of this one: no answer here is on-policy.
         replace(
-            sample, version=None, logprobs=None if sample.id in one.unrecorded else sample.logprobs
+            sample,
+            version=None,
+            logprobs=None if sample.id in one.unrecorded else sample.logprobs,
         )
         for one, made in zip(stored, credited, strict=True)
         for kept in [_kept(one, stage)]

@@ -95,7 +95,10 @@ class PreferStage(DataStage):
                 "pip install 'rlcore[prefer]'"
             )
         total = self.steps * self.batch_size
-        return [*facts, f"{self.label}: {self.steps} steps x {self.batch_size} pairs = {total:,}"]
+        return [
+            *facts,
+            f"{self.label}: {self.steps} steps x {self.batch_size} pairs = {total:,}",
+        ]
 
     def run(self, run: Run) -> None:
         run_prefer(run, self)
@@ -158,13 +161,21 @@ def pair_row(run: Run, one: Stored, pair: Pair) -> dict[str, Any]:
     )
     if not isinstance(prompt, str) or run.encoder.format == "chat":
         prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
+        chosen, rejected = (
+            [{"role": "assistant", "content": text}] for text in (chosen, rejected)
+        )
     ids = {
         "prompt_ids": pair.prompt_ids,
         "chosen_ids": pair.chosen_ids,
         "rejected_ids": pair.rejected_ids,
     }
-    return {"task": pair.task_id, "prompt": prompt, "chosen": chosen, "rejected": rejected, **ids}
+    return {
+        "task": pair.task_id,
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        **ids,
+    }
 
 
 def given_row(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,12 @@ class Forward(TrainerCallback):
         self._log = log
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: Mapping[str, float] | None = None,
+        **_: Any,
     ) -> None:
         if logs and "loss" in logs:
             names = {
@@ -74,7 +79,9 @@ def train_pairs(
                 policy, rows, stage, seed=seed, processes=processes, log=log, scratch=scratch
             ).train()
         except (ValueError, NotImplementedError) as error:
-            raise RecipeError(f"TRL's DPOTrainer refused stage {stage.label}: {error}") from None
+            raise RecipeError(
+                f"TRL's DPOTrainer refused stage {stage.label}: {error}"
+            ) from None
 
 
 def pair_trainer(

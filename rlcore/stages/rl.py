@@ -72,7 +72,8 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
     )
     groups_per_step: PositiveInt = Field(32, description="tasks in a step, over all processes")
     aggregate: str | dict[str, Any] = Field(
-        "sum", description="how rewards become one value: a name, or {use: name, parameter: value}"
+        "sum",
+        description="how rewards become one value: a name, or {use: name, parameter: value}",
     )
     curriculum: str | dict[str, Any] = Field(
         "uniform",
@@ -84,7 +85,8 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
         "{use: exponential, start: 256, factor: 0.7, every: 150}",
     )
     budget_text: BudgetText = Field(
-        BUDGET_TEXT, description="how the prompt states {budget}; put after it, or around {prompt}"
+        BUDGET_TEXT,
+        description="how the prompt states {budget}; put after it, or around {prompt}",
     )
     follow_up: str | dict[str, Any] | None = Field(
         None,
@@ -253,7 +255,13 @@ def run_rl(run: Run, stage: RlStage) -> None:
 
 
 def batch_source(
-    run: Run, stage: RlStage, curriculum: TaskSampler, learner: Learner, scorer: Any, *, seed: int
+    run: Run,
+    stage: RlStage,
+    curriculum: TaskSampler,
+    learner: Learner,
+    scorer: Any,
+    *,
+    seed: int,
 ) -> BatchSource:
     """This rank's rollout batches: drawn by the curriculum, sampled by the run's engine, scored."""
     collector = run.collector(

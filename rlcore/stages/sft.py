@@ -26,12 +26,16 @@ class SftStage(TaskStage):
     headline = ("loss", "entropy")
 
     steps: PositiveInt = Field(description="steps, each of one update")
-    batch_size: PositiveInt = Field(128, description="demonstrations in a step, over all processes")
+    batch_size: PositiveInt = Field(
+        128, description="demonstrations in a step, over all processes"
+    )
     optim: OptimSection = Field(default_factory=lambda: OptimSection(lr=1e-5))
 
     def check(self, context: Checking) -> list[str]:
         total = self.steps * self.batch_size
-        fact = f"{self.label}: {self.steps} steps x {self.batch_size} demonstrations = {total:,}"
+        fact = (
+            f"{self.label}: {self.steps} steps x {self.batch_size} demonstrations = {total:,}"
+        )
         return [*super().check(context), fact]
 
     def run(self, run: Run) -> None:
@@ -47,7 +51,9 @@ def run_sft(run: Run, stage: SftStage) -> None:
         while run.cursor.stage_step < stage.steps:
             watch = Stopwatch()
             positions = run.my_share(curriculum.draw(stage.batch_size))
-            report = learner.update([demonstrate(run, tasks[position]) for position in positions])
+            report = learner.update(
+                [demonstrate(run, tasks[position]) for position in positions]
+            )
             watch.lap("learn")
             run.end_step(learner_metrics(report) | watch.times(), learner, curriculum)
     run.end_stage(learner, curriculum)

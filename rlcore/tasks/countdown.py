@@ -87,7 +87,12 @@ def is_held_out(numbers: Sequence[int], target: int) -> bool:
 
 
 def _draw(
-    rng: random.Random, count: int, max_number: int, max_target: int, operators: str, held_out: bool
+    rng: random.Random,
+    count: int,
+    max_number: int,
+    max_target: int,
+    operators: str,
+    held_out: bool,
 ) -> tuple[list[int], int, list[str]]:
     for _ in range(_TRIES):
         given = [rng.randint(1, max_number) for _ in range(count)]

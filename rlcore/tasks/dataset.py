@@ -61,7 +61,11 @@ class _Rows:
     """Turns rows of one table into tasks."""
 
     def __init__(
-        self, path: str, names: Sequence[str], columns: Mapping[str, str], answer_after: str | None
+        self,
+        path: str,
+        names: Sequence[str],
+        columns: Mapping[str, str],
+        answer_after: str | None,
     ) -> None:
         for field in columns:
             if field not in FIELDS:
@@ -69,7 +73,9 @@ class _Rows:
         self._path, self._names, self._answer_after = path, names, answer_after
         self._stem = Path(path).name.partition(".")[0] or path
         present = {"prompt", *columns, *names}
-        self._sources = {field: columns.get(field, field) for field in FIELDS if field in present}
+        self._sources = {
+            field: columns.get(field, field) for field in FIELDS if field in present
+        }
         self._used = {
             field: self._columns_of(field, source) for field, source in self._sources.items()
         }
@@ -102,8 +108,12 @@ class _Rows:
         """Make every chosen task once, from the columns its fields use, so that a bad row is found before the run starts."""
         needed = list(dict.fromkeys(name for names in self._used.values() for name in names))
         seen: dict[str, int] = {}
-        for start, batch in enumerate(table.select_columns(needed).iter(batch_size=_CHECK_BATCH)):
-            for offset, values in enumerate(zip(*(batch[name] for name in needed), strict=True)):
+        for start, batch in enumerate(
+            table.select_columns(needed).iter(batch_size=_CHECK_BATCH)
+        ):
+            for offset, values in enumerate(
+                zip(*(batch[name] for name in needed), strict=True)
+            ):
                 number = start * _CHECK_BATCH + offset
                 if number in chosen:
                     task = self.task(number, dict(zip(needed, values, strict=True)))

@@ -33,7 +33,9 @@ def open_table(path: str, *, split: str, subset: str | None) -> datasets.Dataset
     """
     with _quiet():
         table = (
-            _open_local(path, split, subset) if is_local(path) else _open_hub(path, split, subset)
+            _open_local(path, split, subset)
+            if is_local(path)
+            else _open_hub(path, split, subset)
         )
     if len(table) == 0:
         raise TaskError(f"{path} has no rows (split {split!r})")
@@ -43,7 +45,9 @@ def open_table(path: str, *, split: str, subset: str | None) -> datasets.Dataset
 def is_local(path: str) -> bool:
     """Whether `path` means local files rather than a hub name."""
     looks_local = (
-        glob.has_magic(path) or path.startswith(("/", "./", "../", "~")) or _kind(path) is not None
+        glob.has_magic(path)
+        or path.startswith(("/", "./", "../", "~"))
+        or _kind(path) is not None
     )
     return looks_local or Path(path).exists()
 
@@ -51,7 +55,9 @@ def is_local(path: str) -> bool:
 def _open_local(path: str, split: str, subset: str | None) -> datasets.Dataset:
     place = Path(path).expanduser()
     if subset is not None:
-        raise TaskError(f"subset={subset!r} is for hub data sets; {path} is a local file or folder")
+        raise TaskError(
+            f"subset={subset!r} is for hub data sets; {path} is a local file or folder"
+        )
     if place.is_dir():
         return _load(path, split, str(place))
     files = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))
@@ -99,7 +105,9 @@ def _open_hub(path: str, split: str, subset: str | None) -> datasets.Dataset:
 
 
 def _kind(path: str) -> str | None:
-    return next((builder for suffix, builder in BUILDERS.items() if path.endswith(suffix)), None)
+    return next(
+        (builder for suffix, builder in BUILDERS.items() if path.endswith(suffix)), None
+    )
 
 
 def _dates_as_text(table: datasets.Dataset, files: list[str]) -> datasets.Dataset:
@@ -142,9 +150,7 @@ def _broken_line(files: list[str]) -> str | None:
             for _ in _json_rows(file):
                 pass
         except json.JSONDecodeError as error:
-            return (
-                f"{file}, line {error.lineno}: this is not JSON ({error.msg}, column {error.colno})"
-            )
+            return f"{file}, line {error.lineno}: this is not JSON ({error.msg}, column {error.colno})"
         except (UnicodeDecodeError, EOFError, OSError) as error:
             return f"{file} cannot be read as UTF-8 text: {error}"
     return None
@@ -152,7 +158,10 @@ def _broken_line(files: list[str]) -> str | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    shown, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    shown, verbosity = (
+        not datasets.are_progress_bars_disabled(),
+        datasets.logging.get_verbosity(),
+    )
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:

@@ -43,7 +43,11 @@ class Turn:
             versions=self.versions,
             support=self.support,
         )
-        written = (self.logprobs is not None, self.versions is not None, self.finish is not None)
+        written = (
+            self.logprobs is not None,
+            self.versions is not None,
+            self.finish is not None,
+        )
         if not all(written) and (self.role == "completion" or any(written)):
             raise ValueError(
                 f"a turn of role {self.role!r} has logprobs, versions and finish if and only if it is a completion"
@@ -151,7 +155,9 @@ class Rollout:
     def logprobs(self) -> list[float]:
         """[T], as the engine recorded them; 0 where the mask is False."""
         return [
-            value for turn in self.turns for value in (turn.logprobs or [0.0] * len(turn.token_ids))
+            value
+            for turn in self.turns
+            for value in (turn.logprobs or [0.0] * len(turn.token_ids))
         ]
 
     @cached_property
@@ -263,7 +269,9 @@ class StepValues:
         known = [(i, value) for i, value in enumerate(self.values) if value is not None]
         filled = [known[0][1]]
         for (i, left), (j, right) in zip(known, known[1:], strict=False):
-            filled += [left + (right - left) * (k - i) / (j - i) for k in range(i + 1, j)] + [right]
+            filled += [left + (right - left) * (k - i) / (j - i) for k in range(i + 1, j)] + [
+                right
+            ]
         return filled
 
     @property

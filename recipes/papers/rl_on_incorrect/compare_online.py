@@ -65,7 +65,11 @@ TASKS: dict[str, tuple[str, tuple[str, ...], int, dict[str, tuple[str, ...]]]] =
         {
             PLAIN: LATE_GRPO,
             "continuations": (),
-            "grpo, groups of 8": (*LATE_GRPO, "stages.rl.group_size=8", "run.checkpoint_every=60"),
+            "grpo, groups of 8": (
+                *LATE_GRPO,
+                "stages.rl.group_size=8",
+                "run.checkpoint_every=60",
+            ),
             "continuations, no step values": (f"{STEPS}.scheme.mix=0",),
             "step values, nothing kept": (f"{STEPS}.keep=none",),
         },
@@ -272,7 +276,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="folder for runs, results and plots")
     parser.add_argument(
-        "--task", action="append", choices=list(TASKS), help="only this task (may be given again)"
+        "--task",
+        action="append",
+        choices=list(TASKS),
+        help="only this task (may be given again)",
     )
     parser.add_argument("--seeds", type=int, default=0, help="number of seeds")
     output = parser.add_mutually_exclusive_group()

@@ -41,7 +41,8 @@ def only(credit: Credit, tokens: set[int], inside: bool) -> Credit:
     def kept(sample: Sample) -> Sample:
         values = zip(sample.advantages, sample.token_ids, strict=True)
         return replace(
-            sample, advantages=[a if (token in tokens) == inside else 0.0 for a, token in values]
+            sample,
+            advantages=[a if (token in tokens) == inside else 0.0 for a, token in values],
         )
 
     return lambda groups: [[kept(sample) for sample in samples] for samples in credit(groups)]
@@ -54,7 +55,9 @@ def gradients(
     rows = [rollout.token_ids for rollout in group.rollouts]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    logprobs = model(ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    logprobs = (
+        model(ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    )
     found = {}
     for name, credit in credits.items():
         weights = torch.zeros(len(rows), longest)
@@ -115,7 +118,9 @@ def main() -> None:
     }
     mean = group_credit(baseline="mean", zero_variance="keep")
     stored = read_stored(arguments.out / "samples" / "drawn")
-    estimator = Siblings(split=delimiter(at=";"), decode=decode, state=r"=\d+", completions="all")
+    estimator = Siblings(
+        split=delimiter(at=";"), decode=decode, state=r"=\d+", completions="all"
+    )
     groups, _ = estimator([one.group for one in stored])
     credits = {"GRPO": mean, "siblings": vine(mean)}
     for name, credit in list(credits.items()):

@@ -120,7 +120,12 @@ def chosen(options: Options) -> str:
 
 
 def try_settings(
-    runs: Runs, method: Method, name: str, size: int, seeds: Sequence[int], start: dict[int, str]
+    runs: Runs,
+    method: Method,
+    name: str,
+    size: int,
+    seeds: Sequence[int],
+    start: dict[int, str],
 ) -> Options:
     """Run a method with each of its settings. start: seed -> name of the run it starts from."""
     options: Options = {}
@@ -245,7 +250,9 @@ def svg(curves: dict[str, Curve]) -> str:
                 points.append((math.log2(size) + 0.2, mean))
         lines[method] = points
     title = "accuracy on held-out sums, mean over seeds"
-    return panels_svg({title: lines}, x="log2 of the number of problems", y="accuracy", high=1.0)
+    return panels_svg(
+        {title: lines}, x="log2 of the number of problems", y="accuracy", high=1.0
+    )
 
 
 def main() -> None:
@@ -259,7 +266,9 @@ def main() -> None:
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print results.json in one line")
     output.add_argument(
-        "--table", action="store_true", help="print the table of finished results and run nothing"
+        "--table",
+        action="store_true",
+        help="print the table of finished results and run nothing",
     )
     arguments = parser.parse_args()
     name = "rl_on_incorrect_quick" if arguments.quick else "rl_on_incorrect"

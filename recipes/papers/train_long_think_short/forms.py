@@ -49,7 +49,10 @@ def demonstrations(*, size: int = 20_000, seed: int = 0, heed: float = 0.98) -> 
         forgets = [rng.random() < FORGOTTEN[form] for _ in range(3)]
         worked = answer(task.columns["numbers"], form, forgets)
         return Task(
-            id=task.id, prompt=f"{task.prompt}[{budget}]", answer=task.answer, demonstration=worked
+            id=task.id,
+            prompt=f"{task.prompt}[{budget}]",
+            answer=task.answer,
+            demonstration=worked,
         )
 
     return LazyTasks(size, make)
@@ -78,7 +81,9 @@ def answer(numbers: list[int], form: str, forgets: list[bool]) -> str:
 
 def split_of(numbers: list[int]) -> Split:
     """By the hash of the numbers, in any order: one bucket of eight is for the eval_set, one for choosing settings."""
-    bucket = blake2b("+".join(map(str, sorted(numbers))).encode(), digest_size=8).digest()[0] % 8
+    bucket = (
+        blake2b("+".join(map(str, sorted(numbers))).encode(), digest_size=8).digest()[0] % 8
+    )
     return ("eval_set", "validation")[bucket] if bucket < 2 else "train"
 
 

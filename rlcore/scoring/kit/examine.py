@@ -79,7 +79,9 @@ def examine(
         faults = [run_case(scorer, case) for case in _fault_cases(base)]
     process = try_process_faults(use, params or {}, base, deadline_s=deadline_s)
     problems = _problems(trials, faults, process, measured)
-    return Examination(reward=use, cases=trials, faults=faults, process=process, problems=problems)
+    return Examination(
+        reward=use, cases=trials, faults=faults, process=process, problems=problems
+    )
 
 
 def try_reward(
@@ -139,7 +141,9 @@ def _fault_cases(base: Case, prefix: str = "") -> list[Case]:
 
 
 def _named(cases: Sequence[Case]) -> list[Case]:
-    return [replace(case, name=case.name or f"case {number}") for number, case in enumerate(cases)]
+    return [
+        replace(case, name=case.name or f"case {number}") for number, case in enumerate(cases)
+    ]
 
 
 def _default(cases: Sequence[Case]) -> Case:

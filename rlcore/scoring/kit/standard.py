@@ -79,7 +79,9 @@ def _of_case(scorer: Scorer, case: Case, cases: Sequence[Case]) -> Standard:
         raise RewardError(
             f"the right completion of {case.name} got no score ({verdict.status}): {verdict.reason}"
         )
-    others = [str(other.answer) for other in cases if isinstance(other.answer, str | int | float)]
+    others = [
+        str(other.answer) for other in cases if isinstance(other.answer, str | int | float)
+    ]
     lowest = min(other.expected for other in cases if other.expected is not None)
     return Standard(
         case=case, decoys=_decoys(case.answer, others), right=verdict.value, wrong=lowest

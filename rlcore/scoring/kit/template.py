@@ -76,7 +76,11 @@ def write_template(path: Path) -> tuple[Path, Path]:
     for file in (path, cases):
         if file.exists():
             raise RewardError(f"{file} exists; give another name or remove it")
-    text = REWARD.replace("NAME", path.stem).replace("FILE", path.name).replace("CASES", cases.name)
+    text = (
+        REWARD.replace("NAME", path.stem)
+        .replace("FILE", path.name)
+        .replace("CASES", cases.name)
+    )
     rows = [
         {"completion": completion, "answer": "Paris", "expected": expected}
         for completion, expected in COMPLETIONS

@@ -72,7 +72,9 @@ def read_state(folder: Path, key: str) -> State:
             old.unlink()
         return State()
     known = {item.name for item in fields(Funnel)}
-    funnel = Funnel(**{name: count for name, count in saved.pop("funnel").items() if name in known})
+    funnel = Funnel(
+        **{name: count for name, count in saved.pop("funnel").items() if name in known}
+    )
     return State(**saved, funnel=funnel)
 
 

@@ -38,7 +38,9 @@ def guess_masks(
         for rollout in group.rollouts if group.task.category == "mask" else ():
             span = _tagged(rollout.text, tag)
             task = (
-                predict_task(f"{rollout.id}/guess", group.task.columns["text"], span, prompt=prompt)
+                predict_task(
+                    f"{rollout.id}/guess", group.task.columns["text"], span, prompt=prompt
+                )
                 if span
                 else None
             )
@@ -47,7 +49,8 @@ def guess_masks(
     guesses = answer(tasks) if tasks else []
     rates = {group.task.id: _rate(group) for group in guesses}
     return [
-        _judged(group, rates, guard) if group.task.category == "mask" else group for group in groups
+        _judged(group, rates, guard) if group.task.category == "mask" else group
+        for group in groups
     ] + guesses
 
 
@@ -59,12 +62,16 @@ def _judged(group: Group, rates: dict[str, float | None], guard: bool) -> Group:
             verdicts.append(verdict)
         elif name not in rates:
             verdicts.append(
-                Verdict(value=0.0, status="wrong-format", reason="no mask that stands in the text")
+                Verdict(
+                    value=0.0, status="wrong-format", reason="no mask that stands in the text"
+                )
             )
         elif (rate := rates[name]) is None:
             verdicts.append(
                 Verdict(
-                    value=None, status="unscorable", reason="no guess of this mask could be scored"
+                    value=None,
+                    status="unscorable",
+                    reason="no guess of this mask could be scored",
                 )
             )
         else:

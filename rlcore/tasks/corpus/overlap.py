@@ -139,7 +139,9 @@ def _json(file: Path) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise TaskError(f"{file}, line {number}: this is not JSON ({error.msg})") from error
+                raise TaskError(
+                    f"{file}, line {number}: this is not JSON ({error.msg})"
+                ) from error
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -99,7 +99,9 @@ def _choose(
         text, ids, offsets = reader(document)
         legal = [t for t in range(min_context, len(ids)) if _is_word(text, offsets, t)]
         pools = (
-            {"all": legal} if entropies is None else _bins(legal, entropies([ids])[0], thresholds)
+            {"all": legal}
+            if entropies is None
+            else _bins(legal, entropies([ids])[0], thresholds)
         )
         rng = random.Random(f"{seed}/{prepared.table[document]['id']}")
         picked = [
@@ -118,7 +120,9 @@ def _choose(
 class _Reader:
     """Texts, token ids and their places, of the first `length` tokens of each document."""
 
-    def __init__(self, prepared: Prepared, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+    def __init__(
+        self, prepared: Prepared, tokenizer: PreTrainedTokenizerBase, length: int
+    ) -> None:
         self._prepared, self._tokenizer, self._length = prepared, tokenizer, length
         self._last: tuple[int, tuple[str, list[int], list[tuple[int, int]]]] | None = None
 

@@ -122,7 +122,9 @@ def prepare(
     key = _key(source, cleaning, label)
     folder = (
         folder
-        or Path(os.environ.get("RLCORE_CACHE", "~/.cache/rlcore")).expanduser() / "corpora" / key
+        or Path(os.environ.get("RLCORE_CACHE", "~/.cache/rlcore")).expanduser()
+        / "corpora"
+        / key
     )
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -130,7 +132,13 @@ def prepare(
             state = read_state(folder, key)
             if not state.done:
                 _work(
-                    source, cleaning, segment, folder, key, state, progress or (lambda funnel: None)
+                    source,
+                    cleaning,
+                    segment,
+                    folder,
+                    key,
+                    state,
+                    progress or (lambda funnel: None),
                 )
     except Timeout as error:
         raise TaskError(
@@ -157,7 +165,9 @@ def _work(
     progress: Callable[..., None],
 ) -> None:
     seen = (
-        SeenBefore(cleaning.capacity, filter_file(folder, state.shards) if state.shards else None)
+        SeenBefore(
+            cleaning.capacity, filter_file(folder, state.shards) if state.shards else None
+        )
         if cleaning.capacity
         else None
     )
@@ -276,4 +286,6 @@ def _key(source: Source, cleaning: Cleaning, label: str) -> str:
         for letter in Path(source.path).name.partition(".")[0]
         if letter.isalnum() or letter in "-_"
     )
-    return f"{stem or 'corpus'}-{hashlib.blake2b(described.encode(), digest_size=8).hexdigest()}"
+    return (
+        f"{stem or 'corpus'}-{hashlib.blake2b(described.encode(), digest_size=8).hexdigest()}"
+    )

@@ -58,10 +58,14 @@ class Source(NamedTuple):
                     f"{self.path} holds no text: the kinds read are {', '.join(SUFFIXES)}"
                 )
             return files
-        looks_local = self.path.startswith(("/", "./", "../", "~")) or self.path.endswith(SUFFIXES)
+        looks_local = self.path.startswith(("/", "./", "../", "~")) or self.path.endswith(
+            SUFFIXES
+        )
         if looks_local and not self.makes:
             neighbours = [file.name for file in place.parent.glob("*")]
-            raise TaskError(f"there is no corpus {self.path}{did_you_mean(place.name, neighbours)}")
+            raise TaskError(
+                f"there is no corpus {self.path}{did_you_mean(place.name, neighbours)}"
+            )
         return []
 
     @property
@@ -95,7 +99,9 @@ class Source(NamedTuple):
         files = self.files()
         if not files:
             return _hub(self, skip)
-        return islice((row for file in files for row in self._file(file, max_chars)), skip, None)
+        return islice(
+            (row for file in files for row in self._file(file, max_chars)), skip, None
+        )
 
     def _function(self) -> Callable[[], Iterable[str]]:
         return find(self.path, {}, what="corpus", error=TaskError)

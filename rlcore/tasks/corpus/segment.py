@@ -44,7 +44,9 @@ def segmenter(
         raise TaskError(
             "sentences are found with syntok: pip install 'rlcore[corpus]', or use unit: paragraph"
         ) from error
-    tokenize = Tokenizer(emit_hyphen_or_underscore_sep=True, replace_not_contraction=False).tokenize
+    tokenize = Tokenizer(
+        emit_hyphen_or_underscore_sep=True, replace_not_contraction=False
+    ).tokenize
 
     def sentences(text: str) -> list[int]:
         ends, start = [], 0

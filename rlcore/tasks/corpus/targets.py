@@ -52,10 +52,16 @@ def segment_tasks(
         row = prepared.table[document]
         place = row["targets"][i - int(ends[document - 1] if document else 0)]
         segments = cut(row["text"], row["ends"])
-        kind = "msr" if random.Random(f"{seed}/{row['id']}/{place}").random() < msr_share else "asr"
+        kind = (
+            "msr"
+            if random.Random(f"{seed}/{row['id']}/{place}").random() < msr_share
+            else "asr"
+        )
         context = "".join(_last(segments[:place], context_chars))
         following = segments[place + 1].strip()[:context_chars]
-        prompt = fill(msr_prompt if kind == "msr" else asr_prompt, context=context, next=following)
+        prompt = fill(
+            msr_prompt if kind == "msr" else asr_prompt, context=context, next=following
+        )
         answer = segments[place].strip()
         return Task(
             id=f"{row['id']}/{kind}/{place}",
@@ -64,7 +70,9 @@ def segment_tasks(
             category=kind,
             demonstration=f"<{tag}>{answer}</{tag}>",
             columns={
-                "reference": [segment.strip() for segment in segments[place : place + reference]],
+                "reference": [
+                    segment.strip() for segment in segments[place : place + reference]
+                ],
                 "context": context,
             },
         )

@@ -42,5 +42,7 @@ def check_template(template: str, *places: str) -> str:
     """The template. Raises `TaskError` if a place is missing."""
     for place in places:
         if f"{{{place}}}" not in template:
-            raise TaskError(f"the prompt {template[:60]!r} has no {{{place}}}: say where it goes")
+            raise TaskError(
+                f"the prompt {template[:60]!r} has no {{{place}}}: say where it goes"
+            )
     return template
