@@ -82,26 +82,13 @@ def bench_credit(
         "answer_tokens": answer_max,
     }
     sampling = Sampling(max_tokens=answer_max, ignore_eos=True)
-    sides: dict[bool, list[_Step]] = {}
+    size = (prompts, group_size, prompt_tokens, rollouts, share)
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder), hidden_size=hidden_size, layers=layers)
-        for caching in (True, False):
-            from rlcore.rollout.vllm_local import VllmEngine
-
-            engine = VllmEngine(
-                model,
-                max_length=prompt_tokens + answer_max,
-                memory_gb=2,
-                prefix_caching=caching,
-            )
-            steps = [
-                _Step(
-                    engine, sampling, seed, prompts, group_size, prompt_tokens, rollouts, share
-                )
-                for seed in range(repeats + 1)
-            ]
-            sides[caching] = steps[1:]
-            engine.close()
+        sides = {
+            caching: _measure(model, caching, sampling, size, repeats)
+            for caching in (True, False)
+        }
     return {
         "bench": "credit",
         "against": "prefix caching off",
@@ -111,6 +98,28 @@ def bench_credit(
         "shape": shape | {"steps": STEPS, "rollouts": rollouts, "share": share},
         **circumstances(),
     }
+
+
+def _measure(
+    model: Path,
+    caching: bool,
+    sampling: Sampling,
+    size: tuple[int, int, int, int, float],
+    repeats: int,
+) -> list[_Step]:
+    """The steps of one engine that count: the first one warms it up."""
+    from rlcore.rollout.vllm_local import VllmEngine
+
+    prompt_tokens = size[2]
+    engine = VllmEngine(
+        model,
+        max_length=prompt_tokens + sampling.max_tokens,
+        memory_gb=2,
+        prefix_caching=caching,
+    )
+    steps = [_Step(engine, sampling, seed, *size) for seed in range(repeats + 1)]
+    engine.close()
+    return steps[1:]
 
 
 class _Step:

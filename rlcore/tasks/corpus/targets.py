@@ -50,31 +50,21 @@ def segment_tasks(
     def make(i: int) -> Task:
         document = int(np.searchsorted(ends, i, side="right"))
         row = prepared.table[document]
-        place = row["targets"][i - int(ends[document - 1] if document else 0)]
-        segments = cut(row["text"], row["ends"])
-        kind = (
-            "msr"
-            if random.Random(f"{seed}/{row['id']}/{place}").random() < msr_share
-            else "asr"
-        )
-        context = "".join(_last(segments[:place], context_chars))
-        following = segments[place + 1].strip()[:context_chars]
-        prompt = fill(
-            msr_prompt if kind == "msr" else asr_prompt, context=context, next=following
-        )
-        answer = segments[place].strip()
+        number = row["targets"][i - int(ends[document - 1] if document else 0)]
+        segments = [*cut(row["text"], row["ends"])]
+        drawn = random.Random(f"{seed}/{row['id']}/{number}").random()
+        kind = "msr" if drawn < msr_share else "asr"
+        context = "".join(_last(segments[:number], context_chars))
+        following = segments[number + 1].strip()[:context_chars]
+        template = msr_prompt if kind == "msr" else asr_prompt
+        stripped = [segment.strip() for segment in segments[number : number + reference]]
         return Task(
-            id=f"{row['id']}/{kind}/{place}",
-            prompt=prompt,
-            answer=answer,
+            id=f"{row['id']}/{kind}/{number}",
+            prompt=fill(template, context=context, next=following),
+            answer=stripped[0],
             category=kind,
-            demonstration=f"<{tag}>{answer}</{tag}>",
-            columns={
-                "reference": [
-                    segment.strip() for segment in segments[place : place + reference]
-                ],
-                "context": context,
-            },
+            demonstration=f"<{tag}>{stripped[0]}</{tag}>",
+            columns={"reference": stripped, "context": context},
         )
 
     return LazyTasks(int(ends[-1]), make)
