@@ -12,7 +12,7 @@ from rlcore.cli.main import main
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
 from rlcore.run.folder import read_rows
-from tests.run.whole import finish, start
+from tests.run.whole import finish, start, untimed
 from tests.tasks.test_corpus import story, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,10 +88,7 @@ def test_a_run_for_information_gain_resumes_with_its_slow_copy(tmp_path: Path) -
     parts = read_rows(tmp_path / "rlp/metrics.jsonl")
     assert before.name == "step_000002" and len(whole) == len(parts) == 4
 
-    def untimed(row: dict) -> dict:
-        return {key: value for key, value in row.items() if not key.startswith("time/")}
-
-    assert list(map(untimed, whole)) == list(map(untimed, parts))
+    assert untimed(whole) == untimed(parts)
     for row in whole:
         gain = row["reward/information_gain/thought"] - row["reward/information_gain/plain"]
         assert row["reward/mean"] == pytest.approx(
