@@ -157,7 +157,7 @@ class UpdateKeys(Section):
             )
         return self
 
-    def denominator(self, recipe: Recipe) -> Literal["trainer", "engine"]:
+    def old_logprobs_source(self, recipe: Recipe) -> Literal["trainer", "engine"]:
         """Where old log-probabilities come from, default applied."""
         return self.old_logprobs or (
             "trainer" if recipe.model.dtype == "bfloat16" else "engine"

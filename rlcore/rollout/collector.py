@@ -115,9 +115,9 @@ class Collector:
             else:
                 self._batches[done.batch].add(done)
         for batch in self._batches.values():
-            self._replace(batch)
+            self._top_up(batch)
 
-    def _replace(self, batch: _Batch) -> None:
+    def _top_up(self, batch: _Batch) -> None:
         """Ask for what a batch is missing, or give up what it does not need any more."""
         if batch.full:
             self.generator.drop_unwritten(batch.number)

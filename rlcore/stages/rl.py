@@ -157,7 +157,7 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
         with context.at("max_staleness"):
             require_correction(
                 objective,
-                old_logprobs=self.denominator(context.recipe),
+                old_logprobs=self.old_logprobs_source(context.recipe),
                 max_staleness=self.max_staleness,
             )
         return [*facts, f"{self.label}: {self.size_in_words()}"]
@@ -233,7 +233,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 minibatches=stage.minibatches,
                 update_epochs=stage.update_epochs,
                 by=stage.minibatch_by,
-                old_logprobs=stage.denominator(run.recipe),
+                old_logprobs=stage.old_logprobs_source(run.recipe),
                 seed=derive(seed, "minibatches", run.cursor.stage_step),
                 gather=run.gather,
             )
