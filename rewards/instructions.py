@@ -54,9 +54,8 @@ def instructions(
         if strip_tags
         else completion
     )
-    texts = (
-        [text] if mode == "strict" else list(dict.fromkeys(loose_variants(text)))
-    )  # each once
+    # each once
+    texts = [text] if mode == "strict" else list(dict.fromkeys(loose_variants(text)))
     followed: dict[str, float] = {}
     for number, (name, given) in enumerate(zip(instruction_id_list, arguments, strict=True)):
         problem = missing(name, given)

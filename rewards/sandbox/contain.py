@@ -27,9 +27,8 @@ NEWER_ALLOWED = (436, 439)  # close_range, faccessat2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ_FILE, _READ_DIR, _WRITE_FILE = 1 << 2, 1 << 3, 1 << 1
-_SCRATCH = (
-    _READ_FILE | _READ_DIR | _WRITE_FILE | 1 << 5 | 1 << 8 | 1 << 14
-)  # remove and make files, truncate; no folders
+# remove and make files, truncate; no folders
+_SCRATCH = _READ_FILE | _READ_DIR | _WRITE_FILE | 1 << 5 | 1 << 8 | 1 << 14
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -88,9 +87,8 @@ def confine(scratch: str | None) -> bool:
     _done(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
     header, nothing = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6)
     _done(libc.capset(header, nothing), "capset")
-    _done(
-        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(DUMPABLE)"
-    )  # nobody may read this process's memory
+    # nobody may read this process's memory
+    _done(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(DUMPABLE)")
     version = landlock_version()
     if version:
         _landlock(version, scratch)

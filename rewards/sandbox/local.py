@@ -83,9 +83,8 @@ class Local:
             line.send(dict(job), deadline)
             return line.receive(deadline)
         except (Gone, OSError) as error:
-            if (
-                self.alive() and isinstance(error, Gone) and time.monotonic() < deadline
-            ):  # one job's judge ended, not the harness
+            if self.alive() and isinstance(error, Gone) and time.monotonic() < deadline:
+                # one job's judge ended, not the harness
                 return _ended()
             self.close()
             raise SandboxError(f"the sandbox gave no report: {error}") from None

@@ -163,9 +163,8 @@ def _groups(rollouts: Path, step: int, number: int) -> Iterator[tuple[str, Recor
         for _, rows in groupby(read_rows(path), key=_group_key):
             answers = list(rows)
             rewards = tuple(row["value"] for row in answers if row["value"] is not None)
-            if (
-                rewards and answers[0]["index"] is not None
-            ):  # a second round's tasks are not the sampler's to draw
+            if rewards and answers[0]["index"] is not None:
+                # follow-up tasks are not drawn by the task sampler
                 yield answers[0]["category"], Recorded(number, answers[0]["index"], rewards)
 
 

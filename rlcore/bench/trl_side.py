@@ -96,9 +96,8 @@ class TrlLearner:
         self._batches = _padded(
             samples, self._trainer.processing_class.pad_token_id, micro_batch or len(samples)
         )
-        self._trainer.current_gradient_accumulation_steps = len(
-            self._batches
-        )  # what its training loop sets
+        # what its training loop sets
+        self._trainer.current_gradient_accumulation_steps = len(self._batches)
 
     def gradient(self) -> None:
         """Puts the gradient into the model's parameters."""

@@ -32,14 +32,12 @@ console = Console() if sys.stdout.isatty() else Console(width=160)
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = _parse(argv)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # asked to end: end as after Ctrl-C
+    # asked to end: end as after Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Read when torch is imported. Idle threads that spin make two busy processes on the same cores ten times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ.setdefault(
-        "TORCH_CPP_LOG_LEVEL", "ERROR"
-    )  # read when torch is imported; hides a remark on NUMA
+    # read when torch is imported; hides a remark on NUMA
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         return arguments.command(arguments) or 0
     except RlcoreError as error:

@@ -138,9 +138,8 @@ def sums_over_tokens(objective: Objective) -> bool:
                 for index in range(count):
                     alone = _select(tokens._replace(lengths=lengths), torch.tensor([index]))
                     pieces.append(_derivatives(term, alone, counts))
-            except (
-                Exception
-            ):  # whatever a part raises on a piece, it cannot be taken piece by piece
+            except Exception:
+                # whatever a part raises on a piece, it cannot be taken piece by piece
                 return False
             separate = torch.cat(pieces, 1)
             if not torch.allclose(together, separate, rtol=1e-9, atol=1e-12, equal_nan=True):

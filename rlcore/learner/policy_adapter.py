@@ -114,9 +114,8 @@ class Adapter:
 
     def save(self, folder: Path) -> None:
         """Write the adapter alone, as `PeftModel.from_pretrained` reads it."""
-        self.wrapper.save_pretrained(
-            str(folder), save_embedding_layers=False
-        )  # "auto" would ask the hub for the base's vocabulary
+        # "auto" would ask the hub for the base's vocabulary
+        self.wrapper.save_pretrained(str(folder), save_embedding_layers=False)
 
     def load(self, folder: Path) -> None:
         """Take over the adapter in `folder`, bit for bit. Raises `ModelError`."""
@@ -148,9 +147,8 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
 
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*tie_word_embeddings.*"
-            )  # refused below where it matters
+            # refused below where it matters
+            warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             torch.manual_seed(seed)
             adapter = Adapter(get_peft_model(model, config))
             adapter.wrapper.eval()

@@ -162,9 +162,8 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; every rank is given the first one's."""
-        optimizer = getattr(
-            self._optimizer, "optimizer", self._optimizer
-        )  # accelerate wraps it
+        # accelerate wraps it
+        optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
         optimizer.load_state_dict(optimizer_in_parts(state["optimizer"], optimizer))
         self.updates = state["updates"]
         self.version = state["version"]

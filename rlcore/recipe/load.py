@@ -217,9 +217,8 @@ def _placed(value: Any, folder: Path) -> Any:
     if not isinstance(value, str):
         return value
     file, colon, name = value.rpartition(":") if ".py:" in value else (value, "", "")
-    if (
-        not Path(file).suffix or os.path.exists(file) or not os.path.isfile(folder / file)
-    ):  # unlike Path's, these never raise
+    if not Path(file).suffix or os.path.exists(file) or not os.path.isfile(folder / file):
+        # unlike Path's, these never raise
         return value
     return f"{folder / file}{colon}{name}"
 

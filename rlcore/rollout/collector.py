@@ -148,9 +148,8 @@ class _Batch:
         """Monotonic time after which nothing more is asked for."""
         self._size, self._resample, self._streaming = size, resample, streaming
         self._finished: dict[str, FinishedGroup] = {}
-        self._passed: set[str] = (
-            set()
-        )  # keys that the filter accepted when they were judged last
+        # keys that the filter accepted when they were judged last
+        self._passed: set[str] = set()
         self._accepted: set[str] = set()  # those of them that are complete
         self._promising: list[FinishedGroup] = []  # accepted probes
 

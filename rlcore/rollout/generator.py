@@ -250,9 +250,8 @@ class Generator:
         attempt.add(completion)
         if attempt.finish is None and group.expired:
             attempt.finish = "aborted"
-        elif (
-            attempt.finish is None
-        ):  # lost with its server, or taken back: the next leg goes on
+        elif attempt.finish is None:
+            # lost with its server, or taken back: the next leg goes on
             self._queue.append((group, attempt))
         if not group.running:
             self._send_to_scorer(group)

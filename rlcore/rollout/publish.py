@@ -20,9 +20,8 @@ from rlcore.rollout.engine import Engine
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.25}
 """Largest log-probability gap of a canary token, in nats, by the dtype served."""
 
-_CHUNK = (
-    1 << 18
-)  # elements mixed at a time: the integers stay in cache and the extra memory small
+# elements mixed at a time: the integers stay in cache and the extra memory small
+_CHUNK = 1 << 18
 _BITS = {2: torch.int16, 4: torch.int32}
 
 

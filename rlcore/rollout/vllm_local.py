@@ -98,9 +98,8 @@ class VllmEngine:
     def poll(self, timeout_s: float) -> list[Completion]:
         """Step the engine until an answer is finished or the time is up."""
         until = time.monotonic() + timeout_s
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # on CPU vLLM draws numbers from the process's generator and discards them
+        with torch.random.fork_rng(devices=[]):
+            # on CPU vLLM draws numbers from the process's generator and discards them
             while not self._done and self._drafts:
                 self._step()
                 if time.monotonic() >= until:
@@ -217,9 +216,8 @@ def _prepare_environment() -> None:
         )
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("vllm").setLevel(
-        os.environ["VLLM_LOGGING_LEVEL"]
-    )  # it speaks before it reads the variable
+    # it speaks before it reads the variable
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if importlib.util.find_spec("flashinfer") is None:
         os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")

@@ -173,9 +173,8 @@ class BatchSource:
         first = self._task_draws(draws.first(plan.groups_per_step), number)
         resample = None
         resamples_before = draws.resamples
-        if (
-            plan.max_staleness > 0
-        ):  # later batches must not depend on how many tasks this one replaces
+        if plan.max_staleness > 0:
+            # later batches must not depend on how many tasks this one replaces
             draws = draws.fork()
             self._draws.settle([0])
         if plan.filter is not None:

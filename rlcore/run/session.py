@@ -97,9 +97,8 @@ class Run:
     def engine(self) -> Engine:
         """The engine of this process, started when a stage first needs one and kept for the stages after it."""
         if self._engine is None:
-            folder = (
-                self.folder.path / ".model"
-            )  # what a back end reads its architecture and tokenizer from
+            # what a back end reads its architecture and tokenizer from
+            folder = self.folder.path / ".model"
             self.policy.save(folder, base=self._apart)
             self.accelerator.wait_for_everyone()
             section = self.recipe.engine.model_copy(update={"max_length": self.max_length})
