@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from rlcore.learner.logprobs import Loss, chunked_logprobs, one_pass
@@ -21,6 +25,7 @@ class PackedModule(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self._is_in_float32 = False
 
     def forward(
         self,
@@ -64,10 +69,40 @@ class PackedModule(nn.Module):
             return chunked_logprobs(hidden, head.weight, bias, target, **settings)
         return one_pass(hidden, head.weight, bias, target, loss, **settings)
 
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Context in which the model computes in float32, whatever precision its weights have.
+
+        A weight is widened where it is used, one at a time, so this needs no second model. It is slow, and meant for
+        measuring how much the model's own arithmetic rounds.
+        """
+        self._is_in_float32 = True
+        try:
+            with _Widening(), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            self._is_in_float32 = False
+
 
 class MixedModule(PackedModule):
     """float32 master weights computed with in bfloat16: an update of 1e-6 is kept, though bfloat16 alone would round it away."""
 
     def forward(self, *inputs: Any, **keywords: Any) -> tuple[Tensor, ...]:
-        with torch.autocast(self.model.device.type, torch.bfloat16):
+        device = self.model.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=not self._is_in_float32):
             return super().forward(*inputs, **keywords)
+
+
+class _Widening(TorchFunctionMode):
+    """Context in which every function of torch sees float32 in place of bfloat16 and float16."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        args, kwargs = tree_map(_widened, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _widened(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value

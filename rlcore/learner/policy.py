@@ -126,6 +126,11 @@ class Policy:
         """Log-probabilities at temperature 1 of `sequence[1:]`: len - 1 numbers a sequence."""
         return [logprobs for logprobs, _ in self.read(sequences, max_tokens=max_tokens)]
 
+    def score_float32(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        """As `score`, with all arithmetic in float32: what `score` is off by is its rounding."""
+        with self.module.in_float32():
+            return self.score(sequences)
+
     @torch.no_grad()
     def read(
         self,

@@ -77,7 +77,8 @@ class EngineSection(PartSection):
     )
     sync_tolerance: PositiveFloat | None = Field(
         None,
-        description="largest canary gap, in nats; default 1e-3 (float32) or 0.25 (bfloat16)",
+        description="largest mean gap of log-probabilities between engine and learner after a publish, in nats a "
+        "token; default: 3 times what the learner's own arithmetic rounds, at least 1e-3",
     )
 
 

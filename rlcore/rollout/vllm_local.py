@@ -132,14 +132,21 @@ class VllmEngine:
     def fingerprint(self) -> str:
         """Fingerprint of the raw parameters held, over all tensor-parallel workers.
 
-        A parameter of equal content on all workers is one replicated parameter; others are shards.
+        A parameter of equal content on all workers is one replicated parameter; others are shards. Where a layer computes
+        with a packed copy that is not one of its raw weight, the fingerprint says so and equals no other.
         """
         per_worker = self._engine.collective_rpc("rlcore_digests", args=(self._dtype,))
         digests: list[tuple[int, int]] = []
         for shards in zip(*per_worker, strict=True):
             contents = [(total, nonzero) for _, total, nonzero in shards]
             digests += contents[:1] if len(set(contents)) == 1 else contents
-        return format_fingerprint(digests)
+        fingerprint = format_fingerprint(digests)
+        stale = [
+            n for names in self._engine.collective_rpc("rlcore_stale_copies") for n in names
+        ]
+        if stale:
+            return f"{fingerprint} (but {len(stale)} packed copies, first of {stale[0]}, hold other weights)"
+        return fingerprint
 
     def score(self, sequences: Sequence[list[int]], top_k: int = 0) -> list[SequenceScore]:
         """Prompt log-probabilities, computed anew: such requests do not read the prefix cache."""

@@ -17,6 +17,9 @@ from vllm.platforms import current_platform
 
 from rlcore.rollout.publish import Distinct, tensor_digest
 
+PROBES = 16
+"""Random vectors that a packed copy is multiplied with. A handful of changed elements shows in one of them."""
+
 if not hasattr(layer_utils, "rlcore_pack"):
     layer_utils.rlcore_pack = getattr(layer_utils, "dispatch_cpu_unquantized_gemm", None)
 
@@ -49,6 +52,26 @@ class WeightExtension:
         for module in self.get_model().modules():
             if hasattr(module, "cpu_linear"):
                 layer_utils.rlcore_pack(module, remove_weight=False)
+
+    @torch.no_grad()
+    def rlcore_stale_copies(self) -> list[str]:
+        """Names of the layers whose packed copy is not what packing their weight again gives.
+
+        Packed copies cannot be read, so both are multiplied with the same random vectors: equal bits or stale.
+        """
+        stale = []
+        for name, module in self.get_model().named_modules():
+            held = getattr(module, "cpu_linear", None)
+            if held is None or module.weight.ndim != 2 or module.weight.is_meta:
+                continue
+            weight = module.weight
+            generator = torch.Generator().manual_seed(len(name))
+            probe = torch.randn(PROBES, weight.shape[1], generator=generator).to(weight.dtype)
+            layer_utils.rlcore_pack(module, remove_weight=False)
+            renewed, module.cpu_linear = module.cpu_linear, held
+            if not torch.equal(held(probe, weight, None), renewed(probe, weight, None)):
+                stale.append(name)
+        return stale
 
     def rlcore_digests(self, dtype: str) -> list[tuple[str, int, int]]:
         """Name and digest of each distinct raw parameter held by this worker, the tensors of an adapter slot among them."""

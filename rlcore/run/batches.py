@@ -24,7 +24,7 @@ from rlcore.rollout.generator import Generator
 from rlcore.rollout.open_group import TaskDraw
 from rlcore.rollout.state import group_state, load_group, task_state
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
-from rlcore.types import Group, Outcome, Sample, Task
+from rlcore.types import Group, Outcome, Rollout, Sample, Task
 
 Rescore = Callable[[Sequence[Group]], list[Group]]
 Estimate = Callable[[Sequence[Group], int], tuple[list[Group], Cost]]
@@ -67,6 +67,11 @@ class RolloutBatch:
     def all_groups(self) -> list[Group]:
         """Rejected ones too."""
         return self.collected.groups + self.collected.rejected
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """Those to learn from."""
+        return [rollout for group in self.groups for rollout in group.rollouts]
 
     def placed(self) -> Iterator[tuple[int | None, Group, bool]]:
         """(position in the task set, group, accepted) of every group."""

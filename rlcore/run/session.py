@@ -30,15 +30,15 @@ from rlcore.run import checkpoint
 from rlcore.run.batches import BatchSource
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracking import Tracker
-from rlcore.types import Sampling, Task
+from rlcore.types import Rollout, Sampling, Task
 
 if TYPE_CHECKING:
     from rlcore.stages.base import Stage
 
 IN_FLIGHT = 4
 """Requests handed to the engine at a time, in multiples of what it decodes together."""
-CANARY = 24
-"""Tokens of the canary text: the head of the first published task's prompt, repeated to this length."""
+CANARY_TOKENS = (24, 512)
+"""Shortest and longest canary text, on which engine and learner are compared after a publish."""
 
 
 class Run:
@@ -75,6 +75,7 @@ class Run:
         )
         self._tasks = tasks
         self._engine: Engine | None = None
+        self._canary: list[int] | None = None
 
     @property
     def max_length(self) -> int:
@@ -157,25 +158,43 @@ class Run:
         """Context in which the policy has its own weights, or the averaged ones of the last training stage."""
         return self._average.applied() if weights == "ema" and self._average else nullcontext()
 
-    def publish(self, version: int, generator: Generator | None = None) -> PublishReport:
+    def publish(
+        self,
+        version: int,
+        generator: Generator | None = None,
+        rollouts: Sequence[Rollout] = (),
+    ) -> PublishReport:
         """Serve the policy's present weights as `version`, with proof. Raises `PublishError`.
 
-        generator: what may have requests in flight; they are taken back before and go on afterwards.
+        generator: what may have requests in flight; they are taken back before and go on afterwards. rollouts: written in
+        this run; the longest of them is the canary from now on.
         """
         if generator is not None:
             generator.take_back()
-        canary = (self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0]) * CANARY)[
-            :CANARY
-        ]
+        if rollouts or self._canary is None:
+            self._canary = self._canary_text(rollouts)
+        widened = self.policy.arithmetic.itemsize < torch.float32.itemsize
         return publish(
             partial(self.policy.weights, apart=self._apart),
             self.engine(),
             version,
-            canary=canary,
+            canary=self._canary,
             score=self.policy.score,
+            score_float32=self.policy.score_float32 if widened else None,
             served_dtype=self.recipe.model.dtype,
             tolerance=self.recipe.engine.sync_tolerance,
         )
+
+    def _canary_text(self, rollouts: Sequence[Rollout]) -> list[int]:
+        """The longest rollout; before there is one, the prompt of the run's first task."""
+        if rollouts:
+            text = max((rollout.token_ids for rollout in rollouts), key=len)
+        else:
+            text = self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0])
+        shortest, longest = CANARY_TOKENS
+        if len(text) < shortest:
+            text = (text * shortest)[:shortest]
+        return text[: min(longest, self.max_length - 1)]
 
     def collector(
         self,

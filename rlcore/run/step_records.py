@@ -36,8 +36,7 @@ def batch_metrics(
     facts = run.gather([group_facts(group) for group in batch.all_groups])
     refuse_unscored(facts)
     metrics = rollout_metrics(facts) | {"policy_version": version}
-    rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
-    metrics |= staleness_metrics(run.gather([staleness_counts(rollouts, version)]))
+    metrics |= staleness_metrics(run.gather([staleness_counts(batch.rollouts, version)]))
     metrics |= mean_metrics(run.gather(measure_groups(own_metrics, batch.groups)))
     if batch.value_cost is not None:
         costs = run.gather([batch.value_cost])

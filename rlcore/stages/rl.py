@@ -176,6 +176,8 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
 
     def run(self, run: Run) -> None:
         run_rl(run, self)
+        if run.accelerator.is_main_process:
+            draw_categories(run.folder.path, run.folder.picture)
 
 
 def check_streams(demonstrations: str, objective: Objective) -> None:
@@ -237,20 +239,20 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 seed=derive(seed, "minibatches", run.cursor.stage_step),
                 gather=run.gather,
             )
+            metrics |= learner_metrics(report)
             watch.lap("learn")
 
             if report.updates:
                 learner.version += 1
-                run.publish(learner.version, batches.generator)
+                proof = run.publish(learner.version, batches.generator, batch.rollouts)
+                metrics |= proof.metrics()
             watch.lap("publish")
 
             times = watch.times(reward=batch.collected.reward_s)
-            metrics |= learner_metrics(report) | times
-            metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
+            speeds = speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
+            metrics |= times | speeds
             limit.add(metrics)
             run.end_step(metrics, learner, curriculum, batches)
-    if run.accelerator.is_main_process:
-        draw_categories(run.folder.path, run.folder.picture)
     run.end_stage(learner, curriculum)
 
 

@@ -18,7 +18,7 @@ from rlcore.rollout.collector import Resample, collect, numbered
 from rlcore.rollout.engine import generate
 from rlcore.rollout.hf_draw import Settings, truncate
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.publish import fingerprint, publish
+from rlcore.rollout.publish import LEAST_LIMIT, canary_gap, fingerprint, publish
 from rlcore.rollout.vllm_local import VllmEngine
 from rlcore.types import Completion, Rollout, Sampling, Task, Verdict
 
@@ -152,12 +152,12 @@ def test_a_corrupt_raw_weight_is_found_by_the_fingerprint(
     ):
         with pytest.raises(
             PublishError,
-            match=r"version 1: the engine serves fingerprint \w+/\d+, the learner published \w+/",
+            match=r"version 1: the engine serves fingerprint \w+/\d+.*, the learner published \w+/",
         ):
             publish_to(engine, learner, 1)
 
 
-def test_a_corrupt_packed_weight_is_found_by_the_canary(
+def test_a_corrupt_packed_weight_is_found_by_both_checks(
     engine: VllmEngine, learner: PreTrainedModel
 ) -> None:
     def halve(model: torch.nn.Module) -> None:
@@ -167,11 +167,13 @@ def test_a_corrupt_packed_weight_is_found_by_the_canary(
 
     if not hasattr(engine_model(engine).model.layers[0].self_attn.qkv_proj, "cpu_linear"):
         pytest.skip("this vLLM packs nothing: it is not the CPU build")
-    with (
-        corrupting(engine, halve),
-        pytest.raises(PublishError, match="canary's log-probabilities differ"),
-    ):
-        publish_to(engine, learner, 1)
+    with corrupting(engine, halve):
+        with pytest.raises(
+            PublishError, match=r"1 packed copies, first of \S+qkv_proj, hold other weights"
+        ):
+            publish_to(engine, learner, 1)
+        gap, _ = canary_gap(engine.score([CANARY])[0].logprobs, ref.score(learner, [CANARY])[0])
+        assert gap > LEAST_LIMIT
     publish_to(engine, learner, 2)
 
 

@@ -65,8 +65,14 @@ def proof(
 ) -> float:
     read = weights or partial(policy.weights, apart=True)
     return publish(
-        read, engine, version, canary=PROMPT, score=policy.score, served_dtype=dtype
-    ).canary_gap
+        read,
+        engine,
+        version,
+        canary=PROMPT,
+        score=policy.score,
+        score_float32=policy.score_float32,
+        served_dtype=dtype,
+    ).gap_max
 
 
 def test_each_publish_is_proven_and_served(served: tuple[Policy, object, str]) -> None:

@@ -42,8 +42,9 @@ def test_publish(tmp_path: Path, arch: str, tied: bool, dtype: str) -> None:
                 canary=list(range(5, 45)),
                 score=lambda sequences: ref.score(learner, sequences),
                 served_dtype=dtype,
+                tolerance={"float32": 1e-3, "bfloat16": 0.1}[dtype],
             )
-            assert report.canary_gap < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
+            assert report.gap_max < {"float32": 1e-4, "bfloat16": 0.25}[dtype]
         if dtype == "float32":
             (request,) = ref.requests(ref.prompts(1, (150,)), temperature=0.0)
             assert generate(engine, [request], 60)[0].token_ids == ref.greedy(
