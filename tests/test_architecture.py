@@ -35,6 +35,8 @@ LAYERS = {
     "rewards": 2,
     "rlcore": 1,
     "rlcore.plugin": 0.5,
+    "rlcore.chat": 0.5,
+    "rlcore.pretrained": 0.5,
     "rewards.sandbox": 0,
     "rlcore.types": 0.2,
     "rlcore.errors": 0,

@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
+from rlcore.chat import end_ids
 from rlcore.errors import ModelError
-from rlcore.learner.base_model import model_from_config, model_from_path
+from rlcore.learner.base_model import model_from_config
 from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.pack import Layout, pack
 from rlcore.learner.packed_check import check_packed
 from rlcore.learner.policy_adapter import Adapter, attach
+from rlcore.learner.policy_files import check_same_names, check_writable, names_and_shapes
 from rlcore.learner.reference import ShardedReference, frozen_copy
 from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
 from rlcore.learner.tokenizer import load_tokenizer
+from rlcore.pretrained import load_causal_lm
 from rlcore.types import Sample
 
 ADAPTER = "adapter"
@@ -56,6 +59,11 @@ class Policy:
     def num_parameters(self) -> int:
         """Number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Tokens at which a completion ends, for encoder, engines and checkpoints alike."""
+        return end_ids(self.tokenizer, self.model.generation_config, self.model.config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -215,13 +223,16 @@ def load_policy(
     is_mixed = dtype == "bfloat16" and peft is None
     stored_dtype = "float32" if is_mixed else dtype
     if path is not None:
-        model = model_from_path(path, stored_dtype)
+        # "eager" is the only implementation that does everything an architecture may ask for
+        model = load_causal_lm(path, stored_dtype, attention="eager")
     else:
         model = model_from_config(dict(config or {}), loaded_tokenizer, stored_dtype, seed)
-    for settings in (model.config, model.generation_config):
-        if settings is not None and settings.eos_token_id is None:
-            settings.eos_token_id = loaded_tokenizer.eos_token_id
+    _set_end_ids(model, loaded_tokenizer)
+    check_writable(model, loaded_tokenizer)
+    before = names_and_shapes(model.state_dict().items())
     adapter = None if peft is None else attach(model, peft, seed=seed)
+    if adapter is not None:
+        check_same_names(before, adapter)
     model.to(device).eval()
     if gradient_checkpointing:
         checkpoint_layers(model)
@@ -240,6 +251,15 @@ def load_policy(
         adapter.load(saved / ADAPTER)
         _check_same_base(policy, saved)
     return policy
+
+
+def _set_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model all tokens at which a completion ends: engines and checkpoints read them there."""
+    ids = end_ids(tokenizer, model.generation_config, model.config)
+    value = ids[0] if len(ids) == 1 else ids
+    for settings in (model.config, model.generation_config):
+        if settings is not None and ids:
+            settings.eos_token_id = value
 
 
 def _check_arguments(

@@ -86,3 +86,7 @@ class PromptSection(Section):
         "plain", description="prompt text as it is, or through the tokenizer's chat template"
     )
     system: str | None = Field(None, description="system message put before each chat prompt")
+    template_arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="variables of the chat template, for example {enable_thinking: false}",
+    )

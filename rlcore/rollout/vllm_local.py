@@ -271,6 +271,8 @@ def _sampling_params(sampling: Sampling, seed: int, vocabulary: int) -> Sampling
         seed=seed,
         logprobs=logprobs_needed(sampling, vocabulary),
         detokenize=bool(sampling.stop),
+        # a stop string may be the text of a special token, such as </tool_call>
+        skip_special_tokens=False,
         output_kind=RequestOutputKind.DELTA,
     )
 

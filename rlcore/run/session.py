@@ -71,7 +71,10 @@ class Run:
             self._average = Average(policy.module, saved["average"]["decay"])
             self._average.load_state_dict(saved["average"])
         self.encoder = PromptEncoder(
-            policy.tokenizer, format=recipe.prompt.format, system=recipe.prompt.system
+            policy.tokenizer,
+            format=recipe.prompt.format,
+            system=recipe.prompt.system,
+            template_arguments=recipe.prompt.template_arguments,
         )
         self._tasks = tasks
         self._engine: Engine | None = None
