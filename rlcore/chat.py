@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _SLOT = "@@completion@@"
 _OPEN_TAG = re.compile(r"(?:<\w+>|\[[A-Z_]+\])\s*\Z")
 """A tag that the text so far leaves open, such as `<think>` or `[THINK]`."""
+_ASKED_FOR = re.compile(r"\b(\w+) is (?:not )?defined\b")
+"""How a template asks whether the caller has set a variable."""
+_PASSED = {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
+"""Variables that transformers passes to every template."""
 _USER = {"role": "user", "content": "?"}
 _ASSISTANT = {"role": "assistant", "content": _SLOT}
 
@@ -69,12 +73,18 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, *settings: Any) -> list[int]:
     tokenizer's end of sequence, and what the chat template closes a turn with: a base model with a
     chat template would otherwise learn to write a token at which no engine stops.
     """
+    ids = [*end_ids_declared(*settings), tokenizer.eos_token_id, turn_end(tokenizer)]
+    return list(dict.fromkeys(id for id in ids if id is not None))
+
+
+def end_ids_declared(*settings: Any) -> list[int]:
+    """`eos_token_id` of each of the settings, which may be None, one id or several."""
     ids: list[int] = []
     for setting in settings:
         listed = getattr(setting, "eos_token_id", None)
-        ids += listed if isinstance(listed, list | tuple) else [listed]
-    ids += [tokenizer.eos_token_id, turn_end(tokenizer)]
-    return list(dict.fromkeys(id for id in ids if id is not None))
+        if listed is not None:
+            ids += listed if isinstance(listed, list | tuple) else [listed]
+    return ids
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -138,3 +148,16 @@ def _rendered_or_none(
         return render(tokenizer, messages, **arguments)
     except Exception:  # templates are programs and raise what they like
         return None
+
+
+def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template writes a system message."""
+    system = {"role": "system", "content": _SLOT}
+    text = _rendered_or_none(tokenizer, [system, _USER])
+    return text is not None and _SLOT in text
+
+
+def template_variables(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Variables of the chat template that a caller may set, `enable_thinking` say."""
+    tests = _ASKED_FOR.findall(str(tokenizer.chat_template))
+    return sorted({name for name in tests if name not in _PASSED})

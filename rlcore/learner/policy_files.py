@@ -35,7 +35,9 @@ def check_writable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             try:
                 if part is not None:
                     part.save_pretrained(folder)
-            except Exception as error:  # what users wrote into these files, and code that reads it
+            except (
+                Exception
+            ) as error:  # what users wrote into these files, and code that reads it
                 raise ModelError(
                     f"a checkpoint of this {type(model).__name__} could not be written: {what} "
                     f"cannot be saved ({first_line(error)}); correct that file of the model"

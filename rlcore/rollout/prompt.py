@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlcore import chat
+from rlcore.chat import frame_ids, opening, render, turn_end
 from rlcore.errors import TaskError, first_line
 from rlcore.types import Message, Task
 
@@ -83,7 +83,7 @@ class PromptEncoder:
         return [*self._ids(text), self._end_of_turn]
 
     def decode(self, ids: list[int]) -> str:
-        """Text without the special tokens that frame a turn (`chat.frame_ids`)."""
+        """Text without the special tokens that frame a turn (`frame_ids`)."""
         return self.tokenizer.decode(
             [id for id in ids if id not in self._frame],
             skip_special_tokens=False,
@@ -114,7 +114,7 @@ class PromptEncoder:
     def _encode_chat(self, task: Task) -> list[int]:
         messages = self._messages(task)
         try:
-            text = chat.render(self.tokenizer, messages, generate=True, **self._arguments)
+            text = render(self.tokenizer, messages, generate=True, **self._arguments)
         except Exception as error:  # templates are programs and raise what they like
             raise TaskError(
                 f"the chat template refused task {task.id!r}: {first_line(error)}"
@@ -149,15 +149,15 @@ class PromptEncoder:
     def _end_of_turn(self) -> int:
         end = None
         if self.format == "chat":
-            end = chat.turn_end(self.tokenizer, **self._arguments)
+            end = turn_end(self.tokenizer, **self._arguments)
         return self.tokenizer.eos_token_id if end is None else end
 
     @cached_property
     def _frame(self) -> set[int]:
-        return chat.frame_ids(self.tokenizer)
+        return frame_ids(self.tokenizer)
 
     @cached_property
     def _opening(self) -> str:
         if self.format == "plain":
             return ""
-        return chat.opening(self.tokenizer, **self._arguments)
+        return opening(self.tokenizer, **self._arguments)
