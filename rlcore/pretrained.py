@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from rlcore.errors import ModelError, first_line
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 _SHOWN = 3
@@ -77,3 +79,47 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if has_bar:
             logging.enable_progress_bar()
+
+
+def is_converted(model: PreTrainedModel) -> bool:
+    """Whether the model's parameters have other names or shapes than in its checkpoints.
+
+    transformers fuses the experts of a mixture and renames the layers of some older architectures
+    while it loads them.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    in_memory = {
+        name: parameter.detach().to("meta") for name, parameter in model.named_parameters()
+    }
+    on_disk = revert_weight_conversion(model, dict(in_memory))
+    shapes = [
+        {name: tensor.shape for name, tensor in state.items()} for state in (in_memory, on_disk)
+    ]
+    return shapes[0] != shapes[1]
+
+
+def as_in_memory(
+    model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Weights under the names of a checkpoint -> under the names that `model` has them.
+
+    For a converted model all of them are held at once, and once more while they are converted.
+    Raises `ModelError` where some are missing or do not fit.
+    """
+    if not is_converted(model):
+        yield from weights
+        return
+    with _quiet():
+        loaded, info = type(model).from_pretrained(
+            None,
+            config=copy.deepcopy(model.config),
+            state_dict=dict(weights),
+            dtype=model.dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    problem = _problem(info)
+    if problem:
+        raise ModelError(f"weights for {type(model).__name__} are not complete: {problem}")
+    yield from loaded.named_parameters()

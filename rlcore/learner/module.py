@@ -18,9 +18,11 @@ class PackedModule(nn.Module):
     Everything that uses parameters happens in `forward`, so that DDP and FSDP can wrap this module.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, logit_scale: float = 1.0) -> None:
+        """logit_scale: by which the model multiplies its logits (Granite, Cohere)."""
         super().__init__()
         self.model = model
+        self.logit_scale = logit_scale
 
     def forward(
         self,
@@ -56,7 +58,7 @@ class PackedModule(nn.Module):
         bias = getattr(head, "bias", None)
         config = self.model.config.get_text_config()
         settings = {
-            "temperature": temperature,
+            "temperature": temperature / self.logit_scale,
             "softcap": getattr(config, "final_logit_softcapping", None),
             "support": support,
         }

@@ -26,7 +26,8 @@ from rlcore.learner.reference import ShardedReference, frozen_copy
 from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
 from rlcore.learner.tokenizer import load_tokenizer
-from rlcore.pretrained import load_causal_lm
+from rlcore.pretrained import is_converted, load_causal_lm
+from rlcore.rope import fix_rope
 from rlcore.types import Sample
 
 ADAPTER = "adapter"
@@ -87,9 +88,7 @@ class Policy:
                 yield name, full(tensor)
             return
         # Architectures that are fused or renamed in memory can only be converted all at once.
-        unchanged: dict[str, Tensor] = {}
-        is_converted = revert_weight_conversion(self.model, unchanged) is not unchanged
-        if is_converted:
+        if is_converted(self.model):
             yield from revert_weight_conversion(self.model, dict(self._live_weights())).items()
         else:
             yield from self._live_weights()
@@ -203,10 +202,11 @@ def load_policy(
     saved: Path | None = None,
     gradient_checkpointing: bool = False,
     compile: bool = False,
+    max_length: int | None = None,
 ) -> Policy:
     """Load the model at `path` (hub name or folder), or build one from `config`. Raises `ModelError`.
 
-    Before it returns, the packed forward is compared with the model's own on two short sequences.
+    Before it returns, the packed forward is compared with the model's own (`check_packed`).
 
     config: `{"model_type": "qwen2", "hidden_size": 64, ...}`; random weights follow from `seed`,
         vocabulary size and special ids are the tokenizer's unless they are given.
@@ -217,6 +217,7 @@ def load_policy(
         at least float32 is trained.
     saved: with `peft`, a folder written by `Policy.save`, whose adapter is loaded.
     gradient_checkpointing, compile: see `rlcore.learner.speed`.
+    max_length: longest sequence of the run; it decides rotary frequencies (`rlcore.rope`).
     """
     _check_arguments(path, config, tokenizer, dtype)
     loaded_tokenizer = load_tokenizer(tokenizer or str(path))
@@ -236,15 +237,19 @@ def load_policy(
     model.to(device).eval()
     if gradient_checkpointing:
         checkpoint_layers(model)
-    check_packed(model)
+    # before the rope is fixed: the comparison is with the model as it is
+    logit_scale = check_packed(model, loaded_tokenizer)
+    rope_limit = fix_rope(model, max_length)
     if compile:
         compile_layers(model)
 
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = positions or loaded_tokenizer.model_max_length
+    module_class = MixedModule if is_mixed else PackedModule
     policy = Policy(
-        module=MixedModule(model) if is_mixed else PackedModule(model),
+        module=module_class(model, logit_scale=logit_scale),
         tokenizer=loaded_tokenizer,
-        max_length=positions or loaded_tokenizer.model_max_length,
+        max_length=min(longest, rope_limit or longest),
         adapter=adapter,
     )
     if adapter is not None and saved is not None:

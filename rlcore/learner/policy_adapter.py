@@ -253,9 +253,12 @@ def _merged(module: nn.Module) -> nn.Module:
         return module.modules_to_save[module.active_adapters[0]]
     if not isinstance(module, BaseTunerLayer):
         return module
-    own = copy.deepcopy(module)
-    own.merge()
-    return own.get_base_layer()
+    layer = copy.deepcopy(module)
+    # One wrapper inside another adapts two parameters of one layer, as those of fused experts.
+    while isinstance(layer, BaseTunerLayer):
+        layer.merge()
+        layer = layer.base_layer
+    return layer
 
 
 def _wrapped(module: nn.Module) -> bool:

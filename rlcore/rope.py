@@ -1,0 +1,65 @@
+"""Rotary frequencies that do not depend on the length of what is read.
+
+Two kinds do in transformers. `longrope` (Phi-3) has one set for sequences up to the length of
+pretraining and another for longer ones; `dynamic` stretches them with the length. A row of several
+sequences, or one that grows while it is written, would then mix them: tokens that were already read
+would get other log-probabilities. So a run chooses one set for all of its sequences, by the longest
+that it allows, as vLLM does for `longrope`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LENGTH_DEPENDENT = ("longrope", "dynamic")
+
+
+def fix_rope(model: nn.Module, max_length: int | None) -> int | None:
+    """Make the rotary frequencies of `model` those for sequences up to `max_length`, in place.
+
+    max_length: in tokens; None for what pretraining used. Returns the longest sequence that these
+    frequencies are meant for; None where the model sets no such limit.
+    """
+    limits = []
+    for module in model.modules():
+        rope_type = getattr(module, "rope_type", None)
+        types = rope_type if isinstance(rope_type, dict) else {None: rope_type}
+        for layer_type, name in types.items():
+            if name in LENGTH_DEPENDENT:
+                limits.append(_fix(module, layer_type, name, max_length))
+    finite = [limit for limit in limits if limit is not None]
+    return min(finite) if finite else None
+
+
+def _fix(module: Any, layer_type: str | None, name: str, max_length: int | None) -> int | None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    prefix = "" if layer_type is None else f"{layer_type}_"
+    pretrained = _pretrained_length(module, layer_type, name)
+    limit = pretrained
+    if max_length is not None and max_length > pretrained:
+        limit = None if name == "longrope" else max_length
+        device = getattr(module, f"{prefix}inv_freq").device
+        keywords = {} if layer_type is None else {"layer_type": layer_type}
+        frequencies, _ = ROPE_INIT_FUNCTIONS[name](
+            module.config, device, seq_len=max_length, **keywords
+        )
+        module.register_buffer(f"{prefix}inv_freq", frequencies, persistent=False)
+    # "default" is the type whose frequencies transformers never recomputes.
+    if layer_type is None:
+        module.rope_type = "default"
+    else:
+        module.rope_type = {**module.rope_type, layer_type: "default"}
+    return limit
+
+
+def _pretrained_length(module: Any, layer_type: str | None, name: str) -> int:
+    if name == "dynamic":
+        return module.original_max_seq_len
+    parameters = module.config.rope_parameters
+    if layer_type is not None:
+        parameters = parameters[layer_type]
+    return parameters["original_max_position_embeddings"]

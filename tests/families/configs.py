@@ -1,0 +1,106 @@
+"""A tiny config of each architecture, with weights and limits that a short text feels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from rlcore.learner.tokenizer import byte_tokenizer
+
+LONGEST = 60
+"""Tokens of the longest sequence that is compared."""
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "ffn_dim": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "sliding_window": 8,
+    # mixtures of experts
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_topk": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "shared_intermediate_size": 32,
+    "expert_dim": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_expert_group": 1,
+    "first_k_dense_replace": 1,
+    # multi-head latent attention
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+}
+"""Set where the architecture's default config has the key."""
+
+OF_FAMILY: dict[str, dict[str, Any]] = {
+    "gemma": {"num_key_value_heads": 4},
+    "gemma2": {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "granite": {"logits_scaling": 4.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2},
+    "granitemoe": {"logits_scaling": 4.0},
+    "cohere": {"logit_scale": 0.25},
+    "cohere2": {"logit_scale": 0.25},
+    "phi3": {
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [4.0] * 8,
+            "original_max_position_embeddings": 32,
+            "partial_rotary_factor": 1.0,
+        },
+        "original_max_position_embeddings": 32,
+    },
+    "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 1},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
+}
+"""What makes the family what it is, or what its sizes must be to fit together."""
+
+SPECIAL = {"pad_token_id": 256, "bos_token_id": 257, "eos_token_id": 258}
+
+
+def families() -> list[str]:
+    """Model types of all architectures with a head for causal language modelling."""
+    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def tiny_config(model_type: str) -> PretrainedConfig:
+    """The architecture's default config with tiny sizes. Raises whatever the architecture raises."""
+    default = AutoConfig.for_model(model_type)
+    sizes = {key: value for key, value in SIZES.items() if _has(default, key)}
+    values = {"vocab_size": 262, **SPECIAL, **sizes, **OF_FAMILY.get(model_type, {})}
+    return AutoConfig.for_model(model_type, **values)
+
+
+def _has(config: PretrainedConfig, key: str) -> bool:
+    return getattr(config, key, None) is not None and not isinstance(getattr(config, key), list)
+
+
+@torch.no_grad()
+def make_model(model_type: str, folder: Path) -> PreTrainedModel:
+    """A tiny model with random weights in `folder`, with a byte-level tokenizer."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(model_type), dtype=torch.float32)
+    for parameter in model.parameters():
+        if parameter.dim() >= 2:
+            parameter.copy_(1.5 * parameter.shape[-1] ** -0.5 * torch.randn_like(parameter))
+        else:
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    byte_tokenizer(max_length=256).save_pretrained(folder)
+    return model.eval()
