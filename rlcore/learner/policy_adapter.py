@@ -67,16 +67,7 @@ class Adapter:
         from peft import get_peft_model_state_dict
         from peft.tuners.lora import LoraLayer
 
-        config = self.wrapper.peft_config[self.wrapper.active_adapter]
-        if (
-            config.peft_type.value != "LORA"
-            or config.use_dora
-            or config.bias != "none"
-            or config.modules_to_save
-        ):
-            raise ModelError(
-                "an engine can be given plain LoRA adapters only, without bias, DoRA or saved modules; set engine.sync to merged"
-            )
+        self._require_plain()
         for name, parameter in self.wrapper.get_base_model().named_parameters():
             if "lora_" not in name:
                 yield name, parameter.detach()
@@ -89,6 +80,26 @@ class Adapter:
             layer, is_b, _ = name.partition(".lora_B.")
             yield name, tensor.detach() * scale[layer] if is_b else tensor.detach()
 
+    def _require_plain(self) -> None:
+        """Raise `ModelError` unless the adapter is A and B of layers that an engine knows."""
+        config = self.wrapper.peft_config[self.wrapper.active_adapter]
+        if (
+            config.peft_type.value != "LORA"
+            or config.use_dora
+            or config.bias != "none"
+            or config.modules_to_save
+        ):
+            raise ModelError(
+                "an engine can be given plain LoRA adapters only, without bias, DoRA or saved modules; set engine.sync to merged"
+            )
+        for name, layer in self.wrapper.get_base_model().named_modules():
+            # peft's wrapper of one parameter of a layer, as those of fused experts
+            if "lora_" not in name and hasattr(layer, "parameter_name"):
+                raise ModelError(
+                    f"the adapter reaches the fused parameters of {name}, which an engine cannot be given "
+                    "by themselves: set engine.sync to merged, or leave them out of model.peft.target_modules"
+                )
+
     def base(self) -> dict[str, Tensor]:
         """State of the model below the adapter, under the names it has without one."""
         state = self.wrapper.get_base_model().state_dict()
@@ -100,9 +111,10 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """Largest rank of an adapted layer."""
+        """Largest rank of an adapted layer. Raises `ModelError` for an adapter that no engine takes by itself."""
         from peft.tuners.lora import LoraLayer
 
+        self._require_plain()
         return max(
             (max(m.r.values()) for m in self.wrapper.modules() if isinstance(m, LoraLayer)),
             default=0,

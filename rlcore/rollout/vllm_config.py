@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
-from rlcore.errors import EngineError, ModelError
+from rlcore.errors import EngineError, ModelError, RlcoreError, first_line
 from rlcore.rollout.process_state import launched
 
 
@@ -30,6 +32,22 @@ def read_config(model_folder: str | Path, tensor_parallel: int) -> Any:
             f"tensor_parallel={tensor_parallel} does not divide the model's {heads} key-value heads; choose a divisor"
         )
     return config
+
+
+@contextmanager
+def in_our_words(problem: str) -> Iterator[None]:
+    """Whatever vLLM raises inside becomes an `EngineError`: "vLLM <problem>: <its reason>"."""
+    try:
+        yield
+    except RlcoreError:
+        raise
+    except Exception as error:  # vLLM, pydantic and torch each have their own
+        # pydantic puts a headline before the reason
+        _, _, reason = str(error).partition("Value error, ")
+        reason = reason.partition(" [type=")[0].split("\n")[0] or first_line(error)
+        raise EngineError(
+            f"vLLM {problem}: {reason.rstrip('.')}; set engine.use=hf, which serves every model that rlcore trains"
+        ) from error
 
 
 def _kv_heads(config: Any) -> int:

@@ -18,7 +18,7 @@ from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.process_state import guest_manners, launched
 from rlcore.rollout.publish import format_fingerprint
 from rlcore.rollout.vllm_adapter import AdapterSlot
-from rlcore.rollout.vllm_config import cache_bytes, read_config
+from rlcore.rollout.vllm_config import cache_bytes, in_our_words, read_config
 from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
 from rlcore.types import Completion, Request, Sampling
 
@@ -70,7 +70,7 @@ class VllmEngine:
         self._done: list[Completion] = []
         self._scores: dict[str, RequestOutput] = {}
         self._adapter = None if adapter_rank is None else AdapterSlot(adapter_rank)
-        with guest_manners():
+        with guest_manners(), in_our_words("cannot serve this model here"):
             self._engine = _start_engine(
                 model=str(model_folder),
                 dtype=dtype,
@@ -116,18 +116,22 @@ class VllmEngine:
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Copy weights into the engine, renew packed copies, and drop every cached key and value, running requests' too."""
-        if self._adapter:
-            self._engine.add_lora(self._adapter.write(weights))
-        else:
-            for chunk in [weights] if self._tensor_parallel == 1 else _chunks_on_cpu(weights):
-                self._engine.collective_rpc("rlcore_load", args=(chunk,))
-            self._engine.collective_rpc("rlcore_loaded")
+        with in_our_words(f"did not take the weights of version {version}"):
+            self._load(weights)
         if not self._engine.reset_prefix_cache(reset_running_requests=bool(self._drafts)):
             raise EngineError(
                 f"vLLM did not empty its prefix cache after loading version {version} and would mix old and new "
                 "weights; this is a bug, run with engine.use=hf"
             )
         self.version = version
+
+    def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        if self._adapter:
+            self._engine.add_lora(self._adapter.write(weights))
+            return
+        for chunk in [weights] if self._tensor_parallel == 1 else _chunks_on_cpu(weights):
+            self._engine.collective_rpc("rlcore_load", args=(chunk,))
+        self._engine.collective_rpc("rlcore_loaded")
 
     def fingerprint(self) -> str:
         """Fingerprint of the raw parameters held, over all tensor-parallel workers.
@@ -178,7 +182,9 @@ class VllmEngine:
         )
 
     def _step(self) -> None:
-        for output in self._engine.step():
+        with in_our_words("cannot compute with this model here"):
+            outputs = self._engine.step()
+        for output in outputs:
             if output.request_id.startswith(_SCORE):
                 self._scores[output.request_id] = output
             elif output.request_id in self._drafts:

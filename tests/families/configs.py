@@ -15,13 +15,13 @@ LONGEST = 60
 """Tokens of the longest sequence that is compared."""
 
 SIZES: dict[str, Any] = {
-    "hidden_size": 64,
+    "hidden_size": 128,
     "intermediate_size": 96,
     "ffn_dim": 96,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 16,
+    "head_dim": 32,
     "max_position_embeddings": 256,
     "sliding_window": 8,
     # mixtures of experts
@@ -43,8 +43,8 @@ SIZES: dict[str, Any] = {
     "q_lora_rank": 24,
     "kv_lora_rank": 16,
     "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
 }
 """Set where the architecture's default config has the key."""
 
@@ -55,35 +55,68 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "granitemoe": {"logits_scaling": 4.0},
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25},
-    "phi3": {
-        "rope_parameters": {
-            "rope_type": "longrope",
-            "rope_theta": 10000.0,
-            "short_factor": [1.0] * 8,
-            "long_factor": [4.0] * 8,
-            "original_max_position_embeddings": 32,
-            "partial_rotary_factor": 1.0,
-        },
-        "original_max_position_embeddings": 32,
-    },
-    "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 1},
-    "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
 }
 """What makes the family what it is, or what its sizes must be to fit together."""
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "phi3, longrope": (
+        "phi3",
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0] * 16,
+                "long_factor": [4.0] * 16,
+                "original_max_position_embeddings": 32,
+                "partial_rotary_factor": 1.0,
+            },
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "llama, dynamic rope": (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}},
+    ),
+    "llama, yarn": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "rope_theta": 10000.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
+    "qwen2, windows on some layers": (
+        "qwen2",
+        {"use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "qwen2_moe, windows on some layers": (
+        "qwen2_moe",
+        {"use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "qwen3, tied head": ("qwen3", {"tie_word_embeddings": True}),
+}
+"""Settings of a family that users meet and that have gone wrong elsewhere: name -> model type, keys."""
 
 SPECIAL = {"pad_token_id": 256, "bos_token_id": 257, "eos_token_id": 258}
 
 
 def families() -> list[str]:
-    """Model types of all architectures with a head for causal language modelling."""
-    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    """Model types of all architectures with a head for causal language modelling, and `VARIANTS`."""
+    return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
 
 
-def tiny_config(model_type: str) -> PretrainedConfig:
-    """The architecture's default config with tiny sizes. Raises whatever the architecture raises."""
+def tiny_config(name: str) -> PretrainedConfig:
+    """The default config of a family or variant, with tiny sizes.
+
+    Raises whatever the architecture raises.
+    """
+    model_type, keys = VARIANTS.get(name, (name, OF_FAMILY.get(name, {})))
     default = AutoConfig.for_model(model_type)
     sizes = {key: value for key, value in SIZES.items() if _has(default, key)}
-    values = {"vocab_size": 262, **SPECIAL, **sizes, **OF_FAMILY.get(model_type, {})}
+    values = {"vocab_size": 262, **SPECIAL, **sizes, **keys}
     return AutoConfig.for_model(model_type, **values)
 
 
@@ -92,10 +125,10 @@ def _has(config: PretrainedConfig, key: str) -> bool:
 
 
 @torch.no_grad()
-def make_model(model_type: str, folder: Path) -> PreTrainedModel:
+def make_model(name: str, folder: Path) -> PreTrainedModel:
     """A tiny model with random weights in `folder`, with a byte-level tokenizer."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(tiny_config(model_type), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(tiny_config(name), dtype=torch.float32)
     for parameter in model.parameters():
         if parameter.dim() >= 2:
             parameter.copy_(1.5 * parameter.shape[-1] ** -0.5 * torch.randn_like(parameter))
