@@ -153,6 +153,14 @@ class VllmEngine:
                     f"vLLM can score at most {self._max_length - 1} tokens here and sequence {i} has "
                     f"{len(sequence)}; raise max_length"
                 )
+        if self._adapter is None:
+            return self._score_together(sequences, top_k)
+        # The head of an engine with an adapter slot fails on prompts of several requests at once.
+        return [self._score_together([sequence], top_k)[0] for sequence in sequences]
+
+    def _score_together(
+        self, sequences: Sequence[list[int]], top_k: int
+    ) -> list[SequenceScore]:
         for i, sequence in enumerate(sequences):
             prompt = {"prompt_token_ids": list(sequence)}
             self._add(f"{_SCORE}{i}", prompt, _scoring_params(top_k))
