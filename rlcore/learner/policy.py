@@ -21,7 +21,7 @@ from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.pack import Layout, pack
 from rlcore.learner.packed_check import check_packed
 from rlcore.learner.policy_adapter import Adapter, attach
-from rlcore.learner.policy_files import check_same_names, check_writable, names_and_shapes
+from rlcore.learner.policy_files import check_writable
 from rlcore.learner.reference import ShardedReference, frozen_copy
 from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
@@ -230,32 +230,37 @@ def load_policy(
         model = model_from_config(dict(config or {}), loaded_tokenizer, stored_dtype, seed)
     _set_end_ids(model, loaded_tokenizer)
     check_writable(model, loaded_tokenizer)
-    before = names_and_shapes(model.state_dict().items())
     adapter = None if peft is None else attach(model, peft, seed=seed)
-    if adapter is not None:
-        check_same_names(before, adapter)
     model.to(device).eval()
     if gradient_checkpointing:
         checkpoint_layers(model)
-    # before the rope is fixed: the comparison is with the model as it is
-    logit_scale = check_packed(model, loaded_tokenizer)
-    rope_limit = fix_rope(model, max_length)
+    module, longest = _packed(model, loaded_tokenizer, max_length, is_mixed=is_mixed)
     if compile:
         compile_layers(model)
-
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = positions or loaded_tokenizer.model_max_length
-    module_class = MixedModule if is_mixed else PackedModule
     policy = Policy(
-        module=module_class(model, logit_scale=logit_scale),
-        tokenizer=loaded_tokenizer,
-        max_length=min(longest, rope_limit or longest),
-        adapter=adapter,
+        module=module, tokenizer=loaded_tokenizer, max_length=longest, adapter=adapter
     )
     if adapter is not None and saved is not None:
         adapter.load(saved / ADAPTER)
         _check_same_base(policy, saved)
     return policy
+
+
+def _packed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    *,
+    is_mixed: bool,
+) -> tuple[PackedModule, int]:
+    """The checked model in packed form, and the longest sequence that it reads."""
+    # before the rope is fixed: the comparison is with the model as it is
+    logit_scale = check_packed(model, tokenizer)
+    rope_limit = fix_rope(model, max_length)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = positions or tokenizer.model_max_length
+    module_class = MixedModule if is_mixed else PackedModule
+    return module_class(model, logit_scale=logit_scale), min(longest, rope_limit or longest)
 
 
 def _set_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

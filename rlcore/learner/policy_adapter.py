@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlcore.errors import ModelError, first_line
+from rlcore.learner.policy_files import check_same_names, names_and_shapes
 from rlcore.plugin import did_you_mean
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
     """
     config = _config(settings)
     kind = settings["type"]
+    before = names_and_shapes(model.state_dict().items())
     from peft import get_peft_model
 
     try:
@@ -169,6 +171,7 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
         raise ModelError(
             f"a {kind} adapter cannot be used with {type(model).__name__}: {first_line(error)}"
         ) from None
+    check_same_names(before, adapter)
     return adapter
 
 

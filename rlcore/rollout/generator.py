@@ -135,7 +135,7 @@ class Generator:
         if room < 1:
             raise TaskError(
                 f"the prompt of task {draw.task.id!r} has {len(prompt_ids)} tokens and max_length is {self._max_length}, "
-                "which leaves no room for a completion; drop the task, shorten its prompt or raise max_length"
+                "which leaves no room for a completion; leave the task out, shorten its prompt or raise engine.max_length"
             )
         return plan_group(
             draw,

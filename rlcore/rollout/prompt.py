@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rlcore.chat import frame_ids, opening, render, turn_end
 from rlcore.errors import TaskError, first_line
 from rlcore.types import Message, Task
+from rlcore.types.plain import whole_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,7 +75,8 @@ class PromptEncoder:
         """
         if task.demonstration is None:
             raise TaskError(
-                f"task {task.id!r} has no demonstration to imitate; name its column or leave the task out"
+                f"task {task.id!r} has no demonstration to imitate: name its column in columns.demonstration of the task set, "
+                "or leave the row out of the data"
             )
         text = task.demonstration
         if self._opening and not self._is_begun(task):
@@ -138,7 +140,7 @@ class PromptEncoder:
 
     def _ids(self, text: str) -> list[int]:
         """Tokens of the text alone: a chat template writes its own special tokens, plain prompts get `_beginning`."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        return self.tokenizer(whole_text(text), add_special_tokens=False).input_ids
 
     @cached_property
     def _beginning(self) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlcore.errors import RewardError
 from rlcore.types import Group, Rollout, Sample, StepReport
+from rlcore.types.plain import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,18 +217,18 @@ def rollout_rows(
     for index, group, accepted in groups:
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
             row = {
-                "id": rollout.id,
-                "task": group.task.id,
+                "id": plain(rollout.id),
+                "task": plain(group.task.id),
                 "index": index,
                 "accepted": accepted,
-                "category": group.task.category,
-                "prompt": group.task.prompt,
-                "answer": group.task.answer,
-                "text": rollout.text,
+                "category": plain(group.task.category),
+                "prompt": plain(group.task.prompt),
+                "answer": plain(group.task.answer),
+                "text": plain(rollout.text),
                 "value": verdict.value,
                 "status": verdict.status,
                 "parts": dict(verdict.parts),
-                "reason": verdict.reason,
+                "reason": plain(verdict.reason),
                 "finish": rollout.finish,
                 "versions": _version_runs(rollout),
                 "temperature": rollout.temperature,

@@ -109,7 +109,7 @@ def check_layouts(policy: Policy, folder: Path) -> None:
     texts = sequences()
     rope = getattr(policy.model.config.get_text_config(), "original_max_position_embeddings", 0)
     # A text shorter than the limit of the rope is read with the frequencies of the run.
-    long_enough = [text for text in texts if len(text) > rope] if rope else texts
+    long_enough = [text for text in texts if len(text) > rope] or texts
     expected = reference(folder, long_enough)
     packed = [logprobs for logprobs, _ in policy.read(long_enough)]
     _near(packed, expected, "packed log-probabilities and transformers'")
