@@ -119,6 +119,8 @@ def as_in_memory(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    # Buffers are not trained, so they are not among the weights.
+    info["missing_keys"] &= {name for name, _ in loaded.named_parameters()}
     problem = _problem(info)
     if problem:
         raise ModelError(f"weights for {type(model).__name__} are not complete: {problem}")

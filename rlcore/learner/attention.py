@@ -3,11 +3,15 @@
 Its name is `PACKED`. The segments' lengths and parents (see `rlcore.learner.forest`) are passed as
 the keywords `packed_lengths` and `packed_parents` through the model's forward to every attention
 layer. Keywords rather than a global, because activation checkpointing calls the layers a second
-time in the backward pass.
+time in the backward pass. Some older architectures pass no keywords on: for them the layout also
+stands in `layout_of_this_forward` while a forward runs, and checkpointing is met with an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -59,11 +63,7 @@ def packed_attention(
     passes to every attention; s_aux are the sinks.
     """
     if packed_lengths is None:
-        raise ModelError(
-            f"{type(module).__name__} got no packed lengths: either the model does not pass "
-            "keywords on to its attention, which rlcore needs, or it was called directly (then "
-            'call model.set_attn_implementation("sdpa") first)'
-        )
+        packed_lengths, packed_parents = _layout(module)
     window = sliding_window if attention_mask is None else int(attention_mask)
     rules = Rules(scaling, dropout, window, softcap, s_aux)
     parents = packed_parents or (-1,) * len(packed_lengths)
@@ -72,6 +72,33 @@ def packed_attention(
         if out is not None:
             return out, None
     return _by_segment(query, key, value, _plan(packed_lengths, parents), rules), None
+
+
+_Layout = tuple[tuple[int, ...], tuple[int, ...] | None]
+_current: ContextVar[_Layout | None] = ContextVar("packed layout", default=None)
+
+
+@contextmanager
+def layout_of_this_forward(
+    lengths: tuple[int, ...], parents: tuple[int, ...] | None
+) -> Iterator[None]:
+    """Attention layers that get no keywords read this layout inside."""
+    token = _current.set((lengths, parents))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _layout(module: torch.nn.Module) -> _Layout:
+    layout = _current.get()
+    if layout is None:
+        raise ModelError(
+            f"{type(module).__name__} got no packed lengths. If the model was called directly, call "
+            'model.set_attn_implementation("sdpa") first; in training, its architecture passes no '
+            "keywords on, so set model.gradient_checkpointing=false"
+        )
+    return layout
 
 
 class _Run(NamedTuple):

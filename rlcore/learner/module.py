@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlcore.learner.attention import layout_of_this_forward
 from rlcore.learner.logprobs import Loss, chunked_logprobs, one_pass
 from rlcore.learner.support import Support
 
@@ -45,14 +48,15 @@ class PackedModule(nn.Module):
         differentiable then.
         """
         decoder = self.model.get_decoder()
-        output = decoder(
-            input_ids=token_ids[None],
-            position_ids=positions[None],
-            attention_mask=None,
-            use_cache=False,
-            packed_lengths=lengths,
-            packed_parents=parents,
-        )
+        layout = {"packed_lengths": lengths, "packed_parents": parents}
+        with layout_of_this_forward(lengths, parents):
+            output = decoder(
+                input_ids=token_ids[None],
+                position_ids=positions[None],
+                attention_mask=None,
+                use_cache=False,
+                **(layout if takes_keywords(type(decoder)) else {}),
+            )
         hidden = output.last_hidden_state[0].index_select(0, source)
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
@@ -65,6 +69,13 @@ class PackedModule(nn.Module):
         if loss is None:
             return chunked_logprobs(hidden, head.weight, bias, target, **settings)
         return one_pass(hidden, head.weight, bias, target, loss, **settings)
+
+
+@cache
+def takes_keywords(decoder: type[nn.Module]) -> bool:
+    """Whether the decoder's forward takes keywords of any name, to pass them on."""
+    parameters = inspect.signature(decoder.forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 class MixedModule(PackedModule):

@@ -8,6 +8,7 @@ windows, caps and rotary frequencies that a short text does not reach?
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -83,8 +84,7 @@ def check_packed(
     if not difference <= limit:  # also where it is NaN
         raise ModelError(
             f"{name} is not supported: its packed log-probabilities differ from its own by "
-            f"{difference:.2g} on average (arithmetic noise allows {limit:.2g}), so its attention or its "
-            "output head does something rlcore does not know"
+            f"{difference:.2g} nats on average (arithmetic noise allows {limit:.2g}): {_why(model)}"
         )
     problem = twin_problem(model.config, str(model.device.type))
     if problem:
@@ -154,10 +154,24 @@ def _twin_problem(key: _Key, device: str) -> str:
             if not difference <= TWIN_EXACT:
                 return (
                     f"in a small model of its kind the log-probabilities of the {layout} layout differ "
-                    f"from the model's own by {difference:.2g} on average, so it does something in its "
-                    "attention, state or head that rlcore's packed layout does not have"
+                    f"from the model's own by {difference:.2g} nats on average: {_why(fixed)}"
                 )
     return ""
+
+
+def _why(model: PreTrainedModel) -> str:
+    """The likely reason for a difference, from what the model is made of."""
+    types = {
+        str(kind) for kind in getattr(model.config.get_text_config(), "layer_types", None) or ()
+    }
+    state = sorted(kind for kind in types if "attention" not in kind or "linear" in kind)
+    if state or any(isinstance(module, torch.nn.Conv1d) for module in model.modules()):
+        kinds = f" ({', '.join(state)})" if state else ""
+        return f"it has layers that carry a state from token to token{kinds}, which a packed row would mix"
+    source = inspect.getsource(inspect.getmodule(type(model)))
+    if "ALL_ATTENTION_FUNCTIONS" not in source:
+        return "its attention is code of its own, outside of the attention interface of transformers"
+    return "its attention or its output head does something rlcore does not know"
 
 
 def _comparable_length(config: PretrainedConfig) -> int:

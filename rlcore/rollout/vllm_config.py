@@ -13,14 +13,25 @@ from transformers import AutoConfig
 from rlcore.errors import EngineError, ModelError, RlcoreError, first_line
 from rlcore.rollout.process_state import launched
 
+_WIDER_WINDOWS = ("cohere2", "cohere2_moe")
+"""Architectures whose windows vLLM makes one token wider than transformers does (`commandr.py`)."""
 
-def read_config(model_folder: str | Path, tensor_parallel: int) -> Any:
+
+def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int) -> Any:
+    """The model's text config. Raises where vLLM would serve it otherwise than transformers computes it."""
     try:
         config = AutoConfig.from_pretrained(model_folder).get_text_config()
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot read a model configuration from {str(model_folder)!r}: {error}"
         ) from error
+    window = getattr(config, "sliding_window", None)
+    if config.model_type in _WIDER_WINDOWS and window and max_length > window:
+        raise EngineError(
+            f"vLLM reads windows of {window + 1} tokens in {config.model_type} and transformers {window}, so "
+            f"longer completions would be scored otherwise than they were written: set engine.max_length to "
+            f"{window} or less, or engine.use=hf"
+        )
     if tensor_parallel > 1 and launched():
         raise EngineError(
             f"tensor_parallel={tensor_parallel} inside a launched group is not supported: every process owns one "
@@ -35,8 +46,10 @@ def read_config(model_folder: str | Path, tensor_parallel: int) -> Any:
 
 
 @contextmanager
-def in_our_words(problem: str) -> Iterator[None]:
-    """Whatever vLLM raises inside becomes an `EngineError`: "vLLM <problem>: <its reason>"."""
+def in_our_words(
+    problem: str, remedy: str = "set engine.use=hf, which serves every model that rlcore trains"
+) -> Iterator[None]:
+    """Whatever vLLM raises inside becomes an `EngineError`: "vLLM <problem>: <its reason>; <remedy>"."""
     try:
         yield
     except RlcoreError:
@@ -45,9 +58,7 @@ def in_our_words(problem: str) -> Iterator[None]:
         # pydantic puts a headline before the reason
         _, _, reason = str(error).partition("Value error, ")
         reason = reason.partition(" [type=")[0].split("\n")[0] or first_line(error)
-        raise EngineError(
-            f"vLLM {problem}: {reason.rstrip('.')}; set engine.use=hf, which serves every model that rlcore trains"
-        ) from error
+        raise EngineError(f"vLLM {problem}: {reason.rstrip('.')}; {remedy}") from error
 
 
 def _kv_heads(config: Any) -> int:

@@ -58,7 +58,7 @@ class VllmEngine:
         prefix_caching: bool = True,
     ) -> None:
         _prepare_environment()
-        config = read_config(model_folder, tensor_parallel)
+        config = read_config(model_folder, tensor_parallel, max_length)
         self.version = 0
         self.shared, self.deterministic = False, False
         self._dtype, self._max_length, self._tensor_parallel = (
@@ -70,7 +70,9 @@ class VllmEngine:
         self._done: list[Completion] = []
         self._scores: dict[str, RequestOutput] = {}
         self._adapter = None if adapter_rank is None else AdapterSlot(adapter_rank)
-        with guest_manners(), in_our_words("cannot serve this model here"):
+        # Without an adapter slot there is one thing less that vLLM may not have.
+        self._remedy = () if self._adapter is None else ("set engine.sync=merged",)
+        with guest_manners(), in_our_words("cannot serve this model here", *self._remedy):
             self._engine = _start_engine(
                 model=str(model_folder),
                 dtype=dtype,
@@ -116,7 +118,7 @@ class VllmEngine:
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Copy weights into the engine, renew packed copies, and drop every cached key and value, running requests' too."""
-        with in_our_words(f"did not take the weights of version {version}"):
+        with in_our_words(f"did not take the weights of version {version}", *self._remedy):
             self._load(weights)
         if not self._engine.reset_prefix_cache(reset_running_requests=bool(self._drafts)):
             raise EngineError(
@@ -190,7 +192,7 @@ class VllmEngine:
         )
 
     def _step(self) -> None:
-        with in_our_words("cannot compute with this model here"):
+        with in_our_words("cannot compute with this model here", *self._remedy):
             outputs = self._engine.step()
         for output in outputs:
             if output.request_id.startswith(_SCORE):

@@ -55,6 +55,9 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "granitemoe": {"logits_scaling": 4.0},
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25},
+    "nemotron": {"num_key_value_heads": 2},
+    "gptj": {"rotary_dim": 16},
+    "codegen": {"rotary_dim": 16},
 }
 """What makes the family what it is, or what its sizes must be to fit together."""
 
@@ -116,12 +119,16 @@ def tiny_config(name: str) -> PretrainedConfig:
     model_type, keys = VARIANTS.get(name, (name, OF_FAMILY.get(name, {})))
     default = AutoConfig.for_model(model_type)
     sizes = {key: value for key, value in SIZES.items() if _has(default, key)}
+    if "qk_rope_head_dim" in sizes:  # what these families call head_dim
+        sizes.pop("head_dim", None)
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     values = {"vocab_size": 262, **SPECIAL, **sizes, **keys}
     return AutoConfig.for_model(model_type, **values)
 
 
 def _has(config: PretrainedConfig, key: str) -> bool:
-    return getattr(config, key, None) is not None and not isinstance(getattr(config, key), list)
+    is_property = isinstance(getattr(type(config), key, None), property)
+    return not is_property and isinstance(getattr(config, key, None), int)
 
 
 @torch.no_grad()

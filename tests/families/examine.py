@@ -12,6 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from rlcore.errors import RlcoreError
 from rlcore.learner.policy import Policy, load_policy
 from rlcore.rollout.engine import Engine, generate
-from rlcore.rollout.publish import fingerprint
+from rlcore.rollout.publish import publish
 from rlcore.types import Request, Sampling
 from tests.families.configs import LONGEST, make_model
 
@@ -165,11 +166,14 @@ def _follow(engine: Engine, policy: Policy, *, apart: bool = False) -> None:
     texts = sequences()
     for version in (1, 2):
         perturb(policy, version)
-        engine.load(policy.weights(apart=apart), version)
-        if not apart:
-            published = fingerprint((tensor for _, tensor in policy.weights()), "float32")
-            if engine.fingerprint() != published:
-                raise Fault("fingerprints of engine and learner differ")
+        publish(
+            partial(policy.weights, apart=apart),
+            engine,
+            version,
+            canary=texts[0],
+            score=policy.score,
+            served_dtype="float32",
+        )
         scored = [score.logprobs for score in engine.score(texts)]
         _near(scored, policy.score(texts), f"scores of engine and learner at version {version}")
     sampling = Sampling(max_tokens=30, temperature=1.0)
