@@ -64,7 +64,9 @@ def packed_attention(
     """
     if packed_lengths is None:
         packed_lengths, packed_parents = _layout(module)
-    window = sliding_window if attention_mask is None else int(attention_mask)
+    window = sliding_window
+    if attention_mask is not None:
+        window = _window(module, attention_mask)
     rules = Rules(scaling, dropout, window, softcap, s_aux)
     parents = packed_parents or (-1,) * len(packed_lengths)
     if query.device.type == "cuda":
@@ -72,6 +74,16 @@ def packed_attention(
         if out is not None:
             return out, None
     return _by_segment(query, key, value, _plan(packed_lengths, parents), rules), None
+
+
+def _window(module: torch.nn.Module, mask: Tensor) -> int:
+    """What `packed_mask` put in place of a mask. Raises `ModelError` for a mask of the model's own."""
+    if mask.numel() != 1:
+        raise ModelError(
+            f"{type(module).__name__} adds a mask of its own to its attention, which the packed layout "
+            "does not have"
+        )
+    return int(mask)
 
 
 _Layout = tuple[tuple[int, ...], tuple[int, ...] | None]

@@ -217,11 +217,11 @@ def rollout_rows(
     for index, group, accepted in groups:
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
             row = {
-                "id": plain(rollout.id),
-                "task": plain(group.task.id),
+                "id": rollout.id,
+                "task": group.task.id,
                 "index": index,
                 "accepted": accepted,
-                "category": plain(group.task.category),
+                "category": group.task.category,
                 "prompt": plain(group.task.prompt),
                 "answer": plain(group.task.answer),
                 "text": plain(rollout.text),

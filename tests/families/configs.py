@@ -56,7 +56,16 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25},
     "nemotron": {"num_key_value_heads": 2},
+    "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "topk_method": "greedy"},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
     "gptj": {"rotary_dim": 16},
+    "camembert": {"pad_token_id": 1},
+    "data2vec-text": {"pad_token_id": 1},
+    "roberta": {"pad_token_id": 1},
+    "roberta-prelayernorm": {"pad_token_id": 1},
+    "xlm-roberta": {"pad_token_id": 1},
+    "xlm-roberta-xl": {"pad_token_id": 1},
+    "xmod": {"pad_token_id": 1},
     "codegen": {"rotary_dim": 16},
 }
 """What makes the family what it is, or what its sizes must be to fit together."""
@@ -103,6 +112,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Settings of a family that users meet and that have gone wrong elsewhere: name -> model type, keys."""
 
+MOST_PARAMETERS = 30_000_000
 SPECIAL = {"pad_token_id": 256, "bos_token_id": 257, "eos_token_id": 258}
 
 
@@ -134,8 +144,13 @@ def _has(config: PretrainedConfig, key: str) -> bool:
 @torch.no_grad()
 def make_model(name: str, folder: Path) -> PreTrainedModel:
     """A tiny model with random weights in `folder`, with a byte-level tokenizer."""
+    config = tiny_config(name)
+    with torch.device("meta"):
+        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"its config has parts that stay large ({size / 1e6:.0f}M parameters)")
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(tiny_config(name), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
         if parameter.dim() >= 2:
             parameter.copy_(1.5 * parameter.shape[-1] ** -0.5 * torch.randn_like(parameter))
