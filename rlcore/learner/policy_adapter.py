@@ -163,6 +163,8 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # refused below where it matters
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+            # settings of peft's own for layers that the model does not have
+            warnings.filterwarnings("ignore", message=".*_pattern keys did not match.*")
             torch.manual_seed(seed)
             adapter = Adapter(get_peft_model(model, config))
             adapter.wrapper.eval()

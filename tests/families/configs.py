@@ -24,6 +24,8 @@ SIZES: dict[str, Any] = {
     "head_dim": 32,
     "max_position_embeddings": 256,
     "sliding_window": 8,
+    "vocab_size_per_layer_input": 262,
+    "hidden_size_per_layer_input": 8,
     # mixtures of experts
     "num_experts": 4,
     "num_local_experts": 4,
@@ -48,6 +50,19 @@ SIZES: dict[str, Any] = {
 }
 """Set where the architecture's default config has the key."""
 
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "depth": 1,
+    "num_attention_heads": 2,
+    "num_heads": 2,
+    "out_hidden_size": 128,
+    "image_size": 28,
+    "patch_size": 14,
+}
+"""Of the part that reads images, which no text reaches."""
+
 OF_FAMILY: dict[str, dict[str, Any]] = {
     "gemma": {"num_key_value_heads": 4},
     "gemma2": {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
@@ -59,6 +74,10 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "topk_method": "greedy"},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
     "gptj": {"rotary_dim": 16},
+    "glm4_moe": {"head_dim": 32},
+    "glm4_moe_lite": {"first_k_dense_replace": 1},
+    "gpt_bigcode": {"num_key_value_heads": 1},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
     "camembert": {"pad_token_id": 1},
     "data2vec-text": {"pad_token_id": 1},
     "roberta": {"pad_token_id": 1},
@@ -128,17 +147,36 @@ def tiny_config(name: str) -> PretrainedConfig:
     """
     model_type, keys = VARIANTS.get(name, (name, OF_FAMILY.get(name, {})))
     default = AutoConfig.for_model(model_type)
-    sizes = {key: value for key, value in SIZES.items() if _has(default, key)}
+    if hasattr(default, "text_config") and hasattr(default, "vision_config"):
+        values = {**_sizes(default.text_config), "vocab_size": 262, **SPECIAL, **keys}
+        return type(default)(
+            text_config=values, vision_config=_known(default.vision_config, VISION)
+        )
+    return AutoConfig.for_model(
+        model_type, **{"vocab_size": 262, **SPECIAL, **_sizes(default), **keys}
+    )
+
+
+def _sizes(config: PretrainedConfig) -> dict[str, Any]:
+    sizes = _known(config, SIZES)
     if "qk_rope_head_dim" in sizes:  # what these families call head_dim
         sizes.pop("head_dim", None)
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]
-    values = {"vocab_size": 262, **SPECIAL, **sizes, **keys}
-    return AutoConfig.for_model(model_type, **values)
+    return sizes
+
+
+def _known(config: PretrainedConfig, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Those of `sizes` for which the config has a number."""
+    return {key: value for key, value in sizes.items() if _has(config, key)}
 
 
 def _has(config: PretrainedConfig, key: str) -> bool:
-    is_property = isinstance(getattr(type(config), key, None), property)
-    return not is_property and isinstance(getattr(config, key, None), int)
+    if isinstance(getattr(type(config), key, None), property):
+        return False
+    try:
+        return isinstance(getattr(config, key, None), int)
+    except Exception:  # a value that differs by layer
+        return False
 
 
 @torch.no_grad()
