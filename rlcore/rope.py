@@ -9,12 +9,42 @@ that it allows, as vLLM does for `longrope`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PretrainedConfig
 
 LENGTH_DEPENDENT = ("longrope", "dynamic")
+
+
+def rope_parameters(config: PretrainedConfig) -> Iterator[dict[str, Any]]:
+    """The parameters of each kind of rotary embedding that the config has."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if "rope_type" in parameters:
+        yield parameters
+    else:
+        yield from (value for value in parameters.values() if isinstance(value, dict))
+
+
+def depends_on_length(config: PretrainedConfig) -> str | None:
+    """The kind of rope, where its frequencies depend on the length of the sequence."""
+    for parameters in rope_parameters(config.get_text_config()):
+        if parameters.get("rope_type") in LENGTH_DEPENDENT:
+            return parameters["rope_type"]
+    return None
+
+
+def pretrained_length(config: PretrainedConfig) -> int | None:
+    """Tokens up to which rope has the frequencies of pretraining, where they depend on the length."""
+    text = config.get_text_config()
+    match depends_on_length(text):
+        case "longrope":
+            return min(p["original_max_position_embeddings"] for p in rope_parameters(text))
+        case "dynamic":
+            return text.max_position_embeddings
+    return None
 
 
 def fix_rope(model: nn.Module, max_length: int | None) -> int | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlcore import chat
 from rlcore.errors import ModelError, RlcoreError, first_line
+from rlcore.rope import depends_on_length, pretrained_length
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -147,6 +148,14 @@ def _positions(
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     yield Finding("longest sequence", f"{positions or tokenizer.model_max_length} tokens")
+    limit = pretrained_length(text)
+    if limit is not None:
+        yield Finding(
+            "rope",
+            f"{depends_on_length(text)}: its frequencies change beyond {limit} tokens, so a run takes one set "
+            "for all of its sequences, by engine.max_length",
+            "note",
+        )
     window = getattr(text, "sliding_window", None)
     if window:
         yield Finding("attention window", f"{window} tokens, on some or all layers")

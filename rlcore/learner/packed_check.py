@@ -21,14 +21,8 @@ from rlcore.errors import ModelError, first_line
 from rlcore.learner.attention import PACKED
 from rlcore.learner.module import PackedModule
 from rlcore.learner.noise import arithmetic_noise
-from rlcore.learner.twin import (
-    ROPE_LIMIT,
-    VOCABULARY,
-    depends_on_length,
-    rope_parameters,
-    twin_of,
-)
-from rlcore.rope import fix_rope
+from rlcore.learner.twin import ROPE_LIMIT, VOCABULARY, twin_of
+from rlcore.rope import depends_on_length, fix_rope, pretrained_length
 
 TEXTS = (
     "The ship left the harbour at dawn, and by noon the coast was out of sight.",
@@ -65,7 +59,9 @@ def check_packed(
         raise ModelError(
             f"{name} is not supported: it attends in chunks, which the packed layout does not have"
         )
-    sequences = _natural(tokenizer, len(head.weight), _comparable_length(text))
+    sequences = _natural(
+        tokenizer, len(head.weight), pretrained_length(text) or _positions(text)
+    )
     sequences = [ids.to(model.device) for ids in sequences]
     # "eager" is the only implementation that does everything an architecture may ask for.
     model.set_attn_implementation("eager")
@@ -172,15 +168,6 @@ def _why(model: PreTrainedModel) -> str:
     if "ALL_ATTENTION_FUNCTIONS" not in source:
         return "its attention is code of its own, outside of the attention interface of transformers"
     return "its attention or its output head does something rlcore does not know"
-
-
-def _comparable_length(config: PretrainedConfig) -> int:
-    """Tokens up to which a sequence is read alike alone and beside others, whatever the rope."""
-    kind = depends_on_length(config)
-    if kind == "longrope":
-        limits = [p["original_max_position_embeddings"] for p in rope_parameters(config)]
-        return min(limits)
-    return _positions(config)
 
 
 def _positions(config: PretrainedConfig) -> int:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from rlcore.rope import LENGTH_DEPENDENT
+from rlcore.rope import rope_parameters
 
 WINDOW = 4
 ROPE_LIMIT = 8
@@ -81,23 +79,6 @@ def _small_int(name: str, value: int) -> int | None:
     if name == "first_k_dense_replace":
         return min(value, 1)
     return value
-
-
-def depends_on_length(config: PretrainedConfig) -> str | None:
-    """The kind of rope, where its frequencies depend on the length of the sequence."""
-    for parameters in rope_parameters(config.get_text_config()):
-        if parameters.get("rope_type") in LENGTH_DEPENDENT:
-            return parameters["rope_type"]
-    return None
-
-
-def rope_parameters(config: PretrainedConfig) -> Iterator[dict[str, Any]]:
-    """The parameters of each kind of rotary embedding that the config has."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    if "rope_type" in parameters:
-        yield parameters
-    else:
-        yield from (value for value in parameters.values() if isinstance(value, dict))
 
 
 def _cut_layers(config: PretrainedConfig) -> None:

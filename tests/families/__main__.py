@@ -38,7 +38,8 @@ def main() -> int:
         if arguments.cache:
             arguments.cache.write_text(json.dumps(rows, indent=1))
     if arguments.write or not arguments.families:
-        (ROOT / PAGE).write_text(page(rows), encoding="utf-8")
+        path = ROOT / PAGE
+        path.write_text(page(rows, path.read_text(encoding="utf-8")), encoding="utf-8")
     return int(bool(faults(rows)))
 
 

@@ -75,6 +75,8 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
     "gptj": {"rotary_dim": 16},
     "glm4_moe": {"head_dim": 32},
+    "hunyuan_v1_dense": {"head_dim": 32},
+    "hunyuan_v1_moe": {"head_dim": 32},
     "glm4_moe_lite": {"first_k_dense_replace": 1},
     "gpt_bigcode": {"num_key_value_heads": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
