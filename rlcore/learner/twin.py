@@ -46,7 +46,7 @@ def twin_of(config: PretrainedConfig) -> PreTrainedModel:
 def twin_config(config: PretrainedConfig) -> PretrainedConfig:
     """The config with few layers, one of each kind, and limits of a few tokens."""
     small = copy.deepcopy(config.get_text_config())
-    _cut_layers(small)
+    cut_layers(small)
     for name, value in list(small.to_dict().items()):
         if value is None or isinstance(value, bool):
             continue
@@ -81,7 +81,7 @@ def _small_int(name: str, value: int) -> int | None:
     return value
 
 
-def _cut_layers(config: PretrainedConfig) -> None:
+def cut_layers(config: PretrainedConfig) -> None:
     """Keep the first layer of each kind, and two at least."""
     name = next(
         (name for name in _LAYERS if isinstance(getattr(config, name, None), int)), None

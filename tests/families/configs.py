@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rlcore.learner.tokenizer import byte_tokenizer
+from rlcore.learner.twin import cut_layers
 
 LONGEST = 60
 """Tokens of the longest sequence that is compared."""
@@ -18,7 +19,6 @@ SIZES: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 96,
     "ffn_dim": 96,
-    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 32,
@@ -79,7 +79,12 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 32},
     "glm4_moe_lite": {"first_k_dense_replace": 1},
     "gpt_bigcode": {"num_key_value_heads": 1},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "gpt_neo": {
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 8,
+        "num_layers": 2,
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 16},
     "camembert": {"pad_token_id": 1},
     "data2vec-text": {"pad_token_id": 1},
     "roberta": {"pad_token_id": 1},
@@ -151,12 +156,14 @@ def tiny_config(name: str) -> PretrainedConfig:
     default = AutoConfig.for_model(model_type)
     if hasattr(default, "text_config") and hasattr(default, "vision_config"):
         values = {**_sizes(default.text_config), "vocab_size": 262, **SPECIAL, **keys}
-        return type(default)(
-            text_config=values, vision_config=_known(default.vision_config, VISION)
-        )
-    return AutoConfig.for_model(
-        model_type, **{"vocab_size": 262, **SPECIAL, **_sizes(default), **keys}
-    )
+        vision = _known(default.vision_config, VISION)
+        config = type(default)(text_config=values, vision_config=vision)
+    else:
+        values = {"vocab_size": 262, **SPECIAL, **_sizes(default), **keys}
+        config = AutoConfig.for_model(model_type, **values)
+    # one layer of each kind
+    cut_layers(config.get_text_config())
+    return config
 
 
 def _sizes(config: PretrainedConfig) -> dict[str, Any]:
