@@ -13,8 +13,12 @@ from transformers import AutoConfig
 from rlcore.errors import EngineError, ModelError, RlcoreError, first_line
 from rlcore.rollout.process_state import launched
 
-_WIDER_WINDOWS = ("cohere2", "cohere2_moe")
-"""Architectures whose windows vLLM makes one token wider than transformers does (`commandr.py`)."""
+_OTHER_WINDOWS = {
+    "cohere2": "makes windows one token wider",
+    "cohere2_moe": "makes windows one token wider",
+    "qwen2_moe": "has no windows",
+}
+"""Architectures whose windows vLLM does not read as transformers does, and how."""
 
 
 def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int) -> Any:
@@ -26,11 +30,12 @@ def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int)
             f"cannot read a model configuration from {str(model_folder)!r}: {error}"
         ) from error
     window = getattr(config, "sliding_window", None)
-    if config.model_type in _WIDER_WINDOWS and window and max_length > window:
+    is_used = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if config.model_type in _OTHER_WINDOWS and is_used and window and max_length > window:
         raise EngineError(
-            f"vLLM reads windows of {window + 1} tokens in {config.model_type} and transformers {window}, so "
-            f"longer completions would be scored otherwise than they were written: set engine.max_length to "
-            f"{window} or less, or engine.use=hf"
+            f"vLLM {_OTHER_WINDOWS[config.model_type]} in {config.model_type}, where transformers has windows "
+            f"of {window} tokens, so longer completions would be scored otherwise than they were written: "
+            f"set engine.max_length to {window} or less, or engine.use=hf"
         )
     if tensor_parallel > 1 and launched():
         raise EngineError(

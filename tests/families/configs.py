@@ -75,6 +75,7 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
     "gptj": {"rotary_dim": 16},
     "glm4_moe": {"head_dim": 32},
+    "ministral": {"head_dim": 32},
     "hunyuan_v1_dense": {"head_dim": 32},
     "hunyuan_v1_moe": {"head_dim": 32},
     "glm4_moe_lite": {"first_k_dense_replace": 1},
@@ -204,5 +205,6 @@ def make_model(name: str, folder: Path) -> PreTrainedModel:
         else:
             parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
+    AutoConfig.from_pretrained(folder)  # raises for a tiny config that cannot be read back
     byte_tokenizer(max_length=256).save_pretrained(folder)
     return model.eval()

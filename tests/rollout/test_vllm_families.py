@@ -33,7 +33,8 @@ def test_published_weights_are_those_that_vllm_computes_with(
     [
         ("qwen2, windows on some layers", None, "Sliding window for some but all layers"),
         ("gpt2", 4, "does not support LoRA yet; set engine.sync=merged"),
-        ("cohere2", None, "reads windows of 9 tokens in cohere2 and transformers 8"),
+        ("cohere2", None, "makes windows one token wider in cohere2"),
+        ("qwen2_moe, windows on some layers", None, "has no windows in qwen2_moe"),
     ],
 )
 def test_what_vllm_refuses_is_one_sentence(
