@@ -67,11 +67,11 @@ def check_packed(
     model.set_attn_implementation("eager")
     try:
         expected = one_by_one(model, sequences)
+        scale = _logit_scale(model, sequences[0])
     except Exception as error:  # an architecture raises anything for sizes that do not fit
         raise ModelError(
             f"{name} cannot run; do its sizes fit together? {first_line(error)}"
         ) from error
-    scale = _logit_scale(model, sequences[0])
     is_exact = model.dtype in (torch.float32, torch.float64)
     noise = 0.0 if is_exact else arithmetic_noise(model, sequences, expected, one_by_one)
     packed = _packed_logprobs(PackedModule(model, logit_scale=scale), sequences)
@@ -119,6 +119,7 @@ def _twin_problem(key: _Key, device: str) -> str:
                 torch.randint(VOCABULARY, (length,), generator=generator).to(device)
             )
         expected = [one_by_one(twin, [ids]) for ids in sequences]
+        scale = _logit_scale(twin, sequences[0])
     except (
         Exception
     ) as error:  # an architecture raises anything for a config that it does not take
@@ -135,7 +136,6 @@ def _twin_problem(key: _Key, device: str) -> str:
         cases.append((TWIN_LENGTHS[-1], [ids for ids in sequences if len(ids) > ROPE_LIMIT]))
     elif kind:
         cases.append((len(sequences[-1]), sequences[-1:]))
-    scale = _logit_scale(twin, sequences[0])
     expected_of = dict(zip(map(id, sequences), expected, strict=True))
     for length, compared in cases:
         fixed = twin_of(key.config).to(device)
