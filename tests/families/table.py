@@ -75,4 +75,5 @@ def _cell(cell: str, reasons: dict[str, int]) -> str:
 
 def _reason(cell: str) -> str:
     text = cell.removeprefix("refused: ").removeprefix("fault: ").replace("|", "\\|")
-    return re.sub(r"/tmp/\w+(/\w+)*", "MODEL", text.replace("\n", " "))
+    text = re.sub(r"/tmp/\w+(/\w+)*", "MODEL", text.replace("\n", " "))
+    return re.sub(r"\b(?:model\.)?layers\.[\w.]+", "one of its layers", text)
