@@ -21,6 +21,7 @@ from rich.table import Table
 
 from rlcore.cli import curriculum as cli_curriculum
 from rlcore.cli import measure as cli_measure
+from rlcore.cli import models as cli_models
 from rlcore.cli import recipes as cli_recipes
 from rlcore.cli import rewards as cli_rewards
 from rlcore.errors import RlcoreError
@@ -118,6 +119,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+_GROUPS = (
+    ("recipes", cli_recipes, "list, show, check recipes, or list their keys"),
+    ("rewards", cli_rewards, "list, start, try or attack reward functions"),
+    ("models", cli_models, "look at a model before a run"),
+    (
+        "curriculum",
+        cli_curriculum,
+        "compare task samplers on a run's record, or draw its categories",
+    ),
+)
+"""Commands that have verbs of their own: name, module, what they are for."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rlcore", description="RL post-training for language models, wired by recipes."
@@ -151,23 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         "a recipe's name or file, or a run folder",
     )
 
-    about = "list, show, check recipes, or list their keys"
-    verbs = commands.add_parser("recipes", help=about).add_subparsers(
-        required=True, metavar="VERB"
-    )
-    cli_recipes.add_commands(verbs, command)
-
-    about = "list, start, try or attack reward functions"
-    rewards = commands.add_parser("rewards", help=about).add_subparsers(
-        required=True, metavar="VERB"
-    )
-    cli_rewards.add_commands(rewards, command)
-
-    about = "compare task samplers on a run's record, or draw its categories"
-    verbs = commands.add_parser("curriculum", help=about).add_subparsers(
-        required=True, metavar="VERB"
-    )
-    cli_curriculum.add_commands(verbs, command)
+    for name, module, about in _GROUPS:
+        group = commands.add_parser(name, help=about)
+        module.add_commands(group.add_subparsers(required=True, metavar="VERB"), command)
 
     _add_credit(commands, command)
     cli_measure.add_commands(command)

@@ -3,11 +3,15 @@
 Its name is `PACKED`. The segments' lengths and parents (see `rlcore.learner.forest`) are passed as
 the keywords `packed_lengths` and `packed_parents` through the model's forward to every attention
 layer. Keywords rather than a global, because activation checkpointing calls the layers a second
-time in the backward pass.
+time in the backward pass. Some older architectures pass no keywords on: for them the layout also
+stands in `layout_of_this_forward` while a forward runs, and checkpointing is met with an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -15,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from rlcore.errors import ModelError
 from rlcore.learner.attention_cuda import cuda_attention
@@ -31,6 +35,8 @@ class Rules(NamedTuple):
     window: int | None
     """Keys that a token reads, its own included."""
     softcap: float | None
+    sinks: Tensor | None = None
+    """[Hq] scores of a key without value that every token reads (GPT-OSS)."""
 
 
 def packed_attention(
@@ -44,6 +50,7 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     packed_lengths: tuple[int, ...] | None = None,
     packed_parents: tuple[int, ...] | None = None,
     **_: Any,
@@ -52,20 +59,58 @@ def packed_attention(
 
     Without parents every segment is a sequence of its own. query [1, Hq, T, D], key and value
     [1, Hkv, T, D] -> [1, T, Hq, D]. On a GPU fused kernels are used where they support this.
+    attention_mask: what `packed_mask` returned. The other keywords are those that transformers
+    passes to every attention; s_aux are the sinks.
     """
     if packed_lengths is None:
-        raise ModelError(
-            f"{type(module).__name__} got no packed lengths: either the model does not pass "
-            "keywords on to its attention, which rlcore needs, or it was called directly (then "
-            'call model.set_attn_implementation("sdpa") first)'
-        )
-    rules = Rules(scaling, dropout, sliding_window, softcap)
+        packed_lengths, packed_parents = _layout(module)
+    window = sliding_window
+    if attention_mask is not None:
+        window = _window(module, attention_mask)
+    rules = Rules(scaling, dropout, window, softcap, s_aux)
     parents = packed_parents or (-1,) * len(packed_lengths)
     if query.device.type == "cuda":
         out = cuda_attention(query, key, value, packed_lengths, parents, rules)
         if out is not None:
             return out, None
     return _by_segment(query, key, value, _plan(packed_lengths, parents), rules), None
+
+
+def _window(module: torch.nn.Module, mask: Tensor) -> int:
+    """What `packed_mask` put in place of a mask. Raises `ModelError` for a mask of the model's own."""
+    if mask.numel() != 1:
+        raise ModelError(
+            f"{type(module).__name__} adds a mask of its own to its attention, which the packed layout "
+            "does not have"
+        )
+    return int(mask)
+
+
+_Layout = tuple[tuple[int, ...], tuple[int, ...] | None]
+_current: ContextVar[_Layout | None] = ContextVar("packed layout", default=None)
+
+
+@contextmanager
+def layout_of_this_forward(
+    lengths: tuple[int, ...], parents: tuple[int, ...] | None
+) -> Iterator[None]:
+    """Attention layers that get no keywords read this layout inside."""
+    token = _current.set((lengths, parents))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _layout(module: torch.nn.Module) -> _Layout:
+    layout = _current.get()
+    if layout is None:
+        raise ModelError(
+            f"{type(module).__name__} got no packed lengths. If the model was called directly, call "
+            'model.set_attn_implementation("sdpa") first; in training, its architecture passes no '
+            "keywords on, so set model.gradient_checkpointing=false"
+        )
+    return layout
 
 
 class _Run(NamedTuple):
@@ -150,12 +195,13 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
     m = key.shape[2]
     windowed = rules.window is not None and rules.window < m
     mask = None
-    if n < m or windowed or rules.softcap is not None:
+    explicit = rules.softcap is not None or rules.sinks is not None
+    if n < m or windowed or explicit:
         mask = torch.ones(n, m, dtype=torch.bool, device=query.device).tril(m - n)
         if windowed:
             mask = mask.triu(m - n + 1 - rules.window)
-    if rules.softcap is not None:
-        return _capped(query, key, value, mask, rules)
+    if explicit:
+        return _explicit(query, key, value, mask, rules)
     return scaled_dot_product_attention(
         query,
         key,
@@ -168,21 +214,46 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
     )
 
 
-def _capped(query: Tensor, key: Tensor, value: Tensor, near: Tensor, rules: Rules) -> Tensor:
-    """Attention with scores softcap * tanh(score / softcap), as in Gemma 2.
+def _explicit(query: Tensor, key: Tensor, value: Tensor, near: Tensor, rules: Rules) -> Tensor:
+    """Attention whose scores are all in memory, for what no fused kernel of torch does on a CPU.
 
-    No fused kernel of torch does this on a CPU.
+    Scores softcap * tanh(score / softcap) as in Gemma 2; sinks as in GPT-OSS.
     """
     repeat = query.shape[1] // key.shape[1]
     key = key.repeat_interleave(repeat, 1)
     value = value.repeat_interleave(repeat, 1)
     scaling = query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling
     scores = query @ key.transpose(2, 3) * scaling
-    capped = rules.softcap * (scores / rules.softcap).tanh()
-    masked = capped.masked_fill(~near, float("-inf"))
+    if rules.softcap is not None:
+        scores = rules.softcap * (scores / rules.softcap).tanh()
+    scores = scores.masked_fill(~near, float("-inf"))
+    if rules.sinks is not None:
+        sinks = rules.sinks.to(scores.dtype).view(1, -1, 1, 1)
+        column = sinks.expand(len(scores), -1, scores.shape[2], 1)
+        scores = torch.cat([scores, column], -1)
     precision = torch.promote_types(torch.float32, scores.dtype)
-    probabilities = masked.softmax(-1, dtype=precision).to(value.dtype)
+    probabilities = scores.softmax(-1, dtype=precision).to(value.dtype)
+    if rules.sinks is not None:
+        probabilities = probabilities[..., :-1]
     return torch.dropout(probabilities, rules.dropout, train=True) @ value
 
 
+def packed_mask(
+    *, local_size: int | None = None, use_vmap: bool = False, **_: Any
+) -> Tensor | None:
+    """What models get in place of an attention mask: the width of their window, if they have one.
+
+    Some models say it to the mask alone and not to the attention (Qwen2-MoE, PhiMoE).
+    Raises `ModelError` for a mask with a rule of its own.
+    """
+    if use_vmap:
+        raise ModelError(
+            "this model masks its attention by a rule of its own (texts that read both ways, say), "
+            "which rlcore's packed layout does not have"
+        )
+    # Four dimensions and on the CPU: models look at the shape only, and reading it costs nothing.
+    return None if local_size is None else torch.full((1, 1, 1, 1), local_size)
+
+
 AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, packed_mask)

@@ -36,7 +36,7 @@ def cuda_attention(
     no compiler or no support for the GPU, is not tried again in this process.
     """
     kernels: list[Callable[..., Tensor]] = []
-    if rules.dropout == 0:
+    if rules.dropout == 0 and rules.sinks is None:
         is_plain = rules.softcap is None and max(parents) < 0
         if is_plain and query.dtype in (torch.bfloat16, torch.float16):
             kernels.append(flash)

@@ -1,31 +1,24 @@
-"""The transformers model a policy starts from: loaded by name, or built from a config."""
+"""The transformers model that a policy starts from when it is built from a config."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers import modeling_rope_utils as rope
 
 from rlcore.errors import ModelError, first_line
 from rlcore.plugin import did_you_mean
-
-
-def model_from_path(path: str, dtype: str) -> PreTrainedModel:
-    """The model at a hub name or folder. Raises `ModelError`."""
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation="eager",
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a model from {path!r}: {first_line(error)}") from None
 
 
 def model_from_config(
@@ -44,7 +37,7 @@ def model_from_config(
             f"transformers knows no architecture of model_type {model_type!r}; try qwen2 or llama"
         ) from None
     for key in settings:
-        if not hasattr(defaults, key):
+        if not hasattr(defaults, key) and not _is_read(defaults, key):
             suggestion = did_you_mean(key, defaults.to_dict())
             raise ModelError(f"a {model_type} config has no {key!r}{suggestion}")
     from_tokenizer = {
@@ -68,3 +61,13 @@ def model_from_config(
         raise ModelError(
             f"no {model_type} can be made from this config: {first_line(error)}"
         ) from error
+
+
+def _is_read(config: PretrainedConfig, key: str) -> bool:
+    """Whether the model's code reads a key that its config has no default for, such as `head_dim`."""
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is None:
+        return False
+    sources = [inspect.getsource(inspect.getmodule(model_class)), inspect.getsource(rope)]
+    pattern = re.compile(rf"config\.{key}\b|config, \"{key}\"")
+    return any(pattern.search(source) for source in sources)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
+from rlcore.learner.attention import layout_of_this_forward
 from rlcore.learner.logprobs import Loss, chunked_logprobs, one_pass
 from rlcore.learner.support import Support
 
@@ -22,10 +25,12 @@ class PackedModule(nn.Module):
     Everything that uses parameters happens in `forward`, so that DDP and FSDP can wrap this module.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, logit_scale: float = 1.0) -> None:
+        """logit_scale: by which the model multiplies its logits (Granite, Cohere)."""
         super().__init__()
         self.model = model
         self._is_in_float32 = False
+        self.logit_scale = logit_scale
 
     def forward(
         self,
@@ -48,20 +53,21 @@ class PackedModule(nn.Module):
         differentiable then.
         """
         decoder = self.model.get_decoder()
-        output = decoder(
-            input_ids=token_ids[None],
-            position_ids=positions[None],
-            attention_mask=None,
-            use_cache=False,
-            packed_lengths=lengths,
-            packed_parents=parents,
-        )
+        layout = {"packed_lengths": lengths, "packed_parents": parents}
+        with layout_of_this_forward(lengths, parents):
+            output = decoder(
+                input_ids=token_ids[None],
+                position_ids=positions[None],
+                attention_mask=None,
+                use_cache=False,
+                **(layout if takes_keywords(type(decoder)) else {}),
+            )
         hidden = output.last_hidden_state[0].index_select(0, source)
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         config = self.model.config.get_text_config()
         settings = {
-            "temperature": temperature,
+            "temperature": temperature / self.logit_scale,
             "softcap": getattr(config, "final_logit_softcapping", None),
             "support": support,
         }
@@ -82,6 +88,13 @@ class PackedModule(nn.Module):
                 yield
         finally:
             self._is_in_float32 = False
+
+
+@cache
+def takes_keywords(decoder: type[nn.Module]) -> bool:
+    """Whether the decoder's forward takes keywords of any name, to pass them on."""
+    parameters = inspect.signature(decoder.forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 class MixedModule(PackedModule):

@@ -14,16 +14,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
+from rlcore.chat import end_ids
 from rlcore.errors import ModelError
-from rlcore.learner.base_model import model_from_config, model_from_path
+from rlcore.learner.base_model import model_from_config
 from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.pack import Layout, pack
 from rlcore.learner.packed_check import check_packed
 from rlcore.learner.policy_adapter import Adapter, attach
+from rlcore.learner.policy_files import check_writable
 from rlcore.learner.reference import ShardedReference, frozen_copy
 from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
 from rlcore.learner.tokenizer import load_tokenizer
+from rlcore.pretrained import is_converted, load_causal_lm
+from rlcore.rope import fix_rope
 from rlcore.types import Sample
 
 ADAPTER = "adapter"
@@ -58,6 +62,11 @@ class Policy:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
+    def end_ids(self) -> list[int]:
+        """Tokens at which a completion ends, for encoder, engines and checkpoints alike."""
+        return end_ids(self.tokenizer, self.model.generation_config, self.model.config)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of log-probabilities and losses: float64 for a float64 model, else float32."""
         return torch.float64 if self.model.dtype == torch.float64 else torch.float32
@@ -79,9 +88,7 @@ class Policy:
                 yield name, full(tensor)
             return
         # Architectures that are fused or renamed in memory can only be converted all at once.
-        unchanged: dict[str, Tensor] = {}
-        is_converted = revert_weight_conversion(self.model, unchanged) is not unchanged
-        if is_converted:
+        if is_converted(self.model):
             yield from revert_weight_conversion(self.model, dict(self._live_weights())).items()
         else:
             yield from self._live_weights()
@@ -200,10 +207,11 @@ def load_policy(
     saved: Path | None = None,
     gradient_checkpointing: bool = False,
     compile: bool = False,
+    max_length: int | None = None,
 ) -> Policy:
     """Load the model at `path` (hub name or folder), or build one from `config`. Raises `ModelError`.
 
-    Before it returns, the packed forward is compared with the model's own on two short sequences.
+    Before it returns, the packed forward is compared with the model's own (`check_packed`).
 
     config: `{"model_type": "qwen2", "hidden_size": 64, ...}`; random weights follow from `seed`,
         vocabulary size and special ids are the tokenizer's unless they are given.
@@ -214,37 +222,59 @@ def load_policy(
         at least float32 is trained.
     saved: with `peft`, a folder written by `Policy.save`, whose adapter is loaded.
     gradient_checkpointing, compile: see `rlcore.learner.speed`.
+    max_length: longest sequence of the run; it decides rotary frequencies (`rlcore.rope`).
     """
     _check_arguments(path, config, tokenizer, dtype)
     loaded_tokenizer = load_tokenizer(tokenizer or str(path))
     is_mixed = dtype == "bfloat16" and peft is None
     stored_dtype = "float32" if is_mixed else dtype
     if path is not None:
-        model = model_from_path(path, stored_dtype)
+        # "eager" is the only implementation that does everything an architecture may ask for
+        model = load_causal_lm(path, stored_dtype, attention="eager")
     else:
         model = model_from_config(dict(config or {}), loaded_tokenizer, stored_dtype, seed)
-    for settings in (model.config, model.generation_config):
-        if settings is not None and settings.eos_token_id is None:
-            settings.eos_token_id = loaded_tokenizer.eos_token_id
+    _set_end_ids(model, loaded_tokenizer)
+    check_writable(model, loaded_tokenizer)
     adapter = None if peft is None else attach(model, peft, seed=seed)
     model.to(device).eval()
     if gradient_checkpointing:
         checkpoint_layers(model)
-    check_packed(model)
+    module, longest = _packed(model, loaded_tokenizer, max_length, is_mixed=is_mixed)
     if compile:
         compile_layers(model)
-
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     policy = Policy(
-        module=MixedModule(model) if is_mixed else PackedModule(model),
-        tokenizer=loaded_tokenizer,
-        max_length=positions or loaded_tokenizer.model_max_length,
-        adapter=adapter,
+        module=module, tokenizer=loaded_tokenizer, max_length=longest, adapter=adapter
     )
     if adapter is not None and saved is not None:
         adapter.load(saved / ADAPTER)
         _check_same_base(policy, saved)
     return policy
+
+
+def _packed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    *,
+    is_mixed: bool,
+) -> tuple[PackedModule, int]:
+    """The checked model in packed form, and the longest sequence that it reads."""
+    # before the rope is fixed: the comparison is with the model as it is
+    logit_scale = check_packed(model, tokenizer)
+    rope_limit = fix_rope(model, max_length)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = positions or tokenizer.model_max_length
+    module_class = MixedModule if is_mixed else PackedModule
+    return module_class(model, logit_scale=logit_scale), min(longest, rope_limit or longest)
+
+
+def _set_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model all tokens at which a completion ends: engines and checkpoints read them there."""
+    ids = end_ids(tokenizer, model.generation_config, model.config)
+    value = ids[0] if len(ids) == 1 else ids
+    for settings in (model.config, model.generation_config):
+        if settings is not None and ids:
+            settings.eos_token_id = value
 
 
 def _check_arguments(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlcore.errors import ModelError, first_line
+from rlcore.learner.policy_files import check_same_names, names_and_shapes
 from rlcore.plugin import did_you_mean
 
 if TYPE_CHECKING:
@@ -67,16 +68,7 @@ class Adapter:
         from peft import get_peft_model_state_dict
         from peft.tuners.lora import LoraLayer
 
-        config = self.wrapper.peft_config[self.wrapper.active_adapter]
-        if (
-            config.peft_type.value != "LORA"
-            or config.use_dora
-            or config.bias != "none"
-            or config.modules_to_save
-        ):
-            raise ModelError(
-                "an engine can be given plain LoRA adapters only, without bias, DoRA or saved modules; set engine.sync to merged"
-            )
+        self._require_plain()
         for name, parameter in self.wrapper.get_base_model().named_parameters():
             if "lora_" not in name:
                 yield name, parameter.detach()
@@ -89,6 +81,26 @@ class Adapter:
             layer, is_b, _ = name.partition(".lora_B.")
             yield name, tensor.detach() * scale[layer] if is_b else tensor.detach()
 
+    def _require_plain(self) -> None:
+        """Raise `ModelError` unless the adapter is A and B of layers that an engine knows."""
+        config = self.wrapper.peft_config[self.wrapper.active_adapter]
+        if (
+            config.peft_type.value != "LORA"
+            or config.use_dora
+            or config.bias != "none"
+            or config.modules_to_save
+        ):
+            raise ModelError(
+                "an engine can be given plain LoRA adapters only, without bias, DoRA or saved modules; set engine.sync to merged"
+            )
+        for name, layer in self.wrapper.get_base_model().named_modules():
+            # peft's wrapper of one parameter of a layer, as those of fused experts
+            if "lora_" not in name and hasattr(layer, "parameter_name"):
+                raise ModelError(
+                    f"the adapter reaches the fused parameters of {name}, which an engine cannot be given "
+                    "by themselves: set engine.sync to merged, or leave them out of model.peft.target_modules"
+                )
+
     def base(self) -> dict[str, Tensor]:
         """State of the model below the adapter, under the names it has without one."""
         state = self.wrapper.get_base_model().state_dict()
@@ -100,9 +112,10 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """Largest rank of an adapted layer."""
+        """Largest rank of an adapted layer. Raises `ModelError` for an adapter that no engine takes by itself."""
         from peft.tuners.lora import LoraLayer
 
+        self._require_plain()
         return max(
             (max(m.r.values()) for m in self.wrapper.modules() if isinstance(m, LoraLayer)),
             default=0,
@@ -143,12 +156,15 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
     """
     config = _config(settings)
     kind = settings["type"]
+    before = names_and_shapes(model.state_dict().items())
     from peft import get_peft_model
 
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # refused below where it matters
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+            # settings of peft's own for layers that the model does not have
+            warnings.filterwarnings("ignore", message=".*_pattern keys did not match.*")
             torch.manual_seed(seed)
             adapter = Adapter(get_peft_model(model, config))
             adapter.wrapper.eval()
@@ -157,6 +173,7 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
         raise ModelError(
             f"a {kind} adapter cannot be used with {type(model).__name__}: {first_line(error)}"
         ) from None
+    check_same_names(before, adapter)
     return adapter
 
 
@@ -253,9 +270,12 @@ def _merged(module: nn.Module) -> nn.Module:
         return module.modules_to_save[module.active_adapters[0]]
     if not isinstance(module, BaseTunerLayer):
         return module
-    own = copy.deepcopy(module)
-    own.merge()
-    return own.get_base_layer()
+    layer = copy.deepcopy(module)
+    # One wrapper inside another adapts two parameters of one layer, as those of fused experts.
+    while isinstance(layer, BaseTunerLayer):
+        layer.merge()
+        layer = layer.base_layer
+    return layer
 
 
 def _wrapped(module: nn.Module) -> bool:

@@ -68,7 +68,13 @@ def build_policy(
         source["path"] = str(saved[-1])
     if checkpoint and recipe.model.peft is None:
         source |= {"path": str(checkpoint), "config": None, "tokenizer": None}
-    return load_policy(**source, saved=checkpoint, seed=recipe.seed, device=accelerator.device)
+    return load_policy(
+        **source,
+        saved=checkpoint,
+        seed=recipe.seed,
+        device=accelerator.device,
+        max_length=recipe.engine.max_length,
+    )
 
 
 def build_learner(

@@ -87,3 +87,12 @@ class PromptSection(Section):
         "plain", description="prompt text as it is, or through the tokenizer's chat template"
     )
     system: str | None = Field(None, description="system message put before each chat prompt")
+    too_long: Literal["error", "drop"] = Field(
+        "error",
+        description="rows whose prompt, with its demonstration, the model cannot read: "
+        "an error before the run begins, or left out and counted",
+    )
+    template_arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="variables of the chat template, for example {enable_thinking: false}",
+    )

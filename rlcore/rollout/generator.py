@@ -135,7 +135,7 @@ class Generator:
         if room < 1:
             raise TaskError(
                 f"the prompt of task {draw.task.id!r} has {len(prompt_ids)} tokens and max_length is {self._max_length}, "
-                "which leaves no room for a completion; drop the task, shorten its prompt or raise max_length"
+                "which leaves no room for a completion; leave the task out, shorten its prompt or raise engine.max_length"
             )
         return plan_group(
             draw,
@@ -264,14 +264,14 @@ class Generator:
             self._unscored.append(self._finish(self._open.pop(group.key), []))
             return
         group.scoring = True
-        self._scorer.submit(group.key, group.task, rollouts_of(group, self._encoder.decode))
+        self._scorer.submit(group.key, group.task, rollouts_of(group, self._encoder.completion_text))
 
     def _finish(self, group: OpenGroup, verdicts: list[Verdict]) -> FinishedGroup:
         complete = group.started == len(group.attempts)
         if not complete:
             group.scoring = False
             self._probed[group.key] = group
-        rollouts = list(rollouts_of(group, self._encoder.decode))
+        rollouts = list(rollouts_of(group, self._encoder.completion_text))
         return FinishedGroup(
             key=group.key,
             batch=group.batch,

@@ -8,19 +8,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as hub_logging
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlcore.errors import EngineError, ModelError
+from rlcore.chat import end_ids
+from rlcore.errors import EngineError, ModelError, first_line
+from rlcore.pretrained import as_in_memory, load_causal_lm
 from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.hf_decode import Wave
 from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.publish import fingerprint
+from rlcore.rope import fix_rope
 from rlcore.types import Completion, Request
 
 
@@ -45,12 +42,14 @@ class HfEngine:
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model, self._tokenizer = _open(model_folder, dtype)
+        self._model, self._tokenizer = _open(model_folder, dtype, max_length)
         self._model.to(device).eval()
         self.version = 0
         self.shared, self.deterministic = False, True
         self._dtype, self._max_length, self._max_sequences = dtype, max_length, max_sequences
-        self._eos = _eos_ids(self._model, self._tokenizer)
+        self._eos = set(
+            end_ids(self._tokenizer, self._model.generation_config, self._model.config)
+        )
         self._queue: deque[Draft] = deque()
         self._wave: Wave | None = None
         self._live: set[str] = set()
@@ -96,15 +95,15 @@ class HfEngine:
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Copy weights in place; unfinished answers are read again under them."""
-        own = dict(self._model.named_parameters(remove_duplicate=False))
-        for name, tensor in weights:
-            if name not in own or own[name].shape != tensor.shape:
-                held = f"of shape {tuple(own[name].shape)}" if name in own else "not at all"
+        live = dict(self._model.named_parameters(remove_duplicate=False))
+        for name, tensor in as_in_memory(self._model, weights):
+            if name not in live or live[name].shape != tensor.shape:
+                held = f"of shape {tuple(live[name].shape)}" if name in live else "not at all"
                 raise EngineError(
                     f"the engine's model has weight {name!r} {held}, the learner sent it with shape "
                     f"{tuple(tensor.shape)}; both must be made from the same model"
                 )
-            own[name].copy_(tensor)
+            live[name].copy_(tensor)
         if self._wave is not None:
             self._wave.forget_cache()
         self.version = version
@@ -145,25 +144,25 @@ class HfEngine:
 
 
 def _open(
-    model_folder: str | Path, dtype: str
+    model_folder: str | Path, dtype: str, max_length: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer, without the progress bar of their loading."""
-    shown = hub_logging.is_progress_bar_enabled()
-    hub_logging.disable_progress_bar()
+    """Model and tokenizer, with one set of rotary frequencies for all lengths."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=getattr(torch, dtype))
-        return model, AutoTokenizer.from_pretrained(model_folder)
+        config = AutoConfig.from_pretrained(model_folder)
+        tokenizer = AutoTokenizer.from_pretrained(model_folder)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"cannot load a model and tokenizer from {str(model_folder)!r}: {error}"
+            f"cannot load a model and tokenizer from {str(model_folder)!r}: {first_line(error)}"
         ) from error
-    finally:
-        if shown:
-            hub_logging.enable_progress_bar()
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """End-of-sequence ids of the generation config and of the tokenizer."""
-    listed = model.generation_config.eos_token_id
-    ids = set(listed) if isinstance(listed, list) else {listed}
-    return {id for id in ids | {tokenizer.eos_token_id} if id is not None}
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    # The fused attention of torch has no caps and leaves them out without a word.
+    attention = "eager" if capped else "sdpa"
+    try:
+        model = load_causal_lm(model_folder, dtype, attention=attention)
+    except ModelError:
+        if attention == "eager":
+            raise
+        # not every architecture has fused attention
+        model = load_causal_lm(model_folder, dtype, attention="eager")
+    fix_rope(model, max_length)
+    return model, tokenizer

@@ -177,7 +177,7 @@ class Wave:
     def _hits_stop(self, token_ids: list[int], stop: tuple[str, ...]) -> bool:
         """Whether the text ends inside or after a stop string; a character may take four tokens, so the tail suffices."""
         tail = token_ids[-(4 * max(map(len, stop)) + 8) :]
-        text = self._tokenizer.decode(tail, skip_special_tokens=True)
+        text = self._tokenizer.decode(tail, skip_special_tokens=False)
         return any(string in text for string in stop)
 
 

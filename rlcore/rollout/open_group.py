@@ -19,6 +19,9 @@ from rlcore.types import (
     Turn,
 )
 
+TextOf = Callable[[list[int], list[int]], str]
+"""(prompt ids, completion ids) -> the text that reward functions see."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskDraw:
@@ -88,7 +91,7 @@ class Attempt:
         else:
             self.leg += 1
 
-    def rollout(self, task_id: str, decode: Callable[[list[int]], str]) -> Rollout:
+    def rollout(self, task_id: str, text_of: TextOf) -> Rollout:
         """The finished attempt, prefix included."""
         completion = Turn(
             role="completion",
@@ -103,7 +106,7 @@ class Attempt:
             id=self.id,
             task_id=task_id,
             turns=(Turn(role="prompt", token_ids=self.prompt_ids), completion),
-            text=decode(self.token_ids),
+            text=text_of(self.prompt_ids, self.token_ids),
         )
 
 
@@ -255,8 +258,8 @@ def request_seed(seed: int, task_id: str, attempt: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def rollouts_of(group: OpenGroup, decode: Callable[[list[int]], str]) -> Sequence[Rollout]:
+def rollouts_of(group: OpenGroup, text_of: TextOf) -> Sequence[Rollout]:
     """Rollouts of the attempts that were asked for, in order."""
     return [
-        attempt.rollout(group.task.id, decode) for attempt in group.attempts[: group.started]
+        attempt.rollout(group.task.id, text_of) for attempt in group.attempts[: group.started]
     ]

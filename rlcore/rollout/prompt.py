@@ -1,25 +1,31 @@
-"""From a task to prompt tokens, and from answer tokens to the text that reward functions see."""
+"""From a task to prompt tokens, and from completion tokens to the text that reward functions see."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rlcore.errors import TaskError
+from rlcore.chat import frame_ids, opening, render, turn_end
+from rlcore.errors import TaskError, first_line
 from rlcore.types import Message, Task
+from rlcore.types.plain import whole_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SLOT = "@@answer@@"
+_TAIL = 32
+"""Tokens at the end of a prompt among which a tag that the template opened is looked for."""
 
 
 class PromptEncoder:
     """Encodes prompts, plain or by the tokenizer's chat template.
 
-    plain: the prompt string as it is, with the beginning-of-sequence token where the tokenizer writes one (once); a task
-    with chat messages is refused. chat: a string becomes one user message; `system` is put first unless the task brings
-    its own system message; the generation prompt is added.
+    plain: the prompt string as it is, with the beginning-of-sequence token where the tokenizer
+    writes one (once); a task with chat messages is refused.
+    chat: a string becomes one user message; `system` is put first unless the task brings its own
+    system message; the generation prompt is added. Messages that end with one of the assistant
+    leave that message open: the model goes on with it.
     """
 
     def __init__(
@@ -28,7 +34,9 @@ class PromptEncoder:
         *,
         format: Literal["plain", "chat"] = "plain",
         system: str | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> None:
+        """template_arguments: variables of the chat template, `{"enable_thinking": False}` say."""
         if format == "chat" and not tokenizer.chat_template:
             raise TaskError(
                 "prompt format 'chat' needs a chat template and the tokenizer of "
@@ -38,11 +46,18 @@ class PromptEncoder:
             raise TaskError(
                 "a system prompt needs prompt format 'chat'; write it into the task's prompt or change the format"
             )
+        if format == "plain" and template_arguments:
+            raise TaskError(
+                "arguments of the chat template have no effect with prompt format 'plain'; use format 'chat'"
+            )
         if tokenizer.eos_token_id is None:
             raise TaskError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token; set its eos_token"
             )
-        self.tokenizer, self.format, self.system = tokenizer, format, system
+        self.tokenizer = tokenizer
+        self.format = format
+        self.system = system
+        self._arguments = dict(template_arguments or {})
 
     def encode(self, task: Task) -> list[int]:
         """Prompt tokens. Raises `TaskError` if the prompt cannot be put into this format or is empty."""
@@ -54,18 +69,41 @@ class PromptEncoder:
         return ids
 
     def encode_demonstration(self, task: Task) -> list[int]:
-        """The worked answer and its end token: end-of-sequence, or in chat format what the template closes a turn with."""
+        """The worked answer and its end token: end-of-sequence, or in chat format what the template closes a turn with.
+
+        What the template itself opens (`<think>`) is part of the prompt, not of the demonstration.
+        """
         if task.demonstration is None:
             raise TaskError(
-                f"task {task.id!r} has no demonstration to imitate; name its column or leave the task out"
+                f"task {task.id!r} has no demonstration to imitate: name its column in columns.demonstration of the task set, "
+                "or leave the row out of the data"
             )
-        return [*self._ids(task.demonstration), self._end_of_answer]
+        text = task.demonstration
+        if self._opening and not self._is_begun(task):
+            begun = text.removeprefix(self._opening)
+            text = begun.removeprefix(self._opening.strip())
+        return [*self._ids(text), self._end_of_turn]
 
     def decode(self, ids: list[int]) -> str:
-        """Answer text without special tokens."""
+        """Text without the special tokens that frame a turn (`frame_ids`)."""
         return self.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            [id for id in ids if id not in self._frame],
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
         )
+
+    def completion_text(self, prompt_ids: list[int], completion_ids: list[int]) -> str:
+        """What reward functions see.
+
+        A tag that the template opened at the end of the prompt, `<think>`, belongs to it: a
+        well-formed completion has both its opening and its closing tag.
+        """
+        text = self.decode(completion_ids)
+        if not self._opening:
+            return text
+        # Text and not ids: tokens may have merged at the border of the tag.
+        tail = self.tokenizer.decode(prompt_ids[-_TAIL:], skip_special_tokens=False)
+        return self._opening + text if tail.endswith(self._opening) else text
 
     def _encode_plain(self, task: Task) -> list[int]:
         if not isinstance(task.prompt, str):
@@ -73,58 +111,55 @@ class PromptEncoder:
                 f"the prompt of task {task.id!r} is a list of chat messages and the prompt format is 'plain'; use format 'chat'"
             )
         ids = self._ids(task.prompt)
-        return ids if ids[: len(self._opening)] == self._opening else self._opening + ids
+        return ids if ids[: len(self._beginning)] == self._beginning else self._beginning + ids
 
     def _encode_chat(self, task: Task) -> list[int]:
-        return self._ids(
-            self._render(self._messages(task), task.id, add_generation_prompt=True)
-        )
+        messages = self._messages(task)
+        try:
+            text = render(self.tokenizer, messages, generate=True, **self._arguments)
+        except Exception as error:  # templates are programs and raise what they like
+            raise TaskError(
+                f"the chat template refused task {task.id!r}: {first_line(error)}"
+            ) from error
+        return self._ids(text)
 
     def _messages(self, task: Task) -> list[Message]:
-        messages = (
-            [{"role": "user", "content": task.prompt}]
-            if isinstance(task.prompt, str)
-            else list(task.prompt)
-        )
+        if isinstance(task.prompt, str):
+            messages = [{"role": "user", "content": task.prompt}]
+        else:
+            messages = list(task.prompt)
         if self.system is None or (messages and messages[0]["role"] == "system"):
             return messages
         return [{"role": "system", "content": self.system}, *messages]
 
-    def _render(
-        self, messages: list[Message], task_id: str, add_generation_prompt: bool
-    ) -> str:
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except Exception as error:  # templates are programs and raise what they like
-            raise TaskError(f"the chat template refused task {task_id!r}: {error}") from error
+    @staticmethod
+    def _is_begun(task: Task) -> bool:
+        """Whether the prompt ends inside a message of the assistant."""
+        is_messages = not isinstance(task.prompt, str) and bool(task.prompt)
+        return is_messages and task.prompt[-1]["role"] == "assistant"
 
     def _ids(self, text: str) -> list[int]:
-        """Tokens of the text alone: a chat template writes its own special tokens, plain prompts get `_opening`."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        """Tokens of the text alone: a chat template writes its own special tokens, plain prompts get `_beginning`."""
+        return self.tokenizer(whole_text(text), add_special_tokens=False).input_ids
 
     @cached_property
-    def _opening(self) -> list[int]:
+    def _beginning(self) -> list[int]:
         bos = self.tokenizer.bos_token_id
         return [bos] if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else []
 
     @cached_property
-    def _end_of_answer(self) -> int:
-        """First special token that the template writes after an assistant's words; end-of-sequence if there is none."""
+    def _end_of_turn(self) -> int:
+        end = None
         if self.format == "chat":
-            turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SLOT}]
-            closing = self._render(turn, "(none)", add_generation_prompt=False).rpartition(
-                _SLOT
-            )[2]
-            for token in self._ids(closing):
-                if token in self._special:
-                    return token
-        return self.tokenizer.eos_token_id
+            end = turn_end(self.tokenizer, **self._arguments)
+        return self.tokenizer.eos_token_id if end is None else end
 
     @cached_property
-    def _special(self) -> set[int]:
-        added = {
-            id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special
-        }
-        return added | set(self.tokenizer.all_special_ids)
+    def _frame(self) -> set[int]:
+        return frame_ids(self.tokenizer)
+
+    @cached_property
+    def _opening(self) -> str:
+        if self.format == "plain":
+            return ""
+        return opening(self.tokenizer, **self._arguments)

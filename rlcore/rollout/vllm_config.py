@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
-from rlcore.errors import EngineError, ModelError
+from rlcore.errors import EngineError, ModelError, RlcoreError, first_line
 from rlcore.rollout.process_state import launched
 
+_OTHER_WINDOWS = {
+    "cohere2": "makes windows one token wider",
+    "cohere2_moe": "makes windows one token wider",
+    "qwen2_moe": "has no windows",
+}
+"""Architectures whose windows vLLM does not read as transformers does, and how."""
 
-def read_config(model_folder: str | Path, tensor_parallel: int) -> Any:
+
+def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int) -> Any:
+    """The model's text config. Raises where vLLM would serve it otherwise than transformers computes it."""
     try:
         config = AutoConfig.from_pretrained(model_folder).get_text_config()
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot read a model configuration from {str(model_folder)!r}: {error}"
         ) from error
+    window = getattr(config, "sliding_window", None)
+    is_used = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if config.model_type in _OTHER_WINDOWS and is_used and window and max_length > window:
+        raise EngineError(
+            f"vLLM {_OTHER_WINDOWS[config.model_type]} in {config.model_type}, where transformers has windows "
+            f"of {window} tokens, so longer completions would be scored otherwise than they were written: "
+            f"set engine.max_length to {window} or less, or engine.use=hf"
+        )
     if tensor_parallel > 1 and launched():
         raise EngineError(
             f"tensor_parallel={tensor_parallel} inside a launched group is not supported: every process owns one "
@@ -30,6 +48,22 @@ def read_config(model_folder: str | Path, tensor_parallel: int) -> Any:
             f"tensor_parallel={tensor_parallel} does not divide the model's {heads} key-value heads; choose a divisor"
         )
     return config
+
+
+@contextmanager
+def in_our_words(
+    problem: str, remedy: str = "set engine.use=hf, which serves every model that rlcore trains"
+) -> Iterator[None]:
+    """Whatever vLLM raises inside becomes an `EngineError`: "vLLM <problem>: <its reason>; <remedy>"."""
+    try:
+        yield
+    except RlcoreError:
+        raise
+    except Exception as error:  # vLLM, pydantic and torch each have their own
+        # pydantic puts a headline before the reason
+        _, _, reason = str(error).partition("Value error, ")
+        reason = reason.partition(" [type=")[0].split("\n")[0] or first_line(error)
+        raise EngineError(f"vLLM {problem}: {reason.rstrip('.')}; {remedy}") from error
 
 
 def _kv_heads(config: Any) -> int:

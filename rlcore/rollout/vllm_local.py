@@ -18,7 +18,7 @@ from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.process_state import guest_manners, launched
 from rlcore.rollout.publish import format_fingerprint
 from rlcore.rollout.vllm_adapter import AdapterSlot
-from rlcore.rollout.vllm_config import cache_bytes, read_config
+from rlcore.rollout.vllm_config import cache_bytes, in_our_words, read_config
 from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
 from rlcore.types import Completion, Request, Sampling
 
@@ -58,7 +58,7 @@ class VllmEngine:
         prefix_caching: bool = True,
     ) -> None:
         _prepare_environment()
-        config = read_config(model_folder, tensor_parallel)
+        config = read_config(model_folder, tensor_parallel, max_length)
         self.version = 0
         self.shared, self.deterministic = False, False
         self._dtype, self._max_length, self._tensor_parallel = (
@@ -70,7 +70,9 @@ class VllmEngine:
         self._done: list[Completion] = []
         self._scores: dict[str, RequestOutput] = {}
         self._adapter = None if adapter_rank is None else AdapterSlot(adapter_rank)
-        with guest_manners():
+        # Without an adapter slot there is one thing less that vLLM may not have.
+        self._remedy = () if self._adapter is None else ("set engine.sync=merged",)
+        with guest_manners(), in_our_words("cannot serve this model here", *self._remedy):
             self._engine = _start_engine(
                 model=str(model_folder),
                 dtype=dtype,
@@ -116,18 +118,22 @@ class VllmEngine:
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Copy weights into the engine, renew packed copies, and drop every cached key and value, running requests' too."""
-        if self._adapter:
-            self._engine.add_lora(self._adapter.write(weights))
-        else:
-            for chunk in [weights] if self._tensor_parallel == 1 else _chunks_on_cpu(weights):
-                self._engine.collective_rpc("rlcore_load", args=(chunk,))
-            self._engine.collective_rpc("rlcore_loaded")
+        with in_our_words(f"did not take the weights of version {version}", *self._remedy):
+            self._load(weights)
         if not self._engine.reset_prefix_cache(reset_running_requests=bool(self._drafts)):
             raise EngineError(
                 f"vLLM did not empty its prefix cache after loading version {version} and would mix old and new "
                 "weights; this is a bug, run with engine.use=hf"
             )
         self.version = version
+
+    def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        if self._adapter:
+            self._engine.add_lora(self._adapter.write(weights))
+            return
+        for chunk in [weights] if self._tensor_parallel == 1 else _chunks_on_cpu(weights):
+            self._engine.collective_rpc("rlcore_load", args=(chunk,))
+        self._engine.collective_rpc("rlcore_loaded")
 
     def fingerprint(self) -> str:
         """Fingerprint of the raw parameters held, over all tensor-parallel workers.
@@ -156,6 +162,14 @@ class VllmEngine:
                     f"vLLM can score at most {self._max_length - 1} tokens here and sequence {i} has "
                     f"{len(sequence)}; raise max_length"
                 )
+        if self._adapter is None:
+            return self._score_together(sequences, top_k)
+        # The head of an engine with an adapter slot fails on prompts of several requests at once.
+        return [self._score_together([sequence], top_k)[0] for sequence in sequences]
+
+    def _score_together(
+        self, sequences: Sequence[list[int]], top_k: int
+    ) -> list[SequenceScore]:
         for i, sequence in enumerate(sequences):
             prompt = {"prompt_token_ids": list(sequence)}
             self._add(f"{_SCORE}{i}", prompt, _scoring_params(top_k))
@@ -185,7 +199,9 @@ class VllmEngine:
         )
 
     def _step(self) -> None:
-        for output in self._engine.step():
+        with in_our_words("cannot compute with this model here", *self._remedy):
+            outputs = self._engine.step()
+        for output in outputs:
             if output.request_id.startswith(_SCORE):
                 self._scores[output.request_id] = output
             elif output.request_id in self._drafts:
@@ -278,6 +294,8 @@ def _sampling_params(sampling: Sampling, seed: int, vocabulary: int) -> Sampling
         seed=seed,
         logprobs=logprobs_needed(sampling, vocabulary),
         detokenize=bool(sampling.stop),
+        # a stop string may be the text of a special token, such as </tool_call>
+        skip_special_tokens=False,
         output_kind=RequestOutputKind.DELTA,
     )
 

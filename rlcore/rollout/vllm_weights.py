@@ -2,40 +2,59 @@
 
 vLLM imports this module in every worker before the model is built (`worker_extension_cls`), in this process or another.
 
-On CPU each linear layer multiplies with a packed copy of its weight and vLLM then throws the raw weight away, which makes
-later loading impossible. So packing is told to keep the raw weight; after a load every packed layer is packed again.
+On CPU `rlcore.rollout.vllm_cpu` keeps the raw weights beside the packed ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-import vllm.model_executor.layers.utils as layer_utils
-import vllm.v1.sample.sampler as sampler_module
+import vllm.model_executor.models.transformers.base as transformers_backend
+from torch import nn
+from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
 from rlcore.rollout.publish import Distinct, tensor_digest
-
-PROBES = 16
-"""Random vectors that a packed copy is multiplied with. A handful of changed elements shows in one of them."""
-
-if not hasattr(layer_utils, "rlcore_pack"):
-    layer_utils.rlcore_pack = getattr(layer_utils, "dispatch_cpu_unquantized_gemm", None)
-
-
-def _pack_and_keep(layer: torch.nn.Module, remove_weight: bool) -> None:
-    layer_utils.rlcore_pack(layer, remove_weight=False)
-
+from rlcore.rollout.vllm_cpu import keep_raw_weights, pack_again, stale_copies
 
 if current_platform.is_cpu():
-    layer_utils.dispatch_cpu_unquantized_gemm = _pack_and_keep
-    # The rank of each token, which nobody reads here, is the one compiled function of an eager engine: it would need a C++
-    # compiler and 2 to 17 s at the first token.
-    ranks = getattr(sampler_module, "batched_count_greater_than", None)
-    sampler_module.batched_count_greater_than = getattr(
-        ranks, "_torchdynamo_orig_callable", ranks
-    )
+    keep_raw_weights()
+
+
+def _decorate_for_vllm_alone(
+    self: Any, cls: type[nn.Module], *arguments: Any, **keywords: Any
+) -> None:
+    """Make a class of transformers compilable by vLLM, and leave it as it is for everybody else.
+
+    vLLM's backend for architectures that it has no code of its own for changes the class of
+    transformers itself, which the learner in this process uses as well.
+    """
+    if "rlcore_plain_init" in vars(cls):
+        return
+    plain_init = cls.__init__
+    _DECORATE(self, cls, *arguments, **keywords)
+    vllm_init = cls.__init__
+    vllm_call = cls.__call__
+
+    def __init__(self: nn.Module, *inputs: Any, **keywords: Any) -> None:
+        init = plain_init if get_current_vllm_config_or_none() is None else vllm_init
+        init(self, *inputs, **keywords)
+
+    def __call__(self: nn.Module, *inputs: Any, **keywords: Any) -> Any:
+        call = vllm_call if hasattr(self, "vllm_config") else nn.Module.__call__
+        return call(self, *inputs, **keywords)
+
+    cls.rlcore_plain_init = plain_init
+    cls.__init__ = __init__
+    cls.__call__ = __call__
+
+
+# absent where vLLM decorates its own class only
+_DECORATE = getattr(transformers_backend.Base, "_decorate_cls_for_torch_compile", None)
+if _DECORATE is not None and _DECORATE.__module__ != __name__:
+    transformers_backend.Base._decorate_cls_for_torch_compile = _decorate_for_vllm_alone
 
 
 class WeightExtension:
@@ -49,29 +68,13 @@ class WeightExtension:
     @torch.no_grad()
     def rlcore_loaded(self) -> None:
         """All weights have been copied: renew what the back end derived from them."""
-        for module in self.get_model().modules():
-            if hasattr(module, "cpu_linear"):
-                layer_utils.rlcore_pack(module, remove_weight=False)
+        if current_platform.is_cpu():
+            pack_again(self.get_model())
 
     @torch.no_grad()
     def rlcore_stale_copies(self) -> list[str]:
-        """Names of the layers whose packed copy is not what packing their weight again gives.
-
-        Packed copies cannot be read, so both are multiplied with the same random vectors: equal bits or stale.
-        """
-        stale = []
-        for name, module in self.get_model().named_modules():
-            held = getattr(module, "cpu_linear", None)
-            if held is None or module.weight.ndim != 2 or module.weight.is_meta:
-                continue
-            weight = module.weight
-            generator = torch.Generator().manual_seed(len(name))
-            probe = torch.randn(PROBES, weight.shape[1], generator=generator).to(weight.dtype)
-            layer_utils.rlcore_pack(module, remove_weight=False)
-            renewed, module.cpu_linear = module.cpu_linear, held
-            if not torch.equal(held(probe, weight, None), renewed(probe, weight, None)):
-                stale.append(name)
-        return stale
+        """Names of the layers that compute with a copy of other weights than those they hold."""
+        return stale_copies(self.get_model()) if current_platform.is_cpu() else []
 
     def rlcore_digests(self, dtype: str) -> list[tuple[str, int, int]]:
         """Name and digest of each distinct raw parameter held by this worker, the tensors of an adapter slot among them."""

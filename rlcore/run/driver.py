@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import transformers
 from accelerate import Accelerator
 from rich.console import Console
 
-from rlcore.errors import RlcoreError
+from rlcore.errors import RecipeError, RlcoreError
 from rlcore.recipe.build_learner import build_policy
 from rlcore.recipe.check import check
 from rlcore.recipe.schema import Recipe
@@ -49,6 +50,7 @@ def train(
 ) -> Summary:
     """Run all stages. With `resume`, continue after the last checkpoint (from the start if there is none)."""
     started = time.perf_counter()
+    check_trackers(recipe.run.trackers)
     transformers.utils.logging.disable_progress_bar()  # loading and saving bars would break ours
     folder = RunFolder(Path(recipe.run.folder) / recipe.name)
     accelerator = Accelerator(
@@ -91,6 +93,15 @@ def train(
         seconds=round(time.perf_counter() - started, 1),
         run=str(folder.path),
     )
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise `RecipeError` for a tracker whose package is missing: accelerate leaves it out without a word."""
+    for name in names:
+        if find_spec(name) is None:
+            raise RecipeError(
+                f"run.trackers names {name}, which is not installed: pip install {name}, or leave it out"
+            )
 
 
 def accuracies(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlcore.errors import RewardError
 from rlcore.types import Group, Rollout, Sample, StepReport
+from rlcore.types.plain import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +222,13 @@ def rollout_rows(
                 "index": index,
                 "accepted": accepted,
                 "category": group.task.category,
-                "prompt": group.task.prompt,
-                "answer": group.task.answer,
-                "text": rollout.text,
+                "prompt": plain(group.task.prompt),
+                "answer": plain(group.task.answer),
+                "text": plain(rollout.text),
                 "value": verdict.value,
                 "status": verdict.status,
                 "parts": dict(verdict.parts),
-                "reason": verdict.reason,
+                "reason": plain(verdict.reason),
                 "finish": rollout.finish,
                 "versions": _version_runs(rollout),
                 "temperature": rollout.temperature,

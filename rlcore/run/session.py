@@ -30,6 +30,7 @@ from rlcore.run import checkpoint
 from rlcore.run.batches import BatchSource
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracking import Tracker
+from rlcore.run.usable import needs_of, usable_tasks
 from rlcore.types import Rollout, Sampling, Task
 
 if TYPE_CHECKING:
@@ -71,9 +72,22 @@ class Run:
             self._average = Average(policy.module, saved["average"]["decay"])
             self._average.load_state_dict(saved["average"])
         self.encoder = PromptEncoder(
-            policy.tokenizer, format=recipe.prompt.format, system=recipe.prompt.system
+            policy.tokenizer,
+            format=recipe.prompt.format,
+            system=recipe.prompt.system,
+            template_arguments=recipe.prompt.template_arguments,
         )
-        self._tasks = tasks
+        self._tasks = usable_tasks(
+            tasks,
+            needs_of(recipe),
+            self.encoder,
+            max_length=self.max_length,
+            max_imitated=policy.max_length,
+            drop_long=recipe.prompt.too_long == "drop",
+            share=self.my_share,
+            gather=self.gather,
+            say=tracker.say,
+        )
         self._engine: Engine | None = None
         self._canary: list[int] | None = None
 

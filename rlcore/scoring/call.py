@@ -68,13 +68,14 @@ class Reward:
         """
         if self.form != "batch":
             return _result(self._concurrently(view, deadline_s))
-        metrics: dict[str, float] = {}
+        metrics: dict[str, Any] = {}
         try:
             values = _result(self._call(self._offered_to_batch(view, metrics)))
             problem = self._wrong_length(values, len(view))
             if problem:
                 return [_crashed(problem)] * len(view)
             verdicts = [as_verdict(value, self.spec.name) for value in values]
+            metrics = numbers(metrics, self.spec.name)
         except BaseException as error:
             raise GroupCrash(describe_error(error, self.function)) from error
         if metrics:
@@ -173,7 +174,7 @@ class Reward:
 def as_verdict(value: Any, name: str) -> Verdict:
     """What a reward returned for one completion, as a verdict. Raises TypeError for no number."""
     if isinstance(value, Verdict):
-        return value
+        return replace(value, parts=numbers(value.parts, name))
     if value is None:
         return Verdict(value=None, status="unscorable", reason=f"reward {name!r} gave None")
     if not hasattr(value, "__float__"):
@@ -185,6 +186,19 @@ def as_verdict(value: Any, name: str) -> Verdict:
     if not math.isfinite(number):
         return Verdict(value=None, status="unscorable", reason=f"reward {name!r} gave {number}")
     return Verdict(value=number)
+
+
+def numbers(parts: Mapping[Any, Any], name: str) -> dict[str, float | None]:
+    """Parts of a verdict as plain numbers. Raises TypeError for one that is none."""
+    values: dict[str, float | None] = {}
+    for part, value in parts.items():
+        if value is not None and not hasattr(value, "__float__"):
+            raise TypeError(
+                f"reward {name!r} gave a {type(value).__name__} as its part {str(part)!r}; "
+                "a part must be a number, a bool or None"
+            )
+        values[str(part)] = None if value is None else float(value)
+    return values
 
 
 def describe_error(error: BaseException, function: Callable[..., Any]) -> str:

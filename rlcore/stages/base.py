@@ -51,6 +51,11 @@ class Stage(Section):
         """The stage's name in files and sentences."""
         return self.name or self.kind.rpartition(":")[2]
 
+    @property
+    def imitates(self) -> bool:
+        """Whether the stage learns from the demonstrations of its tasks: then every row needs one."""
+        return False
+
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
         """What does not fit the rest of the recipe, as sentences that begin with a key.
 

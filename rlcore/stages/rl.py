@@ -110,6 +110,10 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
             raise ValueError("budget_text has no effect without a budget")
         return self
 
+    @property
+    def imitates(self) -> bool:
+        return self.credit.demonstrations != "none"
+
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
         yield from super().problems(recipe, before)
         alone = self.group_size == 1 and self.credit.demonstrations != "mixed"

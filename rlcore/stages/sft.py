@@ -8,7 +8,6 @@ from pydantic import Field, PositiveInt
 
 from rlcore.credit.demonstrations import demonstration_sample
 from rlcore.curriculum.uniform import Uniform
-from rlcore.errors import TaskError
 from rlcore.objective.presets import objective
 from rlcore.recipe.optim_sections import OptimSection
 from rlcore.run.metrics import learner_metrics
@@ -30,6 +29,10 @@ class SftStage(TaskStage):
         128, description="demonstrations in a step, over all processes"
     )
     optim: OptimSection = Field(default_factory=lambda: OptimSection(lr=1e-5))
+
+    @property
+    def imitates(self) -> bool:
+        return True
 
     def check(self, context: Checking) -> list[str]:
         total = self.steps * self.batch_size
@@ -60,16 +63,7 @@ def run_sft(run: Run, stage: SftStage) -> None:
 
 
 def demonstrate(run: Run, task: Task) -> Sample:
-    """The task's demonstration as a sample. Raises `TaskError` where there is none or it does not fit the model."""
-    if task.demonstration is None:
-        raise TaskError(
-            f"task {task.id} has no demonstration to imitate: name its column in columns.demonstration of the task set"
-        )
-    prompt_ids, answer_ids = run.encoder.encode(task), run.encoder.encode_demonstration(task)
-    length = len(prompt_ids) + len(answer_ids)
-    if length > run.policy.max_length:
-        raise TaskError(
-            f"task {task.id}: prompt and demonstration have {length} tokens, but the model reads {run.policy.max_length}; "
-            f"drop the long rows or use a model with a longer context"
-        )
-    return demonstration_sample(task.id, prompt_ids, answer_ids)
+    """The task's demonstration as a sample. That it fits was checked when the run began (`run.usable`)."""
+    prompt_ids = run.encoder.encode(task)
+    completion_ids = run.encoder.encode_demonstration(task)
+    return demonstration_sample(task.id, prompt_ids, completion_ids)

@@ -74,7 +74,7 @@ class Rollout:
     task_id: str
     turns: tuple[Turn, ...]
     text: str
-    """The last completion as reward functions see it: special tokens removed."""
+    """The last completion as reward functions see it: without end and message tokens, with a tag that the template opened."""
 
     def __post_init__(self) -> None:
         roles = [turn.role for turn in self.turns]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlcore.types.plain import whole_text
+
 Message = dict[str, str]
 """One chat message, `{"role": "user", "content": "2+2=?"}`."""
 
@@ -38,6 +40,11 @@ class Task:
     """A worked answer to imitate, for SFT."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Other columns of the row, handed to reward functions by name."""
+
+    def __post_init__(self) -> None:
+        # Seeds, file names and records are made of these.
+        object.__setattr__(self, "id", whole_text(self.id))
+        object.__setattr__(self, "category", whole_text(self.category))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

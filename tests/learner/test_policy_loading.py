@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from rlcore.errors import ModelError
 from rlcore.learner.attention import PACKED
@@ -52,14 +52,21 @@ def test_architectures_agree_packed_and_plain(model_type):
     assert (entropy - torch.cat([-(log.exp() * log).sum(-1) for log in logs])).abs().max() < 1e-4
 
 
-def test_an_unknown_head_is_refused():
-    config = {"model_type": "granite", "logits_scaling": 4.0} | {
-        k: v for k, v in SMALL.items() if k != "head_dim"
-    }
+def test_an_unknown_head_is_refused(monkeypatch):
+    """A model that does something to its logits that no number of its config says."""
+    forward = Qwen2ForCausalLM.forward
+
+    def bent(self, *inputs, **keywords):
+        output = forward(self, *inputs, **keywords)
+        output.logits = output.logits.sin()
+        return output
+
+    monkeypatch.setattr(Qwen2ForCausalLM, "forward", bent)
     with pytest.raises(
-        ModelError, match="GraniteForCausalLM is not supported: its packed log-probabilities differ"
+        ModelError,
+        match="Qwen2ForCausalLM is not supported: its packed log-probabilities differ",
     ):
-        load_policy(config=config, tokenizer="bytes")
+        load_policy(config={"model_type": "qwen2"} | SMALL, tokenizer="bytes")
 
 
 def test_a_dropped_sliding_window_is_noticed(monkeypatch):

@@ -164,7 +164,7 @@ def test_a_planted_mistake_is_noticed(samples, monkeypatch, plant):
     name, params, loss, loss_params = CASES[2]
     want = padded_gradient(samples, loss, loss_params)
     monkeypatch.setattr(
-        policy_module, "check_packed", lambda model: model.set_attn_implementation(PACKED)
+        policy_module, "check_packed", lambda model, _: model.set_attn_implementation(PACKED) or 1.0
     )
     plant(monkeypatch)
     assert error(step_gradient(samples, name, params, micro_batch_tokens=30), want) > 1e-3

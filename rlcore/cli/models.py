@@ -1,0 +1,48 @@
+"""The `rlcore models` verbs: look at a model before a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def add_commands(
+    verbs: argparse._SubParsersAction, command: Callable[..., argparse.ArgumentParser]
+) -> None:
+    """Declare the verbs."""
+    sub = command(
+        "check",
+        models_check,
+        "what a model folder or hub name needs and lacks, before a long run",
+        verbs,
+    )
+    sub.add_argument("path", metavar="PATH", help="a folder or hub name")
+    sub.add_argument(
+        "--no-weights",
+        action="store_true",
+        help="look at config, tokenizer and template only; nothing large is read",
+    )
+    sub.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def models_check(arguments: argparse.Namespace) -> int:
+    """1 if a run with this model would stop."""
+    from rlcore.analysis.model_check import check_model
+
+    findings = check_model(arguments.path, weights=not arguments.no_weights)
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        table = Table("", "what", "found")
+        for finding in findings:
+            mark = "" if finding.verdict == "ok" else finding.verdict
+            table.add_row(mark, finding.what, escape(finding.text))
+        (Console() if sys.stdout.isatty() else Console(width=160)).print(table)
+    return int(any(finding.verdict == "problem" for finding in findings))

@@ -1,0 +1,127 @@
+"""A model read from a folder or the hub, with every weight that its architecture has."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlcore.errors import ModelError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+_SHOWN = 3
+"""Names of weights that an error lists."""
+
+
+def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTrainedModel:
+    """The model at a hub name or folder, in one data type.
+
+    attention: an implementation of transformers, "eager" or "sdpa".
+    Raises `ModelError` where the files cannot be read, lack a weight of the architecture
+    (transformers would draw it at random), or have one of another shape.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
+                # told below, for all weights at once
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # files of any content, and code that reads them
+        raise ModelError(
+            f"cannot load a model from {str(path)!r}: {first_line(error)}"
+        ) from error
+    problem = _problem(info)
+    if problem:
+        raise ModelError(
+            f"the files at {str(path)!r} do not hold the whole {type(model).__name__}: {problem}; "
+            "copy the folder again, or name the model's own architecture in its config.json"
+        )
+    return model
+
+
+def _problem(info: dict) -> str:
+    """What is wrong with the weights; "" if nothing is."""
+    for name, stored, expected in sorted(info["mismatched_keys"]):
+        shapes = f"{tuple(stored)} in the files and {tuple(expected)} in the model"
+        return f"{name} has the shape {shapes}"
+    missing = sorted(info["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:_SHOWN])
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        return f"they lack {names}{more}"
+    return ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without progress bars and tables: what matters is raised as one sentence."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    has_bar = logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
+def is_converted(model: PreTrainedModel) -> bool:
+    """Whether the model's parameters have other names or shapes than in its checkpoints.
+
+    transformers fuses the experts of a mixture and renames the layers of some older architectures
+    while it loads them.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    in_memory = {
+        name: parameter.detach().to("meta") for name, parameter in model.named_parameters()
+    }
+    on_disk = revert_weight_conversion(model, dict(in_memory))
+    shapes = [
+        {name: tensor.shape for name, tensor in state.items()} for state in (in_memory, on_disk)
+    ]
+    return shapes[0] != shapes[1]
+
+
+def as_in_memory(
+    model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Weights under the names of a checkpoint -> under the names that `model` has them.
+
+    For a converted model all of them are held at once, and once more while they are converted.
+    Raises `ModelError` where some are missing or do not fit.
+    """
+    if not is_converted(model):
+        yield from weights
+        return
+    with _quiet():
+        loaded, info = type(model).from_pretrained(
+            None,
+            config=copy.deepcopy(model.config),
+            state_dict=dict(weights),
+            dtype=model.dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    # Buffers are not trained, so they are not among the weights.
+    info["missing_keys"] &= {name for name, _ in loaded.named_parameters()}
+    problem = _problem(info)
+    if problem:
+        raise ModelError(f"weights for {type(model).__name__} are not complete: {problem}")
+    yield from loaded.named_parameters()

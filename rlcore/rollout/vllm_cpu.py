@@ -1,0 +1,116 @@
+"""What vLLM's CPU back end computes with instead of the raw weights: kept apart, and renewed after every load.
+
+At its start it packs each linear layer and each mixture of experts into the order that its kernels
+read, in place of the raw weights. Weights that are loaded later would then be lost, or be read in
+the wrong order. So packing works on copies here and the raw weights stay.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import vllm.model_executor.layers.utils as layer_utils
+import vllm.v1.sample.sampler as sampler_module
+from torch import nn
+
+_EXPERTS = ("w13_weight", "w2_weight")
+PROBES = 16
+"""Random vectors that a packed layer is multiplied with. A handful of changed elements shows in one of them."""
+
+
+def keep_raw_weights() -> None:
+    """Change how vLLM packs weights in this process, before it builds a model. Doing it twice is harmless."""
+    if hasattr(layer_utils, "rlcore_pack"):
+        return
+    layer_utils.rlcore_pack = layer_utils.dispatch_cpu_unquantized_gemm
+    layer_utils.dispatch_cpu_unquantized_gemm = _pack_and_keep
+    # The rank of each token, which nobody reads here, is the one compiled function of an eager
+    # engine: it would need a C++ compiler and 2 to 17 s at the first token.
+    ranks = getattr(sampler_module, "batched_count_greater_than", None)
+    plain = getattr(ranks, "_torchdynamo_orig_callable", ranks)
+    sampler_module.batched_count_greater_than = plain
+    _keep_raw_experts()
+
+
+def pack_again(model: nn.Module) -> None:
+    """Weights of `model` have changed: renew what was derived from them."""
+    for module in model.modules():
+        if hasattr(module, "cpu_linear"):
+            layer_utils.rlcore_pack(module, remove_weight=False)
+    for layer, experts in _mixtures(model):
+        experts.process_weights_after_loading(layer)
+
+
+def stale_copies(model: nn.Module) -> list[str]:
+    """Names of the layers whose packed copy is not what packing their weight again gives.
+
+    Packed linear layers cannot be read, so both copies are multiplied with the same random vectors: equal bits or stale.
+    """
+    stale = []
+    for name, module in model.named_modules():
+        held = getattr(module, "cpu_linear", None)
+        if held is None or module.weight.ndim != 2 or module.weight.is_meta:
+            continue
+        weight = module.weight
+        generator = torch.Generator().manual_seed(len(name))
+        probe = torch.randn(PROBES, weight.shape[1], generator=generator).to(weight.dtype)
+        layer_utils.rlcore_pack(module, remove_weight=False)
+        renewed, module.cpu_linear = module.cpu_linear, held
+        if not torch.equal(held(probe, weight, None), renewed(probe, weight, None)):
+            stale.append(name)
+    for layer, experts in _mixtures(model):
+        held = experts.rlcore_packed
+        experts.process_weights_after_loading(layer)
+        renewed, experts.rlcore_packed = experts.rlcore_packed, held
+        if not all(map(torch.equal, held, renewed)):
+            stale.append(getattr(layer, "layer_name", type(layer).__name__))
+    return stale
+
+
+def _pack_and_keep(layer: nn.Module, remove_weight: bool) -> None:
+    layer_utils.rlcore_pack(layer, remove_weight=False)
+
+
+def _keep_raw_experts() -> None:
+    try:
+        from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
+    except ImportError:  # another version of vLLM; the canary tells if it packs in place
+        return
+    pack = CPUUnquantizedExperts.process_weights_after_loading
+    compute = CPUUnquantizedExperts.apply
+
+    def process_weights_after_loading(self: Any, layer: nn.Module) -> None:
+        packed = copy.copy(layer)
+        packed._parameters = dict(layer._parameters)
+        for name in _EXPERTS:
+            weight = getattr(layer, name).detach().clone()
+            packed._parameters[name] = nn.Parameter(weight, requires_grad=False)
+        pack(self, packed)
+        self.rlcore_packed = [getattr(packed, name).data for name in _EXPERTS]
+
+    def apply(
+        self: Any,
+        output: torch.Tensor,
+        hidden_states: torch.Tensor,
+        w1: torch.Tensor,
+        w2: torch.Tensor,
+        *arguments: Any,
+        **keywords: Any,
+    ) -> None:
+        w1, w2 = self.rlcore_packed
+        compute(self, output, hidden_states, w1, w2, *arguments, **keywords)
+
+    CPUUnquantizedExperts.process_weights_after_loading = process_weights_after_loading
+    CPUUnquantizedExperts.apply = apply
+
+
+def _mixtures(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
+    """Each layer of experts with the object that computes it."""
+    for module in model.modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        experts = getattr(kernel, "fused_experts", None)
+        if hasattr(experts, "rlcore_packed"):
+            yield module, experts

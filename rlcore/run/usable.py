@@ -1,0 +1,113 @@
+"""Every row of the run's task sets, encoded once before anything is computed: do its texts fit the model?
+
+One bad row would otherwise end a run in the middle, whenever it happens to be drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlcore.errors import TaskError
+from rlcore.rollout.prompt import PromptEncoder
+from rlcore.tasks.lazy import LazyTasks
+from rlcore.types import Task
+
+if TYPE_CHECKING:
+    from rlcore.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the stages that use a task set ask of each row."""
+
+    completes: bool = False
+    """Completions are generated: the prompt must leave room for one."""
+    imitates: bool = False
+    """The row's demonstration is learned from."""
+
+
+def needs_of(recipe: Recipe) -> dict[str, Needs]:
+    """By name of the task set. Sets that no stage reads are left out."""
+    needs: dict[str, Needs] = {}
+    for stage in recipe.stages:
+        name = getattr(stage, "tasks", None)
+        if name is None:
+            continue
+        before = needs.get(name, Needs())
+        needs[name] = Needs(
+            completes=before.completes or hasattr(stage, "sampling"),
+            imitates=before.imitates or stage.imitates,
+        )
+    return needs
+
+
+def usable_tasks(
+    tasks: Mapping[str, Sequence[Task]],
+    needs: Mapping[str, Needs],
+    encoder: PromptEncoder,
+    *,
+    max_length: int,
+    max_imitated: int,
+    drop_long: bool,
+    share: Callable[[Sequence[int]], Sequence[int]] = list,
+    gather: Callable[[Sequence[Any]], list[Any]] = list,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> dict[str, Sequence[Task]]:
+    """The task sets without rows that are too long; every rank gets the same.
+
+    max_length: tokens of prompt and completion together. max_imitated: of prompt and demonstration.
+    drop_long: leave long rows out and `say` how many; else they are an error.
+    share: a rank's part of the rows. gather: the findings of all ranks.
+    Raises `TaskError` for a row that cannot be used otherwise, with its id.
+    """
+    usable = dict(tasks)
+    for name, of_set in needs.items():
+        rows = tasks[name]
+        long: list[tuple[int, str]] = []
+        for position in share(range(len(rows))):
+            problem = _too_long(rows[position], of_set, encoder, max_length, max_imitated)
+            if problem:
+                long.append((position, problem))
+        long = sorted(gather(long))
+        if not long:
+            continue
+        count = f"{len(long):,} of {len(rows):,} rows"
+        first = f"the first is {rows[long[0][0]].id}, {long[0][1]}"
+        if not drop_long:
+            raise TaskError(
+                f"tasks.{name}: {count} are too long, {first}; leave them out with "
+                "prompt.too_long=drop, or raise engine.max_length if the model reads more"
+            )
+        if len(long) == len(rows):
+            raise TaskError(f"tasks.{name}: all {len(rows):,} rows are too long, {first}")
+        say(f"tasks {name}: {count} are too long and left out; {first}")
+        usable[name] = _without(rows, {position for position, _ in long})
+    return usable
+
+
+def _too_long(
+    task: Task, needs: Needs, encoder: PromptEncoder, max_length: int, max_imitated: int
+) -> str:
+    """What is too long about a row; "" if nothing is."""
+    prompt = len(encoder.encode(task))
+    if needs.completes and prompt >= max_length:
+        return f"whose prompt has {prompt:,} tokens of {max_length:,} and leaves no room for a completion"
+    if needs.imitates:
+        whole = prompt + len(encoder.encode_demonstration(task))
+        if whole > max_imitated:
+            return f"whose prompt and demonstration have {whole:,} tokens of {max_imitated:,}"
+    return ""
+
+
+def _without(tasks: Sequence[Task], positions: set[int]) -> Sequence[Task]:
+    kept = [i for i in range(len(tasks)) if i not in positions]
+    if not isinstance(tasks, LazyTasks):
+        return [tasks[i] for i in kept]
+
+    def column(name: str) -> Sequence[Any] | None:
+        values = tasks.column(name)
+        return None if values is None else [values[i] for i in kept]
+
+    return LazyTasks(len(kept), lambda i: tasks[kept[i]], column=column)

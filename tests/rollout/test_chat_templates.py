@@ -1,0 +1,177 @@
+"""Templates and tokenizers as models have them: where turns end, what is opened, what rewards see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+
+from rewards.text import tags
+from rlcore.chat import (
+    end_ids,
+    keeps_prefix,
+    opening,
+    takes_system,
+    template_variables,
+    turn_end,
+)
+from rlcore.errors import TaskError
+from rlcore.learner.policy import load_policy
+from rlcore.learner.tokenizer import byte_tokenizer
+from rlcore.rollout.engine import generate
+from rlcore.rollout.hf import HfEngine
+from rlcore.rollout.prompt import PromptEncoder
+from rlcore.types import Request, Sampling, Task
+from tests.learner.tiny_model import TINY
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA3 = (
+    "{% for m in messages %}<|start|>{{ m.role }}<|header|>\n\n{{ m.content | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant<|header|>\n\n{% endif %}"
+)
+MISTRAL = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% elif m.role == 'assistant' %} {{ m.content }}<|eos|>"
+    "{% else %}{{ raise_exception('only user and assistant') }}{% endif %}{% endfor %}"
+)
+DEEPSEEK_R1 = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+QWEN3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}"
+)
+TASK = Task(id="t", prompt="2+2?", demonstration="<think>\n2 and 2\n</think>\n\n4")
+
+
+def tokenizer_with(
+    template: str, *special: str, added: tuple[str, ...] = ()
+) -> PreTrainedTokenizerFast:
+    """The byte-level tokenizer, which ends at <|eos|>, with the tokens and template of a chat model."""
+    tokenizer = byte_tokenizer(max_length=256)
+    tokenizer.add_tokens(list(special), special_tokens=True)
+    tokenizer.add_tokens(list(added))
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "special", "added", "end"),
+    [
+        (CHATML, ("<|im_start|>", "<|im_end|>"), (), "<|im_end|>"),
+        (CHATML, ("<|im_start|>",), ("<|im_end|>",), "<|im_end|>"),
+        (LLAMA3, ("<|start|>", "<|header|>", "<|eot_id|>"), (), "<|eot_id|>"),
+        (MISTRAL, (), (), "<|eos|>"),
+        (QWEN3, ("<|im_start|>", "<|im_end|>"), ("<think>", "</think>"), "<|im_end|>"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", (), (), "<|eos|>"),
+    ],
+)
+def test_demonstration_engine_and_checkpoint_end_at_the_same_token(
+    template: str, special: tuple[str, ...], added: tuple[str, ...], end: str, tmp_path: Path
+) -> None:
+    """A base model whose files know only <|eos|>, with the chat template of an instruct model."""
+    tokenizer = tokenizer_with(template, *special, added=added)
+    end_id = tokenizer.convert_tokens_to_ids(end)
+    base = load_policy(config=TINY | {"vocab_size": 280}, tokenizer="bytes").model
+    base.generation_config = GenerationConfig(eos_token_id=258)
+    base.set_attn_implementation("eager")
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+
+    policy = load_policy(path=str(tmp_path / "base"))
+    encoder = PromptEncoder(policy.tokenizer, format="chat")
+    assert encoder.encode_demonstration(TASK)[-1] == end_id
+    assert set(policy.end_ids) == {258, end_id}
+    policy.save(tmp_path / "saved")
+    listed = GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id
+    assert set(listed if isinstance(listed, list) else [listed]) == {258, end_id}
+
+    with torch.no_grad():  # a model that writes the end of a turn at once
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.model.norm.weight.fill_(1.0)
+        model.model.embed_tokens.weight[:, 0] = 0.01
+        model.model.embed_tokens.weight[end_id, 0] = 10.0
+    engine = HfEngine(tmp_path / "saved", max_length=64)
+    engine.load(model.named_parameters(), 1)
+    request = Request(
+        id="r", prompt_ids=[65], sampling=Sampling(max_tokens=8, temperature=0.0), seed=0
+    )
+    (completion,) = generate(engine, [request], 60)
+    assert (completion.token_ids, completion.finish) == ([end_id], "stop")
+
+
+def test_the_turn_end_of_a_template_that_fails_is_left_to_the_tokenizer() -> None:
+    tokenizer = tokenizer_with("{{ raise_exception('no') }}")
+    assert turn_end(tokenizer) is None
+    assert end_ids(tokenizer, None, GenerationConfig(eos_token_id=[7, 258])) == [7, 258]
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_rewards_see_the_thinking_that_the_template_opened(special: bool) -> None:
+    """Also where the tags are special tokens, which a tokenizer would leave out of the text."""
+    marks = ("<think>", "</think>")
+    tokenizer = tokenizer_with(
+        DEEPSEEK_R1,
+        *("<|im_start|>", "<|im_end|>", *(marks if special else ())),
+        added=() if special else marks,
+    )
+    encoder = PromptEncoder(tokenizer, format="chat")
+    assert opening(tokenizer) == "<think>\n"
+    prompt = encoder.encode(TASK)
+    written = encoder.encode_demonstration(TASK)
+    text = encoder.completion_text(prompt, written)
+    assert text == TASK.demonstration
+    assert text.split("</think>")[-1].strip() == "4"
+    think = Task(id="t", prompt="?", demonstration="<think>a</think><answer>4</answer>")
+    text = encoder.completion_text(prompt, encoder.encode_demonstration(think))
+    assert tags(text) == 1.0
+    # the demonstration does not open it a second time
+    assert tokenizer.decode(prompt + written).count("<think>") == 1
+
+
+def test_a_prompt_that_opens_nothing_adds_nothing() -> None:
+    tokenizer = tokenizer_with(
+        QWEN3, "<|im_start|>", "<|im_end|>", added=("<think>", "</think>")
+    )
+    for arguments in ({}, {"enable_thinking": False}):
+        encoder = PromptEncoder(tokenizer, format="chat", template_arguments=arguments)
+        assert encoder.completion_text(encoder.encode(TASK), encoder._ids("4")) == "4"
+
+
+def test_template_arguments_reach_the_template() -> None:
+    tokenizer = tokenizer_with(
+        QWEN3, "<|im_start|>", "<|im_end|>", added=("<think>", "</think>")
+    )
+    assert template_variables(tokenizer) == ["enable_thinking"]
+    plain = PromptEncoder(tokenizer, format="chat").encode(TASK)
+    silent = PromptEncoder(
+        tokenizer, format="chat", template_arguments={"enable_thinking": False}
+    ).encode(TASK)
+    assert tokenizer.decode(silent) == tokenizer.decode(plain) + "<think>\n\n</think>\n\n"
+    with pytest.raises(TaskError, match="no effect with prompt format 'plain'"):
+        PromptEncoder(tokenizer, template_arguments={"enable_thinking": False})
+
+
+@pytest.mark.parametrize("template", [CHATML, QWEN3])
+def test_a_begun_answer_is_continued(template: str) -> None:
+    tokenizer = tokenizer_with(template, "<|im_start|>", "<|im_end|>")
+    messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "It is"}]
+    ids = PromptEncoder(tokenizer, format="chat").encode(Task(id="t", prompt=messages))
+    assert tokenizer.decode(ids).endswith("<|im_start|>assistant\nIt is")
+
+
+def test_what_a_template_supports() -> None:
+    chatml = tokenizer_with(CHATML, "<|im_start|>", "<|im_end|>")
+    mistral = tokenizer_with(MISTRAL)
+    qwen3 = tokenizer_with(QWEN3, "<|im_start|>", "<|im_end|>", added=("<think>", "</think>"))
+    assert takes_system(chatml) and not takes_system(mistral)
+    assert keeps_prefix(chatml) and not keeps_prefix(qwen3)
