@@ -45,15 +45,18 @@ from typing import Any
 
 from math_verify.errors import TimeoutException
 
-from rewards.math_final import LONGEST, Mode, final_answers, reference_text
-from rewards.math_spelling import plain_number
-from rewards.math_value import TIMEOUT_S, same_value
+from rewards.math_final import LONGEST, Mode, final_answers, reference_text, stated_texts
+from rewards.math_parse import CPU_S, cpu_limit
+from rewards.math_spelling import plain_number, respelled
+from rewards.math_value import same_value
+from rewards.math_words import same_words
 from rlcore import Message, Verdict, reward
 
 _OPERATION = re.compile(
     r"[\w)}\]][-+*/^=]|\\(?:cdot|times|div|d?frac|sqrt|d?binom|sum|int|log|sin|cos|tan)(?![a-z])"
 )
 """What makes a formula of a value."""
+_NEUTRAL = r"[-+]0(?![\d.])|(?:\\cdot|\\times|[*/])1(?![\d.])|\^1(?![\d.])"
 
 
 @reward
@@ -111,19 +114,27 @@ def math_answer(
         for candidate in candidates
         if len(candidate) <= LONGEST and not _copied(candidate, asked, answers)
     ]
+    texts = stated_texts(completion) if finished and mode != "strict" else []
     try:
-        return float(any(same_value(right, text) for text in candidates for right in answers))
+        with cpu_limit(CPU_S):
+            if any(same_words(right, text) for text in texts for right in answers):
+                return 1.0
+            return float(
+                any(same_value(right, text) for text in candidates for right in answers)
+            )
     except TimeoutException:  # derives from BaseException
-        reason = f"math-verify took over {TIMEOUT_S} s for {candidates[0][:80]!r}"
+        reason = f"math-verify took over {CPU_S:g} s of CPU time for {candidates[0][:80]!r}"
         return Verdict(value=None, status="timed-out", reason=reason)
 
 
-def _copied(found: str, prompt: str, answers: Sequence[str]) -> bool:
-    """Whether `found` is a formula of the prompt still to be worked out."""
-    dense = _dense(found)
+def _copied(candidate: str, prompt: str, answers: Sequence[str]) -> bool:
+    """Whether the candidate is a formula of the prompt still to be worked out, perhaps with parts
+    that change nothing: `2^{10}+0`.
+    """
+    dense = re.sub(_NEUTRAL, "", _dense(candidate))
     if (
         not _OPERATION.search(dense)
-        or plain_number(found) is not None
+        or plain_number(candidate) is not None
         or dense not in _dense(prompt)
     ):
         return False
@@ -131,7 +142,9 @@ def _copied(found: str, prompt: str, answers: Sequence[str]) -> bool:
 
 
 def _dense(text: str) -> str:
-    return re.sub(r"[\s$]|\\[,;!]", "", text)
+    """A formula without spaces, `\\frac{a}{b}` and `a/b` alike."""
+    text = re.sub(r"\\frac\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}\{([^{}]*)\}", r"\1/\2", respelled(text))
+    return re.sub(r"[\s${}]|\\[,;!]", "", text)
 
 
 def _all(answer: Any) -> Sequence[Any]:

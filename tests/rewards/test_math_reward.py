@@ -7,7 +7,9 @@ import pytest
 
 from rewards.math import math_answer
 from rewards.math_final import final_answer
-from rewards.math_spelling import choice, plain_number, split_unit
+from rewards.math_spelling import plain_number
+from rewards.math_units import read_unit, split_unit
+from rewards.math_words import choice
 
 GOLD = "Natalia sold 48/2 = <<48/2=24>>24 clips.\n48+24 = <<48+24=72>>72 clips altogether.\n#### 72"
 
@@ -421,7 +423,7 @@ def test_the_parts_of_a_value():
     assert plain_number("-1\\frac{1}{2}") == plain_number("-1.5")
     assert (
         split_unit("5\\text{ square cm}")
-        == ("5", ("cm", 2))
+        == ("5", read_unit("cm^2"))
         == split_unit("5\\text{ cm}^2")
         == split_unit("5 cm^2")
     )
@@ -463,17 +465,15 @@ HOSTILE = {
 @pytest.mark.parametrize("answer", ["5", "x^2+1"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_are_bounded_and_never_right(name, answer):
-    started = time.perf_counter()
+    started = time.process_time()
     verdict = math_answer(HOSTILE[name], answer)
-    assert time.perf_counter() - started < 8, (
-        "two seconds for each of two parses and two comparisons"
-    )
+    assert time.process_time() - started < 5, "three seconds, and the reading of the text"
     assert verdict == 0.0 or verdict.status in ("timed-out", "wrong-format")
 
 
 def test_an_endless_computation_is_timed_out_not_zero():
     verdict = math_answer(HOSTILE["expansion"], "x^2+1")
-    assert verdict.status == "timed-out" and re.search(r"over 2 s for '\(x\+y\+z\)", verdict.reason)
+    assert verdict.status == "timed-out" and re.search(r"over 3 s of CPU time for '\(x\+y\+z\)", verdict.reason)
 
 
 @pytest.mark.parametrize(
