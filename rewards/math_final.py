@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Literal
 
 from rewards.math_letters import tex_spelling
+from rewards.math_spelling import SCALES
+from rewards.math_units import measure
 
 Mode = Literal["first", "strict", "flex"]
 
@@ -47,7 +49,8 @@ _JOINT = (
 _SEPARATOR = re.compile(rf"(?:{_JOINT})*")
 _LABELLED = re.compile(
     rf"(?:{_JOINT})*(?:(?:\d{{1,2}}[.)]|[-•*]|\(?[a-z]\))\s+|(?i:case|if|when|for|else|otherwise)\b[^.\n]{{0,30}}?[:,]\s*)?"
-    rf"(?:{_JOINT})*(?:[A-Za-z]\w?\s*=)?(?:{_JOINT})*"
+    rf"(?:{_JOINT})*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
+    rf"|[^.\n]{{0,40}}\b(?:and|or)\b(?:{_JOINT}|[}}])*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
 )
 """What stands between boxes that answer together: a bullet, the name of a case or of a variable."""
 _HEDGE = re.compile(
@@ -56,11 +59,9 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _UNIT = re.compile(
-    r"\s?(?:(?:square|cubic|sq)\s)?(?:hundred|thousand|million|billion|trillion|(?:centi|milli|kilo)?met(?:er|re)s?|[cmk]?m|[mk]?g"
-    r"|inch(?:es)?|feet|foot|ft|yards?|miles?|euros?|dollars?|cents?|(?:kilo|milli)?grams?|pounds?|lbs?|oz|ounces?|[mk]?[lL]"
-    r"|(?:milli)?lit(?:er|re)s?)(?![\w'])(?!\s*[-+*/=(])(?:\^\{?\d\}?)?"
+    r"\s?(?:(?:square|cubic|sq\.?)\s)?([A-Za-z]+)(?:/[A-Za-z]+)?(?![\w'])(?!\s*[-+*/=(])(?:\^\{?\d\}?)?"
 )
-"""What belongs to the number before it."""
+"""What may belong to the number before it, if the word is a measure or a scale."""
 _PERCENT = re.compile(r"\s*\$?\s*(\\?%|percent\b)")
 """Behind a box."""
 _DENIED = re.compile(r"(?:\bnot|\bnever|n't)\s+[\W\s]*$", re.IGNORECASE)
@@ -154,7 +155,7 @@ def whole(text: str) -> str:
     if (
         "\n" in line
         or not line
-        or _is_prose(_UNIT.sub("", line) if _CHOICE.match(line) else line)
+        or _is_prose(_UNIT.sub(" ", line) if _CHOICE.match(line) else line)
     ):
         return ""
     number = _NUMBER.fullmatch(line)
@@ -214,18 +215,31 @@ def _values(text: str) -> list[tuple[int, int, str]]:
     """Start, end and content of the formulas and numbers of a text, in order; a number inside LaTeX stands for its whole run."""
     formulas = [m for m in _MATH.finditer(text) if not _is_prose(_inside(m))]
     found = [(m.start(), m.end(), _inside(m)) for m in formulas]
+    covered = 0
     for number in _NUMBER.finditer(text):
-        if any(m.start() < number.end() and number.start() < m.end() for m in formulas):
+        inside = any(m.start() < number.end() and number.start() < m.end() for m in formulas)
+        if inside or number.start() < covered:
             continue
         start, end, value = _latex_run(text, number.start(), number.end())
-        unit = _UNIT.match(text, end) if end == number.end() else None
-        found.append((start, unit.end(), value + unit[0]) if unit else (start, end, value))
+        unit = _unit_end(text, end) if end == number.end() else end
+        covered = max(covered, unit)
+        found.append((start, unit, value + text[end:unit]))
     numbers = [
         value
         for value in found
         if re.search(r"\d|\\(?:pi|infty|emptyset|varnothing)", value[2])
     ]
     return sorted(set(numbers or found))
+
+
+def _unit_end(text: str, end: int) -> int:
+    """Where the unit behind a number ends; the number's own end if it has none."""
+    match = _UNIT.match(text, end)
+    if match is None:
+        return end
+    word = match[1]
+    known = word.lower() in SCALES or (measure(word) and word != "in")
+    return match.end() if known and (len(word) > 1 or word in "mgLl") else end
 
 
 def _latex_run(text: str, start: int, end: int) -> tuple[int, int, str]:
@@ -276,7 +290,7 @@ def _inside(match: re.Match[str]) -> str:
 def _is_prose(line: str) -> bool:
     """Whether there are words, rather than symbols with at most units, names of points and products of letters among them."""
     plain = re.sub(
-        r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b",
+        r"\\begin\s*\{array\}\s*\{[^{}]*\}|\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b",
         " ",
         line,
     )

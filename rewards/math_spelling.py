@@ -56,6 +56,11 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"\\gt(?![a-z])", ">"),
     (r"\\neq?(?![a-z])|!=(?!=)|\\not\s*=", r"\\ne "),
     (r"\\equiv(?=.*\\[pb]?mod)", "="),
+    # matrices
+    (r"[\[(]?\s*\\begin\{array\}\s*\{[^{}]*\}", r"\\begin{pmatrix}"),
+    (r"\\end\{array\}\s*[\])]?", r"\\end{pmatrix}"),
+    (r"\[\s*\\begin\{(b|p|small)?matrix\}", r"\\begin{pmatrix}"),
+    (r"\\end\{(b|p|small)?matrix\}\s*\]", r"\\end{pmatrix}"),
     # names of values and functions
     (r"\\varnothing(?![a-z])|\\O(?![a-z])", r"\\emptyset"),
     (r"(?:\\text\{\s*)?(?<![\\A-Za-z])(\+?-?)\s*infinity\b(?:\s*\})?", r"\1\\infty"),
@@ -88,15 +93,16 @@ _FRACTION = re.compile(
 )
 _SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d*)?)(?:[eE]|\\times10\^)\{?([-+]?\d{1,3})\}?")
 _REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\{(\d+)\}")
-_SCALES = {
+SCALES = {
     "hundred": 10**2,
     "thousand": 10**3,
     "million": 10**6,
     "billion": 10**9,
     "trillion": 10**12,
 }
+"""Words that multiply the number before them."""
 _SCALED = re.compile(
-    rf"^([-+]?\d[\d,]*(?:\.\d+)?)\s*(?:\\text\{{\s*)?({'|'.join(_SCALES)})\b(?:\s*\}})?",
+    rf"^([-+]?\d[\d,]*(?:\.\d+)?)\s*(?:\\text\{{\s*)?({'|'.join(SCALES)})\b(?:\s*\}})?",
     re.IGNORECASE,
 )
 _CURRENCIES = {
@@ -122,8 +128,9 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _SEPARATOR = re.compile(
-    r"[\s,;]*(?:\\text\{\s*[,;]?\s*(?:and|or)\s*,?\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]|[^{}]*(?<!\\)\})"
-    r"|\\lor(?![a-z])|\\vee(?![a-z])|\\q?quad(?![a-z])|\\\\|;|\n\s*(?:[*•]\s+)?)[\s,;]*"
+    r"[\s,;]*(?:(?:\\text\{\s*[,;]?\s*(?:and|or)\s*,?\s*\}"
+    r"|(?<![A-Za-z\\])(?:and|or)(?![a-z]|[^{}]*(?<!\\)\})|\\lor(?![a-z])|\\vee(?![a-z])"
+    r"|\\q?quad(?![a-z])|\\\\|;|\n\s*(?:[*•]\s+)?)[\s,;]*)+"
 )
 
 
@@ -131,15 +138,16 @@ _SEPARATOR = re.compile(
 def tidy(text: str) -> str:
     """The answer in one spelling: Unicode, styles, brackets, relations, digits, money, lists."""
     text = tex_spelling(text).strip().strip("*").strip()
-    while len(text) > 1 and text[0] == "$" == text[-1]:
-        text = text[1:-1].strip()
+    if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
+        # in pairs they are TeX's, alone a currency
+        text = re.sub(r"(?<!\\)\$", " ", text).strip()
     text = respelled(text)
     text = _plain_words(text)
     text = _degrees(_money(_LABEL.sub("", text, count=1)))
     text = text.replace("\\$", "$").replace("$", "")
     text = _repeating(_matrix(text))
     if "\\begin" not in text:
-        text = as_interval(text) or _SEPARATOR.sub(", ", text)
+        text = as_interval(text) or _SEPARATOR.sub(", ", _grouped(text))
     text = _SCALED.sub(_scaled, text)
     text = re.sub(r"\s*\\times\s*", r"\\times", re.sub(r"\s+", " ", text)).strip(" ,;")
     if re.fullmatch(r"-?[\d.]+(?: -?[\d.]+)+", text) and not _PLAIN.fullmatch(text):
@@ -149,6 +157,9 @@ def tidy(text: str) -> str:
 
 def respelled(text: str) -> str:
     """Without styles, and with the spellings of the table, anywhere in a text."""
+    if "\\begin" not in text:
+        # backslashes that were escaped once too often
+        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)
     text = re.sub(r"\\(?:text)?color(?:box)?\s*\{\w+\}", r"\\color ", text)
     text = _without_command(text, _STYLES)
     for pattern, replacement in _COMPILED:
@@ -223,7 +234,7 @@ def _money(text: str) -> str:
         if match := pattern.match(text):
             amount = match[1] + text[match.end() :]
             number = re.match(
-                rf"[-+]?\d[\d,]*(?:\.\d+)?(?:\s*(?:{'|'.join(_SCALES)})\b)?", amount
+                rf"[-+]?\d[\d,]*(?:\.\d+)?(?:\s*(?:{'|'.join(SCALES)})\b)?", amount
             )
             end = number.end() if number and "/" not in amount[: number.end() + 1] else None
             end = len(amount) if end is None or "\\frac" in amount[end:] else end
@@ -257,6 +268,13 @@ def _repeating(text: str) -> str:
     return rf"{dots[1]}\overline{{{dots[2]}}}" if dots else text
 
 
+def _grouped(text: str) -> str:
+    """`x=1, y=2; x=3, y=4` is a list of two pairs."""
+    parts = text.split(";")
+    pairs = len(parts) > 1 and all("," in part and "(" not in part for part in parts)
+    return ", ".join(f"({part.strip()})" for part in parts) if pairs else text
+
+
 def _matrix(text: str) -> str:
     """A matrix as programs write it, `[[1,2],[3,4]]`, as LaTeX."""
     if not re.fullmatch(r"\[\s*\[[^\[\]]+\](?:\s*,\s*\[[^\[\]]+\])*\s*\]", text):
@@ -266,7 +284,7 @@ def _matrix(text: str) -> str:
 
 
 def _scaled(match: re.Match[str]) -> str:
-    value = Fraction(match[1].replace(",", "")) * _SCALES[match[2].lower()]
+    value = Fraction(match[1].replace(",", "")) * SCALES[match[2].lower()]
     return str(value.numerator) if value.denominator == 1 else match[0]
 
 

@@ -42,6 +42,8 @@ def same_value(reference: str, candidate: str) -> bool:
         return False
     if left == right or same_text(left, right):
         return True
+    if "=" in right and "=" not in left and (is_letter(left) or words(left)):
+        right = right.rpartition("=")[2].strip()
     if is_letter(left) or (len(left) == 1 == len(right) and left.isalpha() and right.isalpha()):
         return is_letter(left) and split_choice(left)[0] == split_choice(right)[0]
     if says_no_solution(left) or says_no_solution(right):
@@ -49,6 +51,8 @@ def same_value(reference: str, candidate: str) -> bool:
     decided = _same_choice(left, right)
     if decided is not None:
         return decided
+    if _decimal_comma(left, right) or _decimal_comma(right, left):
+        return True
     listed = _same_elements(left, right)
     if listed is not None:
         return listed
@@ -82,6 +86,11 @@ def _same_spelling(reference: str, candidate: str) -> bool:
     return bases[0] == bases[1]
 
 
+def _decimal_comma(pointed: str, comma: str) -> bool:
+    """Whether these are `3.5` and `3,5`, which is a list of two beside anything else."""
+    return re.fullmatch(r"[-+]?\d+,\d+", comma) is not None and comma.replace(",", ".") == pointed
+
+
 def _same_elements(reference: str, candidate: str) -> bool | None:
     """Whether two lists, sets, tuples or intervals hold equal elements, in order where it matters;
     None where neither is one, or sympy has to tell.
@@ -97,6 +106,9 @@ def _same_elements(reference: str, candidate: str) -> bool | None:
         return None
     (left_kind, references), (right_kind, others) = left, right
     if left_kind == right_kind or (left_kind == "()" and not right_kind):
+        if not left_kind and len(set(references)) == len(references) > 1:
+            # to name a value twice adds none
+            others = list({re.sub(r"\s", "", other): other for other in others}.values())
         if len(references) != len(others):
             return False
         if left_kind:
@@ -152,7 +164,8 @@ def _same_formula(left: str, right: str) -> bool:
     sides = _without_names(left, right)
     if sides is None:
         return False
-    left, right = sides
+    if sides != (left, right):
+        return same_value(*sides)
     approximated = _approximated(left, right)
     if approximated is not None:
         return approximated
@@ -211,7 +224,7 @@ def _approximated(reference: str, candidate: str) -> bool | None:
     exact, decimal = (part.strip() for part in parts)
     value = plain_number(split_unit(decimal)[0])
     digits = re.search(r"\.(\d+)", decimal)
-    if not exact:
+    if not exact or _NAME.fullmatch(exact):
         return same_value(reference, decimal)
     if value is None or not close_to(exact, value, Fraction(1, 2 * 10 ** (len(digits[1]) if digits else 0))):
         return False

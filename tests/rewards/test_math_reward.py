@@ -150,6 +150,7 @@ EQUAL = r"""
     \text{no solution} == \text{No solution}
     \mathbb{R} == (-\infty,\infty)
     5 == \boxed{5}
+    3.5 == 3,5
 """
 DIFFERENT = r"""
     72 == 73
@@ -223,7 +224,6 @@ DIFFERENT = r"""
     \text{yes} == \text{yes or no}
     1 == 1 1/2
     31 == 3\frac{1}{1}
-    3.5 == 3,5
     1000 == 1,00
     10_2 == 10
     x<5 == x \le 5
