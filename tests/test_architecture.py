@@ -44,10 +44,9 @@ NEIGHBOURS = {
     ("rlcore.rollout", "rlcore.scoring"),
     ("rlcore.learner", "rlcore.objective"),
     ("rlcore", "rlcore.scoring"),
-    ("rewards.math", "rewards.math_final"),
-    ("rewards.math", "rewards.math_spelling"),
-    ("rewards.math", "rewards.math_value"),
-    ("rewards.math_value", "rewards.math_spelling"),
+    ("rewards.math", "rewards.math_"),
+    ("rewards.math_", "rewards.math_"),
+    ("rewards.code", "rewards.code_blocks"),
     ("rewards.judge_local", "rewards.judge"),
     ("rewards.instructions", "rewards.instruction_rules"),
 }

@@ -244,6 +244,10 @@ def test_thinking_and_answer_tags_can_be_taken_away():
         (("keywords:frequency", {"keyword": "a", "frequency": None}), "lack frequency, relation"),
         (("keywords:existence", None), "lack keywords"),
         ((), "0 instructions"),
+        (
+            ("length_constraints:number_words", {"num_words": 3, "relation": "exactly"}),
+            "relation 'exactly'; IFEval knows 'at least' or 'less than'",
+        ),
     ],
 )
 def test_what_cannot_be_checked_is_unscorable(named, says):
@@ -295,18 +299,20 @@ def test_languages_are_told_the_same_each_time():
     ("text", "count"),
     [
         ("", 0),
-        ("***", 0),
+        ("***", 1),
         ("No end", 1),
         ("One. Two! Three?", 3),
         ("Mr. Smith met Dr. J. R. Jones at 3.30 p.m. on Jan. 4.", 1),
-        ('"Why?" he asked. "Because."', 2),
+        ('"Why?" he asked. "Because."', 3),
         ("Wait... what? Yes!!! (Really.)", 3),
         ("See www.example.org or v1.2.3 now.", 1),
-        ("A title\n\nOne sentence\nover two lines.", 2),
+        ("A title\n\nOne sentence\nover two lines.", 1),
         ("**Bold end.** Next.", 2),
         ("这是一句。这是第二句！", 2),
         ("यह एक है। यह दो है।", 2),
         ("It was I. You knew.", 2),
+        ("we mix it! shall we wait? then we bake. iPods play.", 4),
+        ("word\n\nword\n\nword", 1),
     ],
 )
 def test_sentences(text, count):
