@@ -26,6 +26,7 @@ from rewards.code_blocks import parsed, python_blocks, with_helpers
 from rewards.sandbox import Limits, Sandbox, SandboxError, check_program
 from rlcore import Verdict, find, reward
 
+
 @reward
 def code_tests(
     completion: str,

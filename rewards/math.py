@@ -143,7 +143,9 @@ def _copied(candidate: str, prompt: str, answers: Sequence[str]) -> bool:
 
 def _dense(text: str) -> str:
     """A formula without spaces, `\\frac{a}{b}` and `a/b` alike."""
-    text = re.sub(r"\\frac\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}\{([^{}]*)\}", r"\1/\2", respelled(text))
+    text = re.sub(
+        r"\\frac\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}\{([^{}]*)\}", r"\1/\2", respelled(text)
+    )
     return re.sub(r"[\s${}]|\\[,;!]", "", text)
 
 

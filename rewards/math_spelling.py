@@ -73,7 +73,10 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"(?<=\d)\s*(?:\\times|\\cdot(?![a-z])|[xX*])\s*10\s*(?:\^|\*\*)\s*", r"\\times10^"),
     (r"\\times10\^\(([-+]?\d+)\)", r"\\times10^{\1}"),
     # units and remarks
-    (r"\\?%|\\text\{\s*(?:per ?cent|pct|percentage)\s*\}|\b(?:per ?cent|pct|percentage)\b", "%"),
+    (
+        r"\\?%|\\text\{\s*(?:per ?cent|pct|percentage)\s*\}|\b(?:per ?cent|pct|percentage)\b",
+        "%",
+    ),
     (r"(?<=\d)\s*(?:\\text\{\s*)?([AaPp])\.?\s?[Mm]\b\.?(?:\s*\})?$", r"\\text{ \1m}"),
     (r"°", r"^\\circ"),
     # numbers in bases
@@ -258,9 +261,7 @@ def _repeating(text: str) -> str:
     """Decimals that repeat, in one notation: `0.\\bar3`, `0.\\dot{3}`, `0.(3)`, `0.33...`."""
     digits = r"(?<![\d.])(\d*\.\d*)"
     text = re.sub(rf"{digits}\\(?:bar|overline|dot)\s*\{{?(\d+)\}}?", r"\1\\overline{\2}", text)
-    text = re.sub(
-        r"\\overline\{(\d)\}(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}", text
-    )
+    text = re.sub(r"\\overline\{(\d)\}(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}", text)
     text = re.sub(rf"^([-+]?){digits}\((\d+)\)$", r"\1\2\\overline{\3}", text)
     dots = re.fullmatch(
         r"([-+]?\d*\.\d*?)(\d{2,}?|\d)\2+(?:\.{3}|\\l?c?dots[a-z]?|\\ldots)(?:\s*)", text

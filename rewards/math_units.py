@@ -82,7 +82,13 @@ _PREFIXED = (
     "cal calorie",
 )
 """Those with prefixes: `km` and `kilometers`."""
-_ALIASES = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "cc": "cm^3", "kmph": "km/hour"}
+_ALIASES = {
+    "mph": "mile/hour",
+    "kph": "km/hour",
+    "kmh": "km/hour",
+    "cc": "cm^3",
+    "kmph": "km/hour",
+}
 _MONEY = frozenset("dollar cent euro sterling yen rupee won ruble yuan".split())
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _FILLERS = frozenset("of the a an in each total about all".split())

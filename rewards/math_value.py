@@ -78,8 +78,14 @@ def _same_spelling(reference: str, candidate: str) -> bool:
         ]
     ratios = []
     for text in (reference, candidate):
-        dense = re.sub(r"[\s{}]", "", re.sub(r"^\\frac\{(\d+)\}\{(\d+)\}$|^(\d+)/(\d+)$", r"\1\3:\2\4", text))
-        ratios.append([tuple(map(int, pair.split(":"))) for pair in re.findall(r"\d+(?::\d+)+", dense)])
+        dense = re.sub(
+            r"[\s{}]",
+            "",
+            re.sub(r"^\\frac\{(\d+)\}\{(\d+)\}$|^(\d+)/(\d+)$", r"\1\3:\2\4", text),
+        )
+        ratios.append(
+            [tuple(map(int, pair.split(":"))) for pair in re.findall(r"\d+(?::\d+)+", dense)]
+        )
     if ":" in reference + candidate and ratios[0] != ratios[1]:
         return False
     bases = [re.findall(r"\d_\{(\d+)\}", text) for text in (reference, candidate)]
@@ -88,7 +94,9 @@ def _same_spelling(reference: str, candidate: str) -> bool:
 
 def _decimal_comma(pointed: str, comma: str) -> bool:
     """Whether these are `3.5` and `3,5`, which is a list of two beside anything else."""
-    return re.fullmatch(r"[-+]?\d+,\d+", comma) is not None and comma.replace(",", ".") == pointed
+    return (
+        re.fullmatch(r"[-+]?\d+,\d+", comma) is not None and comma.replace(",", ".") == pointed
+    )
 
 
 def _same_elements(reference: str, candidate: str) -> bool | None:
@@ -152,7 +160,11 @@ def split_top(text: str, sign: str) -> list[str] | None:
             return None
         if letter != sign[0] or depth or not text.startswith(sign, position):
             continue
-        if sign == "," and re.match(r",\d{3}(?!\d)", text[position:]) and text[:position][-1:].isdigit():
+        if (
+            sign == ","
+            and re.match(r",\d{3}(?!\d)", text[position:])
+            and text[:position][-1:].isdigit()
+        ):
             continue
         parts.append(text[start:position].strip())
         start = position + len(sign)
@@ -199,7 +211,11 @@ def _without_names(reference: str, candidate: str) -> tuple[str, str] | None:
         return None if len(numbers) > 1 else (reference, right[-1])
     if len(left) > 1 and len(right) == 1:
         return (left[-1], candidate) if _NAME.fullmatch(left[0]) else (reference, candidate)
-    if len(left) > 1 and _bare_name(left[0]) == _bare_name(right[0]) and _NAME.fullmatch(left[0]):
+    if (
+        len(left) > 1
+        and _bare_name(left[0]) == _bare_name(right[0])
+        and _NAME.fullmatch(left[0])
+    ):
         return left[-1], right[-1]
     return reference, candidate
 
@@ -226,7 +242,9 @@ def _approximated(reference: str, candidate: str) -> bool | None:
     digits = re.search(r"\.(\d+)", decimal)
     if not exact or _NAME.fullmatch(exact):
         return same_value(reference, decimal)
-    if value is None or not close_to(exact, value, Fraction(1, 2 * 10 ** (len(digits[1]) if digits else 0))):
+    if value is None or not close_to(
+        exact, value, Fraction(1, 2 * 10 ** (len(digits[1]) if digits else 0))
+    ):
         return False
     return same_value(reference, exact) or same_value(reference, decimal)
 

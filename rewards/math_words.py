@@ -21,7 +21,9 @@ _QUALIFIER = re.compile(
     r"(?<![\\\w])(?:not|no|more|less|fewer|greater|smaller|least|most|than|before|after|about"
     r"|between|except|or|[ap]m|(?:in)?finite\w*)\b"
 )
-_OPENING = re.compile(r"^(?:(?:it|this|that|(?:the )\w+|they) (?:is|are) )?(?:an?|the)?\s*(?=\w)")
+_OPENING = re.compile(
+    r"^(?:(?:it|this|that|(?:the )\w+|they) (?:is|are) )?(?:an?|the)?\s*(?=\w)"
+)
 _NO_SOLUTION = re.compile(r"(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)|empty set")
 
 

@@ -29,10 +29,14 @@ here = pytest.mark.skipif(
 )
 
 HOLDS, WHAT = report()
-pytestmark = pytest.mark.skipif(not HOLDS, reason=f"this machine cannot confine programs: {WHAT}")
+pytestmark = pytest.mark.skipif(
+    not HOLDS, reason=f"this machine cannot confine programs: {WHAT}"
+)
 
 STUB = 'from typing import List\n\n\ndef total(xs: List[int]) -> int:\n    """Sum. \n    >>> total([1])\n    1\n    """\n'
-CHECK = "def check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n"
+CHECK = (
+    "def check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n"
+)
 TESTS = ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
 GOOD = "def add(a, b):\n    return a + b\n"
 
@@ -57,7 +61,9 @@ GOOD = "def add(a, b):\n    return a + b\n"
     ],
 )
 def test_the_program_is_found(answer):
-    assert code_tests(answer, test_list=TESTS).value == 1.0, extract_program(answer, wanted=["add"])
+    assert code_tests(answer, test_list=TESTS).value == 1.0, extract_program(
+        answer, wanted=["add"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +175,9 @@ def test_a_test_that_ends_well_without_an_assert_reached_has_passed(test):
 def test_a_value_that_cannot_travel_is_unscorable(given):
     tests = [f"class Point: pass\nassert f({given}) == 1"]
     verdict = code_tests("def f(x): return 1", test_list=tests)
-    assert verdict.status == "unscorable" and "cannot be handed to the program" in verdict.reason
+    assert (
+        verdict.status == "unscorable" and "cannot be handed to the program" in verdict.reason
+    )
 
 
 def test_a_string_is_one_test():
@@ -197,7 +205,9 @@ def test_a_sandbox_from_a_file(plugin):
 
 
 def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][::STRIDE]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][
+        ::STRIDE
+    ]
 
 
 def score(rollout, items: list[tuple[Task, list[str]]]) -> list[list[float | None]]:
@@ -206,7 +216,9 @@ def score(rollout, items: list[tuple[Task, list[str]]]) -> list[list[float | Non
         workers=2,
         deadline_s=30,
     ) as scorer:
-        groups = scorer.score([(task, [rollout(text) for text in texts]) for task, texts in items])
+        groups = scorer.score(
+            [(task, [rollout(text) for text in texts]) for task, texts in items]
+        )
     wrong = {
         task.id: verdicts[0].reason
         for (task, _), verdicts in zip(items, groups, strict=True)

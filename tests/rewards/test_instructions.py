@@ -221,7 +221,12 @@ def test_several_instructions(text, values):
 
 
 def test_the_same_instruction_twice_counts_twice():
-    twice = ("keywords:existence", {"keywords": ["a"]}, "keywords:existence", {"keywords": ["b"]})
+    twice = (
+        "keywords:existence",
+        {"keywords": ["a"]},
+        "keywords:existence",
+        {"keywords": ["b"]},
+    )
     verdict = score("a", *twice, several="average")
     assert verdict.value == 0.5 and verdict.parts == {
         "keywords:existence": 1.0,
@@ -241,7 +246,10 @@ def test_thinking_and_answer_tags_can_be_taken_away():
     ("named", "says"),
     [
         (("punctuation:no_colon", {}), "no rule for the instruction 'punctuation:no_colon'"),
-        (("keywords:frequency", {"keyword": "a", "frequency": None}), "lack frequency, relation"),
+        (
+            ("keywords:frequency", {"keyword": "a", "frequency": None}),
+            "lack frequency, relation",
+        ),
         (("keywords:existence", None), "lack keywords"),
         ((), "0 instructions"),
         (
@@ -319,7 +327,9 @@ def test_sentences(text, count):
     assert count_sentences(text) == count
 
 
-@pytest.mark.skipif(not PROMPTS.exists(), reason="the IFEval prompts are not here; set RLCORE_DATA")
+@pytest.mark.skipif(
+    not PROMPTS.exists(), reason="the IFEval prompts are not here; set RLCORE_DATA"
+)
 def test_every_real_prompt_can_be_scored(rollout):
     rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
     keys = sorted({key for row in rows for given in row["kwargs"] for key in given})
@@ -336,7 +346,10 @@ def test_every_real_prompt_can_be_scored(rollout):
             (Task(id=str(row["key"]), prompt=row["prompt"], columns=columns), answers)
             for columns in (row, nulls)
         ]
-    for params in ({"mode": "strict"}, {"mode": "loose", "several": "average", "strip_tags": True}):
+    for params in (
+        {"mode": "strict"},
+        {"mode": "loose", "several": "average", "strip_tags": True},
+    ):
         with Scorer(
             [RewardSpec("rewards.instructions:instructions", params=params)], workers=1
         ) as scorer:

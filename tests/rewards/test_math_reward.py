@@ -388,7 +388,9 @@ def test_tulu_3_verifier_cases():
     assert value("First 3, then 5, in the end 8.", "8") == 1.0
     assert value("\\boxed{\\dfrac{2}{4}}", "\\frac{1}{2}", mode="flex") == 1.0
     assert (
-        value("\\boxed{\\{x : x^{2} = 4\\}} so the answer is $\\frac{1}{2}$", "0.5", mode="flex")
+        value(
+            "\\boxed{\\{x : x^{2} = 4\\}} so the answer is $\\frac{1}{2}$", "0.5", mode="flex"
+        )
         == 1.0
     )  # any candidate
     assert value("", "8", mode="flex") == 0.0
@@ -473,7 +475,9 @@ def test_hostile_answers_are_bounded_and_never_right(name, answer):
 
 def test_an_endless_computation_is_timed_out_not_zero():
     verdict = math_answer(HOSTILE["expansion"], "x^2+1")
-    assert verdict.status == "timed-out" and re.search(r"over 3 s of CPU time for '\(x\+y\+z\)", verdict.reason)
+    assert verdict.status == "timed-out" and re.search(
+        r"over 3 s of CPU time for '\(x\+y\+z\)", verdict.reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -490,7 +494,12 @@ def test_an_endless_computation_is_timed_out_not_zero():
             1.0,
         ),
         ("Solve $x + 2 = 5$.", "x=3", r"\boxed{x=3}", 1.0),
-        ([{"role": "user", "content": "What is $3 \\cdot 7$?"}], "21", r"\boxed{3 \cdot 7}", 0.0),
+        (
+            [{"role": "user", "content": "What is $3 \\cdot 7$?"}],
+            "21",
+            r"\boxed{3 \cdot 7}",
+            0.0,
+        ),
     ],
 )
 def test_a_formula_copied_from_the_prompt_is_no_answer(prompt, answer, text, value):

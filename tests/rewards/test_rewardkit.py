@@ -72,7 +72,8 @@ def test_a_fragile_reward_is_found_out(plugin):
     said = " | ".join(found.problems)
     assert "1 of 3 cases did not get the expected value, first planted" in said
     assert (
-        "the fault 'empty' earns 1, and a right completion 1" in said and len(found.problems) == 2
+        "the fault 'empty' earns 1, and a right completion 1" in said
+        and len(found.problems) == 2
     )
     statuses = {trial.name: trial.verdict.status for trial in found.faults}
     assert list(statuses) == list(FAULTS) and statuses["spaces"] == "crashed"
@@ -88,7 +89,8 @@ def test_its_process_may_die_in_every_way_and_the_pool_is_as_before(plugin):
         ("infinite loop", "timed-out"), ("exit", "crashed"), ("segmentation fault", "crashed"), ("memory hog", "crashed")
     ]  # fmt: skip
     assert all(
-        trial.contained and trial.next_is_right and trial.workers == 2 for trial in found.process
+        trial.contained and trial.next_is_right and trial.workers == 2
+        for trial in found.process
     )
     reasons = {trial.name: trial.verdict.reason for trial in found.process}
     assert "exit code 3" in reasons["exit"] and "SIGSEGV" in reasons["segmentation fault"]
@@ -129,7 +131,9 @@ def test_a_naive_reward_is_caught_and_careful_ones_are_not(plugin):
     assert not caught & {"empty", "empty box", "format only", "very long"}
     assert not [result for result in probe("rewards.text:exact") if result.earned]
     assert not [
-        result for result in probe("rewards.text:exact", params={"after": "####"}) if result.earned
+        result
+        for result in probe("rewards.text:exact", params={"after": "####"})
+        if result.earned
     ]
     naive = [
         Case(answer="4", completion="It is 4", expected=1, prompt="2+2=?"),
@@ -220,9 +224,12 @@ def test_a_new_reward_passes_everything_as_it_is(tmp_path, monkeypatch, capsys):
     assert said["accuracy"] == 1.0 and said["cases"] == 7 and said["problems"] == []
     assert main(["rewards", "probe", "is_capital.py", "--cases", "is_capital.jsonl"]) == 0
     assert "0 of 27 exploits earned credit" in capsys.readouterr().out
-    assert main(["rewards", "new", "is_capital.py"]) == 2 and "exists" in capsys.readouterr().err
     assert (
-        main(["rewards", "new", "Is-Capital.txt"]) == 2 and "cannot name" in capsys.readouterr().err
+        main(["rewards", "new", "is_capital.py"]) == 2 and "exists" in capsys.readouterr().err
+    )
+    assert (
+        main(["rewards", "new", "Is-Capital.txt"]) == 2
+        and "cannot name" in capsys.readouterr().err
     )
 
 
@@ -247,7 +254,9 @@ def test_exit_statuses_tell_a_bad_reward_from_a_bad_command(tmp_path, plugin, ca
         main(["rewards", "test", use, "--cases", str(cases)]) == 2
         and "line 1 of" in capsys.readouterr().err
     )
-    assert main(["rewards", "test", f"{use}x"]) == 2 and "did you mean" in capsys.readouterr().err
+    assert (
+        main(["rewards", "test", f"{use}x"]) == 2 and "did you mean" in capsys.readouterr().err
+    )
 
 
 def test_cases_carry_prompts_and_columns(tmp_path):
@@ -305,10 +314,15 @@ def test_the_page_shows_parameters_examples_and_what_cannot_be_imported(plugin):
     (info, broken) = describe_rewards(
         {"shown": f"{plugin(source)}:shown", "zz": "no_such_module:f"}
     )
-    assert (info.form, info.params, info.summary) == ("short", ("limit = 2",), "Says something.")
+    assert (info.form, info.params, info.summary) == (
+        "short",
+        ("limit = 2",),
+        "Says something.",
+    )
     page = markdown([info, broken])
     assert (
-        '```python\n>>> shown("4", "4")\n1.0\n>>> shown("5", "4")\n0.0\n```\n\nMore text.' in page
+        '```python\n>>> shown("4", "4")\n1.0\n>>> shown("5", "4")\n0.0\n```\n\nMore text.'
+        in page
     )
     assert "cannot import no_such_module" in page and "Recipe parameters: `limit = 2`." in page
     assert load_reward(RewardSpec(f"{plugin(source)}:shown")).params == {}

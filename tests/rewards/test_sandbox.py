@@ -17,7 +17,9 @@ from rewards.sandbox.contain import architecture, landlock_version
 from rewards.sandbox.local import Local
 
 HOLDS, WHAT = report()
-pytestmark = pytest.mark.skipif(not HOLDS, reason=f"this machine cannot confine programs: {WHAT}")
+pytestmark = pytest.mark.skipif(
+    not HOLDS, reason=f"this machine cannot confine programs: {WHAT}"
+)
 scratch_works = pytest.mark.skipif(
     landlock_version() < 3, reason="the scratch folder needs Landlock 3 (Linux 6.2)"
 )
@@ -135,7 +137,8 @@ def test_nothing_is_written_outside_the_scratch_folder(body, tmp_path):
 
 @reads_are_held
 @pytest.mark.parametrize(
-    "path", [__file__, "/etc/passwd", "/proc/self/environ", "/proc/self/maps", "/proc/1/cmdline"]
+    "path",
+    [__file__, "/etc/passwd", "/proc/self/environ", "/proc/self/maps", "/proc/1/cmdline"],
 )
 def test_files_of_the_user_cannot_be_read(path):
     assert attempt(f"return open({path!r}).read()").passed
@@ -143,9 +146,7 @@ def test_files_of_the_user_cannot_be_read(path):
 
 @scratch_works
 def test_the_scratch_folder_works_and_is_removed():
-    body = (
-        "open('notes', 'w').write('x' * 9)\nreturn os.getcwd(), open('notes').read(), os.listdir()"
-    )
+    body = "open('notes', 'w').write('x' * 9)\nreturn os.getcwd(), open('notes').read(), os.listdir()"
     outcome = attempt(
         body,
         "where, text, names = f()\nassert (text, names) == ('x' * 9, ['notes'])\nassert where == 0",
@@ -225,7 +226,9 @@ def test_these_tests_see_a_missing_seal():
     assert with_harness(
         NO_SECCOMP, DOORS, ["assert fork() == 'held'", "assert connect() == 'held'"]
     ) == [False, False]
-    assert with_harness("", DOORS, ["assert fork() == 'held'", "assert connect() == 'held'"]) == [
+    assert with_harness(
+        "", DOORS, ["assert fork() == 'held'", "assert connect() == 'held'"]
+    ) == [
         True,
         True,
     ]
@@ -479,7 +482,9 @@ def test_a_sandbox_of_ones_own():
         sandbox=run,
         limits=QUICK,
     )
-    assert [result.passed for result in outcome.results] == [True, True, False] and asked == [QUICK]
+    assert [result.passed for result in outcome.results] == [True, True, False] and asked == [
+        QUICK
+    ]
     with pytest.raises(SandboxError, match="did not return the harness's report"):
         check_program(
             "def f(x): return x", TWO, sandbox=lambda program, stdin, limits: "all tests passed"

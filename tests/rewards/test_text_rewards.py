@@ -19,7 +19,10 @@ from rewards.text import exact, match, repetition, script, spans, tags
 )
 def test_exact(completion, answer, settings, value, status):
     result = exact(completion, answer, prompt="p", **settings)
-    assert (getattr(result, "value", result), getattr(result, "status", "ok")) == (value, status)
+    assert (getattr(result, "value", result), getattr(result, "status", "ok")) == (
+        value,
+        status,
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,8 @@ def test_tags_with_other_names():
 def test_spans_lose_exactly_the_malformed_one(completion, think, final):
     verdict = spans(completion)
     assert (
-        verdict.parts == {"think": think, "answer": final} and verdict.value == (think + final) / 2
+        verdict.parts == {"think": think, "answer": final}
+        and verdict.value == (think + final) / 2
     )
 
 
@@ -101,7 +105,9 @@ def test_repetition():
     assert repetition("loop " * 1002) == pytest.approx(1 / 1000 - 1)
     assert repetition("a b c a b c") == pytest.approx(3 / 4 - 1)  # abc bca cab abc
     assert (
-        repetition("A b, c. a B c") == repetition("a b c a b c") != repetition("a b c a b c", n=1)
+        repetition("A b, c. a B c")
+        == repetition("a b c a b c")
+        != repetition("a b c a b c", n=1)
     )
     assert repetition("\u597d\u7684\u597d\u7684", n=2) == pytest.approx(2 / 3 - 1)
     with pytest.raises(ValueError, match="n is 0"):
