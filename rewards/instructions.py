@@ -10,7 +10,6 @@ from typing import Any, Literal
 from rewards.instruction_rules import RELATIONS, RULES
 from rlcore import Verdict, reward
 
-_THINKING = re.compile(r"^.*</think>", re.DOTALL)
 _ANSWER_TAGS = re.compile(r"</?answer>")
 
 
@@ -29,7 +28,7 @@ def instructions(
 
     The columns `instruction_id_list` and `kwargs` are IFEval's; keys of kwargs that are null count as absent. `mode: loose` also
     accepts an answer that follows without its first line, its last line or both, and without its asterisks, instruction by
-    instruction. `strip_tags` first takes away what stands before `</think>`, and `<answer>` tags. `parts` are the instructions,
+    instruction. What stands before `</think>` is ignored; `strip_tags` also takes away `<answer>` tags. `parts` are the instructions,
     `reason` names those not followed. An unknown instruction or relation or an absent argument is `unscorable`; an empty answer follows none.
 
     Source: IFEval (arXiv:2311.07911), prompt-level accuracy; `several: average` and `strip_tags` as the verifier of Tulu 3
@@ -49,11 +48,10 @@ def instructions(
         return _unscorable(
             f"{len(instruction_id_list)} instructions with {len(arguments)} kwargs"
         )
-    text = (
-        _ANSWER_TAGS.sub("", _THINKING.sub("", completion)).strip()
-        if strip_tags
-        else completion
-    )
+    _, thinks, text = completion.rpartition("</think>")
+    text = text.lstrip() if thinks else text
+    if strip_tags:
+        text = _ANSWER_TAGS.sub("", text).strip()
     # each once
     texts = [text] if mode == "strict" else list(dict.fromkeys(loose_variants(text)))
     followed: dict[str, float] = {}

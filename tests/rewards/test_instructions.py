@@ -236,10 +236,13 @@ def test_the_same_instruction_twice_counts_twice():
 
 def test_thinking_and_answer_tags_can_be_taken_away():
     text = "<think>well, well, well</think>\n<answer>one two three</answer>"
-    assert score(text, *TWO).value == 0.0 and score(text, *TWO, strip_tags=True).value == 1.0
-    assert score("<think>one two three</think>", *TWO, strip_tags=True).value == 0.0, (
-        "nothing was answered"
-    )
+    assert score(text, *TWO).value == score(text, *TWO, strip_tags=True).value == 1.0
+    tagged = "<think>one two three</think><answer>two words</answer>"
+    assert score(tagged, *TWO).value == 1.0, "the names of the tags are words too"
+    assert score(tagged, *TWO, strip_tags=True).value == 0.0
+    for strip_tags in (False, True):
+        verdict = score("<think>one two three</think>", *TWO, strip_tags=strip_tags)
+        assert verdict.value == 0.0, "nothing was answered"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -33,6 +34,8 @@ class Endpoint(ThreadingHTTPServer):
         self.bodies: list[dict] = []
         self.keys: set[str | None] = set()
         self.running = self.most = 0
+        self.retry_after = "0.4"
+        self.arrivals: list[tuple[float, str]] = []
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -51,6 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         answer = re.findall(r"(?s)\n<(completion-\w+)>\n(.*)\n</\1>\n", question)[-1][1]
         with server.lock:
             server.seen[answer] += 1
+            server.arrivals.append((time.monotonic(), answer))
             server.bodies.append(body)
             server.keys.add(self.headers.get("Authorization"))
             server.running += 1
@@ -61,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.send_response(status)
             self.send_header("Content-Length", str(len(reply)))
+            if status == 429:
+                self.send_header("Retry-After", server.retry_after)
             self.end_headers()
             self.wfile.write(reply)
         except OSError:
@@ -79,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.3)
         special = {
             "broken": (500, b"out of memory"),
+            "limited": (429, b"too many requests"),
             "denied": (401, b"no such key"),
             "garbled": (200, b'{"choices": [{"mess'),
             "empty-handed": (200, b'{"choices": []}'),
@@ -151,6 +158,20 @@ def test_what_fails_is_tried_again_and_never_a_zero(endpoint, rollout):
         "That depends." in verdicts["undecided"].reason
         and "outside of its scale" in verdicts["enthusiast"].reason
     )
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_a_limit_of_rate_holds_for_all_questions_of_a_worker(endpoint, rollout, dated):
+    if dated:
+        # HTTP's dates have whole seconds
+        endpoint.retry_after = formatdate(time.time() + 2, usegmt=True)
+    texts = ["limited once 4", *(f"it is {n}" for n in (3, 4, 5))]
+    verdicts = judged(endpoint, rollout, texts, concurrency=1)
+    assert [verdict.value for verdict in verdicts] == [1.0, 0.0, 1.0, 0.0]
+    first, *others = [when for when, _ in endpoint.arrivals]
+    assert len(others) == 4 and min(others) - first > 0.35
+    (refused,) = judged(endpoint, rollout, ["limited"], attempts=2) if not dated else [None]
+    assert dated or (refused.status == "unscorable" and "HTTP 429" in refused.reason)
 
 
 def test_a_silent_judge_costs_its_own_time_only(endpoint, rollout):
