@@ -62,6 +62,7 @@ _UNIT = re.compile(
     r"\s?(?:(?:square|cubic|sq\.?)\s)?([A-Za-z]+)(?:/[A-Za-z]+)?(?![\w'])(?!\s*[-+*/=(])(?:\^\{?\d\}?)?"
 )
 """What may belong to the number before it, if the word is a measure or a scale."""
+_REMARK = re.compile(r"(?<=\s)\([^()$\\]*[A-Za-z]{3,}[^()$\\]*\)")
 _PERCENT = re.compile(r"\s*\$?\s*(\\?%|percent\b)")
 """Behind a box."""
 _DENIED = re.compile(r"(?:\bnot|\bnever|n't)\s+[\W\s]*$", re.IGNORECASE)
@@ -169,7 +170,8 @@ def whole(text: str) -> str:
 def last_value(text: str) -> str:
     """The last formula between dollars or brackets, or the last number, whichever ends later; without either, a short text."""
     tail = text[-TAIL:]
-    values = _values(tail)
+    # a remark in brackets, "(13 would be too many)", counts where nothing else does
+    values = _values(_REMARK.sub(lambda match: " " * len(match[0]), tail)) or _values(tail)
     if not values:
         return text.strip() if len(text) <= SHORT else ""
     start, end, last = values[-1]
