@@ -41,15 +41,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from math_verify.errors import TimeoutException
 
 from rewards.math_final import LONGEST, Mode, final_answers, reference_text, stated_texts
 from rewards.math_parse import CPU_S, cpu_limit
-from rewards.math_spelling import plain_number, respelled
+from rewards.math_spelling import plain_number, respelled, tidy
 from rewards.math_value import same_value
-from rewards.math_words import same_words
+from rewards.math_words import has_words_and_number, same_text
 from rlcore import Message, Verdict, reward
 
 _OPERATION = re.compile(
@@ -114,10 +115,11 @@ def math_answer(
         for candidate in candidates
         if len(candidate) <= LONGEST and not _copied(candidate, asked, answers)
     ]
-    texts = stated_texts(completion) if finished and mode != "strict" else []
+    worded = [right for right in answers if has_words_and_number(right)]
+    texts = stated_texts(completion) if worded and finished and mode != "strict" else []
     try:
         with cpu_limit(CPU_S):
-            if any(same_words(right, text) for text in texts for right in answers):
+            if any(same_text(tidy(right), tidy(text)) for text in texts for right in worded):
                 return 1.0
             return float(
                 any(same_value(right, text) for text in candidates for right in answers)
@@ -141,6 +143,7 @@ def _copied(candidate: str, prompt: str, answers: Sequence[str]) -> bool:
     return all(_dense(answer) != dense for answer in answers)
 
 
+@lru_cache(maxsize=4096)
 def _dense(text: str) -> str:
     """A formula without spaces, `\\frac{a}{b}` and `a/b` alike."""
     text = re.sub(

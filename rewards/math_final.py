@@ -298,7 +298,7 @@ def _is_prose(line: str) -> bool:
     )
     operators = bool(re.search(r"[-+*/^=]", plain))
     return any(
-        _is_word(match, plain, operators) for match in re.finditer(r"[A-Za-z]{2,}", plain)
+        _is_word(match, plain, operators) for match in re.finditer(r"[^\W\d_]{2,}", plain)
     )
 
 

@@ -39,6 +39,18 @@ def as_interval(text: str) -> str | None:
     return _written(bounds)
 
 
+def bounds(text: str) -> Bounds | None:
+    """What an inequality between a variable and numbers says of it; None for all else."""
+    piece = _bounds(text) if re.search(r"[<>]|\\[lg]e(?![a-z])", text) else None
+    letters = piece and re.search(r"(?<![\\A-Za-z])[A-Za-z]", piece[1] + " " + piece[3])
+    return None if letters else piece
+
+
+def interval(piece: Bounds) -> str:
+    """The interval of a variable's bounds, `[1, 2)`."""
+    return _written([piece]).partition("\\in ")[2]
+
+
 def _bounds(part: str) -> Bounds | None:
     """An inequality as the bounds it gives its variable."""
     if match := _CHAIN.fullmatch(part):

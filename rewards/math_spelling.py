@@ -41,6 +41,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"(?<![\d.,])(\d{1,3})\.(\d{3})\.(\d{3})(?![\d.])", r"\1,\2,\3"),
     (r"(?<![\d'])(\d{1,3})'(\d{3})(?=['\s}]|$)", r"\1,\2"),
     (r"(?<!\\)\\[!,;: ]|(?<!\\)~|\\text\{\s*\}", " "),
+    (r"(?<=\d)\.(?=\s*(?:$|[,;)\]}]))", ""),
     # brackets
     (r"\\lbrace(?![a-z])", r"\\{"),
     (r"\\rbrace(?![a-z])", r"\\}"),
@@ -160,8 +161,8 @@ def tidy(text: str) -> str:
 
 def respelled(text: str) -> str:
     """Without styles, and with the spellings of the table, anywhere in a text."""
-    if "\\begin" not in text:
-        # backslashes that were escaped once too often
+    if "\\begin" not in text and not re.search(r"(?<!\\)(?:\\\\)*\\[A-Za-z]", text):
+        # all backslashes were escaped once too often
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)
     text = re.sub(r"\\(?:text)?color(?:box)?\s*\{\w+\}", r"\\color ", text)
     text = _without_command(text, _STYLES)

@@ -188,7 +188,7 @@ def _is_unit(tail: str, before: str, letters: bool) -> bool:
     bare = re.sub(r"\\text\{[^{}]*\}|\([^()]*\)", "", tail)
     words = re.findall(r"[^\W\d_]+|%", bare)
     if not words:
-        return bool(re.search(r"[\w)}!%|]\s*$", before))
+        return bool(re.search(r"(?:[\w)}!%|]|\d\.)\s*$", before))
     apart = re.search(r"[\d)}!%]$", before) or re.match(r"\s", tail) or "%" in words
     if not apart:
         return False

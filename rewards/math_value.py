@@ -10,6 +10,7 @@ import re
 from fractions import Fraction
 
 from rewards.math_parse import CLOSE, close_to, equal
+from rewards.math_relations import bounds, interval
 from rewards.math_spelling import plain_number, tidy
 from rewards.math_units import split_unit
 from rewards.math_words import (
@@ -53,6 +54,9 @@ def same_value(reference: str, candidate: str) -> bool:
         return decided
     if _decimal_comma(left, right) or _decimal_comma(right, left):
         return True
+    related = _same_bounds(left, right)
+    if related is not None:
+        return related
     listed = _same_elements(left, right)
     if listed is not None:
         return listed
@@ -90,6 +94,19 @@ def _same_spelling(reference: str, candidate: str) -> bool:
         return False
     bases = [re.findall(r"\d_\{(\d+)\}", text) for text in (reference, candidate)]
     return bases[0] == bases[1]
+
+
+def _same_bounds(reference: str, candidate: str) -> bool | None:
+    """Whether two inequalities, or an inequality and an interval, are the same; None for all else."""
+    left, right = bounds(reference), bounds(candidate)
+    if left and right:
+        low, high = same_value(left[1], right[1]), same_value(left[3], right[3])
+        return low and high and left[::2] == right[::2]
+    if left and (_elements(candidate) or ("",))[0]:
+        return same_value(interval(left), _MEMBER.sub("", candidate))
+    if right and (_elements(reference) or ("",))[0]:
+        return same_value(_MEMBER.sub("", reference), interval(right))
+    return None
 
 
 def _decimal_comma(pointed: str, comma: str) -> bool:

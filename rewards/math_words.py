@@ -79,14 +79,12 @@ def same_text(left: str, right: str) -> bool:
     return prose and left.casefold() == right.casefold() and not re.search(r"[\\^_=+]", left)
 
 
-def same_words(reference: str, text: str) -> bool:
-    """Whether a text as a whole is the reference answer, where that holds words and a number: only
-    its last number would be read of `June 3`.
+def has_words_and_number(reference: str) -> bool:
+    """Whether an answer is prose with a number, `June 3`: of a completion that says it without a
+    box only the number would be read.
     """
-    reference = tidy(reference)
-    if not re.search(r"[A-Za-z]{3,}", unwrapped(reference)) or not re.search(r"\d", reference):
-        return False
-    return same_text(reference, tidy(text))
+    bare = unwrapped(tidy(reference))
+    return bool(re.search(r"[A-Za-z]{3,}", bare) and re.search(r"\d", bare))
 
 
 def qualifiers(text: str) -> list[str]:

@@ -55,6 +55,7 @@ NEIGHBOURS = {
     ("rewards.math_spelling", "rewards.math_letters"),
     ("rewards.math_spelling", "rewards.math_relations"),
     ("rewards.math_value", "rewards.math_parse"),
+    ("rewards.math_value", "rewards.math_relations"),
     ("rewards.math_value", "rewards.math_spelling"),
     ("rewards.math_value", "rewards.math_units"),
     ("rewards.math_value", "rewards.math_words"),
