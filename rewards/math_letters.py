@@ -91,7 +91,7 @@ def tex_spelling(text: str) -> str:
     form (NFKC).
 
     >>> tex_spelling("½ × 10⁻³ m²")
-    '\\\\frac{1}{2} \\\\times 10^{-3} m^{2}'
+    '\\\\frac{1}{2} \\\\times10^{-3} m^{2}'
     """
     if text.isascii():
         return text

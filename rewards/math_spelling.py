@@ -63,6 +63,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"\[\s*\\begin\{(b|p|small)?matrix\}", r"\\begin{pmatrix}"),
     (r"\\end\{(b|p|small)?matrix\}\s*\]", r"\\end{pmatrix}"),
     # names of values and functions
+    (r"(?<![A-Za-z\\])i\s*(?=\()", r"i \\cdot "),
     (r"\\varnothing(?![a-z])|\\O(?![a-z])", r"\\emptyset"),
     (r"(?:\\text\{\s*)?(?<![\\A-Za-z])(\+?-?)\s*infinity\b(?:\s*\})?", r"\1\\infty"),
     (r"\\log_\{?\s*e\s*\}?(?![a-z])", r"\\ln "),
@@ -227,7 +228,14 @@ def _closing(text: str, start: int) -> int:
 
 
 def _plain_words(text: str) -> str:
-    """`\\text{7.5}` holds no words, `\\text{5 cm}` a number and its unit."""
+    """`\\text{7.5}` and `\\text{\\frac12}` hold no words, `\\text{5 cm}` a number and its unit."""
+    start = text.find("\\text{")
+    while start >= 0:
+        end = _closing(text, start + 5)
+        content = text[start + 6 : end] if end else ""
+        if "\\" in content:
+            text = text[:start] + content + text[end + 1 :]
+        start = text.find("\\text{", start + 1)
     text = re.sub(r"\\text\{([^{}A-Za-z]*)\}", r" \1 ", text).strip()
     return re.sub(r"^\\text\{(\s*[-+]?\d[^{}]*)\}$", r"\1", text).strip()
 

@@ -88,17 +88,12 @@ def chains(n: int) -> list[tuple[Group, int]]:
         task = Task(
             id=f"sum{i}", prompt="+".join(map(str, numbers)) + "=?", answer=str(sum(numbers))
         )
-        texts = [
-            worked(numbers, "", rng, wrong_at=9),
-            worked(numbers, "", rng, wrong_at=wrong_at),
-        ]
+        texts = [worked(numbers, "", rng, wrong_at=9), worked(numbers, "", rng, wrong_at=wrong_at)]
         rollouts = [answered(task, text, k) for k, text in enumerate(texts)]
         made.append(
             (
                 Group(
-                    task=task,
-                    rollouts=rollouts,
-                    verdicts=[Verdict(value=1.0), Verdict(value=0.0)],
+                    task=task, rollouts=rollouts, verdicts=[Verdict(value=1.0), Verdict(value=0.0)]
                 ),
                 wrong_at,
             )
@@ -129,9 +124,7 @@ def test_the_forgotten_carry_is_found_in_the_text_of_an_answer(scorer: Scorer) -
     assert cost.tokens > 0 and len(continuations_) == cost.prefixes
 
 
-def some(
-    scorer: object, engine: ScriptedEngine, **settings: object
-) -> tuple[Prefix, list[Group]]:
+def some(scorer: object, engine: ScriptedEngine, **settings: object) -> tuple[Prefix, list[Group]]:
     [(group, _)] = chains(1)
     prefix = Prefix(
         task=group.task,
@@ -145,9 +138,7 @@ def some(
     return prefix, collect.continue_prefixes([prefix], batch=0, **settings)  # type: ignore[arg-type]
 
 
-def test_continuations_are_whole_answers_with_the_prefix_as_it_was_written(
-    scorer: Scorer,
-) -> None:
+def test_continuations_are_whole_answers_with_the_prefix_as_it_was_written(scorer: Scorer) -> None:
     requests: list[Request] = []
 
     def script(request: Request) -> list[int]:
@@ -156,14 +147,10 @@ def test_continuations_are_whole_answers_with_the_prefix_as_it_was_written(
 
     prefix, [group] = some(scorer, ScriptedEngine(script, logprob=-1.0))
     prompt, kept = ENCODER.encode(prefix.task), prefix.length
-    assert [rollout.id for rollout in group.rollouts] == [
-        f"sum0#0@{kept}~{k}" for k in range(3)
-    ]
+    assert [rollout.id for rollout in group.rollouts] == [f"sum0#0@{kept}~{k}" for k in range(3)]
     assert len({request.seed for request in requests}) == 3
     for rollout in group.rollouts:
-        assert rollout.token_ids == prompt + prefix.rollout.completion_ids[:kept] + encode(
-            "=26"
-        )
+        assert rollout.token_ids == prompt + prefix.rollout.completion_ids[:kept] + encode("=26")
         assert rollout.logprobs == [0.0] * len(prompt) + [-0.25] * kept + [-1.0] * 4
         assert rollout.text == ENCODER.decode(prefix.rollout.completion_ids[:kept]) + "=26"
         assert (rollout.version_min, rollout.version_max) == (0, 4)

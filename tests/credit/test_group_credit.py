@@ -56,10 +56,7 @@ def test_baselines_against_numpy():
 
 
 def test_rloo_is_dr_grpo_times_g_over_g_minus_one_and_advantages_sum_to_zero():
-    mean, loo = (
-        advantages(REWARDS, baseline="mean"),
-        advantages(REWARDS, baseline="leave_one_out"),
-    )
+    mean, loo = advantages(REWARDS, baseline="mean"), advantages(REWARDS, baseline="leave_one_out")
     assert np.allclose(loo, np.array(mean) * 5 / 4, atol=1e-15)
     for baseline in ("mean", "mean_std", "leave_one_out"):
         assert abs(sum(advantages(REWARDS, baseline=baseline))) < 1e-12
@@ -75,9 +72,7 @@ def test_equal_rewards_give_exactly_zero_or_nothing(baseline, value):
 def test_the_unscored_leave_statistics_and_samples():
     with_holes = [1.0, None, 0.0, 0.25, None, 0.0, 1.0]
     for baseline in ("mean", "mean_std", "leave_one_out", "none"):
-        assert advantages(with_holes, baseline=baseline) == advantages(
-            REWARDS, baseline=baseline
-        )
+        assert advantages(with_holes, baseline=baseline) == advantages(REWARDS, baseline=baseline)
     ids = [sample.id for sample in group_samples(group(with_holes), baseline=mean)]
     assert ids == ["r0", "r2", "r3", "r5", "r6"]
 
@@ -100,10 +95,7 @@ def test_advantages_sit_on_the_trained_tokens_and_the_version_is_the_oldest():
 def test_group_credit_keeps_groups_apart():
     credit = group_credit(baseline="mean")
     both = credit([group([1.0, 0.0]), group([5.0, 5.0])])
-    assert [[sample.advantages[-1] for sample in samples] for samples in both] == [
-        [0.5, -0.5],
-        [],
-    ]
+    assert [[sample.advantages[-1] for sample in samples] for samples in both] == [[0.5, -0.5], []]
 
 
 def test_a_baseline_has_parameters_of_its_own():
@@ -117,8 +109,7 @@ def test_a_baseline_has_parameters_of_its_own():
         group_credit(baseline="meen")
     for wrong, found in (([0.5], "1 advantages"), (None, "a NoneType"), ("up", "2 advantages")):
         with pytest.raises(
-            RecipeError,
-            match=f"one advantage for each of the 4 rewards of a group, not {found}",
+            RecipeError, match=f"one advantage for each of the 4 rewards of a group, not {found}"
         ):
             group_credit(baseline=lambda rewards, wrong=wrong: wrong)
     with pytest.raises(RecipeError, match="'epsilon' must be a valid number, not 'small'"):

@@ -44,8 +44,7 @@ def planted(steps: int) -> list[tuple[Group, int]]:
         made.append(
             (
                 group(
-                    [[GOOD] * steps, [GOOD] * at + [LOST] + [GOOD] * (steps - at - 1)],
-                    f"chain{i}",
+                    [[GOOD] * steps, [GOOD] * at + [LOST] + [GOOD] * (steps - at - 1)], f"chain{i}"
                 ),
                 at,
             )
@@ -92,9 +91,7 @@ def test_advantages_add_up_to_reward_less_the_prompts_value() -> None:
         for values in valued(estimator, made)[0].values():
             exact = settings == {}  # values are sixteenths, which floats hold
             wanted = values.values[-1] - values.values[0]
-            assert sum(values.advantages) == (
-                wanted if exact else pytest.approx(wanted, abs=1e-12)
-            )
+            assert sum(values.advantages) == (wanted if exact else pytest.approx(wanted, abs=1e-12))
             for j in range(len(values.spans)):
                 assert sum(values.advantages[:j]) == pytest.approx(
                     values.filled[j] - values.values[0], abs=1e-12
@@ -120,9 +117,7 @@ def test_stopping_when_dead_spends_nothing_after_the_pit() -> None:
     found, cost, _ = valued(walk, [group([answer, [GOOD] * 6])])
     values = found["chain#0"]
     assert (
-        cost.prefixes == 3
-        and values.values[4:6] == [None, None]
-        and values.filled[3:] == [0.0] * 4
+        cost.prefixes == 3 and values.values[4:6] == [None, None] and values.filled[3:] == [0.0] * 4
     )
     assert values.pit() == 2
 
@@ -244,7 +239,5 @@ def test_a_call_leaves_nothing_behind() -> None:
 
 def test_rollouts_of_several_turns_are_refused() -> None:
     for estimator in (monte_carlo(4), Siblings(split=fixed(n=1), decode=str)):
-        with pytest.raises(
-            RecipeError, match="only single-turn rollouts, and rollout 'chain#1'"
-        ):
+        with pytest.raises(RecipeError, match="only single-turn rollouts, and rollout 'chain#1'"):
             estimator([interleaved()])

@@ -24,9 +24,7 @@ def rollout(id: str, steps: str) -> Rollout:
     )  # fmt: skip
 
 
-def group(
-    steps: dict[str, StepValues] | None = None, **answers: tuple[str, float | None]
-) -> Group:
+def group(steps: dict[str, StepValues] | None = None, **answers: tuple[str, float | None]) -> Group:
     verdicts = [
         Verdict(value=v) if v is not None else Verdict(value=None, status="crashed")
         for _, v in answers.values()
@@ -49,20 +47,13 @@ def texts(pairs) -> list[tuple[str, str]]:
     pairs = list(pairs)
     assert all(pair.prompt_ids == PROMPT for pair in pairs)
     return [
-        ("".join(map(chr, pair.chosen_ids)), "".join(map(chr, pair.rejected_ids)))
-        for pair in pairs
+        ("".join(map(chr, pair.chosen_ids)), "".join(map(chr, pair.rejected_ids))) for pair in pairs
     ]
 
 
 def test_whole_answers_take_turns_and_each_text_comes_once() -> None:
     answers = group(
-        a=("ab", 1),
-        b=("cd", 0),
-        c=("ef", 1),
-        d=("gh", 0),
-        e=("cd", 0),
-        f=("ij", None),
-        g=("kl", 0),
+        a=("ab", 1), b=("cd", 0), c=("ef", 1), d=("gh", 0), e=("cd", 0), f=("ij", None), g=("kl", 0)
     )
     assert texts(answer_pairs(answers)) == [("ab", "cd"), ("ef", "gh"), ("ab", "kl")]
     assert not texts(answer_pairs(group(a=("ab", 0), b=("cd", 0)))) and not texts(
@@ -71,9 +62,7 @@ def test_whole_answers_take_turns_and_each_text_comes_once() -> None:
 
 
 def test_a_wrong_answer_is_cut_after_its_first_pit() -> None:
-    steps = values("bad", "ab xy zz", 0.5, 0.6, 0.0, 0.0) | values(
-        "flat", "qq rr", 0.05, 0.0, 0.0
-    )
+    steps = values("bad", "ab xy zz", 0.5, 0.6, 0.0, 0.0) | values("flat", "qq rr", 0.05, 0.0, 0.0)
     answers = group(
         steps, good=("ab cd", 1), bad=("ab xy zz", 0), flat=("qq rr", 0), unknown=("uu", 0)
     )
@@ -103,9 +92,7 @@ def test_bradley_terry_labels_follow_the_sigmoid() -> None:
     steps = values("a", "ab", 0.5, 1.0) | values("b", "xy", 0.5, 0.0)
     answers = group(steps, a=("ab", 1), b=("xy", 0))
     rng, n = random.Random(0), 4000
-    wins = sum(
-        texts(shared_prefix_pairs(answers, draw=rng)) == [("ab", "xy")] for _ in range(n)
-    )
+    wins = sum(texts(shared_prefix_pairs(answers, draw=rng)) == [("ab", "xy")] for _ in range(n))
     assert (
         abs(wins / n - 0.7311) < 0.03
     )  # sigmoid(1), four standard errors; always taking the better would give 1
@@ -122,7 +109,5 @@ def test_what_is_correct_is_decided_by_the_first_reward() -> None:
 
 
 def test_rollouts_of_several_turns_are_refused() -> None:
-    with pytest.raises(
-        RecipeError, match="only single-turn rollouts, and rollout 'chain#1' has 4"
-    ):
+    with pytest.raises(RecipeError, match="only single-turn rollouts, and rollout 'chain#1' has 4"):
         list(answer_pairs(interleaved()))

@@ -43,8 +43,7 @@ def advantages(groups, **settings):
 def reference(groups, whiten: bool) -> torch.Tensor:
     """The same in tensors, after TRL's `normalize_then_sum`."""
     rewards = torch.tensor(
-        [[[v.parts["a"], v.parts["b"]] for v in g.verdicts] for g in groups],
-        dtype=torch.float64,
+        [[[v.parts["a"], v.parts["b"]] for v in g.verdicts] for g in groups], dtype=torch.float64
     )
     scaled = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
     total = (scaled * torch.tensor([1.0, 0.5], dtype=torch.float64)).sum(-1).flatten()
@@ -70,9 +69,7 @@ def test_sums_equal_the_reference():
 
 def test_the_scale_of_a_part_does_not_matter_and_its_weight_does():
     larger = [
-        group(
-            {"a": [1.0, 0.0, 0.0, 1.0], "b": [1000 * b + 7 for b in (120.0, -3.0, 40.0, 7.0)]}
-        )
+        group({"a": [1.0, 0.0, 0.0, 1.0], "b": [1000 * b + 7 for b in (120.0, -3.0, 40.0, 7.0)]})
     ]
     assert advantages(larger, baseline="none") == pytest.approx(
         advantages(GROUPS[:1], baseline="none"), abs=1e-4
@@ -84,9 +81,7 @@ def test_sums_that_collapse_stay_apart():
     rare = group({"a": [1.0, 0.0, 0.0, 0.0], "b": [0.0, 1.0, 1.0, 0.0]})
     values = [
         s.advantages[-1]
-        for s in normalised_parts(group_credit(baseline="none"), {"a": 1.0, "b": 1.0})([rare])[
-            0
-        ]
+        for s in normalised_parts(group_credit(baseline="none"), {"a": 1.0, "b": 1.0})([rare])[0]
     ]
     assert values[0] > values[1] == values[2] > values[3]
 

@@ -33,11 +33,7 @@ def estimate(
 ) -> MonteCarlo:
     settings = {"rollouts": ROLLOUTS, "search": "backwards", **settings}
     return MonteCarlo(
-        continue_=continue_,
-        split=fixed(n=1),
-        decode=lambda ids: "",
-        max_tokens=STEPS,
-        **settings,
+        continue_=continue_, split=fixed(n=1), decode=lambda ids: "", max_tokens=STEPS, **settings
     )
 
 
@@ -57,9 +53,7 @@ def rarely(p: float) -> Callable[[Sequence[Prefix], float], list[Group]]:
         return [
             Group(
                 task=prefix.task,
-                rollouts=[
-                    rollout(tokens, f"{prefix.id}~{k}") for k, tokens in enumerate(texts)
-                ],
+                rollouts=[rollout(tokens, f"{prefix.id}~{k}") for k, tokens in enumerate(texts)],
                 verdicts=[Verdict(value=reward(tokens)) for tokens in texts],
             )
             for prefix, texts in zip(prefixes, answers, strict=True)
@@ -78,12 +72,7 @@ def test_backwards_pays_for_what_follows_the_pit_and_names_it(at: int) -> None:
     )  # of the prefixes continued: dead ones, and the one before the pit
     assert values.pit() == at and cost.prefixes == len(lengths)
     assert cost.tokens == ROLLOUTS * sum(STEPS - length for length in lengths)
-    assert values.values == [
-        1.0,
-        *[None] * (at - 1),
-        *[1.0] * min(at, 1),
-        *[0.0] * (STEPS - at),
-    ]
+    assert values.values == [1.0, *[None] * (at - 1), *[1.0] * min(at, 1), *[0.0] * (STEPS - at)]
 
 
 def test_a_late_pit_costs_less_than_bisection_and_an_early_one_more() -> None:
@@ -94,17 +83,13 @@ def test_a_late_pit_costs_less_than_bisection_and_an_early_one_more() -> None:
         return cost.tokens
 
     late, early = STEPS - 1, 0
-    assert [
-        tokens(late, search) for search in ("backwards", "bisect", "all", "until_dead")
-    ] == [
+    assert [tokens(late, search) for search in ("backwards", "bisect", "all", "until_dead")] == [
         4,
         28,
         112,
         112,
     ]
-    assert [
-        tokens(early, search) for search in ("backwards", "bisect", "all", "until_dead")
-    ] == [
+    assert [tokens(early, search) for search in ("backwards", "bisect", "all", "until_dead")] == [
         112,
         68,
         112,
@@ -113,9 +98,7 @@ def test_a_late_pit_costs_less_than_bisection_and_an_early_one_more() -> None:
 
 
 def test_where_right_ends_are_rare_one_costs_the_least_at_the_last_prefix() -> None:
-    made = [
-        group([[GOOD] * (STEPS - 1) + [LOST], [LOST] * STEPS], f"late{i}") for i in range(400)
-    ]
+    made = [group([[GOOD] * (STEPS - 1) + [LOST], [LOST] * STEPS], f"late{i}") for i in range(400)]
     prices = {}
     for search in ("backwards", "bisect"):
         one = estimate(rarely(0.05), search=search, prefixes=1, rollouts=16)

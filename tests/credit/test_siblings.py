@@ -202,7 +202,5 @@ def test_a_recipe_asks_for_siblings_and_writes_nothing() -> None:
     [samples] = build_credit(chosen.credit)(groups)
     by_id = {sample.id: sample.advantages[1:] for sample in samples}
     spread = (1 / 3) ** 0.5 + 1e-4  # of rewards 1, 1, 0, 0, over n - 1
-    assert by_id["chain#2"] == pytest.approx(
-        [(2 / 3 - 1 / 2) / spread, 0, -(2 / 3) / spread, 0]
-    )
+    assert by_id["chain#2"] == pytest.approx([(2 / 3 - 1 / 2) / spread, 0, -(2 / 3) / spread, 0])
     assert cost.tokens == 0 and isinstance(groups[0].step_values["chain#0"], StepValues)

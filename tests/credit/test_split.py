@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from rlcore.credit.split import SPLITTERS, by_text, split_steps, text_ends
 from rlcore.errors import RecipeError
 from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.plugin import build
 from rlcore.types import Span
+from tests.subwords import subword_tokenizer
 
 TOKENIZER = byte_tokenizer()
 EOS = TOKENIZER.eos_token_id
@@ -84,24 +85,7 @@ def test_steps_end_where_their_text_ends(named: object, text: str, wanted: list[
 
 @pytest.fixture(scope="module")
 def subwords() -> Tokenizer:
-    """A byte-level BPE with the pattern of Qwen's, whose tokens begin with spaces."""
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator([" ".join(SENTENCES), "".join(SENTENCES)] * 20, trainer)
-    return tokenizer
+    return subword_tokenizer([" ".join(SENTENCES), "\n".join(SENTENCES)])
 
 
 SENTENCES = [

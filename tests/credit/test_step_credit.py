@@ -71,9 +71,7 @@ def test_whitening_is_over_all_tokens_of_all_processes():
     keep = group_credit(baseline="none", zero_variance="keep")
     want = (raw - raw.mean()) / raw.std()
     assert np.allclose(tokens_of(whitened(keep)(groups())), want, atol=1e-14)
-    assert np.allclose(
-        on_two_processes(lambda gather: whitened(keep, gather)), want, atol=1e-14
-    )
+    assert np.allclose(on_two_processes(lambda gather: whitened(keep, gather)), want, atol=1e-14)
     per_rank = np.concatenate(
         [tokens_of(whitened(keep)(part)) for part in (groups()[:1], groups()[1:])]
     )

@@ -25,13 +25,9 @@ from tests.credit.chains import GOOD, LOST, group, interleaved, tabular
 GROUP = group([[GOOD] * 4, [GOOD, GOOD, LOST, GOOD]])
 """Rewards 1 and 0: with baseline "mean" the advantages are 0.5 and -0.5."""
 WRONG = StepValues(
-    rollout_id="chain#1",
-    spans=[Span(0, 1), Span(1, 3), Span(3, 4)],
-    values=[0.5, 0.75, 0.25, 0.0],
+    rollout_id="chain#1", spans=[Span(0, 1), Span(1, 3), Span(3, 4)], values=[0.5, 0.75, 0.25, 0.0]
 )
-RIGHT = StepValues(
-    rollout_id="chain#0", spans=[Span(0, 2), Span(2, 4)], values=[0.5, 0.75, 1.0]
-)
+RIGHT = StepValues(rollout_id="chain#0", spans=[Span(0, 2), Span(2, 4)], values=[0.5, 0.75, 1.0])
 MEAN = group_credit(baseline="mean", zero_variance="keep")
 
 
@@ -79,9 +75,7 @@ def test_vine_asks_for_all_answers_and_uses_their_steps_alone() -> None:
 
 
 def test_first_pit_protects_what_is_before_and_masks_what_is_after() -> None:
-    pit_inside = StepValues(
-        rollout_id="chain#1", spans=WRONG.spans, values=[0.5, 0.75, 0.0, 0.0]
-    )
+    pit_inside = StepValues(rollout_id="chain#1", spans=WRONG.spans, values=[0.5, 0.75, 0.0, 0.0])
     assert learned(first_pit(MEAN), pit_inside)["chain#1"] == [0.0, -0.75, -0.75, None]
     assert learned(first_pit(MEAN, protect=False), pit_inside)["chain#1"] == [
         -0.5,
@@ -98,9 +92,7 @@ def test_negative_only_learns_nothing_but_bad_steps() -> None:
     assert learned(negative_only(MEAN, scale=2.0), WRONG, RIGHT) == {
         "chain#1": [None, -1.0, -1.0, -0.5]
     }
-    assert learned(negative_only(MEAN, least=0.3), WRONG) == {
-        "chain#1": [None, -0.5, -0.5, None]
-    }
+    assert learned(negative_only(MEAN, least=0.3), WRONG) == {"chain#1": [None, -0.5, -0.5, None]}
 
 
 def test_a_group_of_wrong_answers_still_teaches_its_steps() -> None:
@@ -114,9 +106,7 @@ def test_a_group_of_wrong_answers_still_teaches_its_steps() -> None:
 def test_spans_that_do_not_cover_the_trained_tokens_are_refused() -> None:
     [[sample, _]] = MEAN([GROUP])
     with pytest.raises(ValueError, match="have 3 tokens, but 4"):
-        by_step(
-            sample, StepValues(rollout_id="x", spans=[Span(0, 3)], values=[0.0, 1.0]), [1.0]
-        )
+        by_step(sample, StepValues(rollout_id="x", spans=[Span(0, 3)], values=[0.0, 1.0]), [1.0])
 
 
 def continued() -> Group:
@@ -263,9 +253,7 @@ def test_the_recipe_wins_over_what_the_scheme_wants_valued(tmp_path: Path) -> No
     assert completions(scheme="vine", completions="negatives") == "negatives"
     assert completions(scheme="per_step") == "negatives"
     assert completions(scheme=f"{tmp_path}/mine.py:decorated") == "positives"
-    assert (
-        completions(scheme={"use": f"{tmp_path}/mine.py:plain"}, use="siblings") == "negatives"
-    )
+    assert completions(scheme={"use": f"{tmp_path}/mine.py:plain"}, use="siblings") == "negatives"
     with pytest.raises(
         RecipeError, match="'negatives', 'positives' or 'all' completions, not 'wrong'"
     ):
@@ -281,15 +269,11 @@ def test_schemes_refuse_rollouts_of_several_turns_and_group_baselines_train_all_
     assert sample.advantages == [0.0, -0.5, -0.5, 0.0, 0.0, 0.0, -0.5, -0.5]
     (tmp_path / "mine.py").write_text("def own(credit): return credit\n")
     for scheme in ("per_step", "vine", "first_pit", "negative_only", f"{tmp_path}/mine.py:own"):
-        with pytest.raises(
-            RecipeError, match="reasoning steps supports only single-turn rollouts"
-        ):
+        with pytest.raises(RecipeError, match="reasoning steps supports only single-turn rollouts"):
             build_credit(stage(scheme=scheme).credit)([of])
     prefix = Prefix(task=of.task, rollout=of.rollouts[1], length=2, n=3, max_tokens=2)
     kept = replace(of, continuations=((prefix, GROUP),))
-    with pytest.raises(
-        RecipeError, match="learning from continuations supports only single-turn"
-    ):
+    with pytest.raises(RecipeError, match="learning from continuations supports only single-turn"):
         with_continuations(MEAN, MEAN, "all")([kept])
 
 

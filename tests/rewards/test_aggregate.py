@@ -14,10 +14,7 @@ MATH, JUDGE = RewardSpec("a:math"), RewardSpec("a:judge")
 
 def aggregated(named, specs, values, **facts) -> Verdict:
     return aggregate(
-        specs,
-        [Verdict(value=value) for value in values],
-        build_aggregate(named, specs),
-        **facts,
+        specs, [Verdict(value=value) for value in values], build_aggregate(named, specs), **facts
     )
 
 
@@ -39,10 +36,7 @@ def test_ranked_is_the_table_of_qwen_math(score, right, value):
 
 
 def test_ranked_is_the_sigmoid_and_never_overflows():
-    specs, named = (
-        [MATH, JUDGE],
-        {"use": "ranked", "right": "math", "score": "judge", "alpha": 0.7},
-    )
+    specs, named = [MATH, JUDGE], {"use": "ranked", "right": "math", "score": "judge", "alpha": 0.7}
     for score in (-3.0, 0.2, 5.0):
         assert aggregated(named, specs, [1.0, score]).value == pytest.approx(
             1 / (1 + math.exp(-0.7 * score))
@@ -60,13 +54,7 @@ def test_ranked_is_the_sigmoid_and_never_overflows():
 
 @pytest.mark.parametrize(
     ("right", "finished", "tokens", "value"),
-    [
-        (1, True, 9, 10),
-        (0, True, 9, 0),
-        (1, False, 9, -10),
-        (0, False, 9, -10),
-        (1, True, 4, -10),
-    ],
+    [(1, True, 9, 10), (0, True, 9, 0), (1, False, 9, -10), (0, False, 9, -10), (1, True, 4, -10)],
 )
 def test_unfinished_answers_get_the_penalty_of_tulu_instead(right, finished, tokens, value):
     named = {"use": "unless_unfinished", "min_tokens": 5}
@@ -121,11 +109,7 @@ def test_an_aggregate_of_ones_own(plugin, rollout):
     ]
     rule = build_aggregate({"use": f"{path}:product", "floor": 0.25}, specs)
     with Scorer(specs, workers=1, rule=rule) as scorer:
-        answers = [
-            rollout("4", tokens=3),
-            rollout("5", tokens=1),
-            rollout("4", finish="length"),
-        ]
+        answers = [rollout("4", tokens=3), rollout("5", tokens=1), rollout("4", finish="length")]
         verdicts = scorer.score([(Task(id="t", prompt="p", answer="4"), answers)])[0]
     assert [verdict.value for verdict in verdicts] == [0.5, 0.25, None]
     assert (
@@ -202,20 +186,13 @@ def test_a_gap_reward_is_given_both_texts(function, plugin, rollout):
     spec = RewardSpec(f"{plugin(GAP)}:{function}", against="draft", name="gap")
     columns = {"draft": "good", "reference": "another column"}
     task = Task(id="t", prompt="p", answer="o", columns=columns)
-    texts = [
-        rollout("good"),
-        rollout("so good"),
-        rollout("bad"),
-        rollout("x", finish="aborted"),
-    ]
+    texts = [rollout("good"), rollout("so good"), rollout("bad"), rollout("x", finish="aborted")]
     with Scorer([spec], workers=1) as scorer:
         verdicts, without = scorer.score(
             [(task, texts), (Task(id="t", prompt="p", answer="o"), texts[:1])]
         )
     assert [verdict.value for verdict in verdicts] == [0.0, 1.0, -2.0, None]
-    assert (
-        without[0].status == "unscorable" and "holds no text in this task" in without[0].reason
-    )
+    assert without[0].status == "unscorable" and "holds no text in this task" in without[0].reason
 
 
 def test_a_reward_that_cannot_compare_is_refused(plugin):

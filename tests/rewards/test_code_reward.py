@@ -29,19 +29,57 @@ here = pytest.mark.skipif(
 )
 
 HOLDS, WHAT = report()
-pytestmark = pytest.mark.skipif(
-    not HOLDS, reason=f"this machine cannot confine programs: {WHAT}"
-)
+pytestmark = pytest.mark.skipif(not HOLDS, reason=f"this machine cannot confine programs: {WHAT}")
 
 STUB = 'from typing import List\n\n\ndef total(xs: List[int]) -> int:\n    """Sum. \n    >>> total([1])\n    1\n    """\n'
-CHECK = (
-    "def check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n"
-)
+CHECK = "def check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n"
 TESTS = ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
 GOOD = "def add(a, b):\n    return a + b\n"
 
 
 # Finding the program
+
+FENCES = {
+    "Windows line ends": f"Here:\n\n```python\n{GOOD}```\n".replace("\n", "\r\n"),
+    "indented in a list": "- so\n\n    ```python\n    def add(a, b):\n        return a + b\n    ```",
+    "tab in a list": "1. so\n\t```python\n\tdef add(a, b):\n\t\treturn a + b\n\t```",
+    "tildes": f"~~~python\n{GOOD}~~~",
+    "four backquotes": f"````python\n{GOOD}````",
+    "a fence in a string": f'````python\nX = """\n```\n"""\n{GOOD}````',
+    "attributes": f"```{{.python .numberLines}}\n{GOOD}```",
+    "words behind the language": f"```python copy\n{GOOD}```",
+    "a title": f'``` py title="a.py"\n{GOOD}```',
+    "after a block of another language": f"```bash\nls\n```\n{{}}\n```python\n{GOOD}```",
+    "prose between blocks of another language": f"```python\n{GOOD}```\n```text\nx\n```\nso\n```json\n1\n```",
+}
+
+
+@pytest.mark.parametrize("name", FENCES)
+def test_fences_are_commonmarks(name):
+    assert code_tests(FENCES[name], test_list=TESTS).value == 1.0
+
+
+HELPER = "```python\ndef helper(a):\n    return a\n```\n"
+WITH_HELPER = "```python\ndef add(a, b):\n    return helper(a) + b\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        (HELPER + WITH_HELPER, 1.0),
+        (WITH_HELPER + HELPER, 1.0),
+        ("```python\nimport math\n```\n```python\ndef add(a, b):\n    return math.floor(a + b)\n```", 1.0),
+        (f"```python\nbase = 0\n{{}}\n```\n{HELPER}{WITH_HELPER}", 1.0),
+        # only definitions are taken, a block's other statements are not run
+        (HELPER.replace("def", "1 / 0\ndef", 1) + WITH_HELPER, 1.0),
+        # a draft of the program is no helper
+        ("```python\ndef add(a, b): return 3\ndef helper(a): return a\n```\n" + WITH_HELPER, 0.0),
+        (WITH_HELPER, 0.0),
+    ],
+)
+def test_helpers_in_blocks_of_their_own(answer, value):
+    assert code_tests(answer, test_list=TESTS).value == value
+
 
 
 @pytest.mark.parametrize(
@@ -61,9 +99,7 @@ GOOD = "def add(a, b):\n    return a + b\n"
     ],
 )
 def test_the_program_is_found(answer):
-    assert code_tests(answer, test_list=TESTS).value == 1.0, extract_program(
-        answer, wanted=["add"]
-    )
+    assert code_tests(answer, test_list=TESTS).value == 1.0, extract_program(answer, wanted=["add"])
 
 
 @pytest.mark.parametrize(
@@ -175,9 +211,7 @@ def test_a_test_that_ends_well_without_an_assert_reached_has_passed(test):
 def test_a_value_that_cannot_travel_is_unscorable(given):
     tests = [f"class Point: pass\nassert f({given}) == 1"]
     verdict = code_tests("def f(x): return 1", test_list=tests)
-    assert (
-        verdict.status == "unscorable" and "cannot be handed to the program" in verdict.reason
-    )
+    assert verdict.status == "unscorable" and "cannot be handed to the program" in verdict.reason
 
 
 def test_a_string_is_one_test():
@@ -205,9 +239,7 @@ def test_a_sandbox_from_a_file(plugin):
 
 
 def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][
-        ::STRIDE
-    ]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][::STRIDE]
 
 
 def score(rollout, items: list[tuple[Task, list[str]]]) -> list[list[float | None]]:
@@ -216,9 +248,7 @@ def score(rollout, items: list[tuple[Task, list[str]]]) -> list[list[float | Non
         workers=2,
         deadline_s=30,
     ) as scorer:
-        groups = scorer.score(
-            [(task, [rollout(text) for text in texts]) for task, texts in items]
-        )
+        groups = scorer.score([(task, [rollout(text) for text in texts]) for task, texts in items])
     wrong = {
         task.id: verdicts[0].reason
         for (task, _), verdicts in zip(items, groups, strict=True)

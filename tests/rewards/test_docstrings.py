@@ -32,8 +32,7 @@ def load(module: str):
 
 def examples(thing) -> int:
     return sum(
-        len(test.examples)
-        for test in doctest.DocTestFinder(recurse=False).find(thing, "example")
+        len(test.examples) for test in doctest.DocTestFinder(recurse=False).find(thing, "example")
     )
 
 

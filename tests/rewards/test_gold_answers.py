@@ -124,9 +124,7 @@ def test_whole_solutions_are_read_as_their_last_box():
 
 
 def test_a_lenient_reward_would_be_caught(tmp_path):
-    (tmp_path / "lenient.py").write_text(
-        "def always(completions): return [1.0] * len(completions)"
-    )
+    (tmp_path / "lenient.py").write_text("def always(completions): return [1.0] * len(completions)")
     made = [Task(id=str(n), prompt="p", answer=str(n)) for n in range(20)]
     report = check_reference_answers(made, [RewardSpec(f"{tmp_path}/lenient.py:always")])
     assert report.corrupted_rate == 1.0 and len(report.exceptions) == 20

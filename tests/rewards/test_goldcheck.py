@@ -43,12 +43,7 @@ def word_problems(tmp_path):
 )
 def test_reference_answers_pass_and_corrupted_ones_do_not(word_problems, settings):
     report = check_reference_answers(dataset(word_problems, **settings), MATH)
-    assert (
-        report.checked,
-        report.reference_rate,
-        report.corrupted_rate,
-        report.exceptions,
-    ) == (
+    assert (report.checked, report.reference_rate, report.corrupted_rate, report.exceptions) == (
         40,
         1.0,
         0.0,
@@ -112,9 +107,7 @@ def test_corrupted_numbers_differ_in_value(answer):
     for seed in range(50):
         other = corrupt(answer, [answer], random.Random(seed))
         assert not same_value(answer, other), (answer, other)
-    assert (
-        plain_number("3.0") == plain_number("3") == Fraction(3)
-    )  # the mistake this test is about
+    assert plain_number("3.0") == plain_number("3") == Fraction(3)  # the mistake this test is about
 
 
 def test_corrupted_text_is_another_answer():
@@ -140,9 +133,7 @@ def test_corrupted_text_is_another_answer():
 )
 def test_answers_are_written_like_the_demonstration(demonstration, answer, value, written):
     assert (
-        write_answer(
-            Task(id="t", prompt="p", answer=answer, demonstration=demonstration), value
-        )
+        write_answer(Task(id="t", prompt="p", answer=answer, demonstration=demonstration), value)
         == written
     )
 
@@ -171,6 +162,5 @@ def test_try_reward_runs_cases_and_faults(plugin):
         and "ZeroDivisionError" in trials["fault: empty"].verdict.reason
     )
     assert (
-        trials["fault: 1 MB"].verdict.status == "timed-out"
-        and trials["fault: 1 MB"].seconds > 0.5
+        trials["fault: 1 MB"].verdict.status == "timed-out" and trials["fault: 1 MB"].seconds > 0.5
     )

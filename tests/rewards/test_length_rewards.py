@@ -13,14 +13,7 @@ def shaped(reward, tokens, **settings):
 
 def test_budgets_of_train_long_think_short():
     at = (0, 50, 100, 150, 200, 300)
-    assert shaped(length, at, max_tokens=100, shape="triangle") == [
-        0.0,
-        0.5,
-        1.0,
-        0.5,
-        0.0,
-        0.0,
-    ]
+    assert shaped(length, at, max_tokens=100, shape="triangle") == [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
     assert shaped(length, at, max_tokens=100) == [1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
     with pytest.raises(ValueError, match="choose band or triangle"):
         shaped(length, [3], shape="round")
@@ -28,8 +21,7 @@ def test_budgets_of_train_long_think_short():
 
 def test_the_nearest_to_the_budget_gets_most_and_short_ones_tie_in_a_band():
     triangle, band = (
-        shaped(length, (20, 90, 140), max_tokens=100, shape=shape)
-        for shape in ("triangle", "band")
+        shaped(length, (20, 90, 140), max_tokens=100, shape=shape) for shape in ("triangle", "band")
     )
     assert max(triangle) == triangle[1] and band[0] == band[1] > band[2]
 

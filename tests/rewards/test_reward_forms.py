@@ -149,15 +149,9 @@ def test_odd_values_are_told_apart(plugin, rollout):
     )
 
 
-@pytest.mark.parametrize(
-    ("function", "got"), [("too_few", "1 values"), ("not_a_list", "a float")]
-)
-def test_a_wrong_number_of_results_is_a_crash_and_is_not_retried(
-    function, got, plugin, rollout
-):
-    verdicts = _score(
-        RewardSpec(f"{plugin(TRL_STYLE)}:{function}"), [rollout("a"), rollout("b")]
-    )
+@pytest.mark.parametrize(("function", "got"), [("too_few", "1 values"), ("not_a_list", "a float")])
+def test_a_wrong_number_of_results_is_a_crash_and_is_not_retried(function, got, plugin, rollout):
+    verdicts = _score(RewardSpec(f"{plugin(TRL_STYLE)}:{function}"), [rollout("a"), rollout("b")])
     assert [verdict.status for verdict in verdicts] == [
         "crashed"
     ] * 2  # one by one, too_few would look right
@@ -235,9 +229,7 @@ def test_a_function_of_the_old_form_is_told_the_new_names(plugin):
     """
     path = plugin(source)
     for function in ("old", "Old"):
-        with pytest.raises(
-            RewardError, match=r"asks for 'gold': name its parameters \(completion"
-        ):
+        with pytest.raises(RewardError, match=r"asks for 'gold': name its parameters \(completion"):
             load_reward(RewardSpec(f"{path}:{function}"))
     load_reward(RewardSpec(f"{path}:column"))
 
@@ -247,9 +239,7 @@ def test_the_first_reward_decides_what_passed():
     assert Verdict(value=-2.0, parts=parts).passed()
     assert not Verdict(value=5.0, parts={"math": 0.0, "style": 5.0}).passed()
     assert Verdict(value=None, status="crashed", parts={"math": 1.0, "style": None}).passed()
-    assert not Verdict(
-        value=None, status="crashed", parts={"math": None, "style": 1.0}
-    ).passed()
+    assert not Verdict(value=None, status="crashed", parts={"math": None, "style": 1.0}).passed()
     assert Verdict(value=0.5).passed() and not Verdict(value=0.5).passed(0.6)
     assert not Verdict(value=None, status="timed-out").passed()
 
@@ -284,13 +274,13 @@ def test_a_file_may_import_its_neighbours(plugin, rollout):
 def test_entry_points_of_installed_packages(tmp_path: Path, monkeypatch, rollout):
     info = tmp_path / "someones_rewards-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: someones-rewards\nVersion: 1.0\n"
-    )
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: someones-rewards\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[rlcore.rewards]\nsomeones = someones_module:f\nbroken = someones_module:nothing\n"
     )
-    source = 'def f(completions):\n    """Counts letters."""\n    return [len(c) for c in completions]\n'
+    source = (
+        'def f(completions):\n    """Counts letters."""\n    return [len(c) for c in completions]\n'
+    )
     (tmp_path / "someones_module.py").write_text(source)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert _score(RewardSpec("someones"), [rollout("abc")])[0].parts == {"someones": 3.0}

@@ -84,9 +84,7 @@ def endpoint():
     server.shutdown()
 
 
-def test_async_calls_of_a_group_run_side_by_side_and_keep_their_client(
-    plugin, rollout, endpoint
-):
+def test_async_calls_of_a_group_run_side_by_side_and_keep_their_client(plugin, rollout, endpoint):
     spec = RewardSpec(f"{plugin(ASYNC)}:asks", params={"url": endpoint})
     first, second = score(
         spec, [rollout(text) for text in ["1", "2", "3", "4", "5", "most"]], times=2
@@ -102,9 +100,7 @@ def test_async_calls_of_a_group_run_side_by_side_and_keep_their_client(
 def test_an_async_call_is_cut_at_its_deadline_and_the_others_are_not(plugin, rollout):
     texts = ["4", "late", "raise", "late by itself", "4"]
     ((*verdicts,),) = score(
-        RewardSpec(f"{plugin(ASYNC)}:trouble"),
-        [rollout(text) for text in texts],
-        deadline_s=0.4,
+        RewardSpec(f"{plugin(ASYNC)}:trouble"), [rollout(text) for text in texts], deadline_s=0.4
     )
     assert [verdict.status for verdict in verdicts] == [
         "ok",
@@ -127,9 +123,7 @@ def test_an_async_call_that_blocks_or_dies_costs_only_itself(
     monkeypatch.setattr("rlcore.scoring.scorer.GRACE_S", 0.1)
     texts = ["4", text, "4", "4"]
     ((*verdicts,),) = score(
-        RewardSpec(f"{plugin(ASYNC)}:trouble"),
-        [rollout(text) for text in texts],
-        deadline_s=0.4,
+        RewardSpec(f"{plugin(ASYNC)}:trouble"), [rollout(text) for text in texts], deadline_s=0.4
     )
     assert [verdict.status for verdict in verdicts] == ["ok", status, "ok", "ok"]
 
@@ -220,15 +214,9 @@ CLASSES = """
 def test_a_class_is_made_once_and_outside_of_the_deadline(plugin, rollout):
     path = plugin(CLASSES)
     groups = score(
-        RewardSpec(f"{path}:Slow", params={"size": 3}),
-        [rollout("a")] * 2,
-        times=2,
-        deadline_s=0.5,
+        RewardSpec(f"{path}:Slow", params={"size": 3}), [rollout("a")] * 2, times=2, deadline_s=0.5
     )
-    assert [[verdict.value for verdict in group] for group in groups] == [
-        [301.0] * 2,
-        [302.0] * 2,
-    ]
+    assert [[verdict.value for verdict in group] for group in groups] == [[301.0] * 2, [302.0] * 2]
     assert [
         verdict.value
         for verdict in score(RewardSpec(f"{path}:Short"), [rollout("4"), rollout("5")])[0]
@@ -255,10 +243,7 @@ def test_a_reward_sets_its_own_memory_bound(plugin, rollout):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        (
-            {"limt": 3},
-            "no parameter 'limt' and would take it for a column; did you mean 'limit'",
-        ),
+        ({"limt": 3}, "no parameter 'limt' and would take it for a column; did you mean 'limit'"),
         ({"limit": "three"}, "'limit' must be a valid integer, not 'three'"),
         ({"answer": 3}, "the engine itself passes 'answer'"),
         ({"other": 3, "limit": 3}, None),

@@ -21,10 +21,7 @@ from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
 
-PROMPTS = [
-    "2+2=?",
-    [{"role": "system", "content": "count"}, {"role": "user", "content": "2+2=?"}],
-]
+PROMPTS = ["2+2=?", [{"role": "system", "content": "count"}, {"role": "user", "content": "2+2=?"}]]
 ANSWERS = ["4", "It is four, I would say.", "", "5" * 40, "x = 4"]
 
 
@@ -70,9 +67,7 @@ def test_scores_are_transformers_own_at_any_batch_size(pad, prompt, tmp_path):
         model = RewardModel(path=path, batch_size=batch_size)
         found = model([prompt] * len(ANSWERS), ANSWERS)
         assert found == pytest.approx(expected, abs=1e-5)
-    assert max(expected) - min(expected) > 0.01, (
-        "a model that scores all alike would show nothing"
-    )
+    assert max(expected) - min(expected) > 0.01, "a model that scores all alike would show nothing"
     if pad is None:
         model.pad = 258  # planted: padding with the token that rows end in moves the place where the score is read
         assert model([prompt] * len(ANSWERS), ANSWERS) != pytest.approx(expected, abs=1e-5)
@@ -88,9 +83,7 @@ def test_it_scores_in_a_worker_within_a_deadline_shorter_than_its_loading(one_sc
         (verdicts,) = scorer.score(
             [(Task(id="t", prompt=PROMPTS[0]), [rollout(answer) for answer in ANSWERS])]
         )
-    expected = [
-        reference(one_score, PROMPTS[0], answer)[0].sigmoid().item() for answer in ANSWERS
-    ]
+    expected = [reference(one_score, PROMPTS[0], answer)[0].sigmoid().item() for answer in ANSWERS]
     assert [verdict.value for verdict in verdicts] == pytest.approx(expected, abs=1e-5)
 
 
@@ -140,10 +133,7 @@ def test_a_local_judge_replies_as_generate_does_and_is_read(tmp_path):
         )
         ids = tokenizer(chat, return_tensors="pt", add_special_tokens=False).input_ids
         written = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=4,
-            do_sample=False,
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False
         )
         expected.append(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
     assert judge.replies(questions) == expected, "left padding changes nothing"

@@ -17,6 +17,7 @@ from rlcore.scoring.kit import (
     FAULTS,
     PROBES,
     Case,
+    compare,
     describe_rewards,
     examine,
     markdown,
@@ -72,8 +73,7 @@ def test_a_fragile_reward_is_found_out(plugin):
     said = " | ".join(found.problems)
     assert "1 of 3 cases did not get the expected value, first planted" in said
     assert (
-        "the fault 'empty' earns 1, and a right completion 1" in said
-        and len(found.problems) == 2
+        "the fault 'empty' earns 1, and a right completion 1" in said and len(found.problems) == 2
     )
     statuses = {trial.name: trial.verdict.status for trial in found.faults}
     assert list(statuses) == list(FAULTS) and statuses["spaces"] == "crashed"
@@ -89,8 +89,7 @@ def test_its_process_may_die_in_every_way_and_the_pool_is_as_before(plugin):
         ("infinite loop", "timed-out"), ("exit", "crashed"), ("segmentation fault", "crashed"), ("memory hog", "crashed")
     ]  # fmt: skip
     assert all(
-        trial.contained and trial.next_is_right and trial.workers == 2
-        for trial in found.process
+        trial.contained and trial.next_is_right and trial.workers == 2 for trial in found.process
     )
     reasons = {trial.name: trial.verdict.reason for trial in found.process}
     assert "exit code 3" in reasons["exit"] and "SIGSEGV" in reasons["segmentation fault"]
@@ -131,9 +130,7 @@ def test_a_naive_reward_is_caught_and_careful_ones_are_not(plugin):
     assert not caught & {"empty", "empty box", "format only", "very long"}
     assert not [result for result in probe("rewards.text:exact") if result.earned]
     assert not [
-        result
-        for result in probe("rewards.text:exact", params={"after": "####"})
-        if result.earned
+        result for result in probe("rewards.text:exact", params={"after": "####"}) if result.earned
     ]
     naive = [
         Case(answer="4", completion="It is 4", expected=1, prompt="2+2=?"),
@@ -224,12 +221,9 @@ def test_a_new_reward_passes_everything_as_it_is(tmp_path, monkeypatch, capsys):
     assert said["accuracy"] == 1.0 and said["cases"] == 7 and said["problems"] == []
     assert main(["rewards", "probe", "is_capital.py", "--cases", "is_capital.jsonl"]) == 0
     assert "0 of 27 exploits earned credit" in capsys.readouterr().out
+    assert main(["rewards", "new", "is_capital.py"]) == 2 and "exists" in capsys.readouterr().err
     assert (
-        main(["rewards", "new", "is_capital.py"]) == 2 and "exists" in capsys.readouterr().err
-    )
-    assert (
-        main(["rewards", "new", "Is-Capital.txt"]) == 2
-        and "cannot name" in capsys.readouterr().err
+        main(["rewards", "new", "Is-Capital.txt"]) == 2 and "cannot name" in capsys.readouterr().err
     )
 
 
@@ -254,9 +248,7 @@ def test_exit_statuses_tell_a_bad_reward_from_a_bad_command(tmp_path, plugin, ca
         main(["rewards", "test", use, "--cases", str(cases)]) == 2
         and "line 1 of" in capsys.readouterr().err
     )
-    assert (
-        main(["rewards", "test", f"{use}x"]) == 2 and "did you mean" in capsys.readouterr().err
-    )
+    assert main(["rewards", "test", f"{use}x"]) == 2 and "did you mean" in capsys.readouterr().err
 
 
 def test_cases_carry_prompts_and_columns(tmp_path):
@@ -271,6 +263,59 @@ def test_cases_with_the_names_of_public_data_sets(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"pred": "a", "gold": "b", "expected": 0}\n')
     (case,) = read_cases(tmp_path / "c.jsonl")
     assert (case.completion, case.answer, case.expected, case.columns) == ("a", "b", 0.0, {})
+
+
+# Two rewards side by side
+
+
+GRADED = """
+{"pred": "\\\\boxed{1, 2}", "gold": "2, 1", "expected": true, "cause": "lists"}
+{"pred": "\\\\boxed{5 kg}", "gold": "5 \\\\text{ g}", "expected": false, "cause": "<units>"}
+{"pred": "\\\\boxed{7}", "gold": "7", "expected": 1, "cause": "lists", "columns": {"note": "n"}}
+{"pred": "x", "gold": "y", "expected": "unscorable", "cause": "odd"}
+"""
+
+
+@pytest.fixture
+def graded(tmp_path):
+    (tmp_path / "graded.jsonl").write_text(GRADED.strip())
+    return tmp_path / "graded.jsonl"
+
+
+def test_rewards_are_compared_by_cause(graded, tmp_path, capsys):
+    ours, theirs = "math", "rewards.math_plain:math_verify"
+    options = ["--cases", str(graded), "--html", str(tmp_path / "page.html")]
+    for where, status in (("cause=<units>", 0), ("cause=lists", 0)):
+        assert main(["rewards", "compare", ours, theirs, *options, "--where", where]) == status
+    assert main(["rewards", "compare", theirs, ours, *options, "--where", "cause=<units>"]) == 1
+    shown = capsys.readouterr().out
+    assert "they differ on 1 of 1 cases" in shown and "they differ on 0 of 2 cases" in shown
+    page = (tmp_path / "page.html").read_text()
+    assert "&lt;units&gt;" in page and "<units>" not in page and "\\boxed{5 kg}" in page
+
+
+def test_a_comparison_counts_who_is_right(graded):
+    cases = read_cases(graded, {"cause": "lists"}) + read_cases(graded, {"cause": "<units>"})
+    result = compare("rewards.math_plain:math_verify", "math", cases)
+    counts = {g.group: (g.cases, g.differ, g.left_right, g.right_right) for g in result.groups}
+    assert counts == {"<units>": (1, 1, 0, 1), "lists": (2, 0, 0, 0)}
+    assert result.as_dict()["disagreements"][0]["winner"] == "right"
+    assert cases[1].columns["note"] == "n"
+    with pytest.raises(RewardError, match="no cases"):
+        compare("math", "math", [])
+
+
+def test_trl_rewards_and_rewards_of_your_own_can_be_compared(graded, plugin):
+    own = plugin("def own(completions, solution, **columns): return [0.5] * len(completions)")
+    cases = read_cases(graded, {"cause": "lists"})
+    result = compare(f"{own}:own", "trl.rewards:accuracy_reward", cases)
+    assert [row.left.value for row in result.disagreements] == [0.5, 0.5]
+    assert [row.right.value for row in result.disagreements] == [0.0, 1.0]
+
+
+def test_a_row_that_is_no_case_is_named(graded):
+    with pytest.raises(RewardError, match="line 4 of .* is no case"):
+        read_cases(graded)
 
 
 # Documentation
@@ -314,15 +359,10 @@ def test_the_page_shows_parameters_examples_and_what_cannot_be_imported(plugin):
     (info, broken) = describe_rewards(
         {"shown": f"{plugin(source)}:shown", "zz": "no_such_module:f"}
     )
-    assert (info.form, info.params, info.summary) == (
-        "short",
-        ("limit = 2",),
-        "Says something.",
-    )
+    assert (info.form, info.params, info.summary) == ("short", ("limit = 2",), "Says something.")
     page = markdown([info, broken])
     assert (
-        '```python\n>>> shown("4", "4")\n1.0\n>>> shown("5", "4")\n0.0\n```\n\nMore text.'
-        in page
+        '```python\n>>> shown("4", "4")\n1.0\n>>> shown("5", "4")\n0.0\n```\n\nMore text.' in page
     )
     assert "cannot import no_such_module" in page and "Recipe parameters: `limit = 2`." in page
     assert load_reward(RewardSpec(f"{plugin(source)}:shown")).params == {}

@@ -240,10 +240,7 @@ def test_a_forked_process_that_returns_never_shifts_verdicts(plugin, rollout):
     for verdicts in groups:
         for text, verdict in zip(texts, verdicts, strict=True):
             crashed += verdict.status == "crashed"
-            assert verdict.value in (None, 0.5 if text == "fork" else float(text)), (
-                text,
-                verdict,
-            )
+            assert verdict.value in (None, 0.5 if text == "fork" else float(text)), (text, verdict)
     assert 1 <= crashed <= 12
     reasons = {verdict.reason for verdicts in groups for verdict in verdicts if verdict.reason}
     assert any("forked" in reason for reason in reasons), reasons
@@ -285,12 +282,7 @@ def test_replies_that_do_not_unpickle_lose_the_worker(plugin):
     worker = Worker([RewardSpec(f"{plugin(TROUBLE)}:short")], deadline_s=5.0, memory_gb=None)
     try:
         worker.ready()
-        for message in (
-            pickle.dumps(Unreadable()),
-            b"no pickle",
-            pickle.dumps((1, -1, 0)),
-            b"",
-        ):
+        for message in (pickle.dumps(Unreadable()), b"no pickle", pickle.dumps((1, -1, 0)), b""):
             ours, theirs = Pipe()
             worker._pipe, kept = ours, worker._pipe
             theirs.send_bytes(message)
@@ -341,11 +333,7 @@ TWO = [
 
 def test_the_aggregate_sums_by_weight_and_keeps_raw_parts():
     verdict = aggregate(TWO, [Verdict(value=1.0), Verdict(value=0.5), Verdict(value=7.0)])
-    assert verdict.value == 1.75 and verdict.parts == {
-        "right": 1.0,
-        "short": 0.5,
-        "logged": 7.0,
-    }
+    assert verdict.value == 1.75 and verdict.parts == {"right": 1.0, "short": 0.5, "logged": 7.0}
     assert verdict.value != 1.0 + 0.5 + 7.0  # planted mistake: unweighted
 
 
@@ -382,20 +370,16 @@ def test_an_optional_reward_that_gives_none_is_left_out_and_one_that_fails_is_no
         "gave None",
     )
     assert aggregate(two, [crash, Verdict(value=0.5)]).status == "crashed"
-    assert (
-        aggregate([RewardSpec("a:math"), two[1]], [none, Verdict(value=0.5)]).value is None
-    ), "not declared optional"
+    assert aggregate([RewardSpec("a:math"), two[1]], [none, Verdict(value=0.5)]).value is None, (
+        "not declared optional"
+    )
 
 
 def test_wrong_format_survives_aggregation_unless_something_failed():
     wrong = Verdict(value=0.0, status="wrong-format", reason="no marker")
+    assert aggregate(TWO, [wrong, Verdict(value=1.0), Verdict(value=1.0)]).status == "wrong-format"
     assert (
-        aggregate(TWO, [wrong, Verdict(value=1.0), Verdict(value=1.0)]).status == "wrong-format"
-    )
-    assert (
-        aggregate(
-            TWO, [wrong, Verdict(value=None, status="unscorable"), Verdict(value=1.0)]
-        ).status
+        aggregate(TWO, [wrong, Verdict(value=None, status="unscorable"), Verdict(value=1.0)]).status
         == "unscorable"
     )
 
@@ -414,8 +398,7 @@ scorer.submit("k", Task(id="t", prompt="p"), [answer])
 time.sleep(600)
 """
     parent = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
     try:
         assert _soon(lambda: note.exists() and len(note.read_text().split()) == 2)

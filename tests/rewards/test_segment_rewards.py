@@ -48,8 +48,7 @@ def test_prefix_is_never_below_strict_and_above_it_where_predictions_span_segmen
         for completion in answers
     ]
     assert (
-        all(a <= b for a, b in zip(strict, prefix, strict=True))
-        and sum(strict) < sum(prefix) < 200
+        all(a <= b for a, b in zip(strict, prefix, strict=True)) and sum(strict) < sum(prefix) < 200
     )
 
 
@@ -75,10 +74,7 @@ def test_prefix_is_never_below_strict_and_above_it_where_predictions_span_segmen
 )
 def test_without_a_prediction_nothing_is_earned(completion: str, reward) -> None:
     verdict = reward(completion, "It rains.")
-    assert isinstance(verdict, Verdict) and (verdict.value, verdict.status) == (
-        0.0,
-        "wrong-format",
-    )
+    assert isinstance(verdict, Verdict) and (verdict.value, verdict.status) == (0.0, "wrong-format")
 
 
 def test_the_last_prediction_counts_and_an_open_one_does_not() -> None:

@@ -19,10 +19,7 @@ from rewards.text import exact, match, repetition, script, spans, tags
 )
 def test_exact(completion, answer, settings, value, status):
     result = exact(completion, answer, prompt="p", **settings)
-    assert (getattr(result, "value", result), getattr(result, "status", "ok")) == (
-        value,
-        status,
-    )
+    assert (getattr(result, "value", result), getattr(result, "status", "ok")) == (value, status)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +88,7 @@ def test_tags_with_other_names():
 def test_spans_lose_exactly_the_malformed_one(completion, think, final):
     verdict = spans(completion)
     assert (
-        verdict.parts == {"think": think, "answer": final}
-        and verdict.value == (think + final) / 2
+        verdict.parts == {"think": think, "answer": final} and verdict.value == (think + final) / 2
     )
 
 
@@ -105,9 +101,7 @@ def test_repetition():
     assert repetition("loop " * 1002) == pytest.approx(1 / 1000 - 1)
     assert repetition("a b c a b c") == pytest.approx(3 / 4 - 1)  # abc bca cab abc
     assert (
-        repetition("A b, c. a B c")
-        == repetition("a b c a b c")
-        != repetition("a b c a b c", n=1)
+        repetition("A b, c. a B c") == repetition("a b c a b c") != repetition("a b c a b c", n=1)
     )
     assert repetition("\u597d\u7684\u597d\u7684", n=2) == pytest.approx(2 / 3 - 1)
     with pytest.raises(ValueError, match="n is 0"):
@@ -123,3 +117,11 @@ def test_script():
     )
     assert script("\u7b54\u6848\u662f $x + y$, `code`, \\frac12, \\(z\\)", names=["cjk"]) == 1.0
     assert script("42 + 1") is None
+
+
+def test_thoughts_are_no_part_of_the_answer():
+    assert exact("<think>so 12</think>26", "26") == 1.0
+    assert exact("<think>26</think>12", "26") == 0.0
+    assert exact("1=2</think>7+15=22", "22", after="=") == 1.0
+    assert match("<think>Cats.</think>The elephant", "elephant") == 1.0
+    assert match("<think>an elephant</think>Cats.", "elephant", contains=True) == 0.0
