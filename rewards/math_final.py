@@ -173,7 +173,8 @@ def last_value(text: str) -> str:
     # a remark in brackets, "(13 would be too many)", counts where nothing else does
     values = _values(_REMARK.sub(lambda match: " " * len(match[0]), tail)) or _values(tail)
     if not values:
-        return text.strip() if len(text) <= SHORT else ""
+        letters = set(re.findall(r"(?<!\S)\(([A-J])\)", tail))
+        return letters.pop() if len(letters) == 1 else text.strip() if len(text) <= SHORT else ""
     start, end, last = values[-1]
     if _DENIED.search(tail[max(0, start - 20) : start]):
         return ""

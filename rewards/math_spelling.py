@@ -63,6 +63,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"\[\s*\\begin\{(b|p|small)?matrix\}", r"\\begin{pmatrix}"),
     (r"\\end\{(b|p|small)?matrix\}\s*\]", r"\\end{pmatrix}"),
     # names of values and functions
+    (r"(?:\\text\{\s*)?\ball real numbers\b\.?(?:\s*\})?", r"\\mathbb{R}"),
     (r"(?<![A-Za-z\\])i\s*(?=\()", r"i \\cdot "),
     (r"\\varnothing(?![a-z])|\\O(?![a-z])", r"\\emptyset"),
     (r"(?:\\text\{\s*)?(?<![\\A-Za-z])(\+?-?)\s*infinity\b(?:\s*\})?", r"\1\\infty"),
@@ -75,6 +76,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"(?<=\d)\s*(?:\\times|\\cdot(?![a-z])|[xX*])\s*10\s*(?:\^|\*\*)\s*", r"\\times10^"),
     (r"\\times10\^\(([-+]?\d+)\)", r"\\times10^{\1}"),
     # units and remarks
+    (r"\\frac\s*\{\\text\{([^{}]*)\}\}\s*\{\\text\{([^{}]*)\}\}", r"\\text{ \1/\2}"),
     (
         r"\\?%|\\text\{\s*(?:per ?cent|pct|percentage)\s*\}|\b(?:per ?cent|pct|percentage)\b",
         "%",
@@ -242,6 +244,8 @@ def _plain_words(text: str) -> str:
 
 def _money(text: str) -> str:
     """The sign of a currency as a unit: `€5` is `5\\text{ euro}`."""
+    if behind := re.fullmatch(r"([-+]?\d[\d,.]*)\s*([€£¥₹₩₽])", text):
+        text = behind[2] + behind[1]
     for pattern, name in zip(_MONEY, _CURRENCIES.values(), strict=True):
         if match := pattern.match(text):
             amount = match[1] + text[match.end() :]

@@ -15,7 +15,7 @@ from rewards.math_spelling import plain_number, tidy
 from rewards.math_units import split_unit
 from rewards.math_words import (
     is_letter,
-    qualifiers,
+    qualified_alike,
     same_text,
     says_no_solution,
     split_choice,
@@ -60,7 +60,7 @@ def same_value(reference: str, candidate: str) -> bool:
     listed = _same_elements(left, right)
     if listed is not None:
         return listed
-    if words(left) or qualifiers(left) != qualifiers(right):
+    if words(left) or not qualified_alike(left, right):
         return words(left) == words(right) != []
     return _same_spelling(left, right) and _same_formula(left, right)
 
@@ -205,6 +205,8 @@ def _same_formula(left: str, right: str) -> bool:
     if left_unit and right_unit and not left_unit.agrees(right_unit):
         return False
     numbers = plain_number(left), plain_number(right)
+    if left == right and numbers[0] is None:
+        return True
     if numbers[0] is not None and numbers[1] is not None:
         percent = right_unit is not None and right_unit.is_percent
         share = percent and not (left_unit and left_unit.is_percent) and abs(numbers[0]) < 1

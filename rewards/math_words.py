@@ -87,15 +87,24 @@ def has_words_and_number(reference: str) -> bool:
     return bool(re.search(r"[A-Za-z]{3,}", bare) and re.search(r"\d", bare))
 
 
-def qualifiers(text: str) -> list[str]:
-    """Words that make another statement of a value, `not` or `less`; names of points are none."""
+def qualified_alike(reference: str, candidate: str) -> bool:
+    """Whether both have the same words that make another statement of a value, `not` or `less`. A
+    candidate may add morning or afternoon to a time; names of points are no such words.
+    """
+    left, right = _qualifiers(reference), _qualifiers(candidate)
+    if not {"am", "pm"} & set(left):
+        right = [word for word in right if word not in ("am", "pm")]
+    return left == right
+
+
+def _qualifiers(text: str) -> list[str]:
     bare = re.sub(r"(?<![A-Za-z])[A-Z]{2,}(?![a-z])", " ", unwrapped(text))
     return _QUALIFIER.findall(bare.lower())
 
 
 def says_no_solution(text: str) -> bool:
     """Whether the answer is that there is no solution, in words or as the empty set."""
-    bare = unwrapped(text)
+    bare = unwrapped(text).rstrip(".")
     if re.fullmatch(r"\\emptyset|\\\{\s*\\\}", bare.replace(" ", "")):
         return True
     return _NO_SOLUTION.fullmatch(bare.lower()) is not None

@@ -151,6 +151,20 @@ EQUAL = r"""
     \mathbb{R} == (-\infty,\infty)
     5 == \boxed{5}
     3.5 == 3,5
+    5 == 5 €
+    5\text{ euros} == 5€
+    50\text{ km/h} == 50\,\frac{\text{km}}{\text{h}}
+    \mathbb{R} == \text{all real numbers}
+    10:30 == 10:30 \text{ AM}
+    \text{no solution} == \text{No real solutions.}
+    (5,2),(7,2) == p=5,q=2; p=7,q=2
+    \begin{pmatrix}1 & 2 \\3 & 4\end{pmatrix} == \left[\begin{array}{cc}1 & 2 \\3 & 4\end{array}\right]
+    (1,2) == \\left( 1, 2 \\right)
+    1+i, 1-i == 1 \pm i
+    3-2i == \overline{3+2i} = 3-2i
+    [2,3] == x\ge 2 \land x \le 3
+    x<a == a>x
+    |AB| = 5 == AB = 5
 """
 DIFFERENT = r"""
     72 == 73
@@ -233,6 +247,20 @@ DIFFERENT = r"""
     0 == \emptyset
     \infty == -\infty
     \pi == 3.14159
+    5 == 5 \approx 6
+    5 == 5 \text{ or } 5.1
+    50\% == 50\text{ students}
+    5\text{ euros} == \$5
+    60\text{ km/h} == 60\text{ km}
+    11\text{ a.m.} == 11\text{ p.m.}
+    2\pmod 5 == 2\pmod 7
+    e == E
+    n == N
+    3 == [3,3]
+    x<5 == y<5
+    x<a == x<b
+    2<x<5 == x<2 \text{ or } x>5
+    60^\circ == 60\text{ radians}
 """
 
 
