@@ -174,7 +174,9 @@ def last_value(text: str) -> str:
     values = _values(_REMARK.sub(lambda match: " " * len(match[0]), tail)) or _values(tail)
     if not values:
         letters = set(re.findall(r"(?<!\S)\(([A-J])\)", tail))
-        return letters.pop() if len(letters) == 1 else text.strip() if len(text) <= SHORT else ""
+        if len(letters) == 1:
+            return letters.pop()
+        return text.strip() if len(text) <= SHORT else ""
     start, end, last = values[-1]
     if _DENIED.search(tail[max(0, start - 20) : start]):
         return ""
