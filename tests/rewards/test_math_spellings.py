@@ -142,7 +142,7 @@ def test_intervals(data, bounds):
     )
 
 
-@FEW
+@settings(FEW, max_examples=20)
 @given(st.data(), st.lists(small, min_size=2, max_size=2, unique=True).map(sorted))
 def test_unions_of_inequalities(data, bounds):
     low, high = bounds
