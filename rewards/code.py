@@ -6,27 +6,25 @@ The program is taken from the answer, after its last `</think>` if there is one,
     2. else the last fenced block
     3. else what follows the fence of an unfinished block, or the whole answer, if it defines what the tests call
 
+Fences are CommonMark's: backquotes or tildes, indented in a list, with more words behind the language. Functions, classes and
+imports that the program lacks are taken from the answer's other blocks, since people read such an answer as one program; a
+block that defines what the tests call is a draft, and stays out.
+
 For HumanEval a program without the entry point continues the prompt: it is put behind it, and where the whole is no Python, cut
 at the first line that is neither indented nor a comment. `rewards.sandbox` runs it; nothing it prints or exits with counts.
 """
 
 from __future__ import annotations
 
-import ast
 import builtins
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from rewards.code_blocks import parsed, python_blocks, with_helpers
 from rewards.sandbox import Limits, Sandbox, SandboxError, check_program
 from rlcore import Verdict, find, reward
-
-_BLOCK = re.compile(
-    r"^[ ]{0,3}```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ ]{0,3}```",
-    re.DOTALL | re.MULTILINE | re.IGNORECASE,
-)
-_OPEN = re.compile(r"^[ ]{0,3}```[ \t]*(?:python3?|py)?[ \t]*\n", re.MULTILINE | re.IGNORECASE)
 
 
 @reward
@@ -107,15 +105,17 @@ def extract_program(
 
     wanted: names a program should define. stub: the start of a program that the answer may continue (HumanEval's prompt).
     """
-    completion = completion.rpartition("</think>")[2]
-    blocks = _BLOCK.findall(completion)
+    completion = completion.rpartition("</think>")[2].replace("\r\n", "\n")
+    fenced = python_blocks(completion)
+    blocks = [block.code for block in fenced if block.closed]
     if blocks:
         program = next(
             (block for block in reversed(blocks) if _defines(block, wanted)), blocks[-1]
         )
+        others = [block for block in reversed(blocks) if block is not program]
+        program = with_helpers(program, others, wanted)
     else:
-        opened = list(_OPEN.finditer(completion))
-        program = completion[opened[-1].end() :] if opened else completion
+        program = fenced[-1].code if fenced else completion
     if stub:
         return _continued(stub, program, wanted)
     is_program = bool(blocks) or (_defines(program, wanted) if wanted else _parses(program))
@@ -151,11 +151,7 @@ def _defines(program: str, names: Sequence[str]) -> bool:
 
 
 def _parses(program: str) -> bool:
-    try:
-        ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    return parsed(program) is not None
 
 
 def _called(tests: Sequence[str]) -> list[str]:
@@ -170,7 +166,8 @@ def _called(tests: Sequence[str]) -> list[str]:
 def _stub(prompt: Any) -> str:
     """HumanEval's prompt where it is Python, alone or as a fenced block of a message; else ""."""
     text = prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) if prompt else ""
-    return next((part for part in (text, *reversed(_BLOCK.findall(text))) if _parses(part)), "")
+    blocks = [block.code for block in reversed(python_blocks(text)) if block.closed]
+    return next((part for part in (text, *blocks) if _parses(part)), "")
 
 
 @lru_cache

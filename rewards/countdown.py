@@ -35,7 +35,7 @@ def countdown(
     """1 if the completion makes `target` from `numbers`, each used once, else 0.
 
     With `use_all: false` a number may be left out. The answer is the text in the last <answer> tag,
-    or else the whole completion: an expression such as (8-5)*3, or steps such as 8-5=3;3*3=9, each
+    or else what stands behind the last `</think>`: an expression such as (8-5)*3, or steps such as 8-5=3;3*3=9, each
     of which uses two of the numbers that are left. Anything else is wrong-format and 0, and so is a
     completion that was cut off before its end. `numbers` and `target` are columns of the task.
     Source: the Countdown task of SEC (arXiv 2505.14970).
@@ -48,6 +48,7 @@ def countdown(
         return Verdict(value=0.0, status="wrong-format", reason="cut off before its end")
     if "<answer>" in completion:
         completion = completion.rpartition("<answer>")[2].partition("</answer>")[0]
+    completion = completion.rpartition("</think>")[2]
     text = re.sub(r"\s+", "", completion)[:LONGEST].replace("×", "*").replace("÷", "/")
     left, made = (
         _steps(text, list(numbers)) if "=" in text else _expression(text, list(numbers))

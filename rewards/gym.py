@@ -25,7 +25,7 @@ def gym_answer(
 ) -> float:
     """The data set's own score, 0 to 1, of the last `<answer>...</answer>` or the whole completion.
 
-    A completion that was cut off before its end counts only if its tag is closed. `entry` and
+    What stands before the last `</think>` is ignored. A completion that was cut off before its end counts only if its tag is closed. `entry` and
     `params` are columns that the task source `gym` provides. Source: reasoning-gym (arXiv
     2505.24760).
 
@@ -33,6 +33,7 @@ def gym_answer(
     >>> gym_answer("so <answer>4</answer>", "4", entry=entry)
     1.0
     """
+    completion = completion.rpartition("</think>")[2]
     tagged = extract_answer(completion, tag)
     if tagged is None and not finished:
         return 0.0

@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from rewards.instruction_rules import RULES
+from rewards.instruction_rules import RELATIONS, RULES
 from rlcore import Verdict, reward
 
-_THINKING = re.compile(r"^.*</think>", re.DOTALL)
 _ANSWER_TAGS = re.compile(r"</?answer>")
 
 
@@ -29,8 +28,8 @@ def instructions(
 
     The columns `instruction_id_list` and `kwargs` are IFEval's; keys of kwargs that are null count as absent. `mode: loose` also
     accepts an answer that follows without its first line, its last line or both, and without its asterisks, instruction by
-    instruction. `strip_tags` first takes away what stands before `</think>`, and `<answer>` tags. `parts` are the instructions,
-    `reason` names those not followed. An unknown instruction or an absent argument is `unscorable`; an empty answer follows none.
+    instruction. What stands before `</think>` is ignored; `strip_tags` also takes away `<answer>` tags. `parts` are the instructions,
+    `reason` names those not followed. An unknown instruction or relation or an absent argument is `unscorable`; an empty answer follows none.
 
     Source: IFEval (arXiv:2311.07911), prompt-level accuracy; `several: average` and `strip_tags` as the verifier of Tulu 3
     (arXiv:2411.15124) in its newer form.
@@ -49,11 +48,10 @@ def instructions(
         return _unscorable(
             f"{len(instruction_id_list)} instructions with {len(arguments)} kwargs"
         )
-    text = (
-        _ANSWER_TAGS.sub("", _THINKING.sub("", completion)).strip()
-        if strip_tags
-        else completion
-    )
+    _, thinks, text = completion.rpartition("</think>")
+    text = text.lstrip() if thinks else text
+    if strip_tags:
+        text = _ANSWER_TAGS.sub("", text).strip()
     # each once
     texts = [text] if mode == "strict" else list(dict.fromkeys(loose_variants(text)))
     followed: dict[str, float] = {}
@@ -86,8 +84,17 @@ def missing(name: str, given: Mapping[str, Any] | None) -> str:
     """Why an instruction cannot be checked, "" if it can."""
     if name not in RULES:
         return f"there is no rule for the instruction {name!r}"
-    absent = [key for key in _needs(name) if (given or {}).get(key) is None]
-    return f"the kwargs of {name!r} lack {', '.join(absent)}" if absent else ""
+    values = {key: (given or {}).get(key) for key in _needs(name)}
+    absent = [key for key, value in values.items() if value is None]
+    if absent:
+        return f"the kwargs of {name!r} lack {', '.join(absent)}"
+    unknown = [
+        value
+        for key, value in values.items()
+        if key.endswith("relation") and value not in RELATIONS
+    ]
+    known = " or ".join(map(repr, RELATIONS))
+    return f"{name!r} has the relation {unknown[0]!r}; IFEval knows {known}" if unknown else ""
 
 
 def loose_variants(text: str) -> Iterator[str]:

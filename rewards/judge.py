@@ -14,7 +14,9 @@ import os
 import random
 import re
 import tempfile
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ candidates, or none, does not. Then write a last line: VERDICT: 1 if it agrees, 
 VERDICT = r"(?im)^\W*verdict\W+(-?\d+(?:\.\d+)?|yes|no|correct|incorrect)\b"
 _WORDS = {"yes": 1.0, "correct": 1.0, "true": 1.0, "no": 0.0, "incorrect": 0.0, "false": 0.0}
 _WORTH_RETRYING = {408, 409, 425, 429, 500, 502, 503, 504}
-_LONGEST_PAUSE_S = 20.0
+_LONGEST_PAUSE_S = 30.0
 
 
 @reward
@@ -55,7 +57,8 @@ class Judge:
     verdict: an expression whose one group is the score. json_key: read that key of the reply's last JSON object instead.
     lowest, highest: the judge's scale, mapped to 0 .. 1; a score outside it is `unscorable`.
     cache: folder that keeps replies by content, so that no question is paid for twice; off by default.
-    attempts, timeout_s: tries a question, and seconds for each. The recipe's `scoring.deadline_s` bounds all tries of an answer
+    attempts, timeout_s: tries a question, and seconds for each. Where the endpoint limits the rate (429), all questions of a
+    worker wait as long as its `Retry-After` says, at most 30 seconds a try. The recipe's `scoring.deadline_s` bounds all tries of an answer
     together: raise it for a slow judge. concurrency: questions under way in a worker, which asks those of one group at a time;
     `scoring.workers` is the number of workers.
 
@@ -99,6 +102,8 @@ class Judge:
             headers=headers, timeout=timeout_s, limits=httpx.Limits(max_connections=concurrency)
         )
         self.room = asyncio.Semaphore(concurrency)
+        self.resume_at = 0.0
+        """When the endpoint takes questions again, on the monotonic clock."""
 
     async def __call__(
         self, completion: str, answer: Any, prompt: str | list[Message], **columns: Any
@@ -143,21 +148,21 @@ class Judge:
 
     async def _ask(self, body: Mapping[str, Any]) -> str:
         """The judge's words. Raises httpx.HTTPError, or ValueError for a reply that is no chat completion."""
+        failure: Exception = ValueError("no try was allowed")
         for attempt in range(1, self.attempts + 1):
-            pause = min(_LONGEST_PAUSE_S, self.pause_s * 2 ** (attempt - 1)) * random.uniform(
-                0.5, 1.5
-            )
+            pause = self.pause_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+            pause = min(_LONGEST_PAUSE_S, pause)
+            await asyncio.sleep(max(0.0, self.resume_at - time.monotonic()))
             try:
                 response = await self.client.post(self.url, json=body)
                 if response.status_code not in _WORTH_RETRYING:
                     return _words(response)
-                wanted = response.headers.get("retry-after", "")
-                pause = (
-                    min(_LONGEST_PAUSE_S, float(wanted))
-                    if wanted.replace(".", "", 1).isdigit()
-                    else pause
-                )
-                failure: Exception = ValueError(_status(response))
+                failure = ValueError(_status(response))
+                told = _retry_after(response.headers.get("retry-after", ""))
+                if told is not None:
+                    # a limit of rate holds for all questions of this worker
+                    pause = min(_LONGEST_PAUSE_S, told)
+                    self.resume_at = max(self.resume_at, time.monotonic() + pause)
             except (
                 httpx.TransportError,
                 json.JSONDecodeError,
@@ -270,6 +275,22 @@ def _words(response: httpx.Response) -> str:
     if not isinstance(words, str):
         raise TypeError("the reply holds no text")
     return words
+
+
+def _retry_after(header: str) -> float | None:
+    """Seconds to wait, from a number or a date (RFC 9110); None where it is neither.
+
+    >>> _retry_after("1.5"), _retry_after("soon")
+    (1.5, None)
+    """
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 def _status(response: httpx.Response) -> str:

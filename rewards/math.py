@@ -23,37 +23,76 @@ look for the final answer in the rest:
 Only rule 1 is used for a completion that was cut off before its end: the others could read half a
 number. Several values, "3 or 4" or `\\boxed{3}` or `\\boxed{4}`, are a list; it equals a reference
 list and no single value. The reference answer goes through rules 1 to 3, else it is taken as it
-stands; if the task has a list of answers, any may be met.
+stands; if the task has a list of answers, any may be met. A reference of words and a number,
+`June 3`, is also met by a short text or a line after "answer is" that is the same as a whole.
 
-**What is equal.** Plain numbers are compared exactly: `1,234`, `10 000`, `$5`, `3/4`,
-`3\\frac{1}{2}`, `1.5e3`. Percent is a unit, so `50%` = `50`; but a reference between -1 and 1 is a
-fraction: reference `0.5` equals `50%` and not `0.5%`. Reference `50%` is never `0.5`. A unit may be
-left out; two that differ in name or power (`cm`, `cm^2`, `m`) are not equal, and none is converted.
-`(B)`, `B.` and `(B) 12 cm` are choice B. Words are compared as text, without case. Lists and sets
-have no order, tuples do. A decimal stands for a value to six decimals and a relative 1e-5. The rest
-is left to math-verify: expressions that simplify to each other are equal, so an unfactored
-polynomial passes if the reference is factored, and `6/8` passes for `3/4`. But a formula copied
-from the prompt is no answer unless the reference is written so: "Evaluate $2^{10} - 1$" is not
-answered by `2^{10} - 1`.
+**What is equal.** Both sides are brought into one spelling first: Unicode, styles, brackets, money,
+digits in groups, separators of lists. The same text is always right. Plain numbers are compared
+exactly: `1,234`, `10 000`, `3/4`, `3\\frac{1}{2}`, `1.5e3`, `0.\\overline{3}`. Percent is a unit, so
+`50%` = `50`; but a reference between -1 and 1 is a fraction: reference `0.5` equals `50%` and not
+`0.5%`. Reference `50%` is never `0.5`. A unit may be left out; two that differ in name or power
+(`cm`, `cm^2`, `m`) are not equal, and none is converted: `kJ` is not `J`. A remark may be left out
+(`12 red apples`), and after money what it is paid for. `(B)`, `B.`, `(B) 12 cm` and "B because ..."
+are choice B. Words are compared as text, without case. Lists and sets have no order, tuples do. The
+name of a value may be left out: `AM = 5`. `i` is the imaginary unit. Dates, ratios and bases are
+compared as written. A decimal stands for a value to six decimals and a relative 1e-5. The rest is
+left to math-verify: expressions that simplify to each other are equal, so an unfactored polynomial
+passes if the reference is factored, and `6/8` passes for `3/4`. But a formula copied from the prompt
+is no answer unless the reference is written so: "Evaluate $2^{10} - 1$" is not answered by
+`2^{10} - 1`, nor by `2^{10} - 1 + 0`.
+
+A verdict that takes more than three seconds of CPU time is `timed-out`, without a value; how busy
+the machine is does not matter.
+
+**Open to argument.** Graders differ on these; here
+
+- the boxes of several cases, "Case 1: \\boxed{7}. Case 2: \\boxed{-2}", are a list, as people mean it;
+- the last box decides, also over an "answer is" behind it: a rule that could be told in advance;
+- a full-width set `｛1，2｝` and a fraction of small digits `²⁄₃` are read as what they look like;
+- `12,34,567` is a list of three, since Indian grouping cannot be told from one;
+- `3,5` equals `3.5`, and a list of 3 and 5;
+- `0.(3)` is a repeating decimal, since no one leaves that product as an answer;
+- `x<-1, x>1` equals no union: a comma says neither "and" nor "or";
+- `[[1,2],[3,4]]` is a matrix, `\\nicefrac{1}{2}` a fraction and `1010_{(2)}` a number in base 2;
+- `C(5,2)` is not 10: letters with arguments have no fixed meaning;
+- an answer that stands in the prompt is right if the reference is the same formula, however spelled;
+- `(x+3)(x+2)` for "Expand $(x+2)(x+3)$" is right by value: only the prompt's own order is a copy;
+- words before the value, `\\text{The answer is }5`, are a label;
+- the text of a choice, `Alina` for `(D) Alina`, is as good as its letter;
+- `72^\\circ 30'` is not `72.5^\\circ` and 50 cents are not `\\$0.50`: nothing is converted;
+- `1/2x` is read as `1/(2x)`, as math-verify and most people read it;
+- `T` is not `True`, and twelve is not 12: abbreviations and numbers in words are not read;
+- "no solution" is the empty set;
+- `03:30` is `3:30`, `3 to 4` and `\\frac34` are the ratio `3:4`;
+- of "12 ways (13 would be too many)" the remark in brackets is not read;
+- a tick behind a value is no part of it, and a percent sign behind the box belongs into it;
+- `\\lg` is the logarithm to base 10 (ISO 80000-2);
+- `A(1,2)` is the point `(1,2)`;
+- "I think it's B" names no answer: without "answer is" a letter in prose is an article or a name;
+- `[3,3]` is not 3, and `E` is not `e`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from math_verify.errors import TimeoutException
 
-from rewards.math_final import LONGEST, Mode, final_answers, reference_text
-from rewards.math_spelling import plain_number
-from rewards.math_value import TIMEOUT_S, same_value
+from rewards.math_final import LONGEST, Mode, final_answers, reference_text, stated_texts
+from rewards.math_parse import CPU_S, cpu_limit
+from rewards.math_spelling import plain_number, respelled, tidy
+from rewards.math_value import same_value
+from rewards.math_words import has_words_and_number, same_text
 from rlcore import Message, Verdict, reward
 
 _OPERATION = re.compile(
     r"[\w)}\]][-+*/^=]|\\(?:cdot|times|div|d?frac|sqrt|d?binom|sum|int|log|sin|cos|tan)(?![a-z])"
 )
 """What makes a formula of a value."""
+_NEUTRAL = r"[-+]0(?![\d.])|(?:\\cdot|\\times|[*/])1(?![\d.])|\^1(?![\d.])"
 
 
 @reward
@@ -82,9 +121,8 @@ def math_answer(
     """
     if mode not in ("first", "strict", "flex"):
         raise ValueError(f"mode is {mode!r}; choose first, strict or flex")
-    answers = [
-        found for one in _all(answer) if one is not None and (found := reference_text(str(one)))
-    ]
+    texts = [reference_text(str(one)) for one in _all(answer) if one is not None]
+    answers = [text for text in texts if text]
     if not answers:
         return None
     completion = completion.rpartition("</think>")[2]
@@ -101,37 +139,59 @@ def math_answer(
     candidates = final_answers(completion, mode=mode, ended=finished)
     if not candidates:
         return Verdict(value=0.0, status="wrong-format", reason="there is no final answer")
-    asked = (
-        prompt
-        if isinstance(prompt, str)
-        else "\n".join(message["content"] for message in prompt)
+    asked = "\n".join(
+        [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
     )
     candidates = [
         candidate
         for candidate in candidates
         if len(candidate) <= LONGEST and not _copied(candidate, asked, answers)
     ]
+    worded = [right for right in answers if has_words_and_number(right)]
+    texts = stated_texts(completion) if worded and finished and mode != "strict" else []
+    return _verdict(answers, candidates, worded, texts)
+
+
+def _verdict(
+    answers: Sequence[str],
+    candidates: Sequence[str],
+    worded: Sequence[str],
+    texts: Sequence[str],
+) -> float | Verdict:
+    """1 if a candidate has the value of an answer, or a text is an answer in words."""
     try:
-        return float(any(same_value(right, text) for text in candidates for right in answers))
+        with cpu_limit(CPU_S):
+            if any(same_text(tidy(right), tidy(text)) for text in texts for right in worded):
+                return 1.0
+            return float(
+                any(same_value(right, text) for text in candidates for right in answers)
+            )
     except TimeoutException:  # derives from BaseException
-        reason = f"math-verify took over {TIMEOUT_S} s for {candidates[0][:80]!r}"
+        reason = f"math-verify took over {CPU_S:g} s of CPU time for {candidates[0][:80]!r}"
         return Verdict(value=None, status="timed-out", reason=reason)
 
 
-def _copied(found: str, prompt: str, answers: Sequence[str]) -> bool:
-    """Whether `found` is a formula of the prompt still to be worked out."""
-    dense = _dense(found)
+def _copied(candidate: str, prompt: str, answers: Sequence[str]) -> bool:
+    """Whether the candidate is a formula of the prompt still to be worked out, perhaps with parts
+    that change nothing: `2^{10}+0`.
+    """
+    dense = re.sub(_NEUTRAL, "", _dense(candidate))
     if (
         not _OPERATION.search(dense)
-        or plain_number(found) is not None
+        or plain_number(candidate) is not None
         or dense not in _dense(prompt)
     ):
         return False
     return all(_dense(answer) != dense for answer in answers)
 
 
+@lru_cache(maxsize=4096)
 def _dense(text: str) -> str:
-    return re.sub(r"[\s$]|\\[,;!]", "", text)
+    """A formula without spaces, `\\frac{a}{b}` and `a/b` alike."""
+    text = re.sub(
+        r"\\frac\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}\{([^{}]*)\}", r"\1/\2", respelled(text)
+    )
+    return re.sub(r"[\s${}]|\\[,;!]", "", text)
 
 
 def _all(answer: Any) -> Sequence[Any]:

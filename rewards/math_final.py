@@ -11,6 +11,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
+from rewards.math_letters import tex_spelling
+from rewards.math_spelling import SCALES
+from rewards.math_units import measure
+
 Mode = Literal["first", "strict", "flex"]
 
 LONGEST = 1000
@@ -21,31 +25,46 @@ TAIL = 5000
 """Characters at the end of a text in which a last value is looked for."""
 _BOX = re.compile(r"\\f?boxed\s*(?:\{|(?=[^\s{])|\s(?=[^\s{]))")
 _SAYS = re.compile(
-    r"(?:answer|correct (?:option|choice))\**(?:\s+to\b[^.\n]{0,60}?)?\s*(?:is|:|=)\s*:?",
+    r"(?:answer|correct (?:option|choice))\**(?:\s+to\b[^.\n]{0,60}?)?\s*(?:is|:|=)\s*:?"
+    r"|(?:答案|答え|정답|답)\s*(?:是|为|為|は|은|:)\s*:?",
     re.IGNORECASE,
 )
+_CURRENCY = r"(?:\\?\$|[€£¥₹₩₽₫₱₪₺₴₦฿₿])"
 _NUMBER = re.compile(
-    r"(?<![\w.,])[-+]?(?:\\?\$)?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+(?!\d)|\d+)(?:\.\d+|/\d+)?(?:\s?\\?%)?"
-    r"|(?<![\w.,])[-+]?\.\d+"
+    rf"(?<![A-Za-z0-9_.,])[-+]?\s?{_CURRENCY}?\s?"
+    r"(?:\d{1,3}(?:(?:,|\{,\}|,\\!| )\d{3})+(?!\d)|\d+)(?:\.\d+|/\d+|(?::\d+)+)?"
+    r"(?:\s?(?:\\times|\\cdot|[x*])\s?10\s?\^\s?\{?-?\d+\}?)?(?:\s?\\?%)?"
+    r"|(?<![A-Za-z0-9_.,])[-+]?\.\d+"
 )
 _MATH = re.compile(
     r"\$\$(?P<display>.{1,1000}?)\$\$|\\\((?P<round>.{1,1000}?)\\\)|\\\[(?P<square>.{1,1000}?)\\\]"
-    r"|(?<![\\\d])\$(?!\s)(?P<inline>(?:\\.|[^$\\\n]){1,1000}?)(?<!\s)\$(?!\d)",
+    r"|(?<![\\\d])\$(?!\s)(?P<inline>(?:\\.|[^$\\\n]){1,1000}?)(?<!\s)\$(?!\d)"
+    r"|(?<![\\\d])\$\s(?P<spaced>(?:\\.|[^$\\\n]){1,1000}?)\s\$(?!\d)",
     re.DOTALL,
 )
-_SEPARATOR = re.compile(
-    r"[\s$*]*(?:[,;|]|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\\(|\\\)|\\\[|\\\]|[\s$*])*[\s$*]*"
+_JOINT = (
+    r"[\s$*]|[,;|/]|\.\s|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\\(|\\\)|\\\[|\\\]"
+    r"|\\(?:q?quad|lor|vee|cup)(?![a-z])|\\[,;: ]|\\\\"
 )
+_SEPARATOR = re.compile(rf"(?:{_JOINT})*")
+_LABELLED = re.compile(
+    rf"(?:{_JOINT})*(?:(?:\d{{1,2}}[.)]|[-•*]|\(?[a-z]\))\s+|(?i:case|if|when|for|else|otherwise)\b[^.\n]{{0,30}}?[:,]\s*)?"
+    rf"(?:{_JOINT})*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
+    rf"|[^.\n]{{0,40}}\b(?:and|or)\b(?:{_JOINT}|[}}])*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
+)
+"""What stands between boxes that answer together: a bullet, the name of a case or of a variable."""
 _HEDGE = re.compile(
-    r"(?:\W+\w+){0,3}?\W+(?:or|maybe|perhaps|possibly|alternatively)\b(?:\W+\w+){0,3}?\W+",
+    r"(?:\W+\w+){0,3}?\W+(?:or|maybe|perhaps|possibly|alternatively|could (?:also )?be|may (?:also )?be"
+    r"|might (?:also )?be|another (?:answer|solution|option|possibility|value))\b(?:\W+\w+){0,3}?\W+",
     re.IGNORECASE,
 )
 _UNIT = re.compile(
-    r"\s?(?:(?:square|cubic|sq)\s)?(?:hundred|thousand|million|billion|trillion|(?:centi|milli|kilo)?met(?:er|re)s?|[cmk]?m|[mk]?g"
-    r"|inch(?:es)?|feet|foot|ft|yards?|miles?|euros?|dollars?|cents?|(?:kilo|milli)?grams?|pounds?|lbs?|oz|ounces?|[mk]?[lL]"
-    r"|(?:milli)?lit(?:er|re)s?)(?![\w'])(?!\s*[-+*/=(])(?:\^\{?\d\}?|[\u00b2\u00b3])?"
+    r"\s?(?:(?:square|cubic|sq\.?)\s)?([A-Za-z]+)(?:/[A-Za-z]+)?(?![\w'])(?!\s*[-+*/=(])(?:\^\{?\d\}?)?"
 )
-"""What belongs to the number before it."""
+"""What may belong to the number before it, if the word is a measure or a scale."""
+_REMARK = re.compile(r"(?<=\s)\([^()$\\]*[A-Za-z]{3,}[^()$\\]*\)")
+_PERCENT = re.compile(r"\s*\$?\s*(\\?%|percent\b)")
+"""Behind a box."""
 _DENIED = re.compile(r"(?:\bnot|\bnever|n't)\s+[\W\s]*$", re.IGNORECASE)
 _CHOICE = re.compile(r"\**\(?[A-J][).:]")
 _SHORT_WORDS = frozenset(
@@ -56,6 +75,7 @@ _SHORT_WORDS = frozenset(
 
 def final_answers(text: str, *, mode: Mode = "first", ended: bool = True) -> list[str]:
     """The answers that count: at most one, but in mode "flex" one of each rule. `ended`: the model ended the text itself."""
+    text = tex_spelling(text)
     box = boxed(text)
     if not ended:
         return [box] if box else []
@@ -78,7 +98,17 @@ def final_answer(text: str, *, mode: Mode = "first", ended: bool = True) -> str:
 @lru_cache(maxsize=65536)
 def reference_text(answer: str) -> str:
     """The final answer in a reference answer, which may be a whole worked solution; else the text itself."""
+    answer = tex_spelling(answer)
     return boxed(answer) or after_hashes(answer) or after_says(answer) or answer.strip()
+
+
+def stated_texts(text: str) -> list[str]:
+    """What may be an answer as a whole: a short text, and what follows "answer is" or `####`."""
+    marked = [match.end() for match in list(_SAYS.finditer(text))[-1:]]
+    marked += [text.rfind("####") + 4] if "####" in text else []
+    lines = [text[start : start + SHORT].lstrip(" *:").partition("\n")[0] for start in marked]
+    texts = [text, *lines] if len(text) <= SHORT else lines
+    return [line.strip().rstrip("*").rstrip(".").strip("$").strip() for line in texts]
 
 
 def boxed(text: str) -> str | None:
@@ -91,11 +121,14 @@ def boxed(text: str) -> str | None:
     starts = list(_BOX.finditer(text))
     for match in reversed(starts[-8:]):
         content, end = _box_content(text, match)
-        if not content:
+        # a box may stand inside another one
+        if not content or end > after:
             continue
         between = text[end:after]
-        if found and not _joined(between):
+        if found and not _joined(between) and not _LABELLED.fullmatch(between[:80]):
             break
+        if percent := _PERCENT.match(text, end):
+            content += percent[1]
         found.insert(0, content)
         after = match.start()
     return _as_list(found) if starts else None
@@ -123,7 +156,7 @@ def whole(text: str) -> str:
     if (
         "\n" in line
         or not line
-        or _is_prose(_UNIT.sub("", line) if _CHOICE.match(line) else line)
+        or _is_prose(_UNIT.sub(" ", line) if _CHOICE.match(line) else line)
     ):
         return ""
     number = _NUMBER.fullmatch(line)
@@ -137,8 +170,12 @@ def whole(text: str) -> str:
 def last_value(text: str) -> str:
     """The last formula between dollars or brackets, or the last number, whichever ends later; without either, a short text."""
     tail = text[-TAIL:]
-    values = _values(tail)
+    # a remark in brackets, "(13 would be too many)", counts where nothing else does
+    values = _values(_REMARK.sub(lambda match: " " * len(match[0]), tail)) or _values(tail)
     if not values:
+        letters = set(re.findall(r"(?<!\S)\(([A-J])\)", tail))
+        if len(letters) == 1:
+            return letters.pop()
         return text.strip() if len(text) <= SHORT else ""
     start, end, last = values[-1]
     if _DENIED.search(tail[max(0, start - 20) : start]):
@@ -183,18 +220,31 @@ def _values(text: str) -> list[tuple[int, int, str]]:
     """Start, end and content of the formulas and numbers of a text, in order; a number inside LaTeX stands for its whole run."""
     formulas = [m for m in _MATH.finditer(text) if not _is_prose(_inside(m))]
     found = [(m.start(), m.end(), _inside(m)) for m in formulas]
+    covered = 0
     for number in _NUMBER.finditer(text):
-        if any(m.start() < number.end() and number.start() < m.end() for m in formulas):
+        inside = any(m.start() < number.end() and number.start() < m.end() for m in formulas)
+        if inside or number.start() < covered:
             continue
         start, end, value = _latex_run(text, number.start(), number.end())
-        unit = _UNIT.match(text, end) if end == number.end() else None
-        found.append((start, unit.end(), value + unit[0]) if unit else (start, end, value))
+        unit = _unit_end(text, end) if end == number.end() else end
+        covered = max(covered, unit)
+        found.append((start, unit, value + text[end:unit]))
     numbers = [
         value
         for value in found
         if re.search(r"\d|\\(?:pi|infty|emptyset|varnothing)", value[2])
     ]
     return sorted(set(numbers or found))
+
+
+def _unit_end(text: str, end: int) -> int:
+    """Where the unit behind a number ends; the number's own end if it has none."""
+    match = _UNIT.match(text, end)
+    if match is None:
+        return end
+    word = match[1]
+    known = word.lower() in SCALES or (measure(word) and word != "in")
+    return match.end() if known and (len(word) > 1 or word in "mgLl") else end
 
 
 def _latex_run(text: str, start: int, end: int) -> tuple[int, int, str]:
@@ -245,13 +295,13 @@ def _inside(match: re.Match[str]) -> str:
 def _is_prose(line: str) -> bool:
     """Whether there are words, rather than symbols with at most units, names of points and products of letters among them."""
     plain = re.sub(
-        r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b",
+        r"\\begin\s*\{array\}\s*\{[^{}]*\}|\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b",
         " ",
         line,
     )
     operators = bool(re.search(r"[-+*/^=]", plain))
     return any(
-        _is_word(match, plain, operators) for match in re.finditer(r"[A-Za-z]{2,}", plain)
+        _is_word(match, plain, operators) for match in re.finditer(r"[^\W\d_]{2,}", plain)
     )
 
 

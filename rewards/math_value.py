@@ -1,99 +1,139 @@
 """Whether two final answers are the same value. The conventions are stated in `rewards.math`.
 
-Plain numbers are compared exactly, words and choices as text; the rest is left to math-verify, after some of what it reads
-too kindly (units, relations, tiny numbers, TeX without braces) has been checked or put right here.
+Each step asks one question, from text to algebra: the same text, the same choice, the same words,
+the same list, the same number with an agreeing unit. What is left is a formula, for math-verify.
 """
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
-from functools import lru_cache
-from typing import Any
 
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from math_verify.utils import timeout
-from sympy import Basic, FiniteSet, Integer, Tuple, simplify
+from rewards.math_parse import CLOSE, close_to, equal
+from rewards.math_relations import bounds, interval
+from rewards.math_spelling import plain_number, tidy
+from rewards.math_units import split_unit
+from rewards.math_words import (
+    is_letter,
+    qualified_alike,
+    same_text,
+    says_no_solution,
+    split_choice,
+    words,
+)
 
-from rewards.math_spelling import choice, plain_number, split_unit, tidy, unwrapped, words
-
-TIMEOUT_S = 2
-"""For each parse and each comparison, by math-verify's own alarm: it needs the main thread, which a worker gives it."""
-CLOSE = Fraction(1, 100_000)
-"""Largest relative difference of a decimal and the value it stands for."""
-_CONFIGS = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
-
-_MONEY = re.compile(r"\s*[-+]?\s*\\?\$\s*[-+]?\d[\d,]*(?:\.\d+)?\s*")
-_ONLY_CHOICE = re.compile(r"\(?[A-J]\)?[.:)]?")
 _RELATION = re.compile(
-    r"[<>|?]|\\(?:[lg]eq?|[lg]eqslant|ne|neq|in|notin|to|rightarrow|Rightarrow|implies|iff|mid|not|equiv)(?![a-z])"
+    r"[<>?]|\\(?:le|ge|ne|in|notin|to|rightarrow|Rightarrow|implies|iff|mid|not|equiv)(?![a-z])"
 )
-_QUALIFIER = re.compile(
-    r"(?<!\\)\b(?:not|no|more|less|fewer|greater|smaller|least|most|than|before|after|about|between|except|or|[ap]m|(?:in)?finite\w*)\b"
+_SET = re.compile(r"[\[\](]|\\[{}]|\\cup|\\mathbb|\\emptyset")
+_NO_LIST = re.compile(r"\\pm|\\mp|\\begin|\\cup|\\mid|\\in(?![a-z])|\\mathbb|[<>:|]|\\le|\\ge")
+_MEMBER = re.compile(r"^\s*([A-Za-z]|\\[a-z]+)\s*\\in\s*(?=[(\[\\])")
+_DATE = re.compile(r"(\d{4})-(\d\d?)-(\d\d?)|(\d\d?)/(\d\d?)/(\d{4})")
+_NAME = re.compile(
+    r"(?:\\(?:angle|triangle|vec|overline|overrightarrow|widehat|hat|mathbb|lim|frac|text|[a-z]+)"
+    r"(?![a-z])|[A-Za-z][A-Za-z']*|_\s*\{[^{}]*\}|_\w|\((?:[^()=]|=)*\)|[|{}\s,]|\\\|)+"
 )
+"""What stands for a value on the left of `=`: `x`, `f(2)`, `|AB|`, `\\angle ABC`, `(x,y)`."""
 
 
 def same_value(reference: str, candidate: str) -> bool:
     """Whether two final answers are equal. Raises math-verify's `TimeoutException`."""
     left, right = tidy(reference), tidy(candidate)
-    if not re.search(r"[^\W_]|\\[a-z]", right):
+    if not re.search(r"[^\W_]|\\[a-z{]", right):
         return False
-    if left == right:
+    if left == right or same_text(left, right):
         return True
-    if _ONLY_CHOICE.fullmatch(unwrapped(left)):
-        return choice(left) == choice(right)
-    if words(left) or _QUALIFIER.findall(left.lower()) != _QUALIFIER.findall(right.lower()):
-        return words(left) == words(right) != []
-    # beside a unit a letter is one: `5 m` where the other is `5 cm`
-    letters = any(
-        split_unit(side)[1] or _MONEY.fullmatch(raw)
-        for side, raw in ((left, reference), (right, candidate))
-    )
-    (left, left_unit), (right, right_unit) = (
-        split_unit(left, letters=letters),
-        split_unit(right, letters=letters),
-    )
-    left_unit, right_unit = (
-        _money(reference, left_unit, right_unit),
-        _money(candidate, right_unit, left_unit),
-    )
-    if (
-        left_unit
-        and right_unit
-        and left_unit != right_unit
-        and {left_unit[0], right_unit[0]} != {"", "%"}
-    ):
-        return False
-    percent = (left_unit == ("%", 1)) - (right_unit == ("%", 1))
-    numbers = plain_number(left), plain_number(right)
-    if numbers[0] is not None and numbers[1] is not None:
-        share = percent == -1 and abs(numbers[0]) < 1
-        value = numbers[1] / 100 if share else numbers[1]
-        return numbers[0] == value or (
-            ("/" in left + right or "frac" in left + right) and _rounded(numbers[0], value)
-        )
-    if _differ_in_writing(left, right, numbers[0], numbers[1]):
-        return False
+    if "=" in right and "=" not in left and (is_letter(left) or words(left)):
+        right = right.rpartition("=")[2].strip()
+    if is_letter(left) or (len(left) == 1 == len(right) and left.isalpha() and right.isalpha()):
+        return is_letter(left) and split_choice(left)[0] == split_choice(right)[0]
+    if says_no_solution(left) or says_no_solution(right):
+        return says_no_solution(left) and says_no_solution(right)
+    decided = _same_choice(left, right)
+    if decided is not None:
+        return decided
+    if _decimal_comma(left, right) or _decimal_comma(right, left):
+        return True
+    related = _same_bounds(left, right)
+    if related is not None:
+        return related
     listed = _same_elements(left, right)
-    return _equal(left, right) if listed is None else listed
+    if listed is not None:
+        return listed
+    if words(left) or not qualified_alike(left, right):
+        return words(left) == words(right) != []
+    return _same_spelling(left, right) and _same_formula(left, right)
 
 
-def _money(
-    raw: str, unit: tuple[str, int] | None, other: tuple[str, int] | None
-) -> tuple[str, int] | None:
-    """The unit of an answer: dollars where it has only their sign and the other has a known unit."""
+def _same_choice(reference: str, candidate: str) -> bool | None:
+    """By letter where both name a choice, by its text where one does; None where neither does."""
+    (letter, text), (other, other_text) = split_choice(reference), split_choice(candidate)
+    if letter and text:
+        return letter == other if other else same_value(text, candidate)
+    return same_value(reference, other_text) if other and other_text else None
+
+
+def _same_spelling(reference: str, candidate: str) -> bool:
+    """What is compared as it is written: dates, ratios and clock times, bases of numbers."""
+    dates = _DATE.fullmatch(reference), _DATE.fullmatch(candidate)
+    if any(dates):
+        return all(dates) and [int(part or 0) for part in dates[0].groups()] == [
+            int(part or 0) for part in dates[1].groups()
+        ]
+    ratios = []
+    for text in (reference, candidate):
+        dense = re.sub(
+            r"[\s{}]",
+            "",
+            re.sub(r"^\\frac\{(\d+)\}\{(\d+)\}$|^(\d+)/(\d+)$", r"\1\3:\2\4", text),
+        )
+        ratios.append(
+            [tuple(map(int, pair.split(":"))) for pair in re.findall(r"\d+(?::\d+)+", dense)]
+        )
+    if ":" in reference + candidate and ratios[0] != ratios[1]:
+        return False
+    bases = [re.findall(r"\d_\{(\d+)\}", text) for text in (reference, candidate)]
+    return bases[0] == bases[1]
+
+
+def _same_bounds(reference: str, candidate: str) -> bool | None:
+    """Whether two inequalities, or an inequality and an interval, are the same; None for all else."""
+    left, right = bounds(reference), bounds(candidate)
+    if left and right:
+        low, high = same_value(left[1], right[1]), same_value(left[3], right[3])
+        return low and high and left[::2] == right[::2]
+    if left and (_elements(candidate) or ("",))[0]:
+        return same_value(interval(left), _MEMBER.sub("", candidate))
+    if right and (_elements(reference) or ("",))[0]:
+        return same_value(_MEMBER.sub("", reference), interval(right))
+    return None
+
+
+def _decimal_comma(pointed: str, comma: str) -> bool:
+    """Whether these are `3.5` and `3,5`, which is a list of two beside anything else."""
     return (
-        ("dollar", 1) if unit is None and other and other[0] and _MONEY.fullmatch(raw) else unit
+        re.fullmatch(r"[-+]?\d+,\d+", comma) is not None and comma.replace(",", ".") == pointed
     )
 
 
 def _same_elements(reference: str, candidate: str) -> bool | None:
-    """Whether two lists, sets, tuples or intervals hold equal elements, in order where it matters; None for all else."""
+    """Whether two lists, sets, tuples or intervals hold equal elements, in order where it matters;
+    None where neither is one, or sympy has to tell.
+    """
     left, right = _elements(reference), _elements(candidate)
-    if left is None or right is None or max(len(left[1]), len(right[1])) > 20:
+    if left is None or right is None:
+        one, other = (left, candidate) if right is None else (right, reference)
+        if one is None:
+            return None
+        bare = not one[0] and not _NO_LIST.search(other)
+        return False if bare or plain_number(split_unit(other)[0]) is not None else None
+    if max(len(left[1]), len(right[1])) > 20:
         return None
     (left_kind, references), (right_kind, others) = left, right
     if left_kind == right_kind or (left_kind == "()" and not right_kind):
+        if not left_kind and len(set(references)) == len(references) > 1:
+            # to name a value twice adds none
+            others = list({re.sub(r"\s", "", other): other for other in others}.values())
         if len(references) != len(others):
             return False
         if left_kind:
@@ -109,24 +149,123 @@ def _same_elements(reference: str, candidate: str) -> bool | None:
 
 
 def _elements(text: str) -> tuple[str, list[str]] | None:
-    """The brackets around a list of two elements or more, and these; brackets of sets are "". None where there is no list."""
-    text = re.sub(r"^[A-Za-z]\s*\\in\s*(?=[(\[])", "", text)
+    """The brackets around a list of two elements or more, and these; brackets of sets are "". None
+    where there is no list.
+    """
+    text = re.sub(r"^[A-Z](?=\([^()]*,[^()]*\)$)", "", _MEMBER.sub("", text))
     if "\\pm" in text or "\\mp" in text or "\\begin" in text:
         return None
-    parts, depth, start, closed_early = [], 0, 0, False
     inner = text[2:-2] if text.startswith("\\{") and text.endswith("\\}") else text
     bracketed = inner is text and len(text) > 2 and text[0] in "([" and text[-1] in ")]"
-    inner = text[1:-1] if bracketed else inner
-    for place, letter in enumerate(inner):
-        depth += (letter in "([{") - (letter in ")]}")
-        closed_early |= depth < 0
-        if letter == "," and depth == 0 and not re.match(r",\d{3}(?!\d)", inner[place:]):
-            parts.append(inner[start:place])
-            start = place + 1
-    parts = [part.strip() for part in [*parts, inner[start:]]]
-    if closed_early or depth or len(parts) < 2 or not all(parts):
+    parts = split_top(text[1:-1], ",") if bracketed else None
+    if parts is None:
+        # the first bracket closes before the end: (1,2),(3,4)
+        bracketed, parts = False, split_top(inner, ",")
+    if parts is None or len(parts) < 2 or not all(parts):
         return None
     return (text[0] + text[-1] if bracketed else "", parts)
+
+
+def split_top(text: str, sign: str) -> list[str] | None:
+    """The parts of a text between signs that stand outside of all brackets; None where brackets do
+    not match. A comma in a number, `1,234`, parts nothing, nor does the `=` of another sign.
+    """
+    parts, depth, start = [], 0, 0
+    for position, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if depth < 0:
+            return None
+        if letter != sign[0] or depth or not text.startswith(sign, position):
+            continue
+        if (
+            sign == ","
+            and re.match(r",\d{3}(?!\d)", text[position:])
+            and text[:position][-1:].isdigit()
+        ):
+            continue
+        parts.append(text[start:position].strip())
+        start = position + len(sign)
+    return None if depth else [*parts, text[start:].strip()]
+
+
+def _same_formula(left: str, right: str) -> bool:
+    """Whether two single values are equal, with agreeing units and no other statement around them."""
+    sides = _without_names(left, right)
+    if sides is None:
+        return False
+    if sides != (left, right):
+        return same_value(*sides)
+    approximated = _approximated(left, right)
+    if approximated is not None:
+        return approximated
+    # beside a unit a letter is one: `5 m` where the other is `5 cm`
+    letters = any(split_unit(side)[1] for side in (left, right))
+    left, left_unit = split_unit(left, letters=letters)
+    right, right_unit = split_unit(right, letters=letters)
+    if left_unit and right_unit and not left_unit.agrees(right_unit):
+        return False
+    numbers = plain_number(left), plain_number(right)
+    if left == right and numbers[0] is None:
+        return True
+    if numbers[0] is not None and numbers[1] is not None:
+        percent = right_unit is not None and right_unit.is_percent
+        share = percent and not (left_unit and left_unit.is_percent) and abs(numbers[0]) < 1
+        value = numbers[1] / 100 if share else numbers[1]
+        return numbers[0] == value or (
+            ("/" in left + right or "frac" in left + right or "overline" in left + right)
+            and _rounded(numbers[0], value)
+        )
+    if _differ_in_kind(left, right, numbers[0], numbers[1]):
+        return False
+    return equal(_MEMBER.sub("", left), _MEMBER.sub("", right))
+
+
+def _without_names(reference: str, candidate: str) -> tuple[str, str] | None:
+    """Both answers without the name they give the value, `AM = 5`; None where an equation that is
+    no name stands against a value, or the numbers of a chain differ, `7 = 8`.
+    """
+    left, right = (_equation(text) for text in (reference, candidate))
+    numbers = {value for side in right if (value := plain_number(side)) is not None}
+    if len(right) > 1 and len(left) == 1:
+        return None if len(numbers) > 1 else (reference, right[-1])
+    if len(left) > 1 and len(right) == 1:
+        return (left[-1], candidate) if _NAME.fullmatch(left[0]) else (reference, candidate)
+    if (
+        len(left) > 1
+        and _bare_name(left[0]) == _bare_name(right[0])
+        and _NAME.fullmatch(left[0])
+    ):
+        return left[-1], right[-1]
+    return reference, candidate
+
+
+def _equation(text: str) -> list[str]:
+    """The sides of an equation; the text itself where it is none, or a relation too."""
+    parts = split_top(text, "=")
+    if parts is None or not all(parts) or _elements(text) and not text.startswith(("(", "\\{")):
+        return [text]
+    return parts
+
+
+def _bare_name(name: str) -> str:
+    return re.sub(r"\\(?:angle|overline|vec|left|right)|[\s|{}]|\\\|", "", name)
+
+
+def _approximated(reference: str, candidate: str) -> bool | None:
+    """Of `\\sqrt7 \\approx 2.646` either side counts, if the second is the first to its last digit."""
+    parts = candidate.split("\\approx")
+    if len(parts) != 2 or "\\approx" in reference:
+        return None
+    exact, decimal = (part.strip() for part in parts)
+    value = plain_number(split_unit(decimal)[0])
+    digits = re.search(r"\.(\d+)", decimal)
+    if not exact or _NAME.fullmatch(exact):
+        return same_value(reference, decimal)
+    if value is None or not close_to(
+        exact, value, Fraction(1, 2 * 10 ** (len(digits[1]) if digits else 0))
+    ):
+        return False
+    return same_value(reference, exact) or same_value(reference, decimal)
 
 
 def _rounded(a: Fraction, b: Fraction) -> bool:
@@ -134,105 +273,19 @@ def _rounded(a: Fraction, b: Fraction) -> bool:
     return abs(a - b) <= min(Fraction(1, 1_000_000), CLOSE * max(abs(a), abs(b)))
 
 
-def _differ_in_writing(
+def _differ_in_kind(
     reference: str, candidate: str, left: Fraction | None, right: Fraction | None
 ) -> bool:
-    """What math-verify does not look at: ratios, bases, relations beside a plain value, unequal sides, powers out of reach."""
-    if _spelling(reference) != _spelling(candidate) or (
-        left is not None and not re.search(r"\d|\\", candidate)
-    ):
+    """What sympy would not tell apart: a number and a letter, a value and a relation beside it."""
+    if left is not None and not re.search(r"\d|\\", candidate):
         return True
     if right is not None and not re.search(r"\d|\\", reference):
         return True
-    related = [bool(_RELATION.search(text)) for text in (reference, candidate)]
-    sets = [
-        bool(re.search(r"[\[\](]|\\[{}]|\\cup|\\mathbb|\\emptyset", text))
-        for text in (reference, candidate)
-    ]
-    if related[0] != related[1] and not sets[related.index(False)]:
-        return True
-    sides = [
-        value for side in candidate.split("=") if (value := plain_number(side)) is not None
-    ]
-    return (
-        "=" not in reference and len(set(sides)) > 1 and "," not in candidate
-    ) or _out_of_reach(candidate)
-
-
-def _out_of_reach(text: str) -> bool:
-    """Numbers too large to compute, which no reference answer is: towers of three powers, exponents of five digits, 9999!, 3!!!."""
-    dense = re.sub(r"\s", "", text)
-    tower = re.search(r"\d\}?\^\{?\(?\d[^+\-*/=,{}^]*\^\{?\(?\d[^+\-*/=,{}^]*\^", dense)
-    large = re.search(r"\^\{?-?\d{5,}|\d{4,}\)?!|!!!|\d\)?!\)?!", dense)
-    return bool(tower or large or dense.count("^") > 40 or _depth(dense) > 30)
-
-
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for letter in text:
-        depth += (letter in "{([") - (letter in "})]")
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _spelling(text: str) -> tuple[str, ...]:
-    dense = re.sub(r"[\s{}]", "", text)
-    return tuple(re.findall(r"\d+:\d+", dense) + re.findall(r"\d_(\d+)", dense))
-
-
-def _equal(reference: str, candidate: str) -> bool:
-    left, right = _parsed(reference), _parsed(candidate)
-    try:
-        if (
-            not left
-            or not right
-            or not timeout(timeout_seconds=TIMEOUT_S)(_sizes_agree)(left[0], right[0])
-        ):
-            return False
-        settings = {
-            "timeout_seconds": TIMEOUT_S,
-            "raise_on_error": True,
-            "allow_set_relation_comp": True,
-        }
-        return bool(verify(list(left), list(right), **settings))
-    except Exception:  # values that sympy cannot compare are not equal
-        return False
-
-
-@lru_cache(maxsize=65536)
-def _parsed(text: str) -> tuple[Any, ...]:
-    try:
-        return tuple(
-            parse(
-                f"\\boxed{{{text}}}", _CONFIGS, parsing_timeout=TIMEOUT_S, raise_on_error=True
-            )
+    related = [
+        bool(_RELATION.search(bare)) or bare.count("|") % 2 == 1
+        for bare in (
+            re.sub(r"\\lim\s*_\s*\{[^{}]*\}", "", text) for text in (reference, candidate)
         )
-    except Exception:
-        return ()
-
-
-def _sizes_agree(left: Any, right: Any) -> bool:
-    """math-verify rounds to six decimals and to 1e-15: numbers must also agree relative to their own size."""
-    if (
-        isinstance(left, FiniteSet | Tuple)
-        and isinstance(right, FiniteSet | Tuple)
-        and len(left.args) == len(right.args)
-    ):
-        pairs = zip(sorted(left.args, key=_place), sorted(right.args, key=_place), strict=True)
-        return all(_sizes_agree(a, b) for a, b in pairs)
-    if not all(
-        isinstance(value, Basic) and getattr(value, "is_number", False)
-        for value in (left, right)
-    ):
-        return True
-    a, b = left.evalf(30), right.evalf(30)
-    if not (a.is_real and b.is_real) or abs(a - b) <= float(CLOSE) * max(abs(a), abs(b)):
-        return True
-    return max(abs(a), abs(b)) < 1e-9 and simplify(left - right) == Integer(0)
-
-
-def _place(value: Any) -> tuple[float, str]:
-    try:
-        return float(value), str(value)
-    except (TypeError, ValueError):
-        return 0.0, str(value)
+    ]
+    sets = [bool(_SET.search(text)) for text in (reference, candidate)]
+    return related[0] != related[1] and not sets[related.index(False)]

@@ -22,14 +22,16 @@ def exact(
 ) -> float | Verdict:
     """1 if the completion is the reference answer, except for outer spaces, else 0.
 
-    after: compare only the text after the last such marker; a completion without it is
-    `wrong-format` and 0. A completion that was cut off before its end is 0.
+    What stands before the last `</think>` is ignored. after: compare only the text after the last
+    such marker; a completion without it is `wrong-format` and 0. A completion that was cut off
+    before its end is 0.
 
     >>> exact("7+15=22;22+4=26", "26", after="=")
     1.0
     """
     if not finished:
         return 0.0
+    completion = completion.rpartition("</think>")[2]
     if after is not None:
         _, marker, completion = completion.rpartition(after)
         if not marker:
@@ -50,7 +52,7 @@ def match(
     """1 if the completion has the words of the reference answer, else 0.
 
     Case, punctuation, articles (a, an, the) and spaces do not count, as in SQuAD (arXiv
-    1606.05250). The answer may be a list, of which any counts; without an answer there is no score.
+    1606.05250), nor what stands before the last `</think>`. The answer may be a list, of which any counts; without an answer there is no score.
     within: compare the content of the last `<within>...</within>`, for example "answer"; a text
     without it is `wrong-format` and 0. contains: the words may stand anywhere, which a completion
     that lists every candidate also earns. A completion that was cut off before its end is 0, unless
@@ -63,6 +65,7 @@ def match(
     references = [_plain(reference) for reference in references if _plain(reference)]
     if not references:
         return None
+    completion = completion.rpartition("</think>")[2]
     if within is not None:
         block = _last_block(completion, within)
         if block is None:

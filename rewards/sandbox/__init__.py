@@ -19,7 +19,7 @@ from pathlib import Path
 from rewards.sandbox.contain import architecture, landlock_version
 from rewards.sandbox.local import Local, SandboxError
 
-_HARNESS = ("syscalls", "contain", "wire", "player", "judge", "harness")
+_HARNESS = ("syscalls", "contain", "wire", "exceptions", "player", "judge", "harness")
 
 
 @dataclass(frozen=True, kw_only=True)

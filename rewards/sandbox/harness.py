@@ -28,7 +28,13 @@ from rewards.sandbox.player import play
 from rewards.sandbox.wire import ENDED, Line
 
 GRACE_S = 2
-"""Seconds after the deadline at which a harness kills itself, whatever it does."""
+"""Seconds after the deadline at which a harness ends itself, whatever it does."""
+STILL_S = 1.0
+"""Seconds by which a wait may come back late before the machine has stood still."""
+
+
+class StoodStill(BaseException):
+    """The time is over although this process has hardly computed: the machine is at fault."""
 
 
 def serve(control: int, parent: int) -> None:
@@ -65,7 +71,7 @@ def conduct(
     limits: Mapping[str, Any], read_job: Callable[[], Mapping[str, Any]], *, must_seal: bool
 ) -> dict[str, Any]:
     """Run one job. Returns `{"results", "trouble", "refused"}`; `refused` says why nothing could be judged at all."""
-    signal.alarm(math.ceil(limits["wall_s"]) + GRACE_S)
+    _end_at(math.ceil(limits["wall_s"]) + GRACE_S)
     sys.path[:] = [
         place for place in sys.path if place
     ]  # the tests import nothing from a folder the program can write to
@@ -90,13 +96,14 @@ def conduct(
             "refused": f"programs cannot be confined here: {error}",
         }
     job = read_job()
-    judge = Judge(
-        Line(ours, longest=limits["reply_mb"] << 20),
-        deadline_in(limits["wall_s"]),
-        _scratch_watch(scratch, limits),
-    )
+    line = Line(ours, longest=limits["reply_mb"] << 20)
+    judge = Judge(line, deadline_in(limits["wall_s"]), _scratch_watch(scratch, limits))
     try:
         trouble = judge.run(job["program"], job["setup"], job["tests"], job["names"])
+        if line.late_s > STILL_S and not all(result["passed"] for result in judge.results):
+            raise StoodStill
+    except StoodStill:
+        return {"results": [], "trouble": "", "refused": "the machine stood still meanwhile"}
     except (SyntaxError, ValueError) as error:
         return {"results": [], "trouble": "", "refused": f"the tests cannot be run: {error}"}
     gone = {trouble, *(result["reason"] for result in judge.results)} & {ENDED}
@@ -108,6 +115,20 @@ def conduct(
         "trouble": end if trouble == ENDED else trouble,
         "refused": "",
     }
+
+
+def _end_at(seconds: int) -> None:
+    """Die after so many seconds if they were spent computing, else raise `StoodStill` once."""
+
+    def ring(*_: Any) -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(GRACE_S)
+        if time.process_time() < seconds / 4:
+            raise StoodStill
+        signal.raise_signal(signal.SIGALRM)
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
 
 
 def _start_player(end: socket.socket, writes: bool, must_seal: bool, longest: int) -> int:

@@ -15,19 +15,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rewards.sandbox.wire import Gone, Line, decode, encode
+from rewards.sandbox.exceptions import Exceptions, ProgramError
+from rewards.sandbox.wire import BETWEEN_OBJECTS, OPERATIONS, Gone, Line, decode, encode
 
 
 class Stop(BaseException):
     """The program can give no more values; not an Exception, so that no test swallows it."""
 
 
-class ProgramError(Exception):
-    """The program raised an exception of its own kind."""
-
-
 class Remote:
-    """An object of the program that is no data: it can be called, and its attributes read and set, over there."""
+    """An object of the program that is no data: what is done with it is done over there.
+
+    Two such objects are equal if their own `==` says so. None equals data, whatever it says: a test
+    that compares with a number must get that number.
+    """
 
     def __init__(self, judge: Judge, number: int) -> None:
         object.__setattr__(self, "_ask", judge.ask)
@@ -47,6 +48,29 @@ class Remote:
     def __repr__(self) -> str:
         return "an object of the program"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Remote) and self._ask("op", self._number, "eq", other) is True
+
+    def __hash__(self) -> int:
+        return hash(self._ask("op", self._number, "hash"))
+
+    def __instancecheck__(self, thing: object) -> bool:
+        return self._ask("op", self._number, "instance", thing) is True
+
+
+def _forwarded(name: str) -> Callable[..., Any]:
+    def act(self: Remote, *given: Any) -> Any:
+        # with data the program would learn what is expected of it, or say that it has it
+        if name in BETWEEN_OBJECTS and not isinstance(given[0], Remote):
+            return NotImplemented
+        return self._ask("op", self._number, name, *given)
+
+    return act
+
+
+for _name in (*BETWEEN_OBJECTS, *OPERATIONS):
+    setattr(Remote, f"__{_name}__", _forwarded(_name))
+
 
 class Judge:
     """Runs tests against the program at the other end of `line`, until `deadline` (on the monotonic clock).
@@ -59,6 +83,7 @@ class Judge:
         self._gave = ""
         self._stopped: Stop | None = None
         self._untravelled = ""
+        self._exceptions = Exceptions()
         self.results: list[dict[str, Any]] = []
 
     def run(self, program: str, setup: str, tests: Sequence[str], names: Sequence[str]) -> str:
@@ -128,9 +153,11 @@ class Judge:
         if not isinstance(reply, dict) or not reply.keys() & {"value", "error"}:
             raise Stop("a reply that cannot be read")
         if "error" in reply:
-            raise _as_exception(reply["error"])
+            raise self._exceptions.raised(reply["error"])
         try:
-            value = decode(reply["value"], lambda number: Remote(self, number))
+            value = decode(
+                reply["value"], lambda number: Remote(self, number), self._exceptions.kind
+            )
         except Exception as error:
             raise Stop(f"a reply that cannot be read ({type(error).__name__})") from None
         if what == "call":
@@ -245,23 +272,6 @@ def _defined(nodes: Sequence[ast.AST]) -> set[str]:
         for node in nodes
         if isinstance(node, ast.alias)
     }
-
-
-def _as_exception(error: Any) -> Exception:
-    """The program's exception by its type's name, where that is a built-in one."""
-    name, message, where = (
-        [str(part)[:400] for part in error][:3]
-        if isinstance(error, list) and len(error) == 3
-        else ("", "", "")
-    )
-    kind = getattr(builtins, name, None)
-    text = f"{message} ({where})" if where else message
-    if isinstance(kind, type) and issubclass(kind, Exception) and kind is not AssertionError:
-        try:
-            return kind(text)
-        except TypeError:
-            pass
-    return ProgramError(f"{name}: {text}" if text else name)
 
 
 def _say(error: BaseException) -> str:

@@ -1,16 +1,18 @@
 """The side nobody trusts: runs a program and does with it what the judge asks, call by call. It never sees a test.
 
-Requests are `[what, ...]`: `run` a source text, look up a `name`, `call` an object, `get` or `set` an attribute. Each has one
-reply, `{"value": ...}` or `{"error": [type, message, where]}`.
+Requests are `[what, ...]`: `run` a source text, look up a `name`, `call` an object, `get` or `set` an attribute, apply an
+operator (`op`). Each has one reply, `{"value": ...}` or `{"error": [types, message, where]}`.
 """
 
 from __future__ import annotations
 
+import builtins
+import operator
 import sys
 import types
 from typing import Any
 
-from rewards.sandbox.wire import Gone, Line, decode, encode
+from rewards.sandbox.wire import Gone, Line, decode, encode, exception_names
 
 FILE = "<answer>"
 
@@ -37,6 +39,8 @@ def play(line: Line) -> None:
         )
         if what == "call":
             return thing(*arguments[0], **arguments[1])
+        if what == "op":
+            return _operate(thing, *arguments)
         return getattr(thing, arguments[0]) if what == "get" else setattr(thing, *arguments)
 
     while True:
@@ -51,14 +55,23 @@ def play(line: Line) -> None:
         line.send(reply)
 
 
+def _operate(thing: Any, name: str, *given: Any) -> Any:
+    """An operator or built-in function applied to an object of the program."""
+    if name == "instance":
+        return isinstance(given[0], thing)
+    plain = {"and": "and_", "or": "or_"}.get(name, name)
+    function = getattr(operator, plain, None) or getattr(builtins, plain)
+    return function(thing, *given)
+
+
 def _own(module: types.ModuleType, name: str) -> Any:
     if name not in module.__dict__:
         raise NameError(f"name {name!r} is not defined")
     return module.__dict__[name]
 
 
-def _describe(error: BaseException) -> list[str]:
-    """Type, message and the innermost line of the program."""
+def _describe(error: BaseException) -> list[Any]:
+    """Names of its type and bases, message and the innermost line of the program."""
     where, trace = "", error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == FILE:
@@ -73,4 +86,4 @@ def _describe(error: BaseException) -> list[str]:
         message = (error.msg if isinstance(error, SyntaxError) else str(error))[:300]
     except Exception:
         message = ""
-    return [type(error).__name__, message, where]
+    return [exception_names(type(error)), message, where]

@@ -12,6 +12,7 @@ import collections
 import datetime
 import decimal
 import fractions
+import functools
 import itertools
 import json
 import socket
@@ -23,6 +24,12 @@ from typing import Any
 ENDED = "the process has ended"
 LONGEST_ITERATOR = 100_000
 _SMALL = 1 << 53
+BETWEEN_OBJECTS = tuple(
+    "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift lt le gt ge".split()
+)
+"""Operators between two objects of the program, by the names of their methods."""
+OPERATIONS = tuple("len iter bool str int float abs neg getitem setitem delitem".split())
+"""Those of one object, whose results are data that a test judges."""
 
 
 class Gone(Exception):
@@ -38,9 +45,18 @@ def encode(value: Any, handle: Callable[[Any], int]) -> Any:
         return value
     if isinstance(value, type) and vars(builtins).get(value.__name__) is value:
         return ["type", value.__name__]
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return ["exception", exception_names(value)]
     for kind, to_json in _SCALARS.items():
         if isinstance(value, kind):
             return to_json(value)
+    fields = getattr(type(value), "_fields", None)
+    if isinstance(value, tuple) and isinstance(fields, tuple):
+        return [
+            "named",
+            list(fields),
+            *(encode(item, handle) for item in tuple.__iter__(value)),
+        ]
     for name, kind, items in _CONTAINERS:
         if isinstance(value, kind):
             return [name, *(encode(item, handle) for item in items(value))]
@@ -52,16 +68,42 @@ def encode(value: Any, handle: Callable[[Any], int]) -> Any:
     return ["handle", handle(value)]
 
 
-def decode(value: Any, handle: Callable[[int], Any]) -> Any:
-    """The value again. Raises ValueError, TypeError, KeyError and the like for what `encode` never writes."""
+def decode(
+    value: Any, handle: Callable[[int], Any], exception: Callable[[Any], Any] | None = None
+) -> Any:
+    """The value again. Raises ValueError, TypeError, KeyError and the like for what `encode` never writes.
+
+    exception: the class for the names of an exception and its bases.
+    """
     if not isinstance(value, list):
         return value
     name, *rest = value
     if name == "handle":
         return handle(int(rest[0]))
+    if name == "exception" and exception is not None:
+        return exception(rest[0])
+    if name == "named":
+        return _named_tuple(tuple(rest[0]))(
+            *(decode(item, handle, exception) for item in rest[1:])
+        )
     if name in _READ_SCALARS:
         return _READ_SCALARS[name](*rest)
-    return _BUILD[name](decode(item, handle) for item in rest)
+    return _BUILD[name](decode(item, handle, exception) for item in rest)
+
+
+def exception_names(kind: type[BaseException]) -> list[str]:
+    """The names of an exception's class and its bases up to the first built-in one."""
+    names = []
+    for base in kind.__mro__:
+        names.append(base.__name__)
+        if vars(builtins).get(base.__name__) is base:
+            break
+    return names
+
+
+@functools.lru_cache(maxsize=64)
+def _named_tuple(fields: tuple[str, ...]) -> Any:
+    return collections.namedtuple("NamedTuple", fields, rename=True)
 
 
 def _whole(value: int) -> Any:
@@ -162,6 +204,8 @@ class Line:
 
     def __init__(self, end: socket.socket, *, longest: int) -> None:
         self.end, self.longest = end, longest
+        self.late_s = 0.0
+        """The longest time after its deadline at which a wait came back: this process stood still."""
 
     def send(self, message: Any, deadline: float | None = None) -> None:
         """Send a message. Raises `Gone`."""
@@ -204,12 +248,14 @@ class Line:
         return b"".join(parts)
 
     def _timed(self, deadline: float | None, act: Callable[[Any], Any], given: Any) -> Any:
-        self.end.settimeout(
-            None if deadline is None else max(1e-3, deadline - time.monotonic())
-        )
+        until = None if deadline is None else max(time.monotonic() + 1e-3, deadline)
+        self.end.settimeout(until and until - time.monotonic())
         try:
             return act(given)
         except TimeoutError:
             raise
         except OSError:
             raise Gone(ENDED) from None
+        finally:
+            if until is not None:
+                self.late_s = max(self.late_s, time.monotonic() - until)

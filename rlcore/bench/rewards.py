@@ -19,7 +19,7 @@ from rlcore.scoring.scorer import Scorer
 from rlcore.types import Rollout, Task, Verdict
 
 HANG = "this sample hangs"
-SLOW, SLOW_S = "\\boxed{(x+y+z)^{999}}", 2.0
+SLOW, SLOW_S = "\\boxed{(x+y+z)^{999}}", 3.0
 """An answer that math-verify cannot compare with `x+1` in the time the math reward gives it."""
 _STEPS = "First we look at what is given: {a} and {b}. Adding them gives ${a} + {b} = {c}$, and half of that is {h}. "
 _WAYS = (

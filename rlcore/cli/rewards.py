@@ -120,6 +120,42 @@ def rewards_probe(arguments: argparse.Namespace) -> int:
     return int(bool(earned))
 
 
+def rewards_compare(arguments: argparse.Namespace) -> int:
+    from rlcore.scoring.kit import compare, page, read_cases
+
+    where = dict(_pair(item) for item in arguments.where)
+    cases = read_cases(arguments.cases, where)
+    result = compare(
+        arguments.reward, arguments.other, cases, by=arguments.by, deadline_s=arguments.deadline
+    )
+    if arguments.html:
+        arguments.html.write_text(page(result), encoding="utf-8")
+    worse = sum(group.right_right for group in result.groups)
+    if arguments.json:
+        print(json.dumps(result.as_dict()))
+        return int(bool(worse))
+    summary = Table(
+        "group", "cases", "differ", f"only {result.left} right", f"only {result.right} right"
+    )
+    for group in result.groups:
+        counts = (group.cases, group.differ, group.left_right, group.right_right)
+        summary.add_row(escape(group.group), *map(str, counts))
+    console.print(summary)
+    table = Table("group", "completion", "answer", "expected", result.left, result.right)
+    for row in result.disagreements:
+        texts = (repr(row.case.completion[-60:]), repr(str(row.case.answer)[:40]))
+        expected = "" if row.case.expected is None else f"{row.case.expected:g}"
+        values = (_value(row.left), _value(row.right))
+        table.add_row(escape(row.group), *map(escape, texts), expected, *values)
+    console.print(table)
+    print(f"they differ on {len(result.disagreements)} of {len(cases)} cases")
+    return int(bool(worse))
+
+
+def _value(verdict: Any) -> str:
+    return verdict.status if verdict.value is None else f"{verdict.value:g}"
+
+
 def add_commands(
     group: argparse._SubParsersAction, command: Callable[..., argparse.ArgumentParser]
 ) -> None:
@@ -144,6 +180,42 @@ def add_commands(
         "try cheap exploits on a reward and say which earn credit; exit status 1 if any does"
     )
     _takes_reward(command("probe", rewards_probe, about, group))
+
+    about = (
+        "score cases with two rewards and show where they differ; exit status 1 if only the "
+        "second one is right anywhere"
+    )
+    _takes_two(command("compare", rewards_compare, about, group))
+
+
+def _takes_two(sub: argparse.ArgumentParser) -> None:
+    named = "as of `test`; rewards.math_plain:math_verify is math-verify, trl.rewards:accuracy_reward TRL's"
+    sub.add_argument("reward", metavar="A", help=named)
+    sub.add_argument("other", metavar="B", help=named)
+    sub.add_argument(
+        "--cases",
+        type=Path,
+        required=True,
+        metavar="FILE.jsonl",
+        help="rows of {completion, answer, expected}; other keys are columns",
+    )
+    sub.add_argument(
+        "--where",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="only rows with these values",
+    )
+    sub.add_argument("--by", default="cause", metavar="KEY", help="groups rows (default cause)")
+    sub.add_argument("--html", type=Path, metavar="FILE.html", help="also write a page")
+    sub.add_argument(
+        "--deadline",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="for a case (default 10)",
+    )
+    sub.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
 def _takes_reward(sub: argparse.ArgumentParser) -> None:
@@ -176,13 +248,15 @@ def _cases(arguments: argparse.Namespace) -> list[Any]:
 
 
 def _params(arguments: argparse.Namespace) -> dict[str, Any]:
-    params = {}
-    for item in arguments.params:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise RecipeError(f"the parameter {item!r} has no '='; write key=value")
-        params[key] = parse_yaml(value)
-    return params
+    pairs = map(_pair, arguments.params)
+    return {key: parse_yaml(value) for key, value in pairs}
+
+
+def _pair(item: str) -> tuple[str, str]:
+    key, equals, value = item.partition("=")
+    if not equals:
+        raise RecipeError(f"the parameter {item!r} has no '='; write key=value")
+    return key, value
 
 
 def _add(table: Table, name: str, verdict: Any, expected: str, seconds: float) -> None:

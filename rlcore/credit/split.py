@@ -3,14 +3,16 @@
     split: newline                         a step a line
     split: sentence                        a step a sentence or line
     split: {use: delimiter, at: ";"}       a step ends with the delimiter
-    split: {use: regex, at: "Step \\d+:"}  a step ends with what the expression matches
+    split: {use: regex, at: "Step \\d+:"}  a step begins with each heading, or ends with each sign
     split: {use: tokens, n: 32}            n tokens a step, whatever the text says
     split: "my_steps.py:cut"               your own: called with its parameters, returns a `Splitter`
 
 Steps are token spans that follow each other and cover the completion, end-of-sequence included. A
-step ends where its text ends; a token that holds the end of one step and the beginning of the
-next belongs to the one it begins in, and two ends in one token are one end. A character of
-several tokens is never cut: a step goes on to the token that completes it.
+step ends where its text ends. Spaces belong to the step behind them, as in the tokens of most
+models, which begin with a space; a line break belongs to the line that it ends. A token that holds
+the end of one step and the beginning of the next belongs to the one it begins in, and two ends in
+one token are one end. A character of several tokens is never cut: a step goes on to the token that
+completes it.
 """
 
 from __future__ import annotations
@@ -45,6 +47,20 @@ SPLITTERS = {
 """Name in a recipe -> where it is."""
 
 
+_LINE_END = re.compile(r"(?<!\s)\s*\n")
+_SENTENCE_END = re.compile(
+    r"""[.!?]+["'”’)\]*_]*(?=[ \t]+\S)|[。！？]+["'”’」』）]*|(?<!\s)\s*\n""",
+)
+_ITEM = re.compile(r"(?:^|\n)[ \t]*(?:[-*•][ \t]+)?\**(?:\d{1,3}|[A-Za-z])\Z")
+"""What stands before the point of `2. Then`."""
+_LATEX = re.compile(
+    r"\\\[.{0,2000}?\\\]|\\\(.{0,2000}?\\\)|\$\$.{0,2000}?\$\$"
+    r"|\\begin\{(\w+\*?)\}.{0,2000}?\\end\{\1\}"
+    r"|(?<![\\\d])\$(?!\s)(?:\\.|[^$\\\n]){1,2000}?(?<!\s)\$(?!\d)",
+    re.DOTALL,
+)
+
+
 def split_steps(token_ids: Sequence[int], decode: Decode, splitter: Splitter) -> list[Span]:
     """Steps of a completion, checked: they cover `token_ids` [L] exactly, in order, and none is
     empty. Raises `RecipeError`.
@@ -62,28 +78,29 @@ def split_steps(token_ids: Sequence[int], decode: Decode, splitter: Splitter) ->
 
 def newline() -> Splitter:
     """A step ends with its line break; empty lines belong to the step before them."""
-    return regex(at=r"\n\s*")
+    return by_text(lambda text: [match.end() for match in _LINE_END.finditer(text)])
 
 
 def sentence() -> Splitter:
-    """A step ends with the spaces after a full stop, question or exclamation mark, or with a line
+    """A step ends with a full stop, question or exclamation mark before white space, or with a line
     break.
 
-    A point inside a number ends nothing; one after an abbreviation does, as no list of
-    abbreviations is kept.
+    A point inside a number or behind the number of a list's item ends nothing, nor does anything
+    inside LaTeX; a point after an abbreviation does, as no list of abbreviations is kept.
     """
-    return regex(at=r"""(?<=[.!?])["')\]]*\s+|(?<=[。！？])["'」』）]*|\n\s*""")
+    return by_text(_sentence_ends)
 
 
 def delimiter(*, at: str) -> Splitter:
     """A step ends with the text `at`."""
     if not at:
         raise RecipeError("split delimiter needs a text that ends a step, for example at: ';'")
-    return regex(at=re.escape(at))
+    return by_text(lambda text: [match.end() for match in re.finditer(re.escape(at), text)])
 
 
 def regex(*, at: str) -> Splitter:
-    """A step ends with what the regular expression `at` matches.
+    """What the regular expression `at` matches begins a step if it holds a letter or digit, as the
+    heading `Step 2:` does; signs and line breaks end one.
 
     Raises `RecipeError` if it is none.
     """
@@ -91,7 +108,15 @@ def regex(*, at: str) -> Splitter:
         pattern = re.compile(at)
     except re.error as error:
         raise RecipeError(f"split regex: {at!r} is not a regular expression: {error}") from None
-    return by_text(lambda text: [match.end() for match in pattern.finditer(text)])
+
+    def cuts(text: str) -> list[int]:
+        matches = list(pattern.finditer(text))
+        return [
+            match.start() if re.search(r"[^\W_]", match[0]) else match.end()
+            for match in matches
+        ]
+
+    return by_text(cuts)
 
 
 def fixed(*, n: int) -> Splitter:
@@ -110,7 +135,8 @@ def fixed(*, n: int) -> Splitter:
 def by_text(cuts: Cuts) -> Splitter:
     """A splitter from a function that knows only the text.
 
-    Ends after which only white space follows are left out.
+    Spaces before a cut go to the step behind it. Ends after which only white space follows are
+    left out.
     """
 
     def split(token_ids: Sequence[int], decode: Decode) -> list[Span]:
@@ -119,11 +145,28 @@ def by_text(cuts: Cuts) -> Splitter:
             return []
         text = decode(ids)
         ends, last = text_ends(ids, decode), len(text.rstrip())
-        inner = {bisect_left(ends, cut) + 1 for cut in cuts(text) if 0 < cut < last}
+        places = {len(text[:cut].rstrip(" \t")) for cut in cuts(text)}
+        inner = {bisect_left(ends, cut) + 1 for cut in places if 0 < cut < last}
         edges = [0, *sorted(inner - {len(ids)}), len(ids)]
         return [Span(start, end) for start, end in zip(edges, edges[1:], strict=False)]
 
     return split
+
+
+def _sentence_ends(text: str) -> list[int]:
+    """Ends of sentences and lines, none of them inside LaTeX or behind the number of an item."""
+    ends = []
+    blocks = [match.span() for match in _LATEX.finditer(text)]
+    block = 0
+    for match in _SENTENCE_END.finditer(text):
+        while block < len(blocks) and blocks[block][1] <= match.start():
+            block += 1
+        inside = block < len(blocks) and blocks[block][0] < match.end() < blocks[block][1]
+        line = text.rfind("\n", 0, match.start()) + 1
+        item = match[0].startswith(".") and _ITEM.search(text[line : match.start()])
+        if not inside and not item:
+            ends.append(match.end())
+    return ends
 
 
 def text_ends(token_ids: Sequence[int], decode: Decode) -> list[int]:

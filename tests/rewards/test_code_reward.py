@@ -39,6 +39,48 @@ GOOD = "def add(a, b):\n    return a + b\n"
 
 # Finding the program
 
+FENCES = {
+    "Windows line ends": f"Here:\n\n```python\n{GOOD}```\n".replace("\n", "\r\n"),
+    "indented in a list": "- so\n\n    ```python\n    def add(a, b):\n        return a + b\n    ```",
+    "tab in a list": "1. so\n\t```python\n\tdef add(a, b):\n\t\treturn a + b\n\t```",
+    "tildes": f"~~~python\n{GOOD}~~~",
+    "four backquotes": f"````python\n{GOOD}````",
+    "a fence in a string": f'````python\nX = """\n```\n"""\n{GOOD}````',
+    "attributes": f"```{{.python .numberLines}}\n{GOOD}```",
+    "words behind the language": f"```python copy\n{GOOD}```",
+    "a title": f'``` py title="a.py"\n{GOOD}```',
+    "after a block of another language": f"```bash\nls\n```\n{{}}\n```python\n{GOOD}```",
+    "prose between blocks of another language": f"```python\n{GOOD}```\n```text\nx\n```\nso\n```json\n1\n```",
+}
+
+
+@pytest.mark.parametrize("name", FENCES)
+def test_fences_are_commonmarks(name):
+    assert code_tests(FENCES[name], test_list=TESTS).value == 1.0
+
+
+HELPER = "```python\ndef helper(a):\n    return a\n```\n"
+WITH_HELPER = "```python\ndef add(a, b):\n    return helper(a) + b\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        (HELPER + WITH_HELPER, 1.0),
+        (WITH_HELPER + HELPER, 1.0),
+        ("```python\nimport math\n```\n```python\ndef add(a, b):\n    return math.floor(a + b)\n```", 1.0),
+        (f"```python\nbase = 0\n{{}}\n```\n{HELPER}{WITH_HELPER}", 1.0),
+        # only definitions are taken, a block's other statements are not run
+        (HELPER.replace("def", "1 / 0\ndef", 1) + WITH_HELPER, 1.0),
+        # a draft of the program is no helper
+        ("```python\ndef add(a, b): return 3\ndef helper(a): return a\n```\n" + WITH_HELPER, 0.0),
+        (WITH_HELPER, 0.0),
+    ],
+)
+def test_helpers_in_blocks_of_their_own(answer, value):
+    assert code_tests(answer, test_list=TESTS).value == value
+
+
 
 @pytest.mark.parametrize(
     "answer",

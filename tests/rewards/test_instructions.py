@@ -221,7 +221,12 @@ def test_several_instructions(text, values):
 
 
 def test_the_same_instruction_twice_counts_twice():
-    twice = ("keywords:existence", {"keywords": ["a"]}, "keywords:existence", {"keywords": ["b"]})
+    twice = (
+        "keywords:existence",
+        {"keywords": ["a"]},
+        "keywords:existence",
+        {"keywords": ["b"]},
+    )
     verdict = score("a", *twice, several="average")
     assert verdict.value == 0.5 and verdict.parts == {
         "keywords:existence": 1.0,
@@ -231,19 +236,29 @@ def test_the_same_instruction_twice_counts_twice():
 
 def test_thinking_and_answer_tags_can_be_taken_away():
     text = "<think>well, well, well</think>\n<answer>one two three</answer>"
-    assert score(text, *TWO).value == 0.0 and score(text, *TWO, strip_tags=True).value == 1.0
-    assert score("<think>one two three</think>", *TWO, strip_tags=True).value == 0.0, (
-        "nothing was answered"
-    )
+    assert score(text, *TWO).value == score(text, *TWO, strip_tags=True).value == 1.0
+    tagged = "<think>one two three</think><answer>two words</answer>"
+    assert score(tagged, *TWO).value == 1.0, "the names of the tags are words too"
+    assert score(tagged, *TWO, strip_tags=True).value == 0.0
+    for strip_tags in (False, True):
+        verdict = score("<think>one two three</think>", *TWO, strip_tags=strip_tags)
+        assert verdict.value == 0.0, "nothing was answered"
 
 
 @pytest.mark.parametrize(
     ("named", "says"),
     [
         (("punctuation:no_colon", {}), "no rule for the instruction 'punctuation:no_colon'"),
-        (("keywords:frequency", {"keyword": "a", "frequency": None}), "lack frequency, relation"),
+        (
+            ("keywords:frequency", {"keyword": "a", "frequency": None}),
+            "lack frequency, relation",
+        ),
         (("keywords:existence", None), "lack keywords"),
         ((), "0 instructions"),
+        (
+            ("length_constraints:number_words", {"num_words": 3, "relation": "exactly"}),
+            "relation 'exactly'; IFEval knows 'at least' or 'less than'",
+        ),
     ],
 )
 def test_what_cannot_be_checked_is_unscorable(named, says):
@@ -295,25 +310,29 @@ def test_languages_are_told_the_same_each_time():
     ("text", "count"),
     [
         ("", 0),
-        ("***", 0),
+        ("***", 1),
         ("No end", 1),
         ("One. Two! Three?", 3),
         ("Mr. Smith met Dr. J. R. Jones at 3.30 p.m. on Jan. 4.", 1),
-        ('"Why?" he asked. "Because."', 2),
+        ('"Why?" he asked. "Because."', 3),
         ("Wait... what? Yes!!! (Really.)", 3),
         ("See www.example.org or v1.2.3 now.", 1),
-        ("A title\n\nOne sentence\nover two lines.", 2),
+        ("A title\n\nOne sentence\nover two lines.", 1),
         ("**Bold end.** Next.", 2),
         ("这是一句。这是第二句！", 2),
         ("यह एक है। यह दो है।", 2),
         ("It was I. You knew.", 2),
+        ("we mix it! shall we wait? then we bake. iPods play.", 4),
+        ("word\n\nword\n\nword", 1),
     ],
 )
 def test_sentences(text, count):
     assert count_sentences(text) == count
 
 
-@pytest.mark.skipif(not PROMPTS.exists(), reason="the IFEval prompts are not here; set RLCORE_DATA")
+@pytest.mark.skipif(
+    not PROMPTS.exists(), reason="the IFEval prompts are not here; set RLCORE_DATA"
+)
 def test_every_real_prompt_can_be_scored(rollout):
     rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
     keys = sorted({key for row in rows for given in row["kwargs"] for key in given})
@@ -330,7 +349,10 @@ def test_every_real_prompt_can_be_scored(rollout):
             (Task(id=str(row["key"]), prompt=row["prompt"], columns=columns), answers)
             for columns in (row, nulls)
         ]
-    for params in ({"mode": "strict"}, {"mode": "loose", "several": "average", "strip_tags": True}):
+    for params in (
+        {"mode": "strict"},
+        {"mode": "loose", "several": "average", "strip_tags": True},
+    ):
         with Scorer(
             [RewardSpec("rewards.instructions:instructions", params=params)], workers=1
         ) as scorer:

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -33,6 +34,8 @@ class Endpoint(ThreadingHTTPServer):
         self.bodies: list[dict] = []
         self.keys: set[str | None] = set()
         self.running = self.most = 0
+        self.retry_after = "0.4"
+        self.arrivals: list[tuple[float, str]] = []
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -51,6 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         answer = re.findall(r"(?s)\n<(completion-\w+)>\n(.*)\n</\1>\n", question)[-1][1]
         with server.lock:
             server.seen[answer] += 1
+            server.arrivals.append((time.monotonic(), answer))
             server.bodies.append(body)
             server.keys.add(self.headers.get("Authorization"))
             server.running += 1
@@ -61,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.send_response(status)
             self.send_header("Content-Length", str(len(reply)))
+            if status == 429:
+                self.send_header("Retry-After", server.retry_after)
             self.end_headers()
             self.wfile.write(reply)
         except OSError:
@@ -79,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.3)
         special = {
             "broken": (500, b"out of memory"),
+            "limited": (429, b"too many requests"),
             "denied": (401, b"no such key"),
             "garbled": (200, b'{"choices": [{"mess'),
             "empty-handed": (200, b'{"choices": []}'),
@@ -119,7 +126,9 @@ def judged(
 def test_verdicts_come_back_and_an_empty_answer_costs_nothing(endpoint, rollout, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
     verdicts = judged(endpoint, rollout, ["it is 4", "it is 5", " "], api_key_env="MY_KEY")
-    assert [verdict.value for verdict in verdicts] == [1.0, 0.0, 0.0] and verdicts[0].status == "ok"
+    assert [verdict.value for verdict in verdicts] == [1.0, 0.0, 0.0] and verdicts[
+        0
+    ].status == "ok"
     assert endpoint.keys == {"Bearer secret"} and sum(endpoint.seen.values()) == 2
     assert endpoint.bodies[0]["model"] == "small" and endpoint.bodies[0]["temperature"] == 0.0
     assert "2+2=?" in endpoint.bodies[0]["messages"][0]["content"]
@@ -142,11 +151,27 @@ def test_what_fails_is_tried_again_and_never_a_zero(endpoint, rollout):
     assert {verdicts[text].status for text in texts[3:]} == {"unscorable"}
     assert [endpoint.seen[text] for text in texts] == [2, 2, 2, 3, 3, 3, 1, 1, 1]
     assert "HTTP 500" in verdicts["broken"].reason and "3 tries" in verdicts["broken"].reason
-    assert "HTTP 401" in verdicts["denied"].reason and "no such key" in verdicts["denied"].reason
+    assert (
+        "HTTP 401" in verdicts["denied"].reason and "no such key" in verdicts["denied"].reason
+    )
     assert (
         "That depends." in verdicts["undecided"].reason
         and "outside of its scale" in verdicts["enthusiast"].reason
     )
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_a_limit_of_rate_holds_for_all_questions_of_a_worker(endpoint, rollout, dated):
+    if dated:
+        # HTTP's dates have whole seconds
+        endpoint.retry_after = formatdate(time.time() + 2, usegmt=True)
+    texts = ["limited once 4", *(f"it is {n}" for n in (3, 4, 5))]
+    verdicts = judged(endpoint, rollout, texts, concurrency=1)
+    assert [verdict.value for verdict in verdicts] == [1.0, 0.0, 1.0, 0.0]
+    first, *others = [when for when, _ in endpoint.arrivals]
+    assert len(others) == 4 and min(others) - first > 0.35
+    (refused,) = judged(endpoint, rollout, ["limited"], attempts=2) if not dated else [None]
+    assert dated or (refused.status == "unscorable" and "HTTP 429" in refused.reason)
 
 
 def test_a_silent_judge_costs_its_own_time_only(endpoint, rollout):
@@ -155,9 +180,10 @@ def test_a_silent_judge_costs_its_own_time_only(endpoint, rollout):
         "hang"
     ] == 2
     verdicts = judged(endpoint, rollout, ["it is 4", "hang"], deadline_s=0.5)
-    assert [verdict.status for verdict in verdicts] == ["ok", "timed-out"] and "0.5 s" in verdicts[
-        1
-    ].reason
+    assert [verdict.status for verdict in verdicts] == [
+        "ok",
+        "timed-out",
+    ] and "0.5 s" in verdicts[1].reason
 
 
 def test_nobody_listens(rollout):
@@ -176,7 +202,9 @@ def test_nobody_listens(rollout):
 def test_questions_run_side_by_side_up_to_the_bound(endpoint, rollout):
     assert {
         verdict.value
-        for verdict in judged(endpoint, rollout, [f"slow {n} 4" for n in range(6)], concurrency=3)
+        for verdict in judged(
+            endpoint, rollout, [f"slow {n} 4" for n in range(6)], concurrency=3
+        )
     } == {1.0}
     assert endpoint.most == 3
 
@@ -194,7 +222,11 @@ def test_the_cache_answers_what_was_asked_before(endpoint, rollout, tmp_path):
         "what could not be read is asked again"
     )
     judged(
-        endpoint, rollout, texts[:1], cache=str(tmp_path / "kept"), template=TEMPLATE + " Hurry."
+        endpoint,
+        rollout,
+        texts[:1],
+        cache=str(tmp_path / "kept"),
+        template=TEMPLATE + " Hurry.",
     )
     assert endpoint.seen[texts[0]] == 2, "another question is another key"
 
@@ -221,7 +253,9 @@ def test_a_gullible_judge_is_caught_by_the_probes(endpoint):
         "rewards.judge:Judge", params={**settings, "verdict": r"(?s)\A.*?verdict\W+(\w+)"}
     )
     forged = {"orders to the judge", "forged verdict"}
-    assert not careful & forged and forged <= {result.name for result in gullible if result.earned}
+    assert not careful & forged and forged <= {
+        result.name for result in gullible if result.earned
+    }
 
 
 def test_json_scales_and_templates(endpoint, rollout, tmp_path):

@@ -7,7 +7,9 @@ import pytest
 
 from rewards.math import math_answer
 from rewards.math_final import final_answer
-from rewards.math_spelling import choice, plain_number, split_unit
+from rewards.math_spelling import plain_number
+from rewards.math_units import read_unit, split_unit
+from rewards.math_words import choice
 
 GOLD = "Natalia sold 48/2 = <<48/2=24>>24 clips.\n48+24 = <<48+24=72>>72 clips altogether.\n#### 72"
 
@@ -148,6 +150,21 @@ EQUAL = r"""
     \text{no solution} == \text{No solution}
     \mathbb{R} == (-\infty,\infty)
     5 == \boxed{5}
+    3.5 == 3,5
+    5 == 5 €
+    5\text{ euros} == 5€
+    50\text{ km/h} == 50\,\frac{\text{km}}{\text{h}}
+    \mathbb{R} == \text{all real numbers}
+    10:30 == 10:30 \text{ AM}
+    \text{no solution} == \text{No real solutions.}
+    (5,2),(7,2) == p=5,q=2; p=7,q=2
+    \begin{pmatrix}1 & 2 \\3 & 4\end{pmatrix} == \left[\begin{array}{cc}1 & 2 \\3 & 4\end{array}\right]
+    (1,2) == \\left( 1, 2 \\right)
+    1+i, 1-i == 1 \pm i
+    3-2i == \overline{3+2i} = 3-2i
+    [2,3] == x\ge 2 \land x \le 3
+    x<a == a>x
+    |AB| = 5 == AB = 5
 """
 DIFFERENT = r"""
     72 == 73
@@ -221,7 +238,6 @@ DIFFERENT = r"""
     \text{yes} == \text{yes or no}
     1 == 1 1/2
     31 == 3\frac{1}{1}
-    3.5 == 3,5
     1000 == 1,00
     10_2 == 10
     x<5 == x \le 5
@@ -231,6 +247,20 @@ DIFFERENT = r"""
     0 == \emptyset
     \infty == -\infty
     \pi == 3.14159
+    5 == 5 \approx 6
+    5 == 5 \text{ or } 5.1
+    50\% == 50\text{ students}
+    5\text{ euros} == \$5
+    60\text{ km/h} == 60\text{ km}
+    11\text{ a.m.} == 11\text{ p.m.}
+    2\pmod 5 == 2\pmod 7
+    e == E
+    n == N
+    3 == [3,3]
+    x<5 == y<5
+    x<a == x<b
+    2<x<5 == x<2 \text{ or } x>5
+    60^\circ == 60\text{ radians}
 """
 
 
@@ -386,7 +416,9 @@ def test_tulu_3_verifier_cases():
     assert value("First 3, then 5, in the end 8.", "8") == 1.0
     assert value("\\boxed{\\dfrac{2}{4}}", "\\frac{1}{2}", mode="flex") == 1.0
     assert (
-        value("\\boxed{\\{x : x^{2} = 4\\}} so the answer is $\\frac{1}{2}$", "0.5", mode="flex")
+        value(
+            "\\boxed{\\{x : x^{2} = 4\\}} so the answer is $\\frac{1}{2}$", "0.5", mode="flex"
+        )
         == 1.0
     )  # any candidate
     assert value("", "8", mode="flex") == 0.0
@@ -421,7 +453,7 @@ def test_the_parts_of_a_value():
     assert plain_number("-1\\frac{1}{2}") == plain_number("-1.5")
     assert (
         split_unit("5\\text{ square cm}")
-        == ("5", ("cm", 2))
+        == ("5", read_unit("cm^2"))
         == split_unit("5\\text{ cm}^2")
         == split_unit("5 cm^2")
     )
@@ -463,17 +495,17 @@ HOSTILE = {
 @pytest.mark.parametrize("answer", ["5", "x^2+1"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_are_bounded_and_never_right(name, answer):
-    started = time.perf_counter()
+    started = time.process_time()
     verdict = math_answer(HOSTILE[name], answer)
-    assert time.perf_counter() - started < 8, (
-        "two seconds for each of two parses and two comparisons"
-    )
+    assert time.process_time() - started < 5, "three seconds, and the reading of the text"
     assert verdict == 0.0 or verdict.status in ("timed-out", "wrong-format")
 
 
 def test_an_endless_computation_is_timed_out_not_zero():
     verdict = math_answer(HOSTILE["expansion"], "x^2+1")
-    assert verdict.status == "timed-out" and re.search(r"over 2 s for '\(x\+y\+z\)", verdict.reason)
+    assert verdict.status == "timed-out" and re.search(
+        r"over 3 s of CPU time for '\(x\+y\+z\)", verdict.reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -490,7 +522,12 @@ def test_an_endless_computation_is_timed_out_not_zero():
             1.0,
         ),
         ("Solve $x + 2 = 5$.", "x=3", r"\boxed{x=3}", 1.0),
-        ([{"role": "user", "content": "What is $3 \\cdot 7$?"}], "21", r"\boxed{3 \cdot 7}", 0.0),
+        (
+            [{"role": "user", "content": "What is $3 \\cdot 7$?"}],
+            "21",
+            r"\boxed{3 \cdot 7}",
+            0.0,
+        ),
     ],
 )
 def test_a_formula_copied_from_the_prompt_is_no_answer(prompt, answer, text, value):

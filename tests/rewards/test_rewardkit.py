@@ -17,6 +17,7 @@ from rlcore.scoring.kit import (
     FAULTS,
     PROBES,
     Case,
+    compare,
     describe_rewards,
     examine,
     markdown,
@@ -262,6 +263,59 @@ def test_cases_with_the_names_of_public_data_sets(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"pred": "a", "gold": "b", "expected": 0}\n')
     (case,) = read_cases(tmp_path / "c.jsonl")
     assert (case.completion, case.answer, case.expected, case.columns) == ("a", "b", 0.0, {})
+
+
+# Two rewards side by side
+
+
+GRADED = """
+{"pred": "\\\\boxed{1, 2}", "gold": "2, 1", "expected": true, "cause": "lists"}
+{"pred": "\\\\boxed{5 kg}", "gold": "5 \\\\text{ g}", "expected": false, "cause": "<units>"}
+{"pred": "\\\\boxed{7}", "gold": "7", "expected": 1, "cause": "lists", "columns": {"note": "n"}}
+{"pred": "x", "gold": "y", "expected": "unscorable", "cause": "odd"}
+"""
+
+
+@pytest.fixture
+def graded(tmp_path):
+    (tmp_path / "graded.jsonl").write_text(GRADED.strip())
+    return tmp_path / "graded.jsonl"
+
+
+def test_rewards_are_compared_by_cause(graded, tmp_path, capsys):
+    ours, theirs = "math", "rewards.math_plain:math_verify"
+    options = ["--cases", str(graded), "--html", str(tmp_path / "page.html")]
+    for where, status in (("cause=<units>", 0), ("cause=lists", 0)):
+        assert main(["rewards", "compare", ours, theirs, *options, "--where", where]) == status
+    assert main(["rewards", "compare", theirs, ours, *options, "--where", "cause=<units>"]) == 1
+    shown = capsys.readouterr().out
+    assert "they differ on 1 of 1 cases" in shown and "they differ on 0 of 2 cases" in shown
+    page = (tmp_path / "page.html").read_text()
+    assert "&lt;units&gt;" in page and "<units>" not in page and "\\boxed{5 kg}" in page
+
+
+def test_a_comparison_counts_who_is_right(graded):
+    cases = read_cases(graded, {"cause": "lists"}) + read_cases(graded, {"cause": "<units>"})
+    result = compare("rewards.math_plain:math_verify", "math", cases)
+    counts = {g.group: (g.cases, g.differ, g.left_right, g.right_right) for g in result.groups}
+    assert counts == {"<units>": (1, 1, 0, 1), "lists": (2, 0, 0, 0)}
+    assert result.as_dict()["disagreements"][0]["winner"] == "right"
+    assert cases[1].columns["note"] == "n"
+    with pytest.raises(RewardError, match="no cases"):
+        compare("math", "math", [])
+
+
+def test_trl_rewards_and_rewards_of_your_own_can_be_compared(graded, plugin):
+    own = plugin("def own(completions, solution, **columns): return [0.5] * len(completions)")
+    cases = read_cases(graded, {"cause": "lists"})
+    result = compare(f"{own}:own", "trl.rewards:accuracy_reward", cases)
+    assert [row.left.value for row in result.disagreements] == [0.5, 0.5]
+    assert [row.right.value for row in result.disagreements] == [0.0, 1.0]
+
+
+def test_a_row_that_is_no_case_is_named(graded):
+    with pytest.raises(RewardError, match="line 4 of .* is no case"):
+        read_cases(graded)
 
 
 # Documentation

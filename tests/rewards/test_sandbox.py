@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -484,3 +486,131 @@ def test_a_sandbox_of_ones_own():
         check_program(
             "def f(x): return x", TWO, sandbox=lambda program, stdin, limits: "all tests passed"
         )
+
+
+# Objects of the program's own classes
+
+OBJECTS = """
+from collections import namedtuple
+from dataclasses import dataclass
+@dataclass(frozen=True, order=True)
+class Point:
+    x: int
+class Vector:
+    def __init__(self, x): self.x = x
+    def __add__(self, other): return Vector(self.x + other.x)
+    def __len__(self): return self.x
+    def __iter__(self): return iter(range(self.x))
+    def __getitem__(self, key): return key * 2
+    def __str__(self): return f"<{self.x}>"
+Pair = namedtuple("Pair", "left right")
+def pair(a): return Pair(a, 2)
+class Base(ValueError): pass
+class Own(Base): pass
+def fail(): raise Own("no")
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "Point(1) == Point(1) and not Point(1) != Point(1)",
+        "Point(1) != Point(2)",
+        "Point(1) < Point(2)",
+        "len({Point(1), Point(1), Point(2)}) == 2 and [Point(1)] == [Point(1)]",
+        "(Vector(1) + Vector(2)).x == 3",
+        "len(Vector(3)) == 3 and list(Vector(2)) == [0, 1] and 1 in Vector(2) and Vector(1)[4] == 8",
+        "str(Vector(1)) == '<1>' and isinstance(Vector(1), Vector) and not isinstance(Vector(1), Point)",
+        "pair(1).right == 2 and pair(1) == (1, 2) and pair(1)._fields == ('left', 'right')",
+    ],
+)
+def test_objects_of_the_program_do_what_its_classes_say(test):
+    outcome = check_program(OBJECTS, [f"assert {test}", f"assert not ({test})"])
+    assert [result.passed for result in outcome.results] == [True, False], outcome
+
+
+@pytest.mark.parametrize("caught", ["Own", "Base", "ValueError", "Exception"])
+def test_exceptions_of_the_program_can_be_caught_by_name(caught):
+    test = f"try:\n    fail()\nexcept {caught} as error:\n    assert 'no' in str(error)\nelse:\n    assert False"
+    assert check_program(OBJECTS, [test]).passed
+    assert not check_program(OBJECTS, [test.replace(caught, "KeyError", 1)]).passed
+
+
+AGREEABLE = """
+class Yes:
+    def __eq__(self, other): return True
+    __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __eq__
+    def __ne__(self, other): return False
+    def __sub__(self, other): return 0.0
+    __rsub__ = __mod__ = __sub__
+    def __abs__(self): return self
+    def __iter__(self): return iter([self])
+    def __hash__(self): return 5
+def f(x): return Yes()
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "f(1) == 5",
+        "5 == f(1)",
+        "not f(1) != 5",
+        "abs(f(1) - 5) < 1e-6",
+        "5 - f(1) == 0",
+        "f(1) < 5",
+        "5 > f(1)",
+        "5 in f(1)",
+        "f(1) in [5]",
+        "f(1) in {5}",
+        "[f(1)] == [5]",
+        "f(1) % 2 == 0",
+    ],
+)
+def test_an_object_that_agrees_with_everything_equals_no_data(test):
+    assert not check_program(AGREEABLE, [f"assert {test}"]).passed
+
+
+# A machine that stands still
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all processes below it."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
+    parents = [tuple(map(int, line.split())) for line in listing.splitlines()]
+    family = [pid]
+    for one in family:
+        family += [child for child, parent in parents if parent == one]
+    return family
+
+
+@pytest.mark.parametrize("stopped_s", [1.6, 3.4])
+def test_a_stalled_machine_is_never_a_wrong_program(stopped_s):
+    program = "import time\ndef f(x):\n    time.sleep(0.5)\n    return x"
+    limits = Limits(wall_s=1.0)
+    assert check_program("def f(x): return x", ["assert f(1) == 1"], limits=limits).passed
+
+    def stop() -> None:
+        family = descendants(Local._here._process.pid)
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(stopped_s)
+        for pid in reversed(family):
+            os.kill(pid, signal.SIGCONT)
+
+    stopper = threading.Timer(0.25, stop)
+    stopper.start()
+    try:
+        passed = check_program(program, ["assert f(1) == 1"], limits=limits).passed
+    except SandboxError as error:
+        passed = None
+        assert "stood still" in str(error)
+    stopper.join()
+    assert passed is not False
+    assert not check_program(program, ["assert f(1) == 2"]).passed, "it judges again"
+
+
+def test_a_slow_program_is_still_wrong():
+    program = "import time\ndef f(x): time.sleep(9)"
+    outcome = check_program(program, ["assert f(1) == 1"], limits=Limits(wall_s=0.5))
+    assert not outcome.passed and "no reply in time" in outcome.results[0].reason

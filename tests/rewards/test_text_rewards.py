@@ -117,3 +117,11 @@ def test_script():
     )
     assert script("\u7b54\u6848\u662f $x + y$, `code`, \\frac12, \\(z\\)", names=["cjk"]) == 1.0
     assert script("42 + 1") is None
+
+
+def test_thoughts_are_no_part_of_the_answer():
+    assert exact("<think>so 12</think>26", "26") == 1.0
+    assert exact("<think>26</think>12", "26") == 0.0
+    assert exact("1=2</think>7+15=22", "22", after="=") == 1.0
+    assert match("<think>Cats.</think>The elephant", "elephant") == 1.0
+    assert match("<think>an elephant</think>Cats.", "elephant", contains=True) == 0.0

@@ -56,21 +56,25 @@ def run_case(scorer: Scorer, case: Case) -> Trial:
     return Trial(name=case.name, case=case, verdict=verdict, seconds=seconds, right=right)
 
 
-def read_cases(path: Path) -> list[Case]:
+def read_cases(path: Path, where: Mapping[str, str] | None = None) -> list[Case]:
     """Cases from a jsonl file with rows `{"completion": ..., "answer": ..., "expected": ...}`.
 
-    `prompt` is the task's prompt; other keys are columns. Raises `RewardError`.
+    `prompt` is the task's prompt; other keys are columns, as are those of a mapping `columns`.
+    where: only rows with these values are read. Raises `RewardError`.
     """
     cases: list[Case] = []
+    number = 0
     try:
         lines = path.read_text(encoding="utf-8").strip("\n").split("\n")
         for number, line in enumerate(lines, start=1):
-            cases.append(_case(json.loads(line), f"line {number}"))
+            row = json.loads(line)
+            if all(str(row.get(key)) == value for key, value in (where or {}).items()):
+                cases.append(_case(row, f"line {number}"))
     except OSError as error:
         raise RewardError(f"cannot read the cases {path}: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RewardError(
-            f"line {len(cases) + 1} of {path} is no case ({error}); "
+            f"line {number} of {path} is no case ({error}); "
             'write {"completion": ..., "answer": ..., "expected": ...}'
         ) from None
     return cases
@@ -90,11 +94,12 @@ def _case(row: dict[str, Any], name: str) -> Case:
     answer = row.pop("answer", None)
     prompt = row.pop("prompt", "")
     expected = row.pop("expected", None)
+    columns = row.pop("columns", None) or {}
     return Case(
         name=name,
         completion=completion,
         answer=answer,
         prompt=prompt,
         expected=None if expected is None else float(expected),
-        columns=row,
+        columns={**row, **columns},
     )

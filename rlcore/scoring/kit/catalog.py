@@ -34,6 +34,8 @@ class RewardInfo:
     """The whole docstring."""
     params: tuple[str, ...] = ()
     """What a recipe may set: `name = default`."""
+    notes: str = ""
+    """The rest of its module's docstring, where the module holds this reward only."""
 
 
 def describe_rewards(points: Mapping[str, str] | None = None) -> list[RewardInfo]:
@@ -42,11 +44,15 @@ def describe_rewards(points: Mapping[str, str] | None = None) -> list[RewardInfo
     points: name to `module:function`; by default all that installed packages register.
     """
     points = registered_rewards() if points is None else points
-    return [_describe(name, source) for name, source in sorted(points.items())]
+    modules = [source.partition(":")[0] for source in points.values()]
+    return [
+        _describe(name, source, alone=modules.count(source.partition(":")[0]) == 1)
+        for name, source in sorted(points.items())
+    ]
 
 
 def markdown(infos: Iterable[RewardInfo]) -> str:
-    """One page: each reward with its source, form, parameters, docstring and example."""
+    """One page: each reward with its source, form, parameters, docstring, example and notes."""
     parts = ["# Rewards", INTRODUCTION.strip()]
     for info in infos:
         line = f"`{info.source}`, {info.form} form."
@@ -54,15 +60,17 @@ def markdown(infos: Iterable[RewardInfo]) -> str:
             params = ", ".join(f"`{param}`" for param in info.params)
             line += f" Recipe parameters: {params}."
         parts += [f"## {info.name}", line, _fenced(info.text or info.summary)]
+        parts += [info.notes] if info.notes else []
     return "\n\n".join(parts) + "\n"
 
 
-def _describe(name: str, source: str) -> RewardInfo:
+def _describe(name: str, source: str, *, alone: bool) -> RewardInfo:
     try:
         function = find_reward(RewardSpec(source, name=name))
     except RewardError as error:
         return RewardInfo(name=name, source=source, signature="", summary=str(error))
     text = inspect.getdoc(function) or ""
+    module = inspect.getdoc(inspect.getmodule(function)) or ""
     return RewardInfo(
         name=name,
         source=source,
@@ -71,6 +79,7 @@ def _describe(name: str, source: str) -> RewardInfo:
         form=form_of(function),
         text=text,
         params=tuple(_params(function)),
+        notes=module.partition("\n\n")[2].strip() if alone else "",
     )
 
 
