@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlcore.errors import RunError
-from rlcore.recipe.load import parse_yaml
+from rlcore.recipe.yaml_text import read_yaml
 
 
 def add_commands(
@@ -61,7 +61,9 @@ def curriculum_replay(arguments: argparse.Namespace) -> None:
     from rlcore.analysis.replay import Record, replay, replay_svg
 
     record = Record(arguments.run)
-    named = [parse_yaml(text) for text in arguments.sampler or ["uniform", "sec"]]
+    named = [
+        read_yaml(text, f"--sampler {text}") for text in arguments.sampler or ["uniform", "sec"]
+    ]
     found = [
         replay(record, name, seed=arguments.seed, passes=arguments.passes) for name in named
     ]

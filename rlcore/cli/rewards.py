@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlcore.errors import RecipeError
-from rlcore.recipe.load import parse_yaml
+from rlcore.recipe.yaml_text import read_yaml
 
 console = Console() if sys.stdout.isatty() else Console(width=160)
 
@@ -181,7 +181,7 @@ def _params(arguments: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals:
             raise RecipeError(f"the parameter {item!r} has no '='; write key=value")
-        params[key] = parse_yaml(value)
+        params[key] = read_yaml(value, f"the parameter {key}")
     return params
 
 
