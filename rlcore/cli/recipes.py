@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlcore.cli.options import count
 from rlcore.recipe.load import dump, load, recipe_names
+from rlcore.terminal import make_console
 
-console = Console() if sys.stdout.isatty() else Console(width=160)
+console = make_console()
 
 
 def takes_recipe(sub: argparse.ArgumentParser, what: str = "a recipe's name or file") -> None:
@@ -58,7 +58,7 @@ def add_commands(
     takes_recipe(sub)
     sub.add_argument(
         "--rows",
-        type=int,
+        type=count,
         default=200,
         help="tasks whose reference answer is scored (default 200)",
     )

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlcore.cli.options import seconds
 from rlcore.errors import RecipeError
 from rlcore.recipe.yaml_text import read_yaml
+from rlcore.terminal import make_console
 
-console = Console() if sys.stdout.isatty() else Console(width=160)
+console = make_console()
 
 
 def rewards_list(arguments: argparse.Namespace) -> int:
@@ -161,7 +161,7 @@ def _takes_reward(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--deadline",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="for one call (default 10)",

@@ -17,11 +17,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlcore.errors import RecipeError
+from rlcore.errors import RecipeError, brief
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.keys import keys_below, section_at
 from rlcore.recipe.schema import Recipe
-from rlcore.recipe.yaml_text import brief, plain, read_yaml, write_yaml
+from rlcore.recipe.yaml_text import plain, read_yaml, write_yaml
 
 SUFFIX = ".yaml"
 RUN_RECIPE = "recipe.yaml"
@@ -88,8 +88,9 @@ def load_mapping(
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a run was started in this folder."""
-    return os.path.isfile(path / RUN_RECIPE) and os.path.isfile(path / RUN_MARK)
+    """Whether a run was started in this folder, or copied to it."""
+    has_trace = os.path.isfile(path / RUN_MARK) or os.path.isdir(path / "checkpoints")
+    return os.path.isfile(path / RUN_RECIPE) and has_trace
 
 
 def _finish(
@@ -311,7 +312,7 @@ def _recipe_path(loc: Sequence[int | str], raw: Any) -> list[int | str]:
         path.append(part)
         if isinstance(node, dict):
             node = node.get(part)
-        elif isinstance(node, list) and isinstance(part, int):
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
         else:
             node = None

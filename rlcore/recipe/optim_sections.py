@@ -99,7 +99,7 @@ class UpdateSection(Section):
     def schedule_settings(self) -> dict[str, Any]:
         """Name and settings of the learner's schedule."""
         name = self.schedule if isinstance(self.schedule, str) else self.schedule.get("use")
-        if name not in SCHEDULES:
+        if not isinstance(name, str) or name not in SCHEDULES:
             raise RecipeError(
                 f"there is no schedule {name!r}{did_you_mean(str(name), SCHEDULES)}"
             )

@@ -103,6 +103,11 @@ class RunSection(Section):
     timeout_s: Seconds = Field(
         1800.0, description="a process that waits longer than this for another ends the run"
     )
+    save_on_term_s: Seconds | None = Field(
+        None,
+        description="on SIGTERM go on to the end of the step, save and end; "
+        "at once if that takes longer than these seconds; null: at once",
+    )
     peak_tflops: Amount | None = Field(
         None, description="peak TFLOP/s of a device, for the metric mfu; null: known GPUs only"
     )
@@ -145,10 +150,22 @@ class Recipe(Section):
             )
         for name in SHARED:
             self._refuse_unused(name)
+        self._refuse_same_files()
         for i, stage in enumerate(self.stages):
             for problem in stage.problems(self, self.stages[:i]):
                 raise ValueError(f"stages.{i}.{problem}")
         return self
+
+    def _refuse_same_files(self) -> None:
+        """Raise `ValueError` for two stages that would write the same files."""
+        owners: dict[str, int] = {}
+        for i, stage in enumerate(self.stages):
+            path = f"{stage.files}/{stage.label}"
+            if stage.files and path in owners:
+                raise ValueError(
+                    f"stages {owners[path]} and {i} both write {path}: give one another name"
+                )
+            owners[path] = i
 
     def _refuse_unused(self, name: str) -> None:
         """Raise `ValueError` for a shared section, or a key of it, that reaches no stage."""

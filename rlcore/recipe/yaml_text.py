@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rlcore.errors import RecipeError
+from rlcore.errors import RecipeError, brief
 
 MAX_CHARACTERS = 1_000_000
 MAX_VALUES = 100_000
@@ -150,14 +150,3 @@ def _scalar(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     return value
-
-
-def brief(value: Any) -> str:
-    """A value in at most about 60 characters."""
-    if isinstance(value, int) and abs(value) > MAX_INT:
-        return f"about 2**{value.bit_length() - 1}"
-    try:
-        text = ascii(value)
-    except (RecursionError, ValueError):
-        return f"of type {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."

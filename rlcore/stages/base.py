@@ -43,6 +43,9 @@ class Stage(Section):
     writes_samples: ClassVar[bool] = False
     """Whether the stage leaves rollouts that later stages can name in `data`."""
 
+    files: ClassVar[str] = ""
+    """Folder of the run in which the stage writes files of its name."""
+
     kind: str = Field(description="sft, rl, eval, sample, offline, prefer, or file.py:Class")
     name: OptionalName = Field("", description="name in metrics and tables; default: the kind")
 

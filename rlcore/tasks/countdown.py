@@ -20,6 +20,8 @@ from rlcore.types import Task
 
 HELD_OUT_ONE_IN = 8
 OPERATORS = "+-*/"
+MOST_NUMBERS = 50
+"""Numbers of a problem."""
 _TRIES = 2000
 
 
@@ -47,11 +49,12 @@ def countdown(
         size < 1
         or not numbers
         or min(numbers) < 2
+        or max(numbers) > MOST_NUMBERS
         or min(max_number, max_target) < 1
         or not set(operators) <= set(OPERATORS)
     ):
         raise TaskError(
-            f"countdown needs size >= 1, numbers of 2 or more, max_number and max_target >= 1 and operators among {OPERATORS}, "
+            f"countdown needs size >= 1, numbers from 2 to {MOST_NUMBERS}, max_number and max_target >= 1 and operators among {OPERATORS}, "
             f"got {size}, {tuple(numbers)}, {max_number}, {max_target} and {operators!r}"
         )
     if not 0 <= mistakes <= 1:
