@@ -22,11 +22,8 @@ from typing import Any
 from rewards.sandbox import Limits, Sandbox, SandboxError, check_program
 from rlcore import Verdict, find, reward
 
-_BLOCK = re.compile(
-    r"^[ ]{0,3}```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ ]{0,3}```",
-    re.DOTALL | re.MULTILINE | re.IGNORECASE,
-)
-_OPEN = re.compile(r"^[ ]{0,3}```[ \t]*(?:python3?|py)?[ \t]*\n", re.MULTILINE | re.IGNORECASE)
+_FENCE = "```"
+_LANGUAGES = ("", "python", "python3", "py")
 
 
 @reward
@@ -108,18 +105,39 @@ def extract_program(
     wanted: names a program should define. stub: the start of a program that the answer may continue (HumanEval's prompt).
     """
     completion = completion.rpartition("</think>")[2]
-    blocks = _BLOCK.findall(completion)
+    blocks, unfinished = _fenced(completion)
     if blocks:
         program = next(
             (block for block in reversed(blocks) if _defines(block, wanted)), blocks[-1]
         )
     else:
-        opened = list(_OPEN.finditer(completion))
-        program = completion[opened[-1].end() :] if opened else completion
+        program = completion if unfinished is None else unfinished
     if stub:
         return _continued(stub, program, wanted)
     is_program = bool(blocks) or (_defines(program, wanted) if wanted else _parses(program))
     return program if program.strip() and is_program else None
+
+
+def _fenced(text: str) -> tuple[list[str], str | None]:
+    """The fenced blocks of a text, and what follows the fence of one that is not closed.
+
+    Line by line: on hostile texts a regular expression takes quadratic time.
+    """
+    blocks = []
+    block: list[str] | None = None
+    for line in text.splitlines(keepends=True) if _FENCE in text else ():
+        margin = len(line) - len(line.lstrip(" "))
+        is_fence = margin <= 3 and line.startswith(_FENCE, margin)
+        if block is None:
+            language = line[margin + len(_FENCE) :].strip().lower()
+            if is_fence and line.endswith("\n") and language in _LANGUAGES:
+                block = []
+        elif is_fence:
+            blocks.append("".join(block))
+            block = None
+        else:
+            block.append(line)
+    return blocks, None if block is None else "".join(block)
 
 
 def _continued(stub: str, program: str, wanted: Sequence[str]) -> str | None:
@@ -170,7 +188,7 @@ def _called(tests: Sequence[str]) -> list[str]:
 def _stub(prompt: Any) -> str:
     """HumanEval's prompt where it is Python, alone or as a fenced block of a message; else ""."""
     text = prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) if prompt else ""
-    return next((part for part in (text, *reversed(_BLOCK.findall(text))) if _parses(part)), "")
+    return next((part for part in (text, *reversed(_fenced(text)[0])) if _parses(part)), "")
 
 
 @lru_cache

@@ -69,7 +69,7 @@ def save(
     """
     final = folder / f"step_{cursor.step:06d}"
     draft = _draft_of(final)
-    with _writing(draft, f"checkpoint {final.name}", run=folder.parent):
+    with _writing(draft, f"checkpoint {final.name}", main=main):
         if main:
             recover(folder)
             (draft / "trainer").mkdir(parents=True)
@@ -77,8 +77,7 @@ def save(
         if main:
             _write_trainer(draft, cursor, state)
             _put_in_place(draft, final)
-            for old in all_checkpoints(folder)[:-keep]:
-                _remove(old)
+            keep_newest(folder, keep)
 
 
 def save_reference(
@@ -86,7 +85,7 @@ def save_reference(
 ) -> None:
     """Write the model alone to `path`, replacing what is there. Every rank calls it."""
     draft = _draft_of(path)
-    with _writing(draft, f"the reference model {path.name}", run=path.parent.parent):
+    with _writing(draft, f"the reference model {path.name}", main=main):
         if main:
             recover(path.parent)
             draft.mkdir(parents=True)
@@ -96,14 +95,15 @@ def save_reference(
 
 
 @contextmanager
-def _writing(draft: Path, what: str, *, run: Path) -> Iterator[None]:
+def _writing(draft: Path, what: str, *, main: bool) -> Iterator[None]:
     """`disk.writing`; a draft that could not be finished gives back its space."""
-    try:
-        with writing(what, run):
+    with writing(what, draft.parent.parent):
+        try:
             yield
-    except RunError:
-        recover(draft.parent)
-        raise
+        except Exception:
+            if main:
+                recover(draft.parent)
+            raise
 
 
 def recover(folder: Path) -> None:
@@ -116,6 +116,12 @@ def recover(folder: Path) -> None:
             os.replace(path, final)
     for path in (*_left_behind(folder, ".removed_"), *_left_behind(folder, ".draft_")):
         remove(path, inside=folder)
+
+
+def keep_newest(folder: Path, number: int) -> None:
+    """Remove older checkpoints; a kill may have left one too many."""
+    for old in all_checkpoints(folder)[:-number]:
+        _remove(old)
 
 
 def all_checkpoints(folder: Path) -> list[Path]:

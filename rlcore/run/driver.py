@@ -126,6 +126,8 @@ def open_run(
     _reopen(recipe, cursor, saved)
     if accelerator.is_main_process:
         folder.forget_after(step=cursor.step, stage=cursor.stage)
+        # Only now: the last one has been read, and is whole.
+        checkpoint.keep_newest(folder.checkpoints, recipe.run.keep_checkpoints)
     accelerator.wait_for_everyone()
     policy = build_policy(recipe, last, accelerator)
     origin = (

@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from rlcore.errors import RunError
 from rlcore.recipe.load import RUN_MARK, RUN_RECIPE, dump, load
@@ -54,12 +54,21 @@ class RunFolder:
         self.pairs = path / "pairs"
         self.served_model = path / ".model"
         """What an engine reads its architecture and tokenizer from while it starts."""
+        self._lock: IO[str] | None = None
 
     def start(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Lock the folder for this process, and empty it or check that its run may be resumed.
 
-        What a killed process left half done is cleared. Raises `RunError`.
+        What a killed process left half done is cleared. Raises `RunError`; the folder is then free.
         """
+        try:
+            self._start(recipe, resume=resume, overwrite=overwrite)
+        except RunError:
+            if self._lock is not None:
+                self._lock.close()
+            raise
+
+    def _start(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         try:
             self._lock_folder(resume=resume)
             for folder in (self.checkpoints, self.references):

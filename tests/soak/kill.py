@@ -94,7 +94,7 @@ def left_by(folder: Path) -> dict[str, Any]:
             for key in ("is_local", "local_files_only"):
                 checkpoint[name].pop(key, None)
     return {
-        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
+        "files": {str(path.relative_to(folder)): True for path in folder.rglob("*")},
         "checkpoint": checkpoint,
         "state": plain(state),
         "cursor": vars(cursor),
