@@ -47,7 +47,10 @@ def _is_whole(folder: Path) -> bool:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    is_generic = settings.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    is_generic = settings.get("tokenizer_class") in (
+        "TokenizersBackend",
+        "PreTrainedTokenizerFast",
+    )
     return is_generic and (folder / "tokenizer.json").is_file()
 
 
