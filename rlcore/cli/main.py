@@ -109,7 +109,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     from rlcore.cli.doctor import examine
 
     table = Table("part", "found", "use")
-    findings = examine()
+    recipe = load(arguments.recipe, arguments.overrides) if arguments.recipe else None
+    findings = examine(recipe)
     for finding in findings:
         table.add_row(finding.part, escape(finding.text), finding.use)
     console.print(table)
@@ -182,7 +183,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_credit(commands, command)
     cli_measure.add_commands(command)
-    command("doctor", doctor, "say what is installed and what works")
+    sub = command("doctor", doctor, "say what is installed and what works on this machine")
+    about = "look at the disk against this recipe's checkpoints"
+    sub.add_argument("recipe", nargs="?", metavar="RECIPE", help=about)
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="change the recipe")
     return parser
 
 

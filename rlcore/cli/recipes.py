@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rlcore.cli.options import count
 from rlcore.recipe.load import dump, load, recipe_names
-from rlcore.terminal import make_console
+from rlcore.terminal import make_console, visible
 
 console = make_console()
 
@@ -94,7 +94,7 @@ def recipes_check(arguments: argparse.Namespace) -> None:
 
     tasks: dict = {}
     for fact in check(recipe, tasks):
-        print(fact)
+        print(visible(fact))
     for line in check_answers(recipe, tasks, n=arguments.rows):
-        print(line)
+        print(visible(line))
     print(f"recipe {recipe.name} is valid")
