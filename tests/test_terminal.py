@@ -18,9 +18,9 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202eabc\r"
 
 def printed(thing: object) -> str:
     file = io.StringIO()
-    SafeConsole(file=file, force_terminal=True, width=100, color_system="truecolor").print(
-        thing
-    )
+    SafeConsole(
+        file=file, force_terminal=True, width=100, color_system="truecolor", highlight=False
+    ).print(thing)
     return file.getvalue()
 
 
