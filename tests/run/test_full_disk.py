@@ -212,6 +212,10 @@ def test_a_moved_run_goes_on_where_it_is(
     assert load(str(moved)).name == "tiny"
     last = checkpoint.all_checkpoints(moved / "checkpoints")[-1]
     assert checkpoint.read_cursor(last).step == 4
+    # A kill before the oldest one was removed leaves one too many, also of a run that is done.
+    shutil.copytree(last, moved / "checkpoints" / "step_000001")
+    assert main(["train", str(moved), *short, "--resume"]) == 0
+    assert len(names(moved / "checkpoints")) == 2
 
 
 def test_a_copy_without_its_mark_is_not_overwritten(tmp_path: Path) -> None:
