@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import importlib
 import os
 import random
 import signal
@@ -241,6 +242,8 @@ def run(count: int, seed: int, show: Callable[[str], None] = print) -> collectio
     """Mutate and judge `count` times; faults are shown with their text's number."""
     from rlcore.stages import base
 
+    # Imported once, by the first recipe with a parameter of the engine: no time of its own.
+    importlib.import_module("rlcore.rollout.hf")
     recipes = []
     for path in recipe_load.recipe_names().values():
         raw = parse_yaml(path.read_text(encoding="utf-8"))
