@@ -93,7 +93,7 @@ def watched(
 ) -> Iterator[tuple[int, int, int]]:
     """The status of the run's process each half second. faults: "kills", "workers", or "" for none."""
     pid = process._process.pid
-    kill_at = time.monotonic() + rng.uniform(5, 60)
+    kill_at = time.monotonic() + rng.uniform(1, 20)
     while process.poll() is None:
         time.sleep(0.5)
         now = status(pid)
