@@ -14,9 +14,17 @@ A failed answer is not an error: it is a `Verdict` with a status. The command li
 exits with 2; anything else is a bug of ours and keeps its traceback.
 """
 
+MAX_SENTENCE = 1500
+"""Characters of a message: what a recipe or a file holds may be of any length."""
+
 
 class RlcoreError(Exception):
     """Base of all errors raised on purpose."""
+
+    def __init__(self, message: str) -> None:
+        if len(message) > MAX_SENTENCE:
+            message = f"{message[:1000]} ... {message[-400:]}"
+        super().__init__(message)
 
 
 class RecipeError(RlcoreError, ValueError):
@@ -49,6 +57,17 @@ class LearnerError(RlcoreError):
 
 class RunError(RlcoreError):
     """A run folder or checkpoint cannot be read or written."""
+
+
+def brief(value: object) -> str:
+    """A value in at most about 60 characters of ASCII, for a message."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"about 2**{value.bit_length() - 1}"
+    try:
+        text = ascii(value)
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def first_line(error: BaseException) -> str:

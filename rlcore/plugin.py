@@ -31,7 +31,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
-from rlcore.errors import RecipeError, RlcoreError
+from rlcore.errors import RecipeError, RlcoreError, brief
 
 Named = str | Mapping[str, Any]
 """How a recipe names a part: its name, or {use: name, parameter: value, ...}."""
@@ -48,6 +48,8 @@ def find(
     known: built-in name -> `package.module:object`. what: the kind of part, for messages.
     Raises `error` if there is none, or its module cannot be imported.
     """
+    if not isinstance(use, str):
+        raise error(f"the {what} is named by {brief(use)}; it must be a text")
     target = known.get(use, use)
     if ":" not in target:
         raise error(
@@ -148,13 +150,18 @@ def check_type(owner: str, key: str, value: Any, annotation: Any) -> None:
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return
     try:
-        # In strict JSON mode a list passes for a tuple, and a text does not pass for a number.
-        as_json = json.dumps(value)
-        TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_json(as_json)
+        adapter = TypeAdapter(annotation, config=ConfigDict(strict=True))
+        try:
+            # In strict JSON mode a list passes for a tuple, and a text does not for a number.
+            adapter.validate_json(json.dumps(value))
+        except TypeError:  # a date is no JSON
+            adapter.validate_python(value)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]["msg"].replace("Input should", "must")
-        raise RecipeError(f"{owner}: the parameter {key!r} {problem}, not {value!r}") from None
-    except (TypeError, PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+        raise RecipeError(
+            f"{owner}: the parameter {key!r} {problem}, not {brief(value)}"
+        ) from None
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
         return
 
 
@@ -174,7 +181,7 @@ def call(owner: str, part: Callable[..., Any], *given: Any) -> Any:
     except RlcoreError:
         raise
     except Exception as problem:
-        raise RecipeError(f"{owner} raised {_in_words(problem)}") from problem
+        raise RecipeError(f"{owner} raised {in_words(problem)}") from problem
 
 
 def import_file(
@@ -230,9 +237,10 @@ def _import_errors(what: str, error: type[RlcoreError]) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
-        raise error(f"cannot import {what}: {_in_words(problem)}") from problem
+        raise error(f"cannot import {what}: {in_words(problem)}") from problem
 
 
-def _in_words(problem: BaseException) -> str:
+def in_words(problem: BaseException) -> str:
+    """What was raised, with file and line."""
     last = traceback.extract_tb(problem.__traceback__)[-1]
     return f"{type(problem).__name__}: {problem} ({Path(last.filename).name}:{last.lineno})"

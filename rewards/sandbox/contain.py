@@ -29,6 +29,8 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ_FILE, _READ_DIR, _WRITE_FILE = 1 << 2, 1 << 3, 1 << 1
 # remove and make files, truncate; no folders
 _SCRATCH = _READ_FILE | _READ_DIR | _WRITE_FILE | 1 << 5 | 1 << 8 | 1 << 14
+_NEW_MOUNTS, _NEW_USER, _PRIVATE = 0x20000, 0x10000000, 1 << 18 | 1 << 14
+_UNNAMED = 0o20000000  # O_TMPFILE without O_DIRECTORY
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -76,6 +78,36 @@ def limit(*, cpu_s: int, memory: int, file_bytes: int) -> None:
                 kind,
                 (bound, bound) if hard == resource.RLIM_INFINITY else (min(bound, hard),) * 2,
             )
+
+
+def mount_scratch(scratch: str, size: int, files: int) -> bool:
+    """Put a file system of `size` bytes in memory over the folder, seen by this process alone.
+
+    It needs a mount namespace: as root, or in a user namespace. Returns whether there is one.
+    """
+    libc = _libc()
+    uid, gid = os.getuid(), os.getgid()
+    if libc.unshare(_NEW_MOUNTS) < 0:
+        if libc.unshare(_NEW_MOUNTS | _NEW_USER) < 0:
+            return False
+        _map_user(uid, gid)
+    settings = f"size={size},nr_inodes={files},mode=700,uid={uid},gid={gid}".encode()
+    flags = 2 | 4 | 8  # no setuid, no devices, no programs
+    if libc.mount(b"none", b"/", None, ctypes.c_ulong(_PRIVATE), None) < 0:
+        return False
+    folder = scratch.encode()
+    return libc.mount(b"tmpfs", folder, b"tmpfs", ctypes.c_ulong(flags), settings) == 0
+
+
+def _map_user(uid: int, gid: int) -> None:
+    """The same user and group in the new user namespace."""
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{uid} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
 
 
 def confine(scratch: str | None) -> bool:
@@ -135,12 +167,13 @@ def _landlock(version: int, scratch: str | None) -> None:
     os.close(ruleset)
 
 
-def seal(*, signals_to: tuple[int, ...], writes: bool) -> None:
+def seal(*, signals_to: tuple[int, ...], writes: bool, sized: bool) -> None:
     """Refuse, from now on and for good, the system calls of `syscalls`. Raises OSError where seccomp is not to be had.
 
     Signals may go to the processes `signals_to` only; without `writes` no file can be opened for writing.
+    sized: whether what can be written has a size of its own; else nothing written can be hidden.
     """
-    rows = list(_filter(signals_to, writes))
+    rows = list(_filter(signals_to, writes, sized))
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *row) for row in rows))
     handle = struct.pack("HxxxxxxP", len(rows), ctypes.addressof(program))
     _done(_libc().prctl(_PR_SET_SECCOMP, 2, handle, 0, 0), "prctl(SECCOMP)")
@@ -155,7 +188,7 @@ _REFUSE: Row = (_RETURN, 0, 0, 0x50000 | errno.EPERM)
 _ABSENT: Row = (_RETURN, 0, 0, 0x50000 | errno.ENOSYS)
 
 
-def _filter(signals_to: tuple[int, ...], writes: bool) -> Iterator[Row]:
+def _filter(signals_to: tuple[int, ...], writes: bool, sized: bool) -> Iterator[Row]:
     """The BPF program. It reads the number of a system call, the architecture and the arguments."""
     column = architecture()
     if column is None:
@@ -164,11 +197,13 @@ def _filter(signals_to: tuple[int, ...], writes: bool) -> Iterator[Row]:
             f"the system calls of {platform.machine()} on {sys.platform} are not known",
         )
     yield from _entry(column)
-    yield from _refused_calls(column, writes)
+    yield from _refused_calls(column, writes, sized)
     yield from _signal_rules(column, signals_to)
     yield from _socket_rules(column)
     if not writes:
-        yield from _open_rules(column)
+        yield from _open_rules(column, _WRITING)
+    elif not sized:
+        yield from _open_rules(column, _UNNAMED)
     yield _ALLOW
 
 
@@ -187,8 +222,10 @@ def _entry(column: int) -> Iterator[Row]:
     yield _ABSENT
 
 
-def _refused_calls(column: int, writes: bool) -> Iterator[Row]:
+def _refused_calls(column: int, writes: bool, sized: bool) -> Iterator[Row]:
     refused = dict(syscalls.ALWAYS)
+    if not sized:
+        refused |= syscalls.HIDING
     if not writes:
         refused |= syscalls.WRITES
     for numbers in refused.values():
@@ -219,10 +256,10 @@ def _socket_rules(column: int) -> Iterator[Row]:
         yield from _on_call(name, column, [*rows, _ALLOW])
 
 
-def _open_rules(column: int) -> Iterator[Row]:
-    """Files are opened for reading only."""
+def _open_rules(column: int, refused: int) -> Iterator[Row]:
+    """Files are not opened with any of the flags `refused`."""
     for name, position in (("open", 1), ("openat", 2)):
-        rows = [_argument(position), (_ANY_BIT, 0, 1, _WRITING), _REFUSE, _ALLOW]
+        rows = [_argument(position), (_ANY_BIT, 0, 1, refused), _REFUSE, _ALLOW]
         yield from _on_call(name, column, rows)
 
 

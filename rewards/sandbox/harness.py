@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect  # noqa: F401  warm for programs, as are the next few
 import heapq  # noqa: F401
 import json
-import math
 import os
 import random  # noqa: F401
 import re  # noqa: F401
@@ -22,13 +21,15 @@ import typing  # noqa: F401
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rewards.sandbox.contain import confine, die_with, limit, seal
+from rewards.sandbox.contain import confine, die_with, limit, mount_scratch, seal
 from rewards.sandbox.judge import Judge, Stop, deadline_in
 from rewards.sandbox.player import play
 from rewards.sandbox.wire import ENDED, Line
 
-GRACE_S = 2
-"""Seconds after the deadline at which a harness ends itself, whatever it does."""
+GRACE_S = 0.5
+"""Seconds after the deadline at which a harness kills itself, whatever it does: a program whose
+replies keep the tests busy fails, well before the deadline of the reward call."""
+MOST_FILES = 1000
 STILL_S = 1.0
 """Seconds by which a wait may come back late before the machine has stood still."""
 
@@ -71,14 +72,17 @@ def conduct(
     limits: Mapping[str, Any], read_job: Callable[[], Mapping[str, Any]], *, must_seal: bool
 ) -> dict[str, Any]:
     """Run one job. Returns `{"results", "trouble", "refused"}`; `refused` says why nothing could be judged at all."""
-    _end_at(math.ceil(limits["wall_s"]) + GRACE_S)
+    _end_at(limits["wall_s"] + GRACE_S)
     sys.path[:] = [
         place for place in sys.path if place
     ]  # the tests import nothing from a folder the program can write to
     scratch = limits["scratch"]
-    if scratch is not None:
-        os.chdir(scratch)
     try:
+        sized = scratch is not None and mount_scratch(
+            scratch, limits["scratch_mb"] << 20, MOST_FILES
+        )
+        if scratch is not None:
+            os.chdir(scratch)
         limit(
             cpu_s=limits["cpu_s"],
             memory=limits["memory_mb"] << 20,
@@ -86,9 +90,11 @@ def conduct(
         )
         writes = confine(scratch) and scratch is not None
         ours, theirs = socket.socketpair()
-        child = _start_player(theirs, writes, must_seal, limits["reply_mb"] << 20)
+        child = _start_player(
+            theirs, {"writes": writes, "sized": sized}, must_seal, limits["reply_mb"] << 20
+        )
         theirs.close()
-        _seal((os.getpid(), child), writes, must_seal)
+        _seal((os.getpid(), child), must_seal, writes=writes, sized=sized)
     except OSError as error:
         return {
             "results": [],
@@ -117,21 +123,23 @@ def conduct(
     }
 
 
-def _end_at(seconds: int) -> None:
+def _end_at(seconds: float) -> None:
     """Die after so many seconds if they were spent computing, else raise `StoodStill` once."""
 
     def ring(*_: Any) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(GRACE_S)
+        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
         if time.process_time() < seconds / 4:
             raise StoodStill
         signal.raise_signal(signal.SIGALRM)
 
     signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _start_player(end: socket.socket, writes: bool, must_seal: bool, longest: int) -> int:
+def _start_player(
+    end: socket.socket, files: Mapping[str, bool], must_seal: bool, longest: int
+) -> int:
     judge = os.getpid()
     child = os.fork()
     if child:
@@ -144,15 +152,15 @@ def _start_player(end: socket.socket, writes: bool, must_seal: bool, longest: in
         os.dup2(end.fileno(), 3, inheritable=False)
         end.detach()
         os.closerange(4, 1024)
-        _seal((os.getpid(),), writes, must_seal)
+        _seal((os.getpid(),), must_seal, **files)
         play(Line(socket.socket(fileno=3), longest=longest * 16))
     finally:
         os._exit(0)
 
 
-def _seal(signals_to: tuple[int, ...], writes: bool, must: bool) -> None:
+def _seal(signals_to: tuple[int, ...], must: bool, **files: bool) -> None:
     try:
-        seal(signals_to=signals_to, writes=writes)
+        seal(signals_to=signals_to, **files)
     except OSError:
         if must:
             raise
@@ -165,9 +173,9 @@ def _scratch_watch(scratch: str | None, limits: Mapping[str, Any]) -> Callable[[
         if scratch is not None:
             with os.scandir(scratch) as entries:
                 sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries]
-            if sum(sizes) > most or len(sizes) > 1000:
+            if sum(sizes) > most or len(sizes) > MOST_FILES:
                 raise Stop(
-                    f"over {limits['scratch_mb']} MB or 1000 files in the scratch folder"
+                    f"over {limits['scratch_mb']} MB or {MOST_FILES} files in the scratch folder"
                 )
 
     return look

@@ -129,6 +129,26 @@ KERNEL: Table = {
 }
 """Administration and rarely used doors of the kernel."""
 
+WATCHING: Table = {
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "inotify_rm_watch": (255, 28),
+    "fanotify_mark": (301, 263),
+}
+"""Seeing the names of files that others make, in folders that cannot be read."""
+
+HIDING: Table = {
+    "rename": (82, None),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "unlink": (87, None),
+    "unlinkat": (263, 35),
+    "fallocate": (285, 47),
+}
+"""What takes space that nobody sees, refused where the scratch folder has no size of its own: files
+that are removed while they are open or mapped, and files that are large at once."""
+
 WRITES: Table = {
     "creat": (85, None),
     "mkdir": (83, None),
@@ -160,4 +180,4 @@ BY_ARGUMENT: Table = {
 }
 """Refused or allowed by what they are given: see `contain.py`."""
 
-ALWAYS: Table = NETWORK | PROCESSES | OTHERS | LASTING | METADATA | KERNEL
+ALWAYS: Table = NETWORK | PROCESSES | OTHERS | LASTING | METADATA | KERNEL | WATCHING

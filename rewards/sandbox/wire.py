@@ -23,6 +23,8 @@ from typing import Any
 
 ENDED = "the process has ended"
 LONGEST_ITERATOR = 100_000
+MOST_DIGITS = 100_000
+"""Before or behind the point of a decimal number."""
 _SMALL = 1 << 53
 BETWEEN_OBJECTS = tuple(
     "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift lt le gt ge".split()
@@ -120,7 +122,12 @@ _SCALARS: dict[type, Callable[[Any], Any]] = {
     complex: lambda value: ["complex", value.real, value.imag],
     range: lambda value: ["range", _whole(value.start), _whole(value.stop), _whole(value.step)],
     decimal.Decimal: lambda value: ["decimal", decimal.Decimal.__str__(value)],
-    fractions.Fraction: lambda value: ["fraction", f"{value.numerator}/{value.denominator}"],
+    # In whole numbers: from a text such as "1e99999999" a fraction takes minutes to build.
+    fractions.Fraction: lambda value: [
+        "fraction",
+        f"{value.numerator:x}",
+        f"{value.denominator:x}",
+    ],
     datetime.datetime: lambda value: ["datetime", value.isoformat()],
     datetime.date: lambda value: ["date", value.isoformat()],
     datetime.time: lambda value: ["time", value.isoformat()],
@@ -138,13 +145,21 @@ _READ_SCALARS: dict[str, Callable[..., Any]] = {
     "bytearray": bytearray.fromhex,
     "complex": complex,
     "range": lambda *ends: range(*(decode(end, _no_handle) for end in ends)),
-    "decimal": decimal.Decimal,
-    "fraction": fractions.Fraction,
+    "decimal": lambda text: _decimal(text),
+    "fraction": lambda above, below: fractions.Fraction(int(above, 16), int(below, 16)),
     "datetime": datetime.datetime.fromisoformat,
     "date": datetime.date.fromisoformat,
     "time": datetime.time.fromisoformat,
     "timedelta": datetime.timedelta,
 }
+
+
+def _decimal(text: str) -> decimal.Decimal:
+    """A number of ordinary size: `int()` of 1e99999999 would take minutes on our side."""
+    number = decimal.Decimal(text)
+    if number.is_finite() and abs(number.adjusted()) > MOST_DIGITS:
+        raise ValueError(f"a decimal number of over {MOST_DIGITS:,} digits")
+    return number
 
 
 _builtin_types = {

@@ -53,14 +53,14 @@ def find_row(
 
 def pieces(row: dict[str, Any], folder: RunFolder) -> list[str]:
     """The text of each answer token, [L], by the tokenizer of the run's last checkpoint; special tokens by name."""
-    from transformers import AutoTokenizer
+    from rlcore.learner.tokenizer import load_tokenizer
 
     found = all_checkpoints(folder.checkpoints)
     if not found:
         raise RunError(
             f"{folder.path} has no checkpoint, whose tokenizer would say what the tokens are"
         )
-    tokenizer = AutoTokenizer.from_pretrained(found[-1])
+    tokenizer = load_tokenizer(str(found[-1]))
     ids = [token for token, wrote in zip(row["token_ids"], row["mask"], strict=True) if wrote]
 
     def decode(tokens: list[int]) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from rlcore.cli.options import count
 from rlcore.errors import RunError
-from rlcore.recipe.load import parse_yaml
+from rlcore.recipe.yaml_text import read_yaml
+from rlcore.terminal import make_console
 
 
 def add_commands(
@@ -35,7 +35,7 @@ def add_commands(
     )
     sub.add_argument(
         "--passes",
-        type=int,
+        type=count,
         default=1,
         metavar="N",
         help="draw so many steps for each recorded one (default 1)",
@@ -61,7 +61,9 @@ def curriculum_replay(arguments: argparse.Namespace) -> None:
     from rlcore.analysis.replay import Record, replay, replay_svg
 
     record = Record(arguments.run)
-    named = [parse_yaml(text) for text in arguments.sampler or ["uniform", "sec"]]
+    named = [
+        read_yaml(text, f"--sampler {text}") for text in arguments.sampler or ["uniform", "sec"]
+    ]
     found = [
         replay(record, name, seed=arguments.seed, passes=arguments.passes) for name in named
     ]
@@ -83,7 +85,7 @@ def curriculum_replay(arguments: argparse.Namespace) -> None:
         table.add_row(
             one.sampler, f"{one.signal:.3f}", f"{one.mixed:.1%}", str(one.tasks), *shares
         )
-    (Console() if sys.stdout.isatty() else Console(width=160)).print(table)
+    make_console().print(table)
     print(f"shares over {record.steps * arguments.passes} steps: {place}")
 
 

@@ -9,31 +9,23 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlcore.cli.finding import Finding
+from rlcore.cli.machine import machine_findings
+
+if TYPE_CHECKING:
+    from rlcore.recipe.schema import Recipe
 
 PROBE_DEADLINE_S = 120.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    part: str
-    works: bool
-    state: str
-    """The version if it works, else what is wrong and what to do."""
-    use: str
-    needed: bool = True
-    """Whether rlcore cannot run without it."""
+def examine(recipe: Recipe | None = None) -> list[Finding]:
+    """Try every part once, and the machine. What can take the process down is tried in another.
 
-    @property
-    def text(self) -> str:
-        if self.works:
-            return self.state
-        return f"{'MISSING' if self.needed else 'missing (optional)'}: {self.state}"
-
-
-def examine() -> list[Finding]:
-    """Try every part once. Parts that can take the process down are tried in another process."""
-    return list(_findings())
+    recipe: what is to be run; its run folder's disk is looked at.
+    """
+    return [*_findings(), *machine_findings(recipe)]
 
 
 def _findings() -> Iterator[Finding]:

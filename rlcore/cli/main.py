@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,10 +23,12 @@ from rlcore.cli import measure as cli_measure
 from rlcore.cli import models as cli_models
 from rlcore.cli import recipes as cli_recipes
 from rlcore.cli import rewards as cli_rewards
+from rlcore.cli.options import count
 from rlcore.errors import RlcoreError
-from rlcore.recipe.load import load
+from rlcore.recipe.load import is_run_folder, load
+from rlcore.terminal import make_console, visible
 
-console = Console() if sys.stdout.isatty() else Console(width=160)
+console = make_console()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,13 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.command(arguments) or 0
     except RlcoreError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "interrupted; 'rlcore train ... --resume' goes on after the last checkpoint",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         return 130
 
 
@@ -57,7 +55,11 @@ def train(arguments: argparse.Namespace) -> None:
     from rlcore.run.driver import train
 
     summary = train(
-        recipe, resume=arguments.resume, overwrite=arguments.overwrite, console=console
+        recipe,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        console=console,
+        folder=_run_folder(arguments.recipe, arguments.overrides),
     )
     if int(os.environ.get("RANK", 0)) == 0:
         gain = (
@@ -68,6 +70,15 @@ def train(arguments: argparse.Namespace) -> None:
         print(f"{gain}{summary.seconds:.0f} s; everything is in {summary.run}")
         if arguments.json:
             print(json.dumps(asdict(summary)))
+
+
+def _run_folder(name: str, overrides: Sequence[str]) -> Path | None:
+    """The run folder that a command names in place of a recipe, wherever it was moved to.
+
+    None where the overrides give the run another one.
+    """
+    moved = any(item.startswith(("name=", "run.folder=")) for item in overrides)
+    return Path(name) if is_run_folder(Path(name)) and not moved else None
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -99,7 +110,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     from rlcore.cli.doctor import examine
 
     table = Table("part", "found", "use")
-    findings = examine()
+    recipe = load(arguments.recipe, arguments.overrides) if arguments.recipe else None
+    findings = examine(recipe)
     for finding in findings:
         table.add_row(finding.part, escape(finding.text), finding.use)
     console.print(table)
@@ -171,7 +183,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_credit(commands, command)
     cli_measure.add_commands(command)
-    command("doctor", doctor, "say what is installed and what works")
+    sub = command("doctor", doctor, "say what is installed and what works on this machine")
+    about = "look at the disk against this recipe's checkpoints"
+    sub.add_argument("recipe", nargs="?", metavar="RECIPE", help=about)
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="change the recipe")
     return parser
 
 
@@ -190,7 +205,7 @@ def _add_credit(
     sub.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     sub.add_argument(
         "--step",
-        type=int,
+        type=count,
         metavar="N",
         help="optimiser step (default: the last with step values)",
     )

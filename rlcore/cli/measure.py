@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.table import Table
 
-console = Console() if sys.stdout.isatty() else Console(width=160)
+from rlcore.cli.options import count, size
+from rlcore.terminal import make_console
+
+console = make_console()
 
 BENCH_SIZES = {
     "repeats": "calls of each side that count",
@@ -60,7 +61,8 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="learner only")
     for option, about in BENCH_SIZES.items():
-        sub.add_argument(f"--{option}", type=int, metavar="N", help=about)
+        number = size if option == "trl-micro-batch" else count
+        sub.add_argument(f"--{option}", type=number, metavar="N", help=about)
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
 
     sub = command("corpus", corpus, "prepare raw text and count what was dropped at each step")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlcore.cli.options import count
 from rlcore.recipe.load import dump, load, recipe_names
+from rlcore.terminal import make_console, visible
 
-console = Console() if sys.stdout.isatty() else Console(width=160)
+console = make_console()
 
 
 def takes_recipe(sub: argparse.ArgumentParser, what: str = "a recipe's name or file") -> None:
@@ -58,7 +58,7 @@ def add_commands(
     takes_recipe(sub)
     sub.add_argument(
         "--rows",
-        type=int,
+        type=count,
         default=200,
         help="tasks whose reference answer is scored (default 200)",
     )
@@ -94,7 +94,7 @@ def recipes_check(arguments: argparse.Namespace) -> None:
 
     tasks: dict = {}
     for fact in check(recipe, tasks):
-        print(fact)
+        print(visible(fact))
     for line in check_answers(recipe, tasks, n=arguments.rows):
-        print(line)
+        print(visible(line))
     print(f"recipe {recipe.name} is valid")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlcore.cli.options import seconds
 from rlcore.errors import RecipeError
-from rlcore.recipe.load import parse_yaml
+from rlcore.recipe.yaml_text import read_yaml
+from rlcore.terminal import make_console
 
-console = Console() if sys.stdout.isatty() else Console(width=160)
+console = make_console()
 
 
 def rewards_list(arguments: argparse.Namespace) -> int:
@@ -233,7 +233,7 @@ def _takes_reward(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--deadline",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="for one call (default 10)",
@@ -249,7 +249,7 @@ def _cases(arguments: argparse.Namespace) -> list[Any]:
 
 def _params(arguments: argparse.Namespace) -> dict[str, Any]:
     pairs = map(_pair, arguments.params)
-    return {key: parse_yaml(value) for key, value in pairs}
+    return {key: read_yaml(value, f"the parameter {key}") for key, value in pairs}
 
 
 def _pair(item: str) -> tuple[str, str]:

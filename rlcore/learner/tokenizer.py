@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -25,11 +28,30 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if name == "bytes":
         return byte_tokenizer()
     try:
+        if _is_whole(Path(name)):
+            return PreTrainedTokenizerFast.from_pretrained(name)
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"cannot load a tokenizer from {name!r}: {first_line(error)}"
         ) from None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder says that tokenizer.json is all there is to its tokenizer.
+
+    For some model types (qwen2, phi3) AutoTokenizer does not believe it, and puts that type's own
+    normalizer and special tokens in: a resumed run would read its prompts in another way.
+    """
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    is_generic = settings.get("tokenizer_class") in (
+        "TokenizersBackend",
+        "PreTrainedTokenizerFast",
+    )
+    return is_generic and (folder / "tokenizer.json").is_file()
 
 
 def byte_tokenizer(max_length: int = 1_000_000) -> PreTrainedTokenizerFast:

@@ -66,7 +66,7 @@ def find_preset(name: str) -> Callable[..., Objective]:
 
     Raises `RecipeError`.
     """
-    if name in PRESETS:
+    if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]
     return find(name, dict.fromkeys(PRESETS, ""), what="objective")
 

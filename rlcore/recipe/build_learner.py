@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlcore.errors import RecipeError
+from rlcore.errors import EngineError, RecipeError, RlcoreError
 from rlcore.objective.presets import find_preset, objective
 from rlcore.objective.term import Objective
-from rlcore.plugin import build_later
+from rlcore.plugin import build_later, in_words
 from rlcore.recipe import schema
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def build_objective(value: str | dict[str, Any], *, max_tokens: int) -> Objectiv
     """A preset with its parameters; one that is normalised by a fixed length takes the stage's `max_tokens` by default."""
     params = {"use": value} if isinstance(value, str) else dict(value)
     name = params.pop("use", None)
+    if "name" in params:
+        raise RecipeError(f"objective {name!r} has no parameter 'name'")
     if name is None:
         raise RecipeError(
             f"objective {value!r} names no preset; "
@@ -64,8 +66,11 @@ def build_policy(
     from rlcore.learner.policy import load_policy
 
     source = recipe.model.model_dump()
-    if source["path"] and (saved := sorted(Path(source["path"]).glob("checkpoints/step_*"))):
-        source["path"] = str(saved[-1])
+    if source["path"]:
+        names = Path(source["path"]).glob("checkpoints/step_*")
+        # A person's copy of one, such as step_000010.bak, is none.
+        saved = sorted(path for path in names if path.name.removeprefix("step_").isdecimal())
+        source["path"] = str(saved[-1]) if saved else source["path"]
     if checkpoint and recipe.model.peft is None:
         source |= {"path": str(checkpoint), "config": None, "tokenizer": None}
     return load_policy(
@@ -143,4 +148,11 @@ def build_engine(
         device=device,
         adapter_rank=adapter_rank,
     )
-    return make()
+    try:
+        return make()
+    except RlcoreError:
+        raise
+    except Exception as error:
+        raise EngineError(
+            f"engine {section.use!r} does not start: {in_words(error)}"
+        ) from error

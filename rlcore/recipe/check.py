@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlcore.errors import RecipeError, RewardError, RlcoreError
+from rlcore.plugin import in_words
 from rlcore.recipe.build import build_tasks, worker_rewards
 from rlcore.recipe.build_learner import check_engine
 from rlcore.recipe.schema import Recipe
@@ -97,11 +98,16 @@ def _stage_facts(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) -> list[st
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Errors of a part begin with its place in the recipe."""
+    """Errors of a part begin with its place in the recipe.
+
+    Whatever else it raises, over a parameter that its signature cannot describe, is named too.
+    """
     try:
         yield
     except RlcoreError as error:
         raise type(error)(f"{place}: {error}") from error
+    except Exception as error:
+        raise RecipeError(f"{place}: {in_words(error)}") from error
 
 
 def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int) -> list[str]:

@@ -8,24 +8,26 @@ the working directory and then beside the recipe file that names it.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from rlcore.errors import RecipeError
+from rlcore.errors import RecipeError, brief
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.keys import keys_below, section_at
 from rlcore.recipe.schema import Recipe
+from rlcore.recipe.yaml_text import plain, read_yaml, write_yaml
 
 SUFFIX = ".yaml"
+RUN_RECIPE = "recipe.yaml"
+"""The resolved recipe in a run folder."""
+RUN_MARK = ".rlcore"
+"""File that every run folder has; the process that runs holds a lock on it."""
 
 RENAMED = {
     "sampler": "engine",
@@ -46,35 +48,6 @@ RENAMED = {
     "min_lr_ratio": "schedule: {use: ..., min_lr_ratio: ...}",
 }
 """Key of version 1 -> what takes its place."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people write recipes: 1e-6 is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises `yaml.YAMLError`."""
-    return yaml.load(text, Loader=_Loader)
 
 
 def recipe_folders() -> list[Path]:
@@ -110,7 +83,14 @@ def load_mapping(
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Recipe:
     """The checked recipe of a mapping with the keys of a recipe file. Raises `RecipeError`."""
-    return _finish(copy.deepcopy(dict(raw)), overrides, changes, where="given as a mapping")
+    where = "given as a mapping"
+    return _finish(_plain(raw, where), overrides, changes, where=where)
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a run was started in this folder, or copied to it."""
+    has_trace = os.path.isfile(path / RUN_MARK) or os.path.isdir(path / "checkpoints")
+    return os.path.isfile(path / RUN_RECIPE) and has_trace
 
 
 def _finish(
@@ -131,41 +111,47 @@ def override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
         key, equals, text = item.partition("=")
         if not equals:
             raise RecipeError(
-                f"the override {item!r} has no '='; write key=value, for example seed=1"
+                f"the override {brief(item)} has no '='; write key=value, for example seed=1"
             )
-        try:
-            value = parse_yaml(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(
-                f"the value of the override {item!r} is not valid YAML: {_yaml_problem(error)}"
-            ) from None
+        value = read_yaml(text, f"the value of the override {brief(item)}")
         _assign(raw, key, value, where="the command line")
 
 
 def validate(raw: dict[str, Any], *, where: str) -> Recipe:
     """Check a plain mapping. Raises `RecipeError` with the first few problems, one line each."""
+    raw = _plain(raw, where)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         problems = [_sentence(detail, raw) for detail in error.errors(include_url=False)]
     shown = problems[:5] + ([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])
-    raise RecipeError(f"recipe {where}: " + "; ".join(shown))
+    raise RecipeError(f"recipe {where}: " + "; ".join(map(_shortened, shown)))
+
+
+def _plain(raw: Mapping[str, Any], where: str) -> Any:
+    try:
+        return plain(raw)
+    except ValueError as error:
+        raise RecipeError(f"recipe {where}: {error}") from None
+
+
+def _shortened(problem: str) -> str:
+    return problem if len(problem) <= 400 else f"{problem[:300]} ... {problem[-90:]}"
 
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML: loading it again gives the same recipe."""
-    return yaml.safe_dump(
-        recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=130
-    )
+    return write_yaml(plain(recipe.model_dump()))
 
 
 def find(name: str) -> Path:
     """The file of a recipe given by path or by name. Raises `RecipeError` with the nearest names."""
+    # os.path's functions, unlike Path's, do not raise for a name that no file can have.
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if (path / "recipe.yaml").is_file():  # a run folder
-        return path / "recipe.yaml"
+    if os.path.isfile(path / RUN_RECIPE):
+        return path / RUN_RECIPE
     names = recipe_names()
     if name in names:
         return names[name]
@@ -173,7 +159,7 @@ def find(name: str) -> Path:
         difflib.get_close_matches(Path(name).stem, names, n=3, cutoff=0.5) or sorted(names)[:10]
     )
     raise RecipeError(
-        f"there is no recipe {name!r}: it is neither a file nor one of the known names (nearest: {', '.join(near)})"
+        f"there is no recipe {brief(name)}: it is neither a file nor one of the known names (nearest: {', '.join(near)})"
     )
 
 
@@ -184,11 +170,10 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
             f"recipe {path} extends itself through {' -> '.join(p.name for p in seen)}"
         )
     try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path} is not valid YAML: {_yaml_problem(error)}") from None
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from None
+    raw = read_yaml(text, f"recipe {path}")
     if not isinstance(raw, dict):
         raise RecipeError(
             f"recipe {path} must be a mapping of keys such as name, model and stages, not {type(raw).__name__}"
@@ -196,10 +181,16 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     parent = raw.pop("extends", None)
     if parent is None:
         base: dict[str, Any] = {}
-    else:
+    elif isinstance(parent, str):
         beside = path.parent / f"{parent}{SUFFIX}"
-        base = _read(beside if beside.is_file() else find(str(parent)), (*seen, path.resolve()))
-    raw = _placed(raw, path.parent)
+        base = _read(
+            beside if os.path.isfile(beside) else find(parent), (*seen, path.resolve())
+        )
+    else:
+        raise RecipeError(f"recipe {path}: extends is {brief(parent)}; it must name a recipe")
+    if not is_run_folder(path.parent):
+        # The names in a run's own recipe are resolved; the files beside it are what it wrote.
+        raw = _placed(raw, path.parent)
     plain = {key: value for key, value in raw.items() if "." not in str(key)}
     merged = _merge(base, plain)
     for key, value in raw.items():
@@ -257,13 +248,15 @@ def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
             node = node[part]
     if isinstance(node, list):
         node[_item(node, last, dotted, where)] = value
-    else:
+    elif isinstance(node, dict):
         node[last] = value
+    else:
+        raise RecipeError(f"{where}: {dotted!r} reaches into {brief(node)}, which has no keys")
 
 
 def _item(items: list[Any], part: str, dotted: str, where: str) -> int:
     """Position of a list item named by number, or of a stage named by its name or kind."""
-    if part.isdecimal() and int(part) < len(items):
+    if part.isdecimal() and len(part) < 10 and int(part) < len(items):
         return int(part)
     named = [i for i, item in enumerate(items) if _label(item) == part]
     if len(named) == 1:
@@ -282,14 +275,6 @@ def _label(item: Any) -> str:
     if not isinstance(item, dict):
         return ""
     return item.get("name") or str(item.get("kind", "")).rpartition(":")[2]
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return (
-        f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(problem)
-    )
 
 
 def _sentence(detail: Any, raw: Any) -> str:
@@ -311,7 +296,7 @@ def _sentence(detail: Any, raw: Any) -> str:
     got = (
         ""
         if detail["type"] == "value_error" or isinstance(detail["input"], dict)
-        else f" (got {detail['input']!r})"
+        else f" (got {brief(detail['input'])})"
     )
     return f"{where}: {message}{got}"
 
@@ -327,7 +312,7 @@ def _recipe_path(loc: Sequence[int | str], raw: Any) -> list[int | str]:
         path.append(part)
         if isinstance(node, dict):
             node = node.get(part)
-        elif isinstance(node, list) and isinstance(part, int):
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
         else:
             node = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from rlcore.recipe.section import PartSection, Section
+from rlcore.recipe.section import Amount, Count, PartSection, Seconds, Section
 
 
 class ModelSection(Section):
@@ -63,11 +63,9 @@ class EngineSection(PartSection):
         description="what generates completions: vllm_local (vLLM in this process), "
         "hf (transformers), or file.py:Class",
     )
-    max_length: PositiveInt = Field(2048, description="longest prompt + completion, in tokens")
-    max_sequences: PositiveInt = Field(
-        256, description="completions generated at the same time"
-    )
-    deadline_s: PositiveFloat = Field(
+    max_length: Count = Field(2048, description="longest prompt + completion, in tokens")
+    max_sequences: Count = Field(256, description="completions generated at the same time")
+    deadline_s: Seconds = Field(
         600.0, description="longest wait for the completions of one step; stragglers are cut"
     )
     sync: Literal["merged", "adapter"] = Field(
@@ -75,7 +73,7 @@ class EngineSection(PartSection):
         description="what vLLM is given after a step under model.peft: "
         "merged weights, or the LoRA adapter alone",
     )
-    sync_tolerance: PositiveFloat | None = Field(
+    sync_tolerance: Amount | None = Field(
         None,
         description="largest mean gap of log-probabilities between engine and learner after a publish, in nats a "
         "token; default: 3 times what the learner's own arithmetic rounds, at least 1e-3",

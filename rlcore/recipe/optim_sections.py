@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from rlcore.errors import RecipeError
 from rlcore.plugin import build, did_you_mean
-from rlcore.recipe.section import Section
+from rlcore.recipe.section import Amount, Count, Section
 
 if TYPE_CHECKING:
     from rlcore.recipe.schema import Recipe
@@ -69,20 +69,22 @@ class UpdateSection(Section):
         description="adamw8bit needs bitsandbytes; "
         "muon takes the inner matrices and leaves the rest to adamw",
     )
-    lr: PositiveFloat = Field(1e-6, description="peak learning rate")
-    betas: tuple[float, float] = Field(
+    lr: Annotated[float, Field(gt=0, le=1e3)] = Field(1e-6, description="peak learning rate")
+    betas: tuple[Ratio, Ratio] = Field(
         (0.9, 0.95),
         strict=False,
         description="AdamW's decay rates; the first is sgd's momentum",
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="on matrices only")
-    clip_norm: PositiveFloat = Field(1.0, description="largest global gradient norm")
+    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = Field(
+        0.0, description="on matrices only"
+    )
+    clip_norm: Amount = Field(1.0, description="largest global gradient norm")
     schedule: str | dict[str, Any] = Field(
         "constant",
         description="shape after the warm-up: constant, linear, cosine, rex, wsd, "
         "or {use: wsd, decay_shape: sqrt}",
     )
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
         0, description="updates of linear warm-up"
     )
 
@@ -97,7 +99,7 @@ class UpdateSection(Section):
     def schedule_settings(self) -> dict[str, Any]:
         """Name and settings of the learner's schedule."""
         name = self.schedule if isinstance(self.schedule, str) else self.schedule.get("use")
-        if name not in SCHEDULES:
+        if not isinstance(name, str) or name not in SCHEDULES:
             raise RecipeError(
                 f"there is no schedule {name!r}{did_you_mean(str(name), SCHEDULES)}"
             )
@@ -114,7 +116,7 @@ class OptimSection(UpdateSection):
         None,
         description="decay of a moving average of the weights, saved to ema/ in each checkpoint",
     )
-    micro_batch_tokens: PositiveInt = Field(
+    micro_batch_tokens: Count = Field(
         16_384, description="tokens in one forward; changes memory, never the gradient"
     )
     layout: Literal["auto", "packed", "shared"] = Field(

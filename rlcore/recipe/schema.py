@@ -7,15 +7,12 @@ Python API: `Recipe.model_validate({...})`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
-    PositiveFloat,
-    PositiveInt,
     SerializeAsAny,
     ValidationInfo,
     model_validator,
@@ -26,7 +23,7 @@ from rlcore.errors import RecipeError
 from rlcore.plugin import find
 from rlcore.recipe.model_sections import EngineSection, ModelSection, PromptSection
 from rlcore.recipe.optim_sections import OptimSection
-from rlcore.recipe.section import Section
+from rlcore.recipe.section import Amount, Count, Name, Seconds, Section
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection, ScoringSection
 from rlcore.recipe.task_sections import TaskSection
 
@@ -96,28 +93,33 @@ AnyStage = Annotated[SerializeAsAny[Section], BeforeValidator(_validated_stage)]
 
 class RunSection(Section):
     folder: str = Field("runs", description="where run folders are made")
-    checkpoint_every: PositiveInt = Field(
+    checkpoint_every: Count = Field(
         50, description="steps between checkpoints; one is also made after each stage"
     )
-    keep_checkpoints: PositiveInt = Field(2, description="older ones are removed")
+    keep_checkpoints: Count = Field(2, description="older ones are removed")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="also log there"
     )
-    timeout_s: PositiveFloat = Field(
-        1800, description="a process that waits longer than this for another ends the run"
+    timeout_s: Seconds = Field(
+        1800.0, description="a process that waits longer than this for another ends the run"
     )
-    peak_tflops: PositiveFloat | None = Field(
+    save_on_term_s: Seconds | None = Field(
+        None,
+        description="on SIGTERM go on to the end of the step, save and end; "
+        "at once if that takes longer than these seconds; null: at once",
+    )
+    peak_tflops: Amount | None = Field(
         None, description="peak TFLOP/s of a device, for the metric mfu; null: known GPUs only"
     )
 
 
 class Recipe(Section):
-    name: str = Field(description="names the run folder")
+    name: Name = Field(description="names the run folder")
     seed: int = Field(0, description="of everything random")
     model: ModelSection
     engine: EngineSection = Field(default_factory=EngineSection)
     prompt: PromptSection = Field(default_factory=PromptSection)
-    tasks: dict[str, TaskSection] = Field(min_length=1, description="task sets by name")
+    tasks: dict[Name, TaskSection] = Field(min_length=1, description="task sets by name")
     # Excluded when a recipe is written: each stage then has the shared sections that it took.
     rewards: list[RewardSection] = Field(
         default_factory=list,
@@ -140,11 +142,6 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ValueError(
-                f"name is {self.name!r}, but it names a folder: "
-                "use letters, digits, '.', '_' and '-'"
-            )
         lora = (self.model.peft or {}).get("type") == "lora"
         if self.engine.sync == "adapter" and not (lora and self.engine.use == "vllm_local"):
             raise ValueError(
@@ -153,10 +150,22 @@ class Recipe(Section):
             )
         for name in SHARED:
             self._refuse_unused(name)
+        self._refuse_same_files()
         for i, stage in enumerate(self.stages):
             for problem in stage.problems(self, self.stages[:i]):
                 raise ValueError(f"stages.{i}.{problem}")
         return self
+
+    def _refuse_same_files(self) -> None:
+        """Raise `ValueError` for two stages that would write the same files."""
+        owners: dict[str, int] = {}
+        for i, stage in enumerate(self.stages):
+            path = f"{stage.files}/{stage.label}"
+            if stage.files and path in owners:
+                raise ValueError(
+                    f"stages {owners[path]} and {i} both write {path}: give one another name"
+                )
+            owners[path] = i
 
     def _refuse_unused(self, name: str) -> None:
         """Raise `ValueError` for a shared section, or a key of it, that reaches no stage."""

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MAX_NAME = 100
+"""Bytes of a name: file systems take 255, and suffixes are added."""
+
+Count = Annotated[int, Field(gt=0, le=10**9)]
+"""How many of something: at least one."""
+Amount = Annotated[float, Field(gt=0, le=1e9)]
+Seconds = Annotated[float, Field(gt=0, le=1e7)]
+"""A waiting time; the largest is 115 days, which every clock and socket takes."""
+
+
+def _as_name(text: str) -> str:
+    if re.fullmatch(r"\w[\w.-]*", text) and len(text.encode()) <= MAX_NAME:
+        return text
+    raise ValueError(
+        f"{text[:60]!r} names files and metrics: use up to {MAX_NAME} letters, digits, "
+        "'.', '_' and '-', the first of them no '.' or '-'"
+    )
+
+
+Name = Annotated[str, AfterValidator(_as_name)]
+"""What becomes a part of a path: it can never lead out of its folder."""
+
+
+def _as_metric(text: str) -> str:
+    for part in text.split("/") if text else ():
+        _as_name(part)
+    return text
+
+
+MetricName = Annotated[str, AfterValidator(_as_metric)]
+"""Names with slashes between them, as metrics are grouped; or "" for the default."""
+OptionalName = Annotated[str, AfterValidator(lambda text: _as_name(text) if text else "")]
+"""A `Name`, or "" for the default."""
 
 
 class Section(BaseModel):
     """Strict and frozen: unknown keys, wrong types and later changes are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+    )
 
 
 class PartSection(Section):
@@ -21,7 +61,7 @@ class PartSection(Section):
     checked when the part is built.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow")
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Key of version 1 -> what takes its place."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field
 
-from rlcore.recipe.section import PartSection, Section
+from rlcore.recipe.section import Count, MetricName, PartSection, Seconds, Section
 
 
 class RewardSection(PartSection):
@@ -14,8 +14,10 @@ class RewardSection(PartSection):
         description="entry point, package.module:function, file.py:function, or information_gain, "
         "which the learner computes"
     )
-    weight: float = Field(1.0, description="its weight in the sum; 0 only logs it")
-    name: str = Field("", description="name in the metrics; default: the function's")
+    weight: Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
+        1.0, description="its weight in the sum; 0 only logs it"
+    )
+    name: MetricName = Field("", description="name in the metrics; default: the function's")
     optional: bool = Field(
         False, description="None leaves it out of the sum, and the completion stays in training"
     )
@@ -25,16 +27,27 @@ class RewardSection(PartSection):
 
 
 class ScoringSection(Section):
-    workers: PositiveInt = Field(
+    workers: Annotated[int, Field(gt=0, le=1024)] = Field(
         2, description="processes that compute rewards, for each process of the run"
     )
-    deadline_s: PositiveFloat = Field(10.0, description="longest time for one reward call")
+    deadline_s: Seconds = Field(10.0, description="longest time for one reward call")
+
+
+def _not_tiny(temperature: float) -> float:
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise ValueError(f"it is 0 (greedy) or at least {MIN_TEMPERATURE}, not {temperature:g}")
+    return temperature
+
+
+MIN_TEMPERATURE = 1e-3
+"""Below it, logits divided by the temperature overflow."""
+Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_not_tiny)]
 
 
 class SamplingSection(Section):
-    max_tokens: PositiveInt = Field(256, description="longest completion")
-    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus; 1 is off")
+    max_tokens: Count = Field(256, description="longest completion")
+    temperature: Temperature = Field(1.0, description="0 is greedy")
+    top_p: Annotated[float, Field(ge=1e-6, le=1)] = Field(1.0, description="nucleus; 1 is off")
     top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 is off")
     min_p: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,

@@ -22,13 +22,14 @@ import json
 import os
 import pickle
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlcore.errors import RunError
+from rlcore.run.disk import remove, writing
 
 NAME = re.compile(r"step_\d+")
 
@@ -61,21 +62,22 @@ def save(
 ) -> None:
     """Write `folder/step_NNNNNN` and remove all but the newest `keep` checkpoints.
 
-    A kill at any moment leaves only complete checkpoints and what `recover` clears.
-    `save_model(path)` writes the model's files and is called by every rank, because gathering
-    shards takes all of them; the `main` rank alone does the rest. `state` goes through torch.save.
+    A kill at any moment leaves only complete checkpoints and what `recover` clears; so does a full
+    disk, which is a `RunError`. `save_model(path)` writes the model's files and is called by every
+    rank, because gathering shards takes all of them; the `main` rank alone does the rest. `state`
+    goes through torch.save.
     """
     final = folder / f"step_{cursor.step:06d}"
     draft = _draft_of(final)
-    if main:
-        recover(folder)
-        (draft / "trainer").mkdir(parents=True)
-    save_model(draft)
-    if main:
-        _write_trainer(draft, cursor, state)
-        _put_in_place(draft, final)
-        for old in all_checkpoints(folder)[:-keep]:
-            _remove(old)
+    with _writing(draft, f"checkpoint {final.name}", main=main):
+        if main:
+            recover(folder)
+            (draft / "trainer").mkdir(parents=True)
+        save_model(draft)
+        if main:
+            _write_trainer(draft, cursor, state)
+            _put_in_place(draft, final)
+            keep_newest(folder, keep)
 
 
 def save_reference(
@@ -83,12 +85,25 @@ def save_reference(
 ) -> None:
     """Write the model alone to `path`, replacing what is there. Every rank calls it."""
     draft = _draft_of(path)
-    if main:
-        recover(path.parent)
-        draft.mkdir(parents=True)
-    save_model(draft)
-    if main:
-        _put_in_place(draft, path)
+    with _writing(draft, f"the reference model {path.name}", main=main):
+        if main:
+            recover(path.parent)
+            draft.mkdir(parents=True)
+        save_model(draft)
+        if main:
+            _put_in_place(draft, path)
+
+
+@contextmanager
+def _writing(draft: Path, what: str, *, main: bool) -> Iterator[None]:
+    """`disk.writing`; a draft that could not be finished gives back its space."""
+    with writing(what, draft.parent.parent):
+        try:
+            yield
+        except Exception:
+            if main:
+                recover(draft.parent)
+            raise
 
 
 def recover(folder: Path) -> None:
@@ -100,7 +115,13 @@ def recover(folder: Path) -> None:
         else:  # killed between the two renames of `_put_in_place`
             os.replace(path, final)
     for path in (*_left_behind(folder, ".removed_"), *_left_behind(folder, ".draft_")):
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path, inside=folder)
+
+
+def keep_newest(folder: Path, number: int) -> None:
+    """Remove older checkpoints; a kill may have left one too many."""
+    for old in all_checkpoints(folder)[:-number]:
+        _remove(old)
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
@@ -157,7 +178,7 @@ def _draft_of(final: Path) -> Path:
 
 def _put_in_place(draft: Path, final: Path) -> None:
     """Rename `draft` to `final`. What `final` held is removed only after that."""
-    for path in _files(draft):
+    for path in (*_files(draft), *_folders(draft)):
         _flush(path)
     replaced = final.with_name(f".replaced_{final.name}")
     if final.exists():
@@ -171,9 +192,9 @@ def _put_in_place(draft: Path, final: Path) -> None:
 def _remove(path: Path) -> None:
     """Delete a folder. It loses its name first: half of it must not look like a checkpoint."""
     removed = path.with_name(f".removed_{path.name.removeprefix('.replaced_')}")
-    shutil.rmtree(removed, ignore_errors=True)
+    remove(removed, inside=path.parent)
     os.replace(path, removed)
-    shutil.rmtree(removed, ignore_errors=True)
+    remove(removed, inside=path.parent)
 
 
 def _left_behind(folder: Path, prefix: str) -> list[Path]:
@@ -182,6 +203,11 @@ def _left_behind(folder: Path, prefix: str) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folder itself and those in it: their entries must be on disk too."""
+    return [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
 
 
 def _checksum(path: Path) -> str:

@@ -19,10 +19,12 @@ from rlcore.recipe.build_learner import build_policy
 from rlcore.recipe.check import check
 from rlcore.recipe.schema import Recipe
 from rlcore.run import checkpoint
+from rlcore.run.ending import interrupted, resume_command
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.processes import group_settings, lost_process_named
 from rlcore.run.session import Run
 from rlcore.run.tracking import Callback, StepFunction, Tracker
+from rlcore.terminal import SafeConsole
 from rlcore.types import Task
 
 
@@ -47,19 +49,23 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     console: Console | None = None,
+    folder: Path | None = None,
 ) -> Summary:
-    """Run all stages. With `resume`, continue after the last checkpoint (from the start if there is none)."""
+    """Run all stages. With `resume`, continue after the last checkpoint (from the start if there is none).
+
+    folder: the run folder; by default the recipe's name in its `run.folder`.
+    """
     started = time.perf_counter()
     check_trackers(recipe.run.trackers)
     transformers.utils.logging.disable_progress_bar()  # loading and saving bars would break ours
-    folder = RunFolder(Path(recipe.run.folder) / recipe.name)
+    folder = RunFolder(folder or Path(recipe.run.folder) / recipe.name)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         log_with=list(recipe.run.trackers) or None,
         project_dir=str(folder.path),
         kwargs_handlers=[group_settings(recipe.run.timeout_s)],
     )
-    tracker = Tracker(folder, accelerator, console or Console(), callbacks)
+    tracker = Tracker(folder, accelerator, console or SafeConsole(), callbacks)
     tasks: dict[str, Sequence[Task]] = {}
     for fact in check(recipe, tasks):
         tracker.say(fact)
@@ -69,17 +75,19 @@ def train(
     accelerator.init_trackers(recipe.name)
     run = open_run(recipe, folder, accelerator, tracker, tasks)
     try:
-        with lost_process_named(recipe.run.timeout_s):
+        with lost_process_named(recipe.run.timeout_s, folder.path), run.term.listening():
             while run.cursor.stage < len(recipe.stages):
                 recipe.stages[run.cursor.stage].run(run)
     except RlcoreError:
         saved = checkpoint.all_checkpoints(folder.checkpoints)
         if saved:
             tracker.say(
-                f"the run is kept in {folder.path}; fix the error and rerun with --resume, "
-                f"which continues after {saved[-1].name}"
+                f"the run is kept in {folder.path}; when the cause is mended, go on after "
+                f"{saved[-1].name} with: {resume_command(folder.path)}"
             )
         raise
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(interrupted(folder.path, run.cursor.step)) from interrupt
     finally:
         run.close()
         accelerator.end_training()
@@ -129,6 +137,8 @@ def open_run(
     _reopen(recipe, cursor, saved)
     if accelerator.is_main_process:
         folder.forget_after(step=cursor.step, stage=cursor.stage)
+        # Only now: the last one has been read, and is whole.
+        checkpoint.keep_newest(folder.checkpoints, recipe.run.keep_checkpoints)
     accelerator.wait_for_everyone()
     policy = build_policy(recipe, last, accelerator)
     origin = (

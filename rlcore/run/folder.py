@@ -18,18 +18,16 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from rlcore.errors import RunError
-from rlcore.recipe.load import dump, load
+from rlcore.recipe.load import RUN_MARK, RUN_RECIPE, dump, load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import Cursor, all_checkpoints, read_cursor, recover
-
-MARK = ".rlcore"
-"""File that every run folder has; the process that runs holds a lock on it."""
+from rlcore.run.disk import is_full, remove, write_error, writing
 
 MAY_CHANGE = re.compile(r"run\.|stages\.\d+\.steps$")
 """Keys that may have other values in a resumed run; with more steps the run is extended."""
@@ -45,7 +43,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe = path / "recipe.yaml"
+        self.recipe = path / RUN_RECIPE
         self.metrics = path / "metrics.jsonl"
         self.evals = path / "eval.jsonl"
         self.rollouts = path / "rollouts"
@@ -56,35 +54,49 @@ class RunFolder:
         self.pairs = path / "pairs"
         self.served_model = path / ".model"
         """What an engine reads its architecture and tokenizer from while it starts."""
+        self._lock: IO[str] | None = None
 
     def start(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Lock the folder for this process, and empty it or check that its run may be resumed.
 
-        What a killed process left half done is cleared. Raises `RunError`.
+        What a killed process left half done is cleared. Raises `RunError`; the folder is then free.
         """
         try:
-            self._lock_folder()
+            self._start(recipe, resume=resume, overwrite=overwrite)
+        except RunError:
+            if self._lock is not None:
+                self._lock.close()
+            raise
+
+    def _start(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+        try:
+            self._lock_folder(resume=resume)
             for folder in (self.checkpoints, self.references):
                 recover(folder)
-            shutil.rmtree(self.served_model, ignore_errors=True)
+            remove(self.served_model, inside=self.path)
             if self._holds_run():
                 self._enter(recipe, resume=resume, overwrite=overwrite)
             self.rollouts.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             _write_atomically(self.recipe, dump(recipe))
         except OSError as error:
+            if is_full(error):
+                raise write_error("its recipe", self.path, error) from None
             raise RunError(
                 f"the run folder {self.path} cannot be written ({error.strerror or error}): "
                 "choose another with run.folder=..."
             ) from None
 
-    def _lock_folder(self) -> None:
+    def _lock_folder(self, *, resume: bool) -> None:
         """Hold the folder until this process ends, however it ends.
 
-        The mark that stays in it says that the folder belongs to a run.
+        The mark that stays in it says that the folder belongs to a run. A copy made without it
+        may be resumed.
         """
-        mark = self.path / MARK
-        if self.path.exists() and not mark.exists() and any(self.path.iterdir()):
+        mark = self.path / RUN_MARK
+        is_copy = resume and self._has_recipe() and bool(all_checkpoints(self.checkpoints))
+        foreign = not mark.exists() and not is_copy
+        if self.path.exists() and foreign and any(self.path.iterdir()):
             raise RunError(
                 f"{self.path} holds files that are no run of rlcore: choose another name with "
                 "name=..."
@@ -127,46 +139,69 @@ class RunFolder:
             self.samples,
             self.pairs,
         ):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder, inside=self.path)
         for file in (self.metrics, self.evals, self.recipe, self.picture):
             file.unlink(missing_ok=True)
 
     def forget_after(self, *, step: int, stage: int) -> None:
         """Drop what a killed run wrote after its last checkpoint: resuming writes it again."""
-        _keep_rows(self.metrics, lambda row: row.get("step", 0) <= step)
-        _keep_rows(self.evals, lambda row: row.get("stage_index", 0) < stage)
-        for path in self.rollouts.glob("*.jsonl"):
-            name = ROLLOUT_FILE.fullmatch(path.name)
-            if name and int(name[1]) > step:
-                path.unlink()
+        with self.writing("the record without what was lost"):
+            _keep_rows(self.metrics, lambda row: row.get("step", 0) <= step)
+            _keep_rows(self.evals, lambda row: row.get("stage_index", 0) < stage)
+            for path in self.rollouts.glob("*.jsonl"):
+                name = ROLLOUT_FILE.fullmatch(path.name)
+                if name and int(name[1]) > step:
+                    path.unlink()
+
+    def writing(self, what: str) -> AbstractContextManager[None]:
+        """Context in which a write that the disk refuses is raised as a `RunError`."""
+        return writing(what, self.path)
 
     def log_metrics(self, row: Mapping[str, Any]) -> None:
-        _append_row(self.metrics, row)
+        self._write_rows(self.metrics, [row], mode="a")
 
     def log_eval(self, row: Mapping[str, Any]) -> None:
-        _append_row(self.evals, row)
+        self._write_rows(self.evals, [row], mode="a")
 
     def write_rollouts(self, step: int, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """One file a step and process; the main process's has no suffix."""
         suffix = f".rank{rank}" if rank else ""
-        _write_rows(self.rollouts / f"{step:06d}{suffix}.jsonl", rows)
+        self._write_rows(self.rollouts / f"{step:06d}{suffix}.jsonl", rows)
 
     def new_sample(self, stage: str) -> None:
         """Make the folder of a sample stage, without what an earlier attempt left in it."""
-        shutil.rmtree(self.samples / stage, ignore_errors=True)
-        (self.samples / stage).mkdir(parents=True)
+        folder = self.samples / stage
+        remove(folder, inside=self.samples)
+        with self.writing(f"samples/{stage}"):
+            folder.mkdir(parents=True)
 
     def append_sample(self, stage: str, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """One file a process."""
-        _write_rows(self.samples / stage / f"rank{rank}.jsonl", rows, mode="a")
+        self._write_rows(self.samples / stage / f"rank{rank}.jsonl", rows, mode="a")
 
     def summarise_sample(self, stage: str, metrics: Mapping[str, Any]) -> None:
-        path = self.samples / stage / "summary.json"
-        path.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        with self.writing(f"the summary of samples/{stage}"):
+            _write_atomically(
+                self.samples / stage / "summary.json", json.dumps(metrics, indent=1)
+            )
 
     def write_pairs(self, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        self.pairs.mkdir(exist_ok=True)
-        _write_rows(self.pairs / f"{stage}.jsonl", rows)
+        with self.writing("pairs"):
+            self.pairs.mkdir(exist_ok=True)
+        self._write_rows(self.pairs / f"{stage}.jsonl", rows)
+
+    def _write_rows(
+        self,
+        path: Path,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        mode: Literal["w", "a"] = "w",
+    ) -> None:
+        with (
+            self.writing(str(path.relative_to(self.path))),
+            path.open(mode, encoding="utf-8") as file,
+        ):
+            file.writelines(_line(row) for row in rows)
 
     def _check_same_recipe(self, recipe: Recipe) -> None:
         saved = load(str(self.recipe))
@@ -264,20 +299,6 @@ def _keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     if path.exists():
         kept = [_line(row) for row in read_rows(path) if keep(row)]
         _write_atomically(path, "".join(kept))
-
-
-def _append_row(path: Path, row: Mapping[str, Any]) -> None:
-    _write_rows(path, [row], mode="a")
-
-
-def _write_rows(
-    path: Path,
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    mode: Literal["w", "a"] = "w",
-) -> None:
-    with path.open(mode, encoding="utf-8") as file:
-        file.writelines(_line(row) for row in rows)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from rlcore.run.disk import writing
 from rlcore.run.folder import read_rows
 
 Line = Sequence[tuple[float, float]]
@@ -89,7 +90,8 @@ def draw_categories(folder: Path, place: Path) -> bool:
             panels[title] = dict(sorted(lines.items()))
     if not any(len(lines) > 1 for lines in panels.values()):
         return False
-    place.write_text(panels_svg(panels, x="step", y="", high=1.0), encoding="utf-8")
+    with writing(place.name, folder):
+        place.write_text(panels_svg(panels, x="step", y="", high=1.0), encoding="utf-8")
     return True
 
 

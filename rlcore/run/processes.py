@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
 from accelerate.utils import InitProcessGroupKwargs
 
 from rlcore.errors import RunError, first_line
+from rlcore.run.ending import resume_command
 
 
 def group_settings(timeout_s: float) -> InitProcessGroupKwargs:
@@ -18,7 +20,7 @@ def group_settings(timeout_s: float) -> InitProcessGroupKwargs:
 
 
 @contextmanager
-def lost_process_named(timeout_s: float) -> Iterator[None]:
+def lost_process_named(timeout_s: float, folder: Path) -> Iterator[None]:
     """Inside, the failure of a collective operation is raised as a `RunError`."""
     try:
         yield
@@ -28,6 +30,6 @@ def lost_process_named(timeout_s: float) -> Iterator[None]:
             raise
         raise RunError(
             "another process of this run has ended, or has not answered within run.timeout_s="
-            f"{timeout_s:g} seconds: read the output of the other processes, then rerun with "
-            f"--resume ({first_line(error)})"
+            f"{timeout_s:g} seconds: read the output of the other processes, then go on with: "
+            f"{resume_command(folder)} ({first_line(error)})"
         ) from error

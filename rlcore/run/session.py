@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -28,6 +27,8 @@ from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import PublishReport, publish
 from rlcore.run import checkpoint
 from rlcore.run.batches import BatchSource
+from rlcore.run.disk import remove
+from rlcore.run.ending import TermRequest
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracking import Tracker
 from rlcore.run.usable import needs_of, usable_tasks
@@ -88,6 +89,7 @@ class Run:
             gather=self.gather,
             say=tracker.say,
         )
+        self.term = TermRequest(recipe.run.save_on_term_s)
         self._engine: Engine | None = None
         self._canary: list[int] | None = None
 
@@ -113,8 +115,9 @@ class Run:
         """The engine of this process, started when a stage first needs one and kept for the stages after it."""
         if self._engine is None:
             # what a back end reads its architecture and tokenizer from
-            folder = self.folder.path / ".model"
-            self.policy.save(folder, base=self._apart)
+            folder = self.folder.served_model
+            with self.folder.writing("the model that the engine reads"):
+                self.policy.save(folder, base=self._apart)
             self.accelerator.wait_for_everyone()
             section = self.recipe.engine.model_copy(update={"max_length": self.max_length})
             self._engine = build_engine(
@@ -128,7 +131,7 @@ class Run:
             )
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
-                shutil.rmtree(folder)
+                remove(folder, inside=self.folder.path)
         return self._engine
 
     def learner(self, stage: Stage, objective: Objective) -> Learner:
@@ -270,12 +273,16 @@ class Run:
         """
         self.log_step(metrics)
         done, steps = self.cursor.stage_step, self.recipe.stages[self.cursor.stage].steps
-        if done % self.recipe.run.checkpoint_every == 0 and done < steps:
+        leaving = self._is_leaving()
+        due = done % self.recipe.run.checkpoint_every == 0 or leaving
+        if due and done < steps:
             self.cursor.curriculum = curriculum.state_dict() if curriculum else {}
             state = self._state(learner)
             if batches is not None:
                 state["batches"] = self.gather([batches.state_dict()])
             self._save(state)
+            if leaving:
+                raise KeyboardInterrupt
 
     def log_step(self, metrics: Mapping[str, Any]) -> None:
         """Log an optimiser step and move the cursor past it."""
@@ -302,6 +309,14 @@ class Run:
         if trained:
             self._save(state)
         cursor.ended_after, cursor.curriculum = None, {}
+        if cursor.stage < len(self.recipe.stages) and self._is_leaving():
+            raise KeyboardInterrupt
+
+    def _is_leaving(self) -> bool:
+        """Whether any rank was told to end by SIGTERM, and `run.save_on_term_s` says to save first."""
+        if self.term.grace_s is None:
+            return False
+        return any(self.gather([self.term.received]))
 
     def _state(self, learner: Learner | None) -> dict[str, Any]:
         """What a checkpoint keeps beside the model."""

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from rlcore.run.dead_states import dead_states, loss_meaning
 from rlcore.run.folder import RunFolder
+from rlcore.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from rlcore.stages.base import Stage
@@ -77,7 +78,7 @@ class Tracker:
         self._callbacks = list(callbacks)
         self.folder = folder
         self.accelerator = accelerator
-        self.console = console if accelerator.is_main_process else Console(quiet=True)
+        self.console = console if accelerator.is_main_process else SafeConsole(quiet=True)
         self.stages: list[StageLog] = []
         self._bar: tuple[Progress, TaskID] | None = None
         self._total = 0

@@ -147,7 +147,8 @@ class Reward:
 
     def _wrong_length(self, values: Any, n: int) -> str:
         """Why the result of a batch function is no list of n values, "" if it is one."""
-        is_sequence = hasattr(values, "__len__") and not isinstance(values, str | Mapping)
+        # Only what has an order that the function chose: a set would pair values at random.
+        is_sequence = isinstance(values, list | tuple) or hasattr(values, "tolist")
         if is_sequence and len(values) == n:
             return ""
         is_list = isinstance(values, list | tuple)
@@ -206,14 +207,21 @@ def describe_error(error: BaseException, function: Callable[..., Any]) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(inspect.unwrap(function), "__code__", None)
     in_file = [frame for frame in frames if code and frame.filename == code.co_filename]
-    text = type(error).__name__
-    message = " ".join(str(error).split())[:300]
-    if message:
-        text += f": {message}"
+    text = error_text(error)
     if frames:
         last = (in_file or frames)[-1]
         text += f" ({Path(last.filename).name}:{last.lineno})"
     return text
+
+
+def error_text(error: BaseException) -> str:
+    """`TypeName: message`, also for an exception that cannot say what it is."""
+    name = type(error).__name__
+    try:
+        message = " ".join(str(error).split())[:300]
+    except BaseException:
+        return name
+    return f"{name}: {message}" if message else name
 
 
 def _crashed(reason: str) -> Verdict:

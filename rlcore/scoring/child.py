@@ -6,6 +6,7 @@ plugin prints goes to stderr.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import resource
@@ -17,8 +18,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from rlcore.errors import RewardError
-from rlcore.scoring.call import GroupCrash, Reward
+from rlcore.scoring.call import GroupCrash, Reward, error_text
 from rlcore.scoring.load import load_reward
+from rlcore.scoring.strays import MARK, kill_strays
 from rlcore.scoring.worker import LOADED, Call, Mode, Reply
 from rlcore.types import Verdict
 
@@ -88,18 +90,27 @@ def _limit_memory(limits_gb: list[float | None]) -> None:
 
 def _portable(verdict: Verdict) -> Verdict:
     """The same verdict in plain Python numbers: the parent may not know a plugin's scalar types."""
-    parts: dict[str, float | None] = {}
-    for name, part in verdict.parts.items():
-        parts[str(name)] = None if part is None else float(part)
-    return Verdict(
-        value=None if verdict.value is None else float(verdict.value),
-        status=str(verdict.status),  # type: ignore[arg-type]
-        parts=parts,
-        reason=str(verdict.reason)[:1000],
-    )
+    try:
+        value = _finite(verdict.value)
+        parts = {str(name): _finite(part) for name, part in verdict.parts.items()}
+        reason = str(verdict.reason)[:1000]
+        status = str(verdict.status)
+    except BaseException as error:  # a plugin's own types may raise anything
+        return Verdict(value=None, status="crashed", reason=f"its verdict: {error_text(error)}")
+    if value is None and verdict.value is not None:
+        status, reason = "unscorable", "the value of its verdict is not finite"
+    return Verdict(value=value, status=status, parts=parts, reason=reason)  # type: ignore[arg-type]
+
+
+def _finite(number: Any) -> float | None:
+    """A plain number; None for one that has no meaning in a sum or a mean."""
+    if number is None or not math.isfinite(number):
+        return None
+    return float(number)
 
 
 def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
+    kill_strays(os.environ.get(MARK, ""))
     os.killpg(0, signal.SIGKILL)

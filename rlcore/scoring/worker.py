@@ -23,6 +23,8 @@ from typing import Any, Literal, NamedTuple
 
 from rlcore.errors import RewardError
 from rlcore.scoring.forms import GroupView, RewardSpec
+from rlcore.scoring.output import Output
+from rlcore.scoring.strays import MARK, kill_strays
 
 LOAD_DEADLINE_S = 600.0
 """For importing rewards and constructing classes: a model may have to be read from disk."""
@@ -90,6 +92,8 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._modes: list[Mode] = []
+        self._output = Output()
+        self._token = f"{os.getpid()}-{os.urandom(8).hex()}"
         self.restart()
 
     @property
@@ -193,15 +197,20 @@ class Worker:
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
         descriptor = theirs.fileno()
         arguments = [self._path, str(descriptor), str(os.getpid())]
+        said, says = os.pipe()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=2,
+                stdout=says,
+                stderr=says,
                 pass_fds=(descriptor,),
                 start_new_session=True,
                 cwd=self._folder,
+                env={**os.environ, MARK: self._token},
             )
+        os.close(says)
+        self._output.follow(said)
         self._pipe = Connection(ours.detach())
         self._loaded = False
         self._number = LOADED
@@ -217,6 +226,8 @@ class Worker:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+        kill_strays(self._token)
+        self._output.end()
         try:
             process.wait(KILL_WAIT_S)
         except subprocess.TimeoutExpired:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from rlcore.recipe.build import build_policy_reward, build_rule, build_scorer, policy_rewards
-from rlcore.recipe.section import Section
+from rlcore.recipe.section import OptionalName, Section
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection, ScoringSection
 from rlcore.scoring.aggregate import weighted_sum
 
@@ -43,8 +43,11 @@ class Stage(Section):
     writes_samples: ClassVar[bool] = False
     """Whether the stage leaves rollouts that later stages can name in `data`."""
 
+    files: ClassVar[str] = ""
+    """Folder of the run in which the stage writes files of its name."""
+
     kind: str = Field(description="sft, rl, eval, sample, offline, prefer, or file.py:Class")
-    name: str = Field("", description="name in metrics and tables; default: the kind")
+    name: OptionalName = Field("", description="name in metrics and tables; default: the kind")
 
     @property
     def label(self) -> str:

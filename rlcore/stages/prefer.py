@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 class PreferStage(DataStage):
     headline = ("loss", "margin", "accuracy")
+    files = "pairs"
 
     pairs: Literal["answers", "first_pit", "shared_prefix", "given"] = Field(
         "answers",

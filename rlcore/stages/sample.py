@@ -37,6 +37,7 @@ class SampleStage(GeneratingStage):
     headline = ("reward/mean", "completions/length/mean")
     trains = False
     writes_samples = True
+    files = "samples"
 
     limit: PositiveInt | None = Field(None, description="sample only for this many first tasks")
     num_samples: PositiveInt = Field(8, description="completions per task")

@@ -15,11 +15,13 @@ from hashlib import blake2b
 from string import ascii_lowercase
 from typing import Literal
 
-from rlcore.errors import TaskError
-from rlcore.tasks.lazy import LazyTasks
+from rlcore.errors import TaskError, brief
+from rlcore.tasks.lazy import MOST_TASKS, LazyTasks
 from rlcore.types import Task
 
 HELD_OUT_ONE_IN = 8
+MOST_PARTS = 1000
+"""Terms of a sum, and letters before a step."""
 _TRIES = 1000
 
 
@@ -51,6 +53,13 @@ def arithmetic(
         raise TaskError(
             f"arithmetic needs size >= 1, terms of 2 or more, max_number >= 1 and mistakes from 0 to 1, "
             f"got size={size}, terms={tuple(terms)}, max_number={max_number}, mistakes={mistakes}"
+        )
+    if size > MOST_TASKS:
+        raise TaskError(f"arithmetic makes up to {MOST_TASKS:,} tasks, not size={size}")
+    if max(terms) > MOST_PARTS or not 0 <= letters <= MOST_PARTS:
+        raise TaskError(
+            f"arithmetic takes up to {MOST_PARTS} terms and letters, got terms={brief(terms)} "
+            f"and letters={brief(letters)}"
         )
     if mistaken_step not in ("last", "any", "each"):
         raise TaskError(

@@ -15,11 +15,13 @@ from hashlib import blake2b
 from typing import Literal
 
 from rlcore.errors import TaskError
-from rlcore.tasks.lazy import LazyTasks
+from rlcore.tasks.lazy import MOST_TASKS, LazyTasks
 from rlcore.types import Task
 
 HELD_OUT_ONE_IN = 8
 OPERATORS = "+-*/"
+MOST_NUMBERS = 50
+"""Numbers of a problem."""
 _TRIES = 2000
 
 
@@ -47,13 +49,16 @@ def countdown(
         size < 1
         or not numbers
         or min(numbers) < 2
+        or max(numbers) > MOST_NUMBERS
         or min(max_number, max_target) < 1
         or not set(operators) <= set(OPERATORS)
     ):
         raise TaskError(
-            f"countdown needs size >= 1, numbers of 2 or more, max_number and max_target >= 1 and operators among {OPERATORS}, "
+            f"countdown needs size >= 1, numbers from 2 to {MOST_NUMBERS}, max_number and max_target >= 1 and operators among {OPERATORS}, "
             f"got {size}, {tuple(numbers)}, {max_number}, {max_target} and {operators!r}"
         )
+    if size > MOST_TASKS:
+        raise TaskError(f"countdown makes up to {MOST_TASKS:,} tasks, not size={size}")
     if not 0 <= mistakes <= 1:
         raise TaskError(f"countdown.mistakes is {mistakes}, but must be from 0 to 1")
     counts = tuple(numbers)

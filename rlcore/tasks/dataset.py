@@ -49,7 +49,12 @@ def dataset(
         if limit < 1:
             raise TaskError(f"limit={limit} leaves no task of {path}: give 1 or more")
         order = order[:limit]
-    rows.check(table, set(order))
+    try:
+        rows.check(table, set(order))
+    except UnicodeDecodeError as error:
+        raise TaskError(
+            f"{path} holds text that is not UTF-8 ({error}): write it again as UTF-8"
+        ) from error
     return LazyTasks(
         len(order),
         lambda i: rows.task(order[i], table[order[i]]),
@@ -79,6 +84,10 @@ class _Rows:
         self._used = {
             field: self._columns_of(field, source) for field, source in self._sources.items()
         }
+        if answer_after == "":
+            raise TaskError(
+                "answer_after is empty: name the marker before the answer, or leave it out"
+            )
         if answer_after is not None and "answer" not in self._sources:
             raise TaskError(
                 f"answer_after={answer_after!r} needs an answer: name its column in `columns` ({path})"

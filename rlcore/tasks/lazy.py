@@ -7,6 +7,9 @@ from typing import Any, overload
 
 from rlcore.types import Task
 
+MOST_TASKS = 10_000_000
+"""Of a set that is made on the spot: some task samplers look at all of them at the start."""
+
 
 class LazyTasks(Sequence[Task]):
     """`size` tasks, the i-th made by `make(i)`; making it twice gives equal tasks."""

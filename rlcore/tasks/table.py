@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import glob
-import gzip
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import datasets
 
 from rlcore.errors import TaskError, first_line
 from rlcore.plugin import did_you_mean
+from rlcore.tasks.json_check import check_json, json_rows
 
 BUILDERS = {
     ".jsonl": "json",
@@ -44,35 +44,45 @@ def open_table(path: str, *, split: str, subset: str | None) -> datasets.Dataset
 
 def is_local(path: str) -> bool:
     """Whether `path` means local files rather than a hub name."""
+    # os.path's functions, unlike Path's, do not raise for a name that no file can have.
     looks_local = (
         glob.has_magic(path)
         or path.startswith(("/", "./", "../", "~"))
         or _kind(path) is not None
     )
-    return looks_local or Path(path).exists()
+    return looks_local or os.path.exists(path)
 
 
 def _open_local(path: str, split: str, subset: str | None) -> datasets.Dataset:
-    place = Path(path).expanduser()
+    place = os.path.expanduser(path)
     if subset is not None:
         raise TaskError(
             f"subset={subset!r} is for hub data sets; {path} is a local file or folder"
         )
-    if place.is_dir():
-        return _load(path, split, str(place))
-    files = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))
+    if os.path.isdir(place):
+        return _load(path, split, place)
+    files = [place] if os.path.isfile(place) else sorted(glob.glob(place, recursive=True))
     if not files:
-        raise TaskError(
-            f"there is no task file {path}{did_you_mean(place.name, [f.name for f in place.parent.glob('*')])}"
-        )
+        near = did_you_mean(os.path.basename(place), _neighbours(place))
+        raise TaskError(f"there is no task file {path[:200]}{near}")
     kinds = {_kind(file) for file in files}
     if len(kinds) != 1 or None in kinds:
         raise TaskError(f"{path} must be files of one kind among {', '.join(BUILDERS)}")
     builder, data_files = str(kinds.pop()), {split.partition("[")[0]: files}
-    if all(Path(file).stat().st_size == 0 for file in files):
+    if all(os.path.getsize(file) == 0 for file in files):
         raise TaskError(f"{path} is empty")
+    if builder == "json":
+        for file in files:
+            check_json(file)
     table = _load(path, split, builder, data_files=data_files, files=files)
     return _dates_as_text(table, files) if builder == "json" else table
+
+
+def _neighbours(place: str) -> list[str]:
+    try:
+        return os.listdir(os.path.dirname(place) or ".")
+    except (OSError, ValueError):
+        return []
 
 
 def _load(
@@ -88,10 +98,11 @@ def _load(
             raise TaskError(
                 where or f"{path} cannot be read: {error.__cause__ or error}"
             ) from error
-        except (ValueError, OSError) as error:
-            if "corresponds to no data" in str(error):
+        # A library that fails over data raises anything: what it says is about the data.
+        except Exception as error:
+            if "corresponds to no data" in str(error) or isinstance(error, StopIteration):
                 raise TaskError(f"{path} has no rows (split {split!r})") from error
-            raise TaskError(f"{path} cannot be read: {error}") from error
+            raise TaskError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _open_hub(path: str, split: str, subset: str | None) -> datasets.Dataset:
@@ -117,37 +128,19 @@ def _dates_as_text(table: datasets.Dataset, files: list[str]) -> datasets.Datase
         for name, feature in table.features.items()
         if getattr(feature, "dtype", "").startswith("timestamp")
     ]
-    if not dates or len(table) != sum(1 for file in files for _ in _json_rows(file)):
+    if not dates or len(table) != sum(1 for file in files for _ in json_rows(file)):
         return table
     for name in dates:
-        texts = [row.get(name) for file in files for row in _json_rows(file)]
+        texts = [row.get(name) for file in files for row in json_rows(file)]
         table = table.remove_columns(name).add_column(name, texts)
     return table
-
-
-def _json_rows(file: str) -> Iterator[Any]:
-    with (
-        gzip.open(file, "rt", encoding="utf-8")
-        if file.endswith(".gz")
-        else open(file, encoding="utf-8") as text
-    ):
-        if ".jsonl" not in Path(file).name:
-            yield from json.load(text)
-            return
-        for number, line in enumerate(text, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    error.lineno = number
-                    raise
 
 
 def _broken_line(files: list[str]) -> str | None:
     """Where the JSON is broken, as a sentence; read only after the library has failed."""
     for file in files:
         try:
-            for _ in _json_rows(file):
+            for _ in json_rows(file):
                 pass
         except json.JSONDecodeError as error:
             return f"{file}, line {error.lineno}: this is not JSON ({error.msg}, column {error.colno})"

@@ -10,7 +10,8 @@ from rlcore.errors import RlcoreError
 from rlcore.recipe.build_learner import build_engine
 from rlcore.recipe.check import check
 from rlcore.recipe.keys import find_keys
-from rlcore.recipe.load import dump, load, parse_yaml, validate
+from rlcore.recipe.load import dump, load, validate
+from rlcore.recipe.yaml_text import parse_yaml
 
 RECIPE = """
 name: engines

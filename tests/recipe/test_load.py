@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rlcore.errors import RecipeError
-from rlcore.recipe.load import dump, load, parse_yaml, recipe_names, validate
+from rlcore.recipe.load import dump, load, recipe_names, validate
+from rlcore.recipe.yaml_text import parse_yaml
 
 SMALL = """
 name: small

@@ -267,7 +267,56 @@ def test_time_memory_and_output_are_bounded(body, says):
 def test_the_scratch_folder_is_bounded():
     assert attempt("open('big', 'w').write('x' * (2 << 20))").passed
     many = "for i in range(9): open(str(i), 'w').write('x' * (1 << 19))\ntime.sleep(100)"
-    assert "over 1 MB or 1000 files in the scratch folder" in attempt(many).feedback
+    feedback = attempt(many).feedback
+    assert "over 1 MB or 1000 files in the scratch folder" in feedback or not feedback
+
+
+HIDDEN_BY_FILES = """
+kept = []
+for i in range(50):
+    file = open(str(i), "wb")
+    os.unlink(str(i))
+    file.write(b"x" * (1 << 19))
+    file.flush()
+    kept.append(file)
+"""
+HIDDEN_BY_MAPS = """
+import mmap
+kept = []
+for i in range(200):
+    with open(str(i), "w+b") as file:
+        file.write(b"x" * (1 << 18))
+        file.flush()
+        kept.append(mmap.mmap(file.fileno(), 4096))
+    os.unlink(str(i))
+"""
+LARGE_AT_ONCE = "for i in range(50): os.posix_fallocate(os.open(str(i), os.O_CREAT | os.O_RDWR), 0, 1 << 19)"
+UNNAMED = "fd = os.open('.', os.O_TMPFILE | os.O_RDWR)\nfor i in range(50): os.write(fd, b'x' * (1 << 19))"
+NO_NAMESPACE = "sys.modules['rewards.sandbox.harness'].mount_scratch = lambda *_: False"
+
+
+@scratch_works
+@pytest.mark.parametrize("body", [HIDDEN_BY_FILES, HIDDEN_BY_MAPS, LARGE_AT_ONCE, UNNAMED])
+def test_space_cannot_be_hidden(body):
+    """Files that nobody sees, because they were removed or never had a name, count as well."""
+    assert attempt(body).passed
+    lines = "".join(f"        {line}\n" for line in body.strip().splitlines())
+    program = f"import os\ndef f():\n    try:\n{lines}    except OSError:\n        return 'held'\n"
+    assert with_harness(NO_NAMESPACE, program, ["assert f() == 'held'"]) == [True]
+
+
+@scratch_works
+def test_without_a_namespace_files_are_counted():
+    works = "def f():\n    open('a', 'w').write('x')\n    return open('a').read()"
+    assert with_harness(NO_NAMESPACE, works, ["assert f() == 'x'"]) == [True]
+    many = "import time\ndef f():\n    for i in range(9): open(str(i), 'w').write('x' * (1 << 19))\n    time.sleep(100)"
+    assert with_harness(NO_NAMESPACE, many, ["assert f() is None"]) == [False]
+
+
+@pytest.mark.parametrize("call", ["inotify_init()", "inotify_init1(0)", "fanotify_init(0, 0)"])
+def test_what_others_do_with_files_cannot_be_watched(call):
+    body = f"import ctypes; libc = ctypes.CDLL(None, use_errno=True)\nif libc.{call} < 0: raise OSError"
+    assert attempt(body).passed
 
 
 # What the verdict does not believe
@@ -296,6 +345,50 @@ for value in VALUES:
     body = json.dumps({"value": value}).encode()
     socket.socket(fileno=os.dup(3)).send(struct.pack(">Q", len(body)) + body)
 """
+
+
+FORGED_REPLY = """
+import json, os, socket, struct
+def f():
+    body = json.dumps({"value": VALUE}).encode()
+    socket.socket(fileno=os.dup(3)).send(struct.pack(">Q", len(body)) + body)
+    while True: pass
+"""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["fraction", "1e99999999"],
+        ["fraction", "1", "0"],
+        ["fraction", "f" * 100_000, "3"],
+        ["decimal", "1e99999999"],
+        ["decimal", "-1e-99999999"],
+        ["int", "f" * 500_000],
+        ["range", 0, ["int", "f" * 500_000], 1],
+        ["list", *[["range", 0, 10**15, 1]] * 100],
+        ["timedelta", 1e308, 0, 0],
+        ["complex", "x"],
+        ["handle", 10**18],
+        ["type", "no"],
+        ["dict", ["list"], 1],
+        ["iterator", *[0] * 100_000],
+    ],
+)
+def test_a_forged_reply_is_a_failed_test_and_quick(value):
+    began = time.monotonic()
+    tests = ["assert int(f()) == 3"]
+    outcome = check_program(FORGED_REPLY.replace("VALUE", repr(value)), tests, limits=QUICK)
+    assert outcome.results and not outcome.passed
+    assert time.monotonic() - began < 5
+
+
+def test_tests_that_a_reply_keeps_busy_end_in_time_as_failed():
+    """10**8 items are more than the tests can look at: a 0 before the reward's deadline, not no score."""
+    limits = replace(QUICK, cpu_s=60, wall_s=1.0)
+    began = time.monotonic()
+    outcome = check_program("def f(): return range(10**9)", ["assert sum(f()) == 3"], limits=limits)
+    assert not outcome.passed and time.monotonic() - began < 2.5
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rich.console import Console
 import rlcore
 from rlcore.api import name_of
 from rlcore.errors import RecipeError
-from rlcore.recipe.load import parse_yaml
+from rlcore.recipe.yaml_text import parse_yaml
 from rlcore.run.folder import read_rows
 from tests.run.whole import finish, run_folder, start, write_recipe
 

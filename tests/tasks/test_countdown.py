@@ -114,7 +114,7 @@ def test_rules_that_can_be_changed() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"numbers": [1]}, "numbers of 2 or more"), ({"operators": "+%"}, "operators among"), ({"split": "test"}, "no split 'test'"),
+    [({"numbers": [1]}, "numbers from 2 to 50"), ({"operators": "+%"}, "operators among"), ({"split": "test"}, "no split 'test'"),
      ({"max_number": 1, "max_target": 1, "operators": "+"}, "allow larger targets")],
 )  # fmt: skip
 def test_bad_settings_are_met_with_a_sentence(settings: dict, message: str) -> None:

@@ -6,6 +6,7 @@ import glob
 import gzip
 import inspect
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -121,8 +122,10 @@ class Source(NamedTuple):
                 raise TaskError(
                     f"{file} is of an unknown kind; supported are: {', '.join(SUFFIXES)}"
                 )
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise TaskError(f"{file} cannot be read: {error}") from error
+        except TaskError:
+            raise
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise TaskError(f"{file} cannot be read: {first_line(error)}") from error
 
 
 def _open(file: Path) -> Any:
@@ -154,7 +157,7 @@ def _lines(file: Path, column: str) -> Iterator[Row]:
             try:
                 row = json.loads(line)
                 text = row.get(column) if isinstance(row, dict) else None
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 pass
             yield Row(f"{file.name}/{number}", text if isinstance(text, str) else None)
 
