@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlcore.errors import ModelError, first_line
+from rlcore.gguf import is_gguf, model_from_gguf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +19,26 @@ _SHOWN = 3
 """Names of weights that an error lists."""
 
 
+def first_existing(paths: Sequence[str]) -> str:
+    """The first of several folders, GGUF files or hub names that can be had here. Raises `ModelError` if none can."""
+    from huggingface_hub import hf_hub_download
+
+    problems = []
+    for path in paths:
+        if Path(path).expanduser().exists():
+            return str(Path(path).expanduser())
+        try:
+            if not is_gguf(path) and not path.startswith(("~", "/", ".")):
+                hf_hub_download(path, "config.json")
+                return path
+            problems.append(f"{path!r} does not exist")
+        except Exception as error:  # of the network, of the hub, of the name
+            problems.append(f"{path!r} is no folder, and the hub gave {first_line(error)}")
+    raise ModelError(f"none of the models in model.path can be had: {'; '.join(problems)}")
+
+
 def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTrainedModel:
-    """The model at a hub name or folder, in one data type.
+    """The model at a hub name or folder, or in a GGUF file, in one data type.
 
     attention: an implementation of transformers, "eager" or "sdpa".
     Raises `ModelError` where the files cannot be read, lack a weight of the architecture
@@ -28,6 +47,9 @@ def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTraine
     import torch
     from transformers import AutoModelForCausalLM
 
+    if is_gguf(path):
+        with _quiet():
+            return model_from_gguf(path, dtype, attention=attention)
     try:
         with _quiet():
             model, info = AutoModelForCausalLM.from_pretrained(

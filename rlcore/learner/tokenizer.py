@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlcore.errors import ModelError, first_line
+from rlcore.gguf import is_gguf, tokenizer_from_gguf
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
 """Ids 256, 257, ...; the last three open a chat message, `<|eos|>` closes the assistant's."""
@@ -21,12 +22,14 @@ CHAT_TEMPLATE = (
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer at a hub name or folder, or the built-in one for "bytes".
+    """The tokenizer at a hub name or folder, in a GGUF file, or the built-in one for "bytes".
 
     Raises `ModelError`.
     """
     if name == "bytes":
         return byte_tokenizer()
+    if is_gguf(name):
+        return tokenizer_from_gguf(name)
     try:
         if _is_whole(Path(name)):
             return PreTrainedTokenizerFast.from_pretrained(name)

@@ -66,13 +66,10 @@ def build_policy(
     from rlcore.learner.policy import load_policy
 
     source = recipe.model.model_dump()
-    if source["path"]:
-        names = Path(source["path"]).glob("checkpoints/step_*")
-        # A person's copy of one, such as step_000010.bak, is none.
-        saved = sorted(path for path in names if path.name.removeprefix("step_").isdecimal())
-        source["path"] = str(saved[-1]) if saved else source["path"]
     if checkpoint and recipe.model.peft is None:
         source |= {"path": str(checkpoint), "config": None, "tokenizer": None}
+    elif source["path"]:
+        source["path"] = _start(source["path"])
     return load_policy(
         **source,
         saved=checkpoint,
@@ -80,6 +77,17 @@ def build_policy(
         device=accelerator.device,
         max_length=recipe.engine.max_length,
     )
+
+
+def _start(path: str | list[str]) -> str:
+    """What `model.path` stands for: the first of a list that exists, and of a run folder its last checkpoint."""
+    from rlcore.pretrained import first_existing
+
+    name = path if isinstance(path, str) else first_existing(path)
+    folders = Path(name).glob("checkpoints/step_*")
+    # A person's copy of one, such as step_000010.bak, is none.
+    saved = sorted(f for f in folders if f.name.removeprefix("step_").isdecimal())
+    return str(saved[-1]) if saved else name
 
 
 def build_learner(

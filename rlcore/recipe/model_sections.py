@@ -11,9 +11,10 @@ from rlcore.recipe.section import Amount, Count, PartSection, Seconds, Section
 
 
 class ModelSection(Section):
-    path: str | None = Field(
+    path: str | list[str] | None = Field(
         None,
-        description="model to start from: hub name, folder, or run folder (its last checkpoint)",
+        description="model to start from: hub name, folder, .gguf file, or run folder (its last checkpoint); "
+        "of a list the first that exists",
     )
     config: dict[str, Any] | None = Field(
         None, description="transformers config of a model made from scratch; needs model_type"

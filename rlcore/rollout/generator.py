@@ -264,7 +264,9 @@ class Generator:
             self._unscored.append(self._finish(self._open.pop(group.key), []))
             return
         group.scoring = True
-        self._scorer.submit(group.key, group.task, rollouts_of(group, self._encoder.completion_text))
+        self._scorer.submit(
+            group.key, group.task, rollouts_of(group, self._encoder.completion_text)
+        )
 
     def _finish(self, group: OpenGroup, verdicts: list[Verdict]) -> FinishedGroup:
         complete = group.started == len(group.attempts)

@@ -144,7 +144,7 @@ def open_run(
     origin = (
         f"resumed after step {cursor.step}"
         if last
-        else recipe.model.path or f"from scratch ({recipe.model.config['model_type']})"
+        else policy.model.name_or_path or f"from scratch ({recipe.model.config['model_type']})"
     )
     trained = sum(p.numel() for p in policy.module.parameters() if p.requires_grad)
     share = f" ({trained / 1e6:.2f}M trained)" if policy.adapter else ""

@@ -40,9 +40,9 @@ def test_a_program_is_looked_for_in_linear_time(text: str) -> None:
         ("```py  \nx = 1\n  ```", "x = 1\n"),
         ("```\nx = 1\n", "x = 1\n"),
         ("```PYTHON3\nx = 1\n```\n```js\ny\n```\n", "x = 1\n"),
-        ("    ```\nx = 1\n```\ny = 2\n```\n", "y = 2\n"),
+        ("    ```\nx = 1\n```\ny = 2\n```\n", "x = 1\n"),
         ("x = 1\n", "x = 1\n"),
-        ("```python x\nx = 1\n", None),
+        ("```python x\nx = 1\n", "x = 1\n"),
         ("```", None),
     ],
 )
