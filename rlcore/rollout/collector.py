@@ -14,7 +14,7 @@ from rlcore.rollout.generator import Generator
 from rlcore.rollout.open_group import BatchCost, FinishedGroup, TaskDraw
 from rlcore.types import Group, Prefix, Task
 
-Filter = Callable[[Group], bool]
+Accepts = Callable[[Group], bool]
 MoreDraws = Callable[[int], Sequence[TaskDraw]]
 
 
@@ -22,7 +22,7 @@ MoreDraws = Callable[[int], Sequence[TaskDraw]]
 class Resample:
     """How a batch is held at its size although groups are rejected."""
 
-    accepts: Filter
+    accepts: Accepts
     more: MoreDraws
     """The next n draws for this batch."""
     rounds: int = 10
@@ -56,7 +56,7 @@ class CollectedBatch:
 
 
 class Collector:
-    """Collects batches from a generator. Several may be open; they are waited for one by one."""
+    """Collects batches from a generator. Several may be under way; they are waited for one by one."""
 
     def __init__(self, generator: Generator, *, streaming: bool) -> None:
         """streaming: replace a rejected group at once and stop when the batch is full. Otherwise go in rounds, each started
@@ -66,21 +66,21 @@ class Collector:
         self._batches: dict[int, _Batch] = {}
         self._continued: dict[int, dict[str, Group]] = {}
 
-    def open(
+    def start(
         self, number: int, draws: Sequence[TaskDraw], resample: Resample | None = None
     ) -> None:
         """Begin a batch of as many groups as there are draws."""
         deadline = time.monotonic() + self.generator.deadline_s
         batch = _Batch(number, len(draws), resample, self._streaming, deadline)
         self._batches[number] = batch
-        extra = batch.replacements(started=len(draws), open=len(draws))
+        extra = batch.further_draws(started=len(draws), in_flight=len(draws))
         self.generator.start([*draws, *extra], batch=number)
 
     def wait(self, number: int) -> CollectedBatch:
         """Pump until a batch is complete: every group scored and, with `resample`, the batch full or its rounds used up."""
         batch = self._batches[number]
         rollout_s = reward_s = 0.0
-        while self.generator.open(number):
+        while self.generator.unfinished_groups(number):
             began, writing = time.monotonic(), self.generator.writing
             self._pump()
             if writing:
@@ -124,10 +124,12 @@ class Collector:
             return
         if time.monotonic() > batch.deadline:  # what is late is cut; the batch stays smaller
             return
-        self.generator.complete(batch.promising(open=self.generator.open(batch.number)))
-        draws = batch.replacements(
+        self.generator.complete(
+            batch.promising(in_flight=self.generator.unfinished_groups(batch.number))
+        )
+        draws = batch.further_draws(
             started=self.generator.cost(batch.number).groups,
-            open=self.generator.open(batch.number),
+            in_flight=self.generator.unfinished_groups(batch.number),
         )
         self.generator.start(draws, batch=batch.number)
 
@@ -171,20 +173,20 @@ class _Batch:
         else:
             self._promising.append(done)
 
-    def promising(self, *, open: int) -> list[str]:
-        """Keys of the accepted probes to be completed now, each once. open: groups of the batch in flight."""
-        if self._resample is None or (open and not self._streaming):
+    def promising(self, *, in_flight: int) -> list[str]:
+        """Keys of the accepted probes to be completed now, each once. in_flight: unfinished groups of the batch."""
+        if self._resample is None or (in_flight and not self._streaming):
             return []
         probes = sorted(self._promising, key=lambda done: done.draw.order)
         self._promising = []
         return [done.key for done in probes]
 
-    def replacements(self, *, started: int, open: int) -> Sequence[TaskDraw]:
-        """Further draws, where groups are missing and may be replaced now. started, open: groups of the batch."""
-        if self._resample is None or (self._finished and open and not self._streaming):
+    def further_draws(self, *, started: int, in_flight: int) -> Sequence[TaskDraw]:
+        """Further draws, where groups are missing and may be replaced now. started, in_flight: groups of the batch."""
+        if self._resample is None or (self._finished and in_flight and not self._streaming):
             return []
         missing = max(0, self._size - len(self._accepted))
-        wanted = math.ceil(missing * self._resample.oversubmit) - open
+        wanted = math.ceil(missing * self._resample.oversubmit) - in_flight
         allowed = self._resample.rounds * self._size - started
         n = min(wanted, allowed)
         return self._resample.more(n) if n > 0 else []
@@ -226,7 +228,7 @@ def collect(
         engine=engine, seed_of_batch=lambda batch: seed, probe=probe, **settings
     )
     collector = Collector(generator, streaming=not engine.deterministic)
-    collector.open(0, numbered(tasks), resample)
+    collector.start(0, numbered(tasks), resample)
     return collector.wait(0)
 
 

@@ -4,9 +4,11 @@ One generator serves a whole stage. Requests go out in the order in which they w
 
     generator.start(draws, batch=7)          ask for `group_size` completions of each task
     finished = generator.pump(0.2)           let engine and scorer work; groups that are written and scored
-    with generator.paused():                 for a weight update: unfinished requests come back, and go on as new legs
-        publish(...)
-    generator.state_dict()                   open groups with their tokens, for a checkpoint
+    generator.take_back()                    before a weight update: unfinished requests come back with their tokens,
+                                             and go on as new legs under the new weights
+
+The loop of a stage that waits for whole batches (`Collector.wait`) has nothing unfinished at an update. Legs, and the state
+of open groups (`state_dict`), are for engines that go on generating while the learner works.
 """
 
 from __future__ import annotations
@@ -162,7 +164,7 @@ class Generator:
         """Whether a request is queued or in flight."""
         return bool(self._queue or self._in_flight)
 
-    def open(self, batch: int) -> int:
+    def unfinished_groups(self, batch: int) -> int:
         """Groups of a batch that are being written or scored."""
         return len(self._of_batch(batch)) + sum(done.batch == batch for done in self._unscored)
 

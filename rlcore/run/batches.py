@@ -1,9 +1,9 @@
 """Rollout batches in the order in which they are drawn: from the curriculum's draw to scored groups, and back to the curriculum.
 
-With `max_staleness: n` n batches are generated beyond the one that is being trained: batch b is drawn after the curriculum has
-observed the batches up to b - 1 - n, and trained in its turn, whatever finished first. So no short completion is preferred,
-nothing is dropped, and no token is older than n versions. An engine in this process generates a batch whole before the next
-update: the same order, without overlap.
+With `max_staleness: n` n batches are generated ahead of the one that is being trained: batch b is drawn after the curriculum
+has observed the batches up to b - 1 - n, and trained in its turn. No token is older than n versions. Each batch is generated
+whole before the next update, so this has the order of asynchronous training without its overlap: it is for studying
+staleness, and saves no time.
 """
 
 from __future__ import annotations
@@ -113,7 +113,10 @@ class BatchSource:
         return self._collector.generator
 
     def next(self, step: int, *, version: int) -> RolloutBatch:
-        """The batch of this step; those that may be under way beyond it are begun first. version: of the weights served."""
+        """The batch of this step: drawn by the curriculum, generated, scored, filtered, its prefixes continued for step values.
+
+        With staleness, batches beyond it are generated too. version: of the weights served.
+        """
         last = min(step + self._plan.max_staleness, self._plan.steps - 1)
         self._next_draw = max(self._next_draw, step)
         while self._next_draw <= last:
@@ -189,7 +192,7 @@ class BatchSource:
                 rounds=plan.rounds,
                 oversubmit=plan.oversubmit,
             )
-        self._collector.open(number, first, resample)
+        self._collector.start(number, first, resample)
         collected = self._collector.wait(number)
         resamples = draws.resamples - resamples_before
         collected = self._follow_up(collected)
@@ -209,7 +212,7 @@ class BatchSource:
         def sample(tasks: Sequence[Task]) -> list[Group]:
             nonlocal tokens
             draws = [TaskDraw(task=task, order=i) for i, task in enumerate(tasks)]
-            self._collector.open(collected.number, draws)
+            self._collector.start(collected.number, draws)
             followed = self._collector.wait(collected.number)
             tokens += followed.completion_tokens
             return followed.groups

@@ -89,7 +89,7 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
             )
             for position in run.my_share(positions)
         ]
-        collector.open(0, draws)
+        collector.start(0, draws)
         collected = collector.wait(0)
     with run.holding(stage.weights):
         groups = policy_scorer(run, stage)(collected.groups)

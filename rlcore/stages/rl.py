@@ -61,7 +61,9 @@ if TYPE_CHECKING:
 class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
     headline = ("reward/mean", "completions/length/mean", "reward/frac_zero_std")
 
-    steps: PositiveInt = Field(description="rollout batches to train on")
+    steps: PositiveInt = Field(
+        description="rollout batches to train on (verl's training steps; TRL's max_steps counts updates)"
+    )
     method: str = Field(
         "grpo",
         description="a publication: its loss, baseline, equal-reward rule and filter, each replaceable; docs/objectives.md",
@@ -70,7 +72,9 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
         None,
         description="end after the step that brings the tokens written in this stage, continuations too, to this number",
     )
-    groups_per_step: PositiveInt = Field(32, description="tasks in a step, over all processes")
+    groups_per_step: PositiveInt = Field(
+        32, description="tasks in a step, over all processes (verl: train_batch_size)"
+    )
     aggregate: str | dict[str, Any] = Field(
         "sum",
         description="how rewards become one value: a name, or {use: name, parameter: value}",
@@ -320,8 +324,20 @@ def keyed(
 def keyed_texts(
     run: Run, batch: RolloutBatch, objective: Objective
 ) -> list[tuple[tuple[int, int, str], list[Sample]]]:
-    """The texts of the batch's tasks for next-token training, where the objective asks for it."""
+    """The texts of the batch's tasks for next-token training, where the objective asks for it.
+
+    Each text once over all ranks, on the rank that has the first of its tasks in the batch's order.
+    """
     if STREAM not in objective.streams:
         return []
-    texts = text_samples(run, [group.task for group in batch.groups])
-    return [((2, run.accelerator.process_index, text.id), [text]) for text in texts]
+    rank = run.accelerator.process_index
+    pairs = zip(batch.collected.draws, batch.groups, strict=True)
+    tasks = sorted(
+        ((draw.order, group.task) for draw, group in pairs), key=lambda pair: pair[0]
+    )
+    uses = [(order, rank, task.columns.get("text")) for order, task in tasks]
+    first_rank: dict[str, int] = {}
+    for _, user, text in sorted(run.gather(uses), key=lambda use: use[:2]):
+        first_rank.setdefault(text, user)
+    mine = [task for _, task in tasks if first_rank[task.columns.get("text")] == rank]
+    return [((2, 0, text.id), [text]) for text in text_samples(run, mine)]

@@ -85,7 +85,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
                 TaskDraw(task=tasks[position], position=position, order=position)
                 for position in positions
             ]
-            collector.open(start, draws)
+            collector.start(start, draws)
             groups = rescore(collector.wait(start).groups)
             if estimate:
                 groups, cost = estimate(groups, start)

@@ -124,7 +124,7 @@ def gathered(
         probe=probe,
     )
     collector = Collector(generator, streaming=streaming)
-    collector.open(0, draws.first(SIZE), resample)
+    collector.start(0, draws.first(SIZE), resample)
     return collector.wait(0)
 
 

@@ -265,8 +265,8 @@ def test_batches_come_in_the_order_asked_for() -> None:
     slow = {"t0#0.0": 50}
     engine = ScriptedEngine(lambda r: [7, 1], delay=slow, deterministic=False)
     collector = Collector(generator(engine, group_size=1), streaming=True)
-    collector.open(0, numbered(TASKS[:2]))
-    collector.open(1, numbered(TASKS[2:]))
+    collector.start(0, numbered(TASKS[:2]))
+    collector.start(1, numbered(TASKS[2:]))
     first, second = collector.wait(0), collector.wait(1)
     assert [group.task.id for group in first.groups] == ["t0", "t1"]
     assert [group.task.id for group in second.groups] == ["t2", "t3"]
