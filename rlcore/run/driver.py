@@ -91,6 +91,7 @@ def train(
     finally:
         run.close()
         accelerator.end_training()
+        folder.release()
     tracker.summary()
     before, after = accuracies(read_rows(folder.evals))
     return Summary(

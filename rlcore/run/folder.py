@@ -64,8 +64,7 @@ class RunFolder:
         try:
             self._start(recipe, resume=resume, overwrite=overwrite)
         except RunError:
-            if self._lock is not None:
-                self._lock.close()
+            self.release()
             raise
 
     def _start(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
@@ -86,6 +85,12 @@ class RunFolder:
                 f"the run folder {self.path} cannot be written ({error.strerror or error}): "
                 "choose another with run.folder=..."
             ) from None
+
+    def release(self) -> None:
+        """Let other runs use the folder, also in this process."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _lock_folder(self, *, resume: bool) -> None:
         """Hold the folder until this process ends, however it ends.

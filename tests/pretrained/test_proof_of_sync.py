@@ -83,7 +83,7 @@ def test_right_weights_pass(served: Served) -> None:
     for _ in range(3):
         one_update(served.policy)
         report = served.publish()
-        assert report.gap < (1e-5 if served.dtype == "float32" else 0.7 * report.limit)
+        assert report.gap < (1e-4 if served.dtype == "float32" else 0.7 * report.limit)
 
 
 def test_a_wrong_packed_tensor_fails_both_checks(served: Served) -> None:

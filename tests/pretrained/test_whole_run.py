@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,7 +42,7 @@ rewards: [{{use: instructions}}]
 stages:
   - kind: rl
     tasks: train
-    steps: 1
+    steps: 2
     groups_per_step: 2
     group_size: 4
     sampling: {{max_tokens: 24, temperature: 0.8}}
@@ -51,10 +54,15 @@ run: {{folder: "{folder}/runs", checkpoint_every: 1, keep_checkpoints: 1}}
 
 def test_two_steps_and_a_resume(smollm2: Path, tmp_path: Path) -> None:
     path = str(recipe(tmp_path, smollm2))
-    quiet = Console(quiet=True)
-    train(load(path), console=quiet)
-    # as after a kill: the stage goes on behind its last checkpoint
-    train(load(path, ["stages.rl.steps=2"]), resume=True, console=quiet)
+    process = subprocess.Popen([sys.executable, "-m", "rlcore", "train", path])
+    first = tmp_path / "runs/tiny/checkpoints/step_000001"
+    deadline = time.monotonic() + 240
+    while not first.is_dir():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    train(load(path), resume=True, console=Console(quiet=True))
     rows = read_rows(tmp_path / "runs/tiny/metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
     for row in rows:

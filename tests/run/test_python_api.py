@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,17 @@ def test_what_other_processes_cannot_find_is_refused() -> None:
         name_of(Watcher())
     assert name_of(brief) == "tests.run.test_python_api:brief"
     assert run_folder(Path("x/y.yaml")) == Path("x/runs/tiny")
+
+
+def test_a_run_is_resumed_in_the_process_that_made_it(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    short = ["stages.sft.steps=1", "stages.rl.steps=1"]
+    longer = ["stages.sft.steps=1", "stages.rl.steps=2"]
+    gc.disable()  # what holds the folder must be let go, not waited for
+    try:
+        rlcore.train(recipe, overrides=short, console=QUIET)
+        rlcore.train(recipe, overrides=longer, resume=True, console=QUIET)
+    finally:
+        gc.enable()
+    rows = read_rows(run_folder(recipe) / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
