@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import rlcore
 from rlcore.api import name_of
 from rlcore.errors import RecipeError
 from rlcore.recipe.yaml_text import parse_yaml
-from rlcore.run.folder import read_rows
+from rlcore.run.folder import RunFolder, read_rows
 from tests.run.whole import finish, run_folder, start, write_recipe
 
 QUIET = Console(quiet=True)
@@ -78,15 +77,21 @@ def test_what_other_processes_cannot_find_is_refused() -> None:
     assert run_folder(Path("x/y.yaml")) == Path("x/runs/tiny")
 
 
-def test_a_run_is_resumed_in_the_process_that_made_it(tmp_path: Path) -> None:
+def test_a_run_is_resumed_in_the_process_that_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []  # held, as an engine of the first run may hold it
+
+    class Held(RunFolder):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            folders.append(self)
+
+    monkeypatch.setattr("rlcore.run.driver.RunFolder", Held)
     recipe = write_recipe(tmp_path)
     short = ["stages.sft.steps=1", "stages.rl.steps=1"]
     longer = ["stages.sft.steps=1", "stages.rl.steps=2"]
-    gc.disable()  # what holds the folder must be let go, not waited for
-    try:
-        rlcore.train(recipe, overrides=short, console=QUIET)
-        rlcore.train(recipe, overrides=longer, resume=True, console=QUIET)
-    finally:
-        gc.enable()
+    rlcore.train(recipe, overrides=short, console=QUIET)
+    rlcore.train(recipe, overrides=longer, resume=True, console=QUIET)
     rows = read_rows(run_folder(recipe) / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
