@@ -157,7 +157,7 @@ class _Step:
             return collector.continue_prefixes(prefixes, batch=0, seed=seed, deadline_s=left_s)
 
         watch = Stopwatch()
-        collector.open(0, numbered(tasks))
+        collector.start(0, numbered(tasks))
         collected = collector.wait(0)
         self.answers: Seconds = watch.read()
         estimator = MonteCarlo(
