@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from rlcore.terminal import make_console
 
 
 def add_commands(
@@ -59,5 +59,5 @@ def models_check(arguments: argparse.Namespace) -> int:
         for finding in findings:
             mark = "" if finding.verdict == "ok" else finding.verdict
             table.add_row(mark, finding.what, escape(finding.text))
-        (Console() if sys.stdout.isatty() else Console(width=160)).print(table)
+        make_console().print(table)
     return int(any(finding.verdict == "problem" for finding in findings))

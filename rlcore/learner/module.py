@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from rlcore.learner.attention import layout_of_this_forward
 from rlcore.learner.logprobs import Loss, chunked_logprobs, one_pass
+from rlcore.learner.noise import in_float32
 from rlcore.learner.support import Support
 
 
@@ -77,14 +76,10 @@ class PackedModule(nn.Module):
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        """Context in which the model computes in float32, whatever precision its weights have.
-
-        A weight is widened where it is used, one at a time, so this needs no second model. It is slow, and meant for
-        measuring how much the model's own arithmetic rounds.
-        """
+        """Context in which the model computes in float32, whatever precision its weights have: see `noise.in_float32`."""
         self._is_in_float32 = True
         try:
-            with _Widening(), torch.compiler.set_stance("force_eager"):
+            with in_float32():
                 yield
         finally:
             self._is_in_float32 = False
@@ -104,18 +99,3 @@ class MixedModule(PackedModule):
         device = self.model.device.type
         with torch.autocast(device, torch.bfloat16, enabled=not self._is_in_float32):
             return super().forward(*inputs, **keywords)
-
-
-class _Widening(TorchFunctionMode):
-    """Context in which every function of torch sees float32 in place of bfloat16 and float16."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        args, kwargs = tree_map(_widened, (args, kwargs or {}))
-        return func(*args, **kwargs)
-
-
-def _widened(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
-    return value.float() if half else value

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 FALLBACK = 0.03
@@ -24,42 +27,34 @@ def arithmetic_noise(
     logprobs: `compute(model, sequences)` in the model's own precision.
     """
     try:
-        with in_float32(model):
+        with in_float32():
             exact = compute(model, sequences)
-    except (RuntimeError, TypeError):  # a module reads another one's weights directly
+    except (RuntimeError, TypeError):  # a function that takes no float32
         return FALLBACK
     return (exact - logprobs).abs().mean().item()
 
 
 @contextmanager
-def in_float32(model: nn.Module) -> Iterator[None]:
+def in_float32() -> Iterator[None]:
     """Compute in float32 with the weights as they are.
 
-    Each module's own weights are widened while it runs and given back afterwards, so that no
-    second model is needed.
+    A weight is widened where it is used, one at a time, so that no second model is needed. Slow: it is meant for
+    measuring how much a model's own arithmetic rounds. Autocast must be off.
     """
-    narrow: dict[nn.Parameter, Tensor] = {}
-
-    def widen(module: nn.Module, inputs: tuple) -> tuple:
-        for parameter in module.parameters(recurse=False):
-            if parameter.dtype in (torch.bfloat16, torch.float16):
-                narrow[parameter] = parameter.data
-                parameter.data = parameter.data.float()
-        return inputs
-
-    def give_back(module: nn.Module, inputs: tuple, output: object) -> None:
-        for parameter in module.parameters(recurse=False):
-            if parameter in narrow:
-                parameter.data = narrow.pop(parameter)
-
-    handles = []
-    for module in model.modules():
-        handles.append(module.register_forward_pre_hook(widen))
-        handles.append(module.register_forward_hook(give_back))
-    try:
+    with _Widening(), torch.compiler.set_stance("force_eager"):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, data in narrow.items():
-            parameter.data = data
+
+
+class _Widening(TorchFunctionMode):
+    """Context in which every function of torch sees float32 in place of bfloat16 and float16."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        args, kwargs = tree_map(_widened, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _widened(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value

@@ -241,7 +241,7 @@ def test_bfloat16_is_compared_with_the_models_own_noise() -> None:
     noise = arithmetic_noise(model, texts, narrow, one_by_one)
     assert noise > 0.05
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with in_float32(model):
+    with in_float32():
         wide = one_by_one(model, texts)
     exact = model.to(torch.float32)
     assert torch.allclose(wide, one_by_one(exact, texts), atol=1e-4)
