@@ -90,7 +90,7 @@ class Ours:
             self._policy.weights,
             self._engine,
             self._learner.version,
-            canary=list(range(24)),
+            canary=[list(range(24))],
             score=self._policy.score,
             served_dtype="float32",
         )

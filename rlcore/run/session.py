@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 4
 """Requests handed to the engine at a time, in multiples of what it decodes together."""
-CANARY_TOKENS = (24, 512)
-"""Shortest and longest canary text, on which engine and learner are compared after a publish."""
+CANARY_TOKENS = 256
+"""Tokens of the canary, the texts on which engine and learner are compared after a publish, where there are as many."""
+LONGEST_CANARY = 512
+SHORTEST_CANARY = 24
 
 
 class Run:
@@ -91,7 +93,7 @@ class Run:
         )
         self.term = TermRequest(recipe.run.save_on_term_s)
         self._engine: Engine | None = None
-        self._canary: list[int] | None = None
+        self._canary: list[list[int]] | None = None
 
     @property
     def max_length(self) -> int:
@@ -184,12 +186,12 @@ class Run:
         """Serve the policy's present weights as `version`, with proof. Raises `PublishError`.
 
         generator: what may have requests in flight; they are taken back before and go on afterwards. rollouts: written in
-        this run; the longest of them is the canary from now on.
+        this run; the longest of them are the canary from now on.
         """
         if generator is not None:
             generator.take_back()
         if rollouts or self._canary is None:
-            self._canary = self._canary_text(rollouts)
+            self._canary = self._canary_texts(rollouts)
         widened = self.policy.arithmetic.itemsize < torch.float32.itemsize
         return publish(
             partial(self.policy.weights, apart=self._apart),
@@ -202,16 +204,18 @@ class Run:
             tolerance=self.recipe.engine.sync_tolerance,
         )
 
-    def _canary_text(self, rollouts: Sequence[Rollout]) -> list[int]:
-        """The longest rollout; before there is one, the prompt of the run's first task."""
-        if rollouts:
-            text = max((rollout.token_ids for rollout in rollouts), key=len)
-        else:
-            text = self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0])
-        shortest, longest = CANARY_TOKENS
-        if len(text) < shortest:
-            text = (text * shortest)[:shortest]
-        return text[: min(longest, self.max_length - 1)]
+    def _canary_texts(self, rollouts: Sequence[Rollout]) -> list[list[int]]:
+        """The longest rollouts; before there are any, the prompt of the run's first task."""
+        if not rollouts:
+            prompt = self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0])
+            repeats = -(-SHORTEST_CANARY // len(prompt))
+            return [(prompt * repeats)[: self.max_length - 1]]
+        texts: list[list[int]] = []
+        for rollout in sorted(rollouts, key=lambda rollout: -len(rollout.token_ids)):
+            if sum(map(len, texts)) >= CANARY_TOKENS:
+                break
+            texts.append(rollout.token_ids[: min(LONGEST_CANARY, self.max_length - 1)])
+        return texts
 
     def collector(
         self,
