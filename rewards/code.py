@@ -24,6 +24,7 @@ from typing import Any
 
 from rewards.code_blocks import parsed, python_blocks, with_helpers
 from rewards.sandbox import Limits, Sandbox, SandboxError, check_program
+from rewards.thoughts import after_thoughts
 from rlcore import Verdict, find, reward
 
 
@@ -105,7 +106,7 @@ def extract_program(
 
     wanted: names a program should define. stub: the start of a program that the answer may continue (HumanEval's prompt).
     """
-    completion = completion.rpartition("</think>")[2].replace("\r\n", "\n")
+    completion = after_thoughts(completion).replace("\r\n", "\n")
     fenced = python_blocks(completion)
     blocks = [block.code for block in fenced if block.closed]
     if blocks:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from rewards.instruction_rules import RELATIONS, RULES
+from rewards.thoughts import after_thoughts
 from rlcore import Verdict, reward
 
 _ANSWER_TAGS = re.compile(r"</?answer>")
@@ -48,8 +49,8 @@ def instructions(
         return _unscorable(
             f"{len(instruction_id_list)} instructions with {len(arguments)} kwargs"
         )
-    _, thinks, text = completion.rpartition("</think>")
-    text = text.lstrip() if thinks else text
+    text = after_thoughts(completion)
+    text = text.lstrip() if "</think>" in completion else text
     if strip_tags:
         text = _ANSWER_TAGS.sub("", text).strip()
     # each once

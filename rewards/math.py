@@ -86,6 +86,7 @@ from rewards.math_parse import CPU_S, cpu_limit
 from rewards.math_spelling import plain_number, respelled, tidy
 from rewards.math_value import same_value
 from rewards.math_words import has_words_and_number, same_text
+from rewards.thoughts import after_thoughts
 from rlcore import Message, Verdict, reward
 
 _OPERATION = re.compile(
@@ -125,7 +126,7 @@ def math_answer(
     answers = [text for text in texts if text]
     if not answers:
         return None
-    completion = completion.rpartition("</think>")[2]
+    completion = after_thoughts(completion)
     if within is not None:
         before, closed, _ = completion.rpartition(f"</{within}>")
         _, opened, completion = before.rpartition(f"<{within}>")

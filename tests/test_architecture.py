@@ -40,6 +40,7 @@ LAYERS = {
     "rlcore.gguf": 0.25,
     "rlcore.rope": 0.5,
     "rewards.sandbox": 0,
+    "rewards.thoughts": 0,
     "rlcore.types": 0.2,
     "rlcore.errors": 0,
 }
