@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 from rewards.math_letters import tex_spelling
+from rewards.math_prose import DOUBTED, FUNCTIONS, in_symbols, is_changed
 from rewards.math_spelling import SCALES
 from rewards.math_units import measure
 
@@ -21,6 +22,8 @@ LONGEST = 1000
 """Characters of a final answer; a longer one is not a value."""
 SHORT = 200
 """Characters of a text that may be an answer as a whole."""
+UNREAD = "?"
+"""The final answer of a text that states none that can be read: it equals nothing."""
 TAIL = 5000
 """Characters at the end of a text in which a last value is looked for."""
 _BOX = re.compile(r"\\f?boxed\s*(?:\{|(?=[^\s{])|\s(?=[^\s{]))")
@@ -43,12 +46,12 @@ _MATH = re.compile(
     re.DOTALL,
 )
 _JOINT = (
-    r"[\s$*]|[,;|/]|\.\s|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\\(|\\\)|\\\[|\\\]"
-    r"|\\(?:q?quad|lor|vee|cup)(?![a-z])|\\[,;: ]|\\\\"
+    r"[\s$*]|[,;|/&+]|\.\s|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or|also|plus|versus|vs)\b|\\\(|\\\)|\\\[|\\\]"
+    r"|\\(?:q?quad|lor|vee|cup)(?![a-z])|\\[,;:& ]|\\\\"
 )
 _SEPARATOR = re.compile(rf"(?:{_JOINT})*")
 _LABELLED = re.compile(
-    rf"(?:{_JOINT})*(?:(?:\d{{1,2}}[.)]|[-•*]|\(?[a-z]\))\s+|(?i:case|if|when|for|else|otherwise)\b[^.\n]{{0,30}}?[:,]\s*)?"
+    rf"(?:{_JOINT})*(?:(?:\d{{1,2}}[.)]|[-•*]|\(?[a-z]\))\s+|(?i:option|choice|answer|solution|candidate|possibility)?\s*\(?[A-Z0-9]\)?\s?[:.)]\s*|(?i:case|if|when|for|else|otherwise)\b[^.\n]{{0,30}}?[:,]\s*)?"
     rf"(?:{_JOINT})*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
     rf"|[^.\n]{{0,40}}\b(?:and|or)\b(?:{_JOINT}|[}}])*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
 )
@@ -59,13 +62,12 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _UNIT = re.compile(
-    r"\s?(?:(?:square|cubic|sq\.?)\s)?([A-Za-z]+)(?:/[A-Za-z]+)?(?![\w'])(?!\s*[-+*/=(])(?:\^\{?\d\}?)?"
+    r"\s?(?:(?:square|cubic|sq\.?)\s)?([A-Za-z]+)(?:/[A-Za-z]+)?(?![\w'])(?!\s*[-+*/=(])(?:\^\{?\d\}?|\s(?:squared|cubed)\b)?"
 )
 """What may belong to the number before it, if the word is a measure or a scale."""
 _REMARK = re.compile(r"(?<=\s)\([^()$\\]*[A-Za-z]{3,}[^()$\\]*\)")
 _PERCENT = re.compile(r"\s*\$?\s*(\\?%|percent\b)")
 """Behind a box."""
-_DENIED = re.compile(r"(?:\bnot|\bnever|n't)\s+[\W\s]*$", re.IGNORECASE)
 _CHOICE = re.compile(r"\**\(?[A-J][).:]")
 _SHORT_WORDS = frozenset(
     "a am an as at be by do go he hi if in is it me my no of oh on so to up us we "
@@ -99,7 +101,8 @@ def final_answer(text: str, *, mode: Mode = "first", ended: bool = True) -> str:
 def reference_text(answer: str) -> str:
     """The final answer in a reference answer, which may be a whole worked solution; else the text itself."""
     answer = tex_spelling(answer)
-    return boxed(answer) or after_hashes(answer) or after_says(answer) or answer.strip()
+    final = boxed(answer) or after_hashes(answer) or after_says(answer)
+    return answer.strip() if final in ("", None, UNREAD) else final
 
 
 def stated_texts(text: str) -> list[str]:
@@ -142,11 +145,12 @@ def after_hashes(text: str) -> str:
 
 def after_says(text: str) -> str:
     """What follows the last "answer is" that names a value, to the end of its line; if none does, what follows the last one."""
-    said = [
-        _stated(text[match.end() : match.end() + LONGEST * 2])
-        for match in list(_SAYS.finditer(text))[-4:]
-    ]
-    valued = [value for value in said if re.search(r"\d|\\|^\(?[A-Z]\)?$", value)]
+    matches = list(_SAYS.finditer(text))[-4:]
+    sure = [m for m in matches if not _is_doubted(text, m.start())]
+    if matches and not sure:
+        return UNREAD
+    said = [_stated(text[match.end() : match.end() + LONGEST * 2]) for match in sure]
+    valued = [v for v in said if v == UNREAD or re.search(r"\d|\\|^\(?[A-Z]\)?$", v)]
     return (valued or said or [""])[-1]
 
 
@@ -169,7 +173,7 @@ def whole(text: str) -> str:
 
 def last_value(text: str) -> str:
     """The last formula between dollars or brackets, or the last number, whichever ends later; without either, a short text."""
-    tail = text[-TAIL:]
+    tail = in_symbols(text[-TAIL:])
     # a remark in brackets, "(13 would be too many)", counts where nothing else does
     values = _values(_REMARK.sub(lambda match: " " * len(match[0]), tail)) or _values(tail)
     if not values:
@@ -178,7 +182,7 @@ def last_value(text: str) -> str:
             return letters.pop()
         return text.strip() if len(text) <= SHORT else ""
     start, end, last = values[-1]
-    if _DENIED.search(tail[max(0, start - 20) : start]):
+    if is_changed(tail[max(0, start - SHORT) : start], tail[end:]):
         return ""
     found = [last]
     for before_start, before_end, value in reversed(values[:-1]):
@@ -196,7 +200,7 @@ def last_value(text: str) -> str:
 
 def _stated(rest: str) -> str:
     """The value at the start of `rest`: a formula, a line of symbols or words, or of prose the first number."""
-    rest = re.sub(r"^\$\s+([^$\n]*?)\s*\$", r"$\1$", rest.lstrip(" \t\n*:"))
+    rest = in_symbols(re.sub(r"^\$\s+([^$\n]*?)\s*\$", r"$\1$", rest.lstrip(" \t\n*:")))
     formula = _MATH.match(rest)
     line = rest.partition("\n")[0].strip()
     if not formula and (_CHOICE.match(line) or not _is_prose(line) or not _NUMBER.search(line)):
@@ -205,15 +209,25 @@ def _stated(rest: str) -> str:
             if line.count("$") == 2
             else line.rstrip("*").rstrip(". ")
         )
-    values = _values(line if not formula else rest)
-    if not values or _DENIED.search(line[: values[0][0]][-20:]):
+    line = line if not formula else rest
+    values = _values(line)
+    if not values:
         return line.rstrip(".")
-    found = [values[0][2]]
-    for before, value in zip(values, values[1:], strict=False):
-        if not _joined((line if not formula else rest)[before[1] : value[0]]):
+    found, end = [values[0][2]], values[0][1]
+    for value in values[1:]:
+        if not _joined(line[end : value[0]]):
             break
         found.append(value[2])
+        end = value[1]
+    if is_changed(line[: values[0][0]], line[end:].partition("\n")[0]):
+        return UNREAD
     return _as_list(found)
+
+
+def _is_doubted(text: str, start: int) -> bool:
+    """Whether what says "answer is" at `start` is denied, asked or supposed."""
+    sentence = re.split(r"[.!?;\n]", text[max(0, start - 80) : start])[-1]
+    return bool(DOUBTED.search(sentence))
 
 
 def _values(text: str) -> list[tuple[int, int, str]]:
@@ -295,7 +309,7 @@ def _inside(match: re.Match[str]) -> str:
 def _is_prose(line: str) -> bool:
     """Whether there are words, rather than symbols with at most units, names of points and products of letters among them."""
     plain = re.sub(
-        r"\\begin\s*\{array\}\s*\{[^{}]*\}|\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b",
+        r"\\begin\s*\{array\}\s*\{[^{}]*\}|\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b|(?<=\d) to (?=\d)",
         " ",
         line,
     )
@@ -307,17 +321,7 @@ def _is_prose(line: str) -> bool:
 
 def _is_word(match: re.Match[str], text: str, operators: bool) -> bool:
     run = match[0]
-    if (run.isupper() and len(run) <= 4) or run in (
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "exp",
-    ):
+    if (run.isupper() and len(run) <= 4) or run in FUNCTIONS:
         return False
     glued = match.start() > 0 and text[match.start() - 1].isdigit()
     product = (

@@ -34,6 +34,10 @@ _NAME = re.compile(
     r"(?![a-z])|[A-Za-z][A-Za-z']*|_\s*\{[^{}]*\}|_\w|\((?:[^()=]|=)*\)|[|{}\s,]|\\\|)+"
 )
 """What stands for a value on the left of `=`: `x`, `f(2)`, `|AB|`, `\\angle ABC`, `(x,y)`."""
+_ARITHMETIC = re.compile(
+    r"(?=.*\d)(?:[-\d+*/^(){}.!\s]|\\(?:frac|sqrt|cdot|times|div|binom|pi)(?![a-z]))+"
+)
+"""A formula of numbers alone."""
 
 
 def same_value(reference: str, candidate: str) -> bool:
@@ -92,7 +96,9 @@ def _same_spelling(reference: str, candidate: str) -> bool:
         )
     if ":" in reference + candidate and ratios[0] != ratios[1]:
         return False
-    bases = [re.findall(r"\d_\{(\d+)\}", text) for text in (reference, candidate)]
+    # 101_{2}, 0x10: sympy would read an index and a product
+    written = r"\d_\{(\d+)\}|\b(0[xbo]\w+)"
+    bases = [re.findall(written, text, re.IGNORECASE) for text in (reference, candidate)]
     return bases[0] == bases[1]
 
 
@@ -222,12 +228,15 @@ def _same_formula(left: str, right: str) -> bool:
 
 def _without_names(reference: str, candidate: str) -> tuple[str, str] | None:
     """Both answers without the name they give the value, `AM = 5`; None where an equation that is
-    no name stands against a value, or the numbers of a chain differ, `7 = 8`.
+    no name stands against a value, or a chain of numbers is false, `7 = 8`, `2+3 = 6`.
     """
     left, right = (_equation(text) for text in (reference, candidate))
     numbers = {value for side in right if (value := plain_number(side)) is not None}
     if len(right) > 1 and len(left) == 1:
-        return None if len(numbers) > 1 else (reference, right[-1])
+        worked = [side for side in right[:-1] if _ARITHMETIC.fullmatch(side)]
+        if len(numbers) > 1 or not all(equal(side, right[-1]) for side in worked):
+            return None
+        return reference, right[-1]
     if len(left) > 1 and len(right) == 1:
         return (left[-1], candidate) if _NAME.fullmatch(left[0]) else (reference, candidate)
     if (

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 
+from rewards.math_prose import FUNCTIONS
 from rewards.math_spelling import tidy, unwrapped
 from rewards.math_units import split_unit
 
-_FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc log ln exp max min gcd lcm mod det arcsin arccos arctan sqrt frac pi "
-    "sinh cosh tanh infty".split()
-)
 _CHOICE = re.compile(
     r"(?:(?i:option|choice|answer)[ :]*)?"
     r"(?:\(([A-Ja-j])\)|([A-J])(?=[).:]|$|,?\s+(?:because|since|as|for|due)\b))[).:]*(.*)",
@@ -19,7 +16,8 @@ _CHOICE = re.compile(
 _LETTER = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?\(?([A-Ja-j])[.:)]?")
 _QUALIFIER = re.compile(
     r"(?<![\\\w])(?:not|no|more|less|fewer|greater|smaller|least|most|than|before|after|about"
-    r"|between|except|or|[ap]m|(?:in)?finite\w*)\b"
+    r"|between|except|unless|or|[ap]m|(?:in)?finite\w*)\b"
+    r"|(?<=\d) (?:squared|cubed|factorial|times|plus|minus|over)\b|\\l?c?dots|\.{3}"
 )
 _OPENING = re.compile(
     r"^(?:(?:it|this|that|(?:the )\w+|they) (?:is|are) )?(?:an?|the)?\s*(?=\w)"
@@ -61,7 +59,7 @@ def words(text: str) -> list[str]:
     bare = unwrapped(text)
     value, _ = split_unit(text)
     core = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+", " ", value)
-    runs = [run for run in re.findall(r"[A-Za-z]{3,}", core) if run not in _FUNCTIONS]
+    runs = [run for run in re.findall(r"[A-Za-z]{3,}", core) if run not in FUNCTIONS]
     told = any(re.search(r"[A-Za-z]{2}", part) for part in wrapped) and "\\text" in value
     long = any(len(run) > 4 or (len(run) == 4 and not run.isupper()) for run in runs)
     if told or long or bare.lower() in ("yes", "no"):
@@ -75,7 +73,7 @@ def same_text(left: str, right: str) -> bool:
     if left == right:
         return True
     runs = re.findall(r"[A-Za-z]{3,}", left)
-    prose = any(not run.isupper() and run not in _FUNCTIONS for run in runs)
+    prose = any(not run.isupper() and run not in FUNCTIONS for run in runs)
     return prose and left.casefold() == right.casefold() and not re.search(r"[\\^_=+]", left)
 
 
