@@ -27,7 +27,8 @@ stands; if the task has a list of answers, any may be met. A reference of words 
 `June 3`, is also met by a short text or a line after "answer is" that is the same as a whole.
 
 **What is equal.** Both sides are brought into one spelling first: Unicode, styles, brackets, money,
-digits in groups, separators of lists. The same text is always right. Plain numbers are compared
+digits in groups, separators of lists. The same text is always right; an answer of over 1000
+characters is compared as text only. Plain numbers are compared
 exactly: `1,234`, `10 000`, `3/4`, `3\\frac{1}{2}`, `1.5e3`, `0.\\overline{3}`. Percent is a unit, so
 `50%` = `50`; but a reference between -1 and 1 is a fraction: reference `0.5` equals `50%` and not
 `0.5%`. Reference `50%` is never `0.5`. A unit may be left out; two that differ in name or power
@@ -75,7 +76,7 @@ the machine is does not matter.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -122,12 +123,11 @@ def math_answer(
     """
     if mode not in ("first", "strict", "flex"):
         raise ValueError(f"mode is {mode!r}; choose first, strict or flex")
-    texts = [reference_text(str(one)) for one in _all(answer) if one is not None]
-    answers = [text for text in texts if text]
+    answers = [text for one in _all(answer) if (text := _reference(one))]
     if not answers:
         return None
     completion = after_thoughts(completion)
-    if within is not None:
+    if within:
         before, closed, _ = completion.rpartition(f"</{within}>")
         _, opened, completion = before.rpartition(f"<{within}>")
         if not (closed and opened):
@@ -138,6 +138,10 @@ def math_answer(
             )
         finished = True
     candidates = final_answers(completion, mode=mode, ended=finished)
+    long = {answer for answer in answers if len(answer) > LONGEST}
+    if long & {completion.strip(), *candidates}:
+        return 1.0
+    answers = [answer for answer in answers if answer not in long]
     if not candidates:
         return Verdict(value=0.0, status="wrong-format", reason="there is no final answer")
     asked = "\n".join(
@@ -193,6 +197,13 @@ def _dense(text: str) -> str:
         r"\\frac\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}\{([^{}]*)\}", r"\1/\2", respelled(text)
     )
     return re.sub(r"[\s${}]|\\[,;!]", "", text)
+
+
+def _reference(answer: Any) -> str:
+    """The final answer in one reference answer; "" for what is none: None, a NaN, a mapping."""
+    if answer is None or answer != answer or isinstance(answer, Mapping):
+        return ""
+    return reference_text(str(answer))
 
 
 def _all(answer: Any) -> Sequence[Any]:

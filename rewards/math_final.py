@@ -19,7 +19,7 @@ from rewards.math_units import measure
 Mode = Literal["first", "strict", "flex"]
 
 LONGEST = 1000
-"""Characters of a final answer; a longer one is not a value."""
+"""Characters of a final answer that is compared by value; a longer one is compared as text."""
 SHORT = 200
 """Characters of a text that may be an answer as a whole."""
 UNREAD = "?"
@@ -46,14 +46,15 @@ _MATH = re.compile(
     re.DOTALL,
 )
 _JOINT = (
-    r"[\s$*]|[,;|/&+]|\.\s|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or|also|plus|versus|vs)\b|\\\(|\\\)|\\\[|\\\]"
-    r"|\\(?:q?quad|lor|vee|cup)(?![a-z])|\\[,;:& ]|\\\\"
+    r"[\s$*]|[,;|/]|\.\s|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\\(|\\\)|\\\[|\\\]"
+    r"|\\(?:q?quad|lor|vee|cup)(?![a-z])|\\[,;: ]|\\\\"
 )
 _SEPARATOR = re.compile(rf"(?:{_JOINT})*")
+_BESIDE = rf"{_JOINT}|\\?&|\+|\b(?:also|plus|versus|vs)\b"
 _LABELLED = re.compile(
-    rf"(?:{_JOINT})*(?:(?:\d{{1,2}}[.)]|[-•*]|\(?[a-z]\))\s+|(?i:option|choice|answer|solution|candidate|possibility)?\s*\(?[A-Z0-9]\)?\s?[:.)]\s*|(?i:case|if|when|for|else|otherwise)\b[^.\n]{{0,30}}?[:,]\s*)?"
-    rf"(?:{_JOINT})*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
-    rf"|[^.\n]{{0,40}}\b(?:and|or)\b(?:{_JOINT}|[}}])*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
+    rf"(?:{_BESIDE})*(?:(?:\d{{1,2}}[.)]|[-•*]|\(?[a-z]\))\s+|(?i:option|choice|answer|solution|candidate|possibility)?\s*\(?[A-Z0-9]\)?\s?[:.)]\s*|(?i:case|if|when|for|else|otherwise)\b[^.\n]{{0,30}}?[:,]\s*)?"
+    rf"(?:{_BESIDE})*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_BESIDE})*"
+    rf"|[^.\n]{{0,40}}\b(?:and|or)\b(?:{_BESIDE}|[}}])*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_BESIDE})*"
 )
 """What stands between boxes that answer together: a bullet, the name of a case or of a variable."""
 _HEDGE = re.compile(
@@ -140,6 +141,9 @@ def boxed(text: str) -> str | None:
 def after_hashes(text: str) -> str:
     """What follows the last `####`, to the end of its line."""
     _, marker, rest = text.rpartition("####")
+    line = rest.lstrip().partition("\n")[0].strip()
+    if len(line) > LONGEST:
+        return line
     return _stated(rest[: LONGEST * 2]) if marker else ""
 
 
@@ -283,10 +287,10 @@ def _box_content(text: str, match: re.Match[str]) -> tuple[str, int]:
         assert bare is not None
         return bare[0].rstrip("."), bare.end()
     depth = 1
-    for position in range(start, min(len(text), start + LONGEST + 1)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
+    for brace in re.compile(r"[{}]").finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return text[start:position].strip(), position + 1
+            return text[start : brace.start()].strip(), brace.end()
     return "", start
 
 

@@ -29,7 +29,7 @@ _SYMBOLS = (
     (r"(?<=\d)\s+pi(?![A-Za-z])", r"\\pi"),
     (rf"(?<=\d)\s*{_OPEN}in base (\d+){_SHUT}", r"_{\1}"),
     *(
-        (rf"(?<![\d./])(\d+)[\s-]+{_OPEN}{name}s?\b{_SHUT}", rf"\1/{divisor}")
+        (rf"(?<![\d./])(\d+)[\s-]*{_OPEN}{name}s?\b{_SHUT}", rf"\1/{divisor}")
         for name, divisor in zip(_DIVISORS.split(), [*range(3, 11), 100, 1000], strict=True)
     ),
 )
@@ -39,11 +39,13 @@ _TRIGGER = re.compile(
     + "|".join(_DIVISORS.split())
 )
 
-_COMPARED = "more|less|fewer|greater|smaller|larger|bigger|higher|lower|older|younger|longer|shorter"
+_COMPARED = (
+    "more|less|fewer|greater|smaller|larger|bigger|higher|lower|older|younger|longer|shorter"
+)
 _PARTS = "half|third|quarter|fifth|tenth|root|square|cube|double|triple|multiple|factor|power|percent|one|any"
 _OPERATIONS = "plus|minus|times|over|by|choose|mod|modulo|to|than|through|versus|vs|and|or"
 BEFORE = re.compile(
-    r"(?:\b(?:at (?:least|most)|more than|up to|far from|away from|different from|between|from"
+    r"(?:\b(?:at (?:least|most)|nowhere near|more than|up to|far from|away from|different from|between|from"
     rf"|(?:{_COMPARED}|other|rather) than(?: or equal to)?|anything but|all but|except(?: for)?"
     r"|no longer|not|never|over|under|above|below|beyond|within|unless|until|without|besides"
     rf"|(?:twice|thrice|double|triple|half|quadruple)(?: [a-z]+){{0,3}}?|(?:{_PARTS}|logarithm|sine|cosine)s? of"
@@ -61,7 +63,8 @@ BEHIND = re.compile(
     # to the end of a formula between dollars
     r"\$?(?:(?!(?:st|nd|rd|th)\b)[A-Za-z]|_"
     r"|\s*(?:[*/^=<>!≤≥×÷]|\\(?:times|cdot|div|pm|le|ge)(?![a-z]))\s*[-\w(\\$]|\s?[-+]\s?[\d(\\$]"
-    r"|!(?!\s|$)|\s+(?:squared|cubed|factorial|to the (?:\w+ )?power|(?:th |st |nd |rd )?root)\b"
+    r"|!(?!\s|$)|\s+(?:squared|cubed|factorial|to the (?:\w+ )?power|per ?cent of)\b"
+    r"|(?:st|nd|rd|th)?[\s-]+(?:root|power|digits?)\b"
     r"|\s*,?\s+(?:or|and) (?:\w+ ){0,2}?(?:more|less|fewer|higher|lower|above|below|over|under|up|half)\b"
     rf"|(?:\s+[^\W\d]+){{0,3}}?\s+(?:{_OPERATIONS}|as well as|out of|divided by|multiplied by"
     rf"|(?:{_COMPARED}) than)\s+\W?(?:[A-Za-z]+ ){{0,2}}?\W?\d"
@@ -73,7 +76,8 @@ BEHIND = re.compile(
 )
 """What begins behind the number it changes."""
 DOUBTED = re.compile(
-    r"(?:\b(?:if|whether|unless|doubt|not|never|unlikely)|n't)\b(?:\W+\w+){0,4}\W*$", re.IGNORECASE
+    r"(?:\b(?:if|whether|unless|doubt|not|never|unlikely)|n't)\b(?:\W+\w+){0,4}\W*$",
+    re.IGNORECASE,
 )
 """Before "the answer is": it is not said."""
 

@@ -87,6 +87,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     ),
     (r"(?<=\d)\s*(?:\\text\{\s*)?([AaPp])\.?\s?[Mm]\b\.?(?:\s*\})?$", r"\\text{ \1m}"),
     (r"°", r"^\\circ"),
+    (r"(?<=\d)\s*(?:\\text\{\s*)?([kM]?)(?:\s*\})?\s*\\Omega(?![a-z])", r"\\text{ \1ohm}"),
     # numbers in bases
     (r"^\((\w+)\)_(?=\{?\(?\w+\)?\}?$)", r"\1_"),
     (r"(?<=\d)_\s*\{?\(?(\d+)\)?\}?$", r"_{\1}"),

@@ -6,7 +6,7 @@ import re
 
 from rewards.math_prose import FUNCTIONS
 from rewards.math_spelling import tidy, unwrapped
-from rewards.math_units import split_unit
+from rewards.math_units import measure, split_unit
 
 _CHOICE = re.compile(
     r"(?:(?i:option|choice|answer)[ :]*)?"
@@ -19,6 +19,8 @@ _QUALIFIER = re.compile(
     r"|between|except|unless|or|[ap]m|(?:in)?finite\w*)\b"
     r"|(?<=\d) (?:squared|cubed|factorial|times|plus|minus|over)\b|\\l?c?dots|\.{3}"
 )
+_SEVERAL = re.compile(r"\d\s*[A-Za-z]{2,},?\s+\d")
+_WORD = re.compile(r"[A-Za-z]{2,}")
 _OPENING = re.compile(
     r"^(?:(?:it|this|that|(?:the )\w+|they) (?:is|are) )?(?:an?|the)?\s*(?=\w)"
 )
@@ -70,11 +72,16 @@ def words(text: str) -> list[str]:
 def same_text(left: str, right: str) -> bool:
     """Whether two tidy answers are the same text; case counts in mathematics only."""
     left, right = unwrapped(left), unwrapped(right)
-    if left == right:
+    if left == right or _SEVERAL.search(left) and _measured(left) == _measured(right):
         return True
     runs = re.findall(r"[A-Za-z]{3,}", left)
     prose = any(not run.isupper() and run not in FUNCTIONS for run in runs)
     return prose and left.casefold() == right.casefold() and not re.search(r"[\\^_=+]", left)
+
+
+def _measured(text: str) -> str:
+    """`5 feet 6 inches` and `5 ft 6 in` with one name for each measure."""
+    return _WORD.sub(lambda match: measure(match[0]) or match[0], text)
 
 
 def has_words_and_number(reference: str) -> bool:
