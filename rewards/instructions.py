@@ -56,7 +56,9 @@ def instructions(
     instruction_id_list, kwargs = _from_json(instruction_id_list), _from_json(kwargs)
     if isinstance(instruction_id_list, str) or isinstance(kwargs, str | Mapping):
         return _unscorable("instruction_id_list and kwargs must be lists, or lists in JSON")
-    arguments = [_from_json(one) for one in kwargs] if kwargs else [{}] * len(instruction_id_list)
+    arguments = (
+        [_from_json(one) for one in kwargs] if kwargs else [{}] * len(instruction_id_list)
+    )
     if not instruction_id_list or len(arguments) != len(instruction_id_list):
         return _unscorable(
             f"{len(instruction_id_list)} instructions with {len(arguments)} kwargs"
@@ -143,7 +145,8 @@ def _is_kind(key: str, value: Any) -> bool:
 def _number(value: Any) -> Any:
     """Columns that went through a table hold 3.0 or "3" for 3."""
     try:
-        return int(value) if float(value).is_integer() else value
+        number = float(value)
+        return int(number) if number.is_integer() and not isinstance(value, int) else value
     except (TypeError, ValueError, OverflowError):
         return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from rewards.thoughts import after_thoughts
@@ -198,11 +199,24 @@ def script(
         completion,
         flags=re.DOTALL,
     )
-    wanted = tuple(name.upper() for name in names)
+    wanted = tuple(map(_script, names))
     letters = [
         unicodedata.name(letter, "").startswith(wanted) for letter in prose if letter.isalpha()
     ]
     return sum(letters) / len(letters) if letters else None
+
+
+@lru_cache(maxsize=64)
+def _script(name: str) -> str:
+    """A writing system as Unicode's names of letters begin. Raises ValueError if no letter has it."""
+    start = name.upper()
+    if not any(
+        unicodedata.name(chr(code), "").startswith(f"{start} ") for code in range(1 << 17)
+    ):
+        raise ValueError(
+            f"there is no writing system {name!r}; Unicode has latin, greek, cjk, ..."
+        )
+    return start
 
 
 def _wrong_format(reason: str) -> Verdict:

@@ -212,3 +212,8 @@ def test_thoughts_without_an_end_are_no_answer():
         code_tests("<think>```python\nf = abs\n```", test_list=["assert f(1) == 1"]).value
         == 0.0
     )
+
+
+def test_an_unknown_writing_system_is_refused():
+    with pytest.raises(ValueError, match="no writing system 'klingon'"):
+        script("abc", names=["latin", "klingon"])

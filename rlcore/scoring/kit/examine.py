@@ -15,6 +15,8 @@ from rlcore.scoring.kit.standard import EXAMPLES, Standard, standards
 from rlcore.scoring.scorer import Scorer
 
 PERCENTILES = (50, 90, 99, 100)
+HANGS = 3
+"""Completions that a reward may spend its deadline on before the rest is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +75,14 @@ def examine(
     """
     spec = RewardSpec(use, params=params or {})
     with Scorer([spec], workers=1, deadline_s=deadline_s) as scorer:
-        trials = [run_case(scorer, case) for case in _named(cases)]
-        measured = standards(scorer, cases, limit=1)
+        trials = _run_while_it_answers(scorer, _named(cases))
+        hangs = _hangs(trials)
+        measured = [] if hangs else standards(scorer, cases, limit=1)
         base = measured[0].case if measured else _default(cases)
-        faults = [run_case(scorer, case) for case in _fault_cases(base)]
-    process = try_process_faults(use, params or {}, base, deadline_s=deadline_s)
+        faults = [] if hangs else _run_while_it_answers(scorer, _fault_cases(base))
+    process: list[ProcessTrial] = []
+    if not _hangs(trials or faults):
+        process = try_process_faults(use, params or {}, base, deadline_s=deadline_s)
     problems = _problems(trials, faults, process, measured)
     return Examination(
         reward=use, cases=trials, faults=faults, process=process, problems=problems
@@ -102,6 +107,21 @@ def try_reward(
     spec = RewardSpec(use, params=params or {})
     with Scorer([spec], workers=1, deadline_s=deadline_s) as scorer:
         return [run_case(scorer, case) for case in all_cases]
+
+
+def _run_while_it_answers(scorer: Scorer, cases: Sequence[Case]) -> list[Trial]:
+    """Verdicts on all cases; only those on the first few where these all take too long."""
+    trials: list[Trial] = []
+    for case in cases:
+        trials.append(run_case(scorer, case))
+        if _hangs(trials):
+            break
+    return trials
+
+
+def _hangs(trials: Sequence[Trial]) -> bool:
+    first = [trial.verdict.status for trial in trials[:HANGS]]
+    return first == ["timed-out"] * HANGS
 
 
 def _problems(
@@ -130,6 +150,14 @@ def _problems(
     if all(trial.verdict.status == "crashed" for trial in everything):
         reason = everything[0].verdict.reason
         problems.append(f"the reward crashed on every completion: {reason}")
+    elif _hangs(trials or faults):
+        problems.append(f"the first {HANGS} completions timed out, and no others were tried")
+    elif all(trial.verdict.value is None for trial in everything):
+        first = everything[0].verdict
+        problems.append(
+            f"no completion got a value, so nothing was tested ({first.status}: {first.reason}); "
+            "give cases with the columns that the reward needs"
+        )
     return problems
 
 
