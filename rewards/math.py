@@ -1,7 +1,7 @@
 """Compares a final answer with the reference answer by value: `1/2` equals `0.5` and `\\frac{1}{2}`.
 
-**Which part is the final answer.** What stands before the last `</think>` is ignored. Five rules
-look for the final answer in the rest:
+**Which part is the final answer.** What stands before the last `</think>` is ignored, and what
+stands behind a `<think>` that is never closed. Five rules look for the final answer in the rest:
 
     1. boxed    the last `\\boxed{...}` that is not empty
     2. hashes   the text after the last `####`, to the end of its line
@@ -10,6 +10,11 @@ look for the final answer in the rest:
     4. whole    the whole text, if it is one short line of symbols: `\\frac{1}{4}`, `3xy + 1`
     5. last     the last formula between `$`, `\\(..\\)` or `\\[..\\]`, or the last number; else a
                 short text as it is
+
+In prose a number is the answer only where the words around it do not change it. "minus 5", "5 and a
+half", "5 dozen", "3 fifths" and "5 pi" are read. An operation ("half of 12", "5 squared", "5 plus
+6"), a bound ("at least 3", "5 or more"), a denial or doubt ("no longer 5", "I don't know if the
+answer is 5") and a second value ("5 apples and 6 oranges") make it no answer.
 
 `mode` says how they are used:
 
@@ -69,6 +74,8 @@ the machine is does not matter.
 - a tick behind a value is no part of it, and a percent sign behind the box belongs into it;
 - `\\lg` is the logarithm to base 10 (ISO 80000-2);
 - `A(1,2)` is the point `(1,2)`;
+- "about 3" and `\\approx 3` are 3, and "3 quarters" is no number outside of a box: of a coin it is 3;
+- a column vector is no tuple, and `7 \\bmod 5` is not 2;
 - "I think it's B" names no answer: without "answer is" a letter in prose is an article or a name;
 - `[3,3]` is not 3, and `E` is not `e`.
 """

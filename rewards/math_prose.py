@@ -21,7 +21,7 @@ _DIVISORS = "third fourth fifth sixth seventh eighth ninth tenth hundredth thous
 _SYMBOLS = (
     (r"\b(?:minus|negative)\s+\$\s*(?=[\d.\\(])", "$-"),
     # a sign, and not the operation of "12 minus 5"
-    (rf"(?<![\w.)}}])(\s*){_OPEN}(?:minus|negative){_SHUT}\s*(?=\$?\s*[\d.\\(])", r"\1-"),
+    (rf"(?<![\d.)}}$\s])(\s*){_OPEN}(?:minus|negative){_SHUT}\s*(?=\$?\s*[\d.\\(])", r"\1-"),
     (rf"(?<=\d)\s*{_OPEN}and (?:a|one)[- ]half{_SHUT}", ".5"),
     (rf"(?<=\d)\s*{_OPEN}and (?:a|one)[- ]quarter{_SHUT}", ".25"),
     (rf"(?<=\d)\s*{_OPEN}and three[- ]quarters{_SHUT}", ".75"),
@@ -63,7 +63,7 @@ BEHIND = re.compile(
     # to the end of a formula between dollars
     r"\$?(?:(?!(?:st|nd|rd|th)\b)[A-Za-z]|_"
     r"|\s*(?:[*/^=<>!≤≥×÷]|\\(?:times|cdot|div|pm|le|ge)(?![a-z]))\s*[-\w(\\$]|\s?[-+]\s?[\d(\\$]"
-    r"|!(?!\s|$)|\s+(?:squared|cubed|factorial|to the (?:\w+ )?power|per ?cent of)\b"
+    r"|!(?!\s|$)|\s+(?:squared|cubed|factorial|pi|to the (?:\w+ )?power|per ?cent of)\b"
     r"|(?:st|nd|rd|th)?[\s-]+(?:root|power|digits?)\b"
     r"|\s*,?\s+(?:or|and) (?:\w+ ){0,2}?(?:more|less|fewer|higher|lower|above|below|over|under|up|half)\b"
     rf"|(?:\s+[^\W\d]+){{0,3}}?\s+(?:{_OPERATIONS}|as well as|out of|divided by|multiplied by"
@@ -76,7 +76,7 @@ BEHIND = re.compile(
 )
 """What begins behind the number it changes."""
 DOUBTED = re.compile(
-    r"(?:\b(?:if|whether|unless|doubt|not|never|unlikely)|n't)\b(?:\W+\w+){0,4}\W*$",
+    r"(?:\b(?:if|whether|unless|doubt|not|never|unlikely)|n't)\b(?: +\w+){0,4} *$",
     re.IGNORECASE,
 )
 """Before "the answer is": it is not said."""

@@ -198,3 +198,13 @@ def test_the_same_text_is_right_at_any_length(name):
         assert math_answer(said, text) == 1.0
         assert math_answer(said.replace(text, text + "+1"), text) != 1.0
     assert math_answer(r"\boxed{5}", text) == 0.0
+
+
+@FEW
+@given(
+    number,
+    number,
+    st.sampled_from(["No, it is not: the", "I'm not sure, but the", "If x is 2, the"]),
+)
+def test_a_denial_before_a_comma_or_colon_is_over(n, m, opening):
+    assert right(f"The answer is {n + m}. {opening} answer is {n}.", str(n))

@@ -16,7 +16,7 @@ from rlcore.scoring.scorer import Scorer
 
 PERCENTILES = (50, 90, 99, 100)
 HANGS = 3
-"""Completions that a reward may spend its deadline on before the rest is left out."""
+"""Calls in a row that may time out at the start; the rest would take minutes and tell no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +75,17 @@ def examine(
     """
     spec = RewardSpec(use, params=params or {})
     with Scorer([spec], workers=1, deadline_s=deadline_s) as scorer:
-        trials = _run_while_it_answers(scorer, _named(cases))
-        hangs = _hangs(trials)
-        measured = [] if hangs else standards(scorer, cases, limit=1)
+        first = _until_an_answer(scorer, _default(cases))
+        if first[-1].verdict.status == "timed-out":
+            problem = f"{HANGS} calls timed out one after the other, and nothing else was tried"
+            return Examination(
+                reward=use, cases=[], faults=first, process=[], problems=[problem]
+            )
+        trials = [run_case(scorer, case) for case in _named(cases)]
+        measured = standards(scorer, cases, limit=1)
         base = measured[0].case if measured else _default(cases)
-        faults = [] if hangs else _run_while_it_answers(scorer, _fault_cases(base))
-    process: list[ProcessTrial] = []
-    if not _hangs(trials or faults):
-        process = try_process_faults(use, params or {}, base, deadline_s=deadline_s)
+        faults = [run_case(scorer, case) for case in _fault_cases(base)]
+    process = try_process_faults(use, params or {}, base, deadline_s=deadline_s)
     problems = _problems(trials, faults, process, measured)
     return Examination(
         reward=use, cases=trials, faults=faults, process=process, problems=problems
@@ -109,19 +112,14 @@ def try_reward(
         return [run_case(scorer, case) for case in all_cases]
 
 
-def _run_while_it_answers(scorer: Scorer, cases: Sequence[Case]) -> list[Trial]:
-    """Verdicts on all cases; only those on the first few where these all take too long."""
+def _until_an_answer(scorer: Scorer, case: Case) -> list[Trial]:
+    """The case again and again, up to `HANGS` times, until a call does not time out."""
     trials: list[Trial] = []
-    for case in cases:
+    while len(trials) < HANGS:
         trials.append(run_case(scorer, case))
-        if _hangs(trials):
+        if trials[-1].verdict.status != "timed-out":
             break
     return trials
-
-
-def _hangs(trials: Sequence[Trial]) -> bool:
-    first = [trial.verdict.status for trial in trials[:HANGS]]
-    return first == ["timed-out"] * HANGS
 
 
 def _problems(
@@ -150,8 +148,6 @@ def _problems(
     if all(trial.verdict.status == "crashed" for trial in everything):
         reason = everything[0].verdict.reason
         problems.append(f"the reward crashed on every completion: {reason}")
-    elif _hangs(trials or faults):
-        problems.append(f"the first {HANGS} completions timed out, and no others were tried")
     elif all(trial.verdict.value is None for trial in everything):
         first = everything[0].verdict
         problems.append(
