@@ -131,9 +131,13 @@ def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
             f"reference answers of {stage.tasks} with {', '.join(spec.name for spec in specs)}"
         )
         if report.reference_rate is None:
-            lines.append(
-                f"{pair_name}: NOT CHECKED, none of the answers looked at holds text or a number; is columns.answer right?"
+            none_at_all = all(task.answer is None for task in tasks[stage.tasks][:n])
+            why = (
+                "the tasks have none (right for rewards that need none)"
+                if none_at_all
+                else "none of those looked at holds text or a number; is columns.answer right?"
             )
+            lines.append(f"{pair_name}: NOT CHECKED, {why}")
             continue
         rates = f"reference rate {report.reference_rate:.4g}, corrupted rate {report.corrupted_rate:.4g}"
         lines.append(f"{pair_name}: {report.checked} checked, {rates}")
