@@ -20,8 +20,8 @@ BENCH_SIZES = {
     "prompt-tokens": "tokens of a prompt",
     "answer-min": "shortest answer",
     "answer-max": "longest answer",
-    "hidden-size": "of the model (head: of its last layer)",
-    "layers": "of the model",
+    "hidden-size": "of the model tiny (head: of its last layer)",
+    "layers": "of the model tiny",
     "micro-batch-tokens": "tokens we take in one forward",
     "trl-micro-batch": "sequences TRL takes in one forward, 0 for all",
     "vocabulary": "head only",
@@ -56,8 +56,8 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument(
         "--model",
-        choices=["tiny", "qwen3-0.6b", "qwen2.5-1.5b"],
-        help="learner only: shape of the model",
+        metavar="MODEL",
+        help="learner and train: tiny, qwen3-0.6b or qwen2.5-1.5b with random weights, smollm2, or a model folder",
     )
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="learner only")
     for option, about in BENCH_SIZES.items():
