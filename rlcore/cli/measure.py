@@ -42,7 +42,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument(
         "what",
-        choices=["learner", "head", "train", "rewards", "credit", "corpus"],
+        choices=["learner", "head", "train", "rollout", "rewards", "credit", "corpus"],
         help="what is timed",
     )
     sub.add_argument(
@@ -57,9 +57,9 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--model",
         metavar="MODEL",
-        help="learner and train: tiny, qwen3-0.6b or qwen2.5-1.5b with random weights, smollm2, or a model folder",
+        help="learner, train and rollout: tiny, qwen3-0.6b or qwen2.5-1.5b with random weights, smollm2, or a model folder",
     )
-    sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="learner only")
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="learner and rollout")
     for option, about in BENCH_SIZES.items():
         number = size if option == "trl-micro-batch" else count
         sub.add_argument(f"--{option}", type=number, metavar="N", help=about)

@@ -88,6 +88,11 @@ class VllmEngine:
             )
         self._vocabulary = self._engine.model_config.get_vocab_size()
 
+    @property
+    def vllm(self) -> LLMEngine:
+        """vLLM's own engine."""
+        return self._engine
+
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand requests to the engine."""
         check_requests(requests, self._drafts, self._max_length)
