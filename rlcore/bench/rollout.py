@@ -14,7 +14,6 @@ from rlcore.bench.workload import make_model
 from rlcore.errors import RecipeError
 from rlcore.rollout.collector import collect
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.vllm_support import logprobs_needed
 from rlcore.scoring.unscored import Unscored
 from rlcore.types import Sampling, Task
 
@@ -121,26 +120,11 @@ def _theirs(
     group_size: int,
     sampling: Sampling,
 ) -> None:
-    """As vLLM's `LLM.generate`: requests added, the engine stepped until all are finished."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from rlcore.rollout.vllm_bare import generate_bare
 
     _forget_prompts(engine)
-    bare = engine.vllm
-    for task in tasks:
-        prompt = {"prompt_token_ids": encoder.encode(task)}
-        for attempt in range(group_size):
-            params = SamplingParams(
-                max_tokens=sampling.max_tokens,
-                temperature=sampling.temperature,
-                ignore_eos=True,
-                seed=attempt,
-                logprobs=logprobs_needed(sampling, bare.model_config.get_vocab_size()),
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            bare.add_request(f"{task.id}.{attempt}", prompt, params)
-    while bare.has_unfinished_requests():
-        bare.step()
+    prompts = [encoder.encode(task) for task in tasks for _ in range(group_size)]
+    generate_bare(engine.vllm, prompts, sampling)
 
 
 def _forget_prompts(engine: VllmEngine) -> None:

@@ -100,7 +100,7 @@ def make_model(
     model: a name of `MODELS`, which gets random weights and the byte tokenizer; a name that `rlcore models get` knows;
     or a model folder. The sizes change "tiny". Raises `RecipeError` or `ModelError`.
     """
-    from rlcore.cli.get_model import KNOWN_MODELS, get_model
+    from rlcore.get_model import KNOWN_MODELS, get_model
     from rlcore.learner.policy import load_policy
 
     if model != "tiny" and (hidden_size or layers):
