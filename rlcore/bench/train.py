@@ -29,7 +29,7 @@ from rlcore.types import Request, Sampling, Task
 
 
 class _Appointed(HfEngine):
-    """Ends each answer at its appointed length, so that both sides do the same work."""
+    """Ends each completion at its appointed length, so that both sides do the same work."""
 
     lengths: list[int]
 
@@ -112,7 +112,7 @@ def bench_train(
     micro_batch_tokens: int = 4096,
     trl_micro_batch: int = 0,
 ) -> dict[str, Any]:
-    """Seconds of a step on each side, step beside step, with answers of the same lengths; the first step is not counted."""
+    """Seconds of a step on each side, step beside step, with completions of the same lengths; the first step is not counted."""
     rng = random.Random(0)
     steps = repeats + 1
     prompts = [

@@ -14,7 +14,7 @@ from rlcore.types import Sample
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """A batch: so many prompts of so many tokens, so many answers to each, and their shortest and longest length."""
+    """A batch: so many prompts of so many tokens, so many completions of each, and their shortest and longest length."""
 
     prompts: int = 8
     group_size: int = 8
@@ -34,12 +34,12 @@ class Shape:
             or not 0 < shape.answer_min <= shape.answer_max
         ):
             raise RecipeError(
-                f"there is no batch like {shape}: give positive numbers, two answers or more, and min <= max"
+                f"there is no batch like {shape}: give positive numbers, two completions or more, and min <= max"
             )
         return shape
 
     def answer_lengths(self, seed: int = 0) -> list[int]:
-        """Tokens of each answer, prompt after prompt."""
+        """Tokens of each completion, prompt after prompt."""
         rng = random.Random(seed)
         return [
             rng.randint(self.answer_min, self.answer_max)
@@ -130,9 +130,9 @@ def make_model(
 
 
 def model_flops(config: Any, shape: Shape) -> float:
-    """Floating-point operations of forward and backward, as if a prompt were read again for each of its answers.
+    """Floating-point operations of forward and backward, as if a prompt were read again for each of its completions.
 
-    6 a parameter and token, the head's for answer tokens only, and causal attention.
+    6 a parameter and token, the head's for completion tokens only, and causal attention.
     """
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads

@@ -16,10 +16,10 @@ console = make_console()
 BENCH_SIZES = {
     "repeats": "calls of each side that count",
     "prompts": "prompts in a batch",
-    "group-size": "answers to a prompt",
+    "group-size": "completions of a prompt",
     "prompt-tokens": "tokens of a prompt",
-    "answer-min": "shortest answer",
-    "answer-max": "longest answer",
+    "answer-min": "shortest completion",
+    "answer-max": "longest completion",
     "hidden-size": "of the model tiny (head: of its last layer)",
     "layers": "of the model tiny",
     "micro-batch-tokens": "tokens we take in one forward",
@@ -27,7 +27,7 @@ BENCH_SIZES = {
     "vocabulary": "head only",
     "tokens": "head only",
     "megabytes": "corpus only: of synthetic text",
-    "samples": "rewards only: answers in the batch",
+    "samples": "rewards only: completions in the batch",
     "rollouts": "credit only: continuations of a prefix",
     "workers": "rewards only: processes that score",
 }
@@ -52,7 +52,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--shape",
         choices=["ragged", "shared"],
         default="ragged",
-        help="short prompts, ragged answers; long prompts",
+        help="short prompts, ragged completions; long prompts",
     )
     sub.add_argument(
         "--model",

@@ -124,7 +124,7 @@ def rounds(run: Run, stage: SampleStage, num_tasks: int) -> Iterator[tuple[int, 
 def demonstration_rows(
     run: Run, tasks: Mapping[int, Task], scorer: Scorer
 ) -> Iterator[dict[str, Any]]:
-    """A row for the demonstration of each task that has one: scored like an answer, with `logprobs: null`. tasks: by position."""
+    """A row for the demonstration of each task that has one: scored like a completion, with `logprobs: null`. tasks: by position."""
     shown = {
         task.id: (place, task, _demonstration(run, task))
         for place, task in tasks.items()
