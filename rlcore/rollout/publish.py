@@ -14,7 +14,7 @@ of one short text the two were seen to differ by a factor of 2.2 with right weig
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from rlcore.errors import PublishError
 from rlcore.rollout.engine import Engine
+from rlcore.types import Rollout
 
 LEAST_LIMIT = 1e-3
 """Mean canary gap that is always allowed, in nats a token: above what float32 rounds."""
@@ -30,6 +31,12 @@ NOISE_FACTOR = 3.0
 
 With right weights the gap of vLLM on CPU was 1.1 to 1.5 times the noise (SmolLM2-135M, bfloat16).
 """
+
+CANARY_TOKENS = 256
+"""Tokens of the canary, where there are as many."""
+LONGEST_CANARY = 512
+"""Tokens of its longest text."""
+SHORTEST_CANARY = 24
 
 Score = Callable[[list[list[int]]], list[list[float]]]
 """Sequences of T token ids -> the T - 1 log-probabilities of each one's `sequence[1:]`, at temperature 1."""
@@ -180,6 +187,21 @@ def publish(
         limit=limit,
         seconds=time.monotonic() - started,
     )
+
+
+def longest_texts(rollouts: Sequence[Rollout], max_length: int) -> list[list[int]]:
+    """A canary of rollouts: the longest, until there are enough tokens. max_length: of one text."""
+    texts: list[list[int]] = []
+    for rollout in sorted(rollouts, key=lambda rollout: -len(rollout.token_ids)):
+        if sum(map(len, texts)) >= CANARY_TOKENS:
+            break
+        texts.append(rollout.token_ids[: min(LONGEST_CANARY, max_length)])
+    return texts
+
+
+def lengthened(text: list[int]) -> list[int]:
+    """A canary before there are rollouts: a text, repeated where it is short."""
+    return text * -(-SHORTEST_CANARY // len(text))
 
 
 def canary_gap(theirs: list[list[float]], ours: list[list[float]]) -> tuple[float, float]:

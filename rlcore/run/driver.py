@@ -95,6 +95,10 @@ def train(
         accelerator.end_training()
         folder.release()
     tracker.summary()
+    return _summary(recipe, folder, round(time.perf_counter() - started, 1))
+
+
+def _summary(recipe: Recipe, folder: RunFolder, seconds: float) -> Summary:
     rows = read_rows(folder.evals)
     before, after = accuracies(rows)
     return Summary(
@@ -103,7 +107,7 @@ def train(
         accuracy_before=before,
         accuracy_after=after,
         evaluations=evaluations(rows),
-        seconds=round(time.perf_counter() - started, 1),
+        seconds=seconds,
         run=str(folder.path),
     )
 

@@ -24,7 +24,7 @@ from rlcore.rollout.collector import Collector
 from rlcore.rollout.engine import Engine
 from rlcore.rollout.generator import Generator, Scorer
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.publish import PublishReport, publish
+from rlcore.rollout.publish import PublishReport, lengthened, longest_texts, publish
 from rlcore.run import checkpoint
 from rlcore.run.batches import BatchSource
 from rlcore.run.disk import remove
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 4
 """Requests handed to the engine at a time, in multiples of what it decodes together."""
-CANARY_TOKENS = 256
-"""Tokens of the canary, the texts on which engine and learner are compared after a publish, where there are as many."""
-LONGEST_CANARY = 512
-SHORTEST_CANARY = 24
 
 
 class Run:
@@ -186,12 +182,15 @@ class Run:
         """Serve the policy's present weights as `version`, with proof. Raises `PublishError`.
 
         generator: what may have requests in flight; they are taken back before and go on afterwards. rollouts: written in
-        this run; the longest of them are the canary from now on.
+        this run; the longest of them are the canary from now on. Before there are any it is the prompt of the first task.
         """
         if generator is not None:
-            generator.take_back()
-        if rollouts or self._canary is None:
-            self._canary = self._canary_texts(rollouts)
+            generator.drain()
+        if rollouts:
+            self._canary = longest_texts(rollouts, self.max_length - 1)
+        elif self._canary is None:
+            prompt = self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0])
+            self._canary = [lengthened(prompt)[: self.max_length - 1]]
         widened = self.policy.arithmetic.itemsize < torch.float32.itemsize
         return publish(
             partial(self.policy.weights, apart=self._apart),
@@ -203,19 +202,6 @@ class Run:
             served_dtype=self.recipe.model.dtype,
             tolerance=self.recipe.engine.sync_tolerance,
         )
-
-    def _canary_texts(self, rollouts: Sequence[Rollout]) -> list[list[int]]:
-        """The longest rollouts; before there are any, the prompt of the run's first task."""
-        if not rollouts:
-            prompt = self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0])
-            repeats = -(-SHORTEST_CANARY // len(prompt))
-            return [(prompt * repeats)[: self.max_length - 1]]
-        texts: list[list[int]] = []
-        for rollout in sorted(rollouts, key=lambda rollout: -len(rollout.token_ids)):
-            if sum(map(len, texts)) >= CANARY_TOKENS:
-                break
-            texts.append(rollout.token_ids[: min(LONGEST_CANARY, self.max_length - 1)])
-        return texts
 
     def collector(
         self,

@@ -91,7 +91,7 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
         )
         draws = [
             TaskDraw(
-                task=_with_budget(tasks[position], stage), position=position, order=position
+                task=_with_budget(tasks[position], stage), task_index=position, order=position
             )
             for position in run.my_share(positions)
         ]

@@ -248,7 +248,7 @@ def test_a_gate_is_refilled_while_others_write_and_the_rest_is_aborted(engine: V
     counter = itertools.count(1)
     resample = Resample(
         accepts=lambda group: len({v.value for v in group.verdicts}) > 1,
-        more=lambda n: numbered([next(further) for _ in range(n)], first=next(counter) * 1000),
+        draw_replacements=lambda n: numbered([next(further) for _ in range(n)], first=next(counter) * 1000),
         oversubmit=2.0,
     )
     found = collect(

@@ -22,8 +22,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
 
-from rlcore.cli.get_model import get_model  # noqa: E402
 from rlcore.errors import PublishError  # noqa: E402
+from rlcore.get_model import get_model  # noqa: E402
 from rlcore.learner.policy import Policy, load_policy  # noqa: E402
 from rlcore.learner.settings import OptimSettings  # noqa: E402
 from rlcore.rollout.engine import generate  # noqa: E402
