@@ -186,7 +186,7 @@ def last_value(text: str) -> str:
             return letters.pop()
         return text.strip() if len(text) <= SHORT else ""
     start, end, last = values[-1]
-    if is_changed(tail[max(0, start - SHORT) : start], tail[end:]):
+    if is_changed(tail, start, end, marked=False):
         return ""
     found = [last]
     for before_start, before_end, value in reversed(values[:-1]):
@@ -223,7 +223,7 @@ def _stated(rest: str) -> str:
             break
         found.append(value[2])
         end = value[1]
-    if is_changed(line[: values[0][0]], line[end:].partition("\n")[0]):
+    if is_changed(line, values[0][0], end):
         return UNREAD
     return _as_list(found)
 

@@ -55,13 +55,14 @@ BEFORE = re.compile(
     re.IGNORECASE,
 )
 """What ends before the number it changes."""
+_DENIED = re.compile(r"(?:\b(?:not|never|no longer)|n't)\W+$", re.IGNORECASE)
 _UNSURE = re.compile(
     r"\b(?:unknown|unclear|unsure|uncertain|undetermined|undefined|impossible|indeterminate)\b",
     re.IGNORECASE,
 )
 BEHIND = re.compile(
     # to the end of a formula between dollars
-    r"\$?(?:(?!(?:st|nd|rd|th)\b)[A-Za-z]|_"
+    r"\$?(?:(?<=\d)(?!(?:st|nd|rd|th)\b)[A-Za-z]|_"
     r"|\s*(?:[*/^=<>!≤≥×÷]|\\(?:times|cdot|div|pm|le|ge)(?![a-z]))\s*[-\w(\\$]|\s?[-+]\s?[\d(\\$]"
     r"|!(?!\s|$)|\s+(?:squared|cubed|factorial|pi|to the (?:\w+ )?power|per ?cent of)\b"
     r"|(?:st|nd|rd|th)?[\s-]+(?:root|power|digits?)\b"
@@ -95,7 +96,15 @@ def in_symbols(text: str) -> str:
     return text
 
 
-def is_changed(before: str, behind: str) -> bool:
-    """Whether the words before or behind a number make another statement of it."""
+def is_changed(text: str, start: int, end: int, *, marked: bool = True) -> bool:
+    """Whether the words before or behind a number, `text[start:end]`, make another statement of it.
+
+    marked: it is said to be the answer. Of the last number of a text only a denial counts before
+    it: "so we must sell at least 445" is how a solution ends.
+    """
+    before = text[max(0, start - 200) : start]
     clause = re.split(r"[;\n]|\.\s", before)[-1][-80:]
-    return bool(_UNSURE.search(before) or BEFORE.search(clause) or BEHIND.match(behind[:200]))
+    if not marked:
+        return bool(_DENIED.search(clause) or BEHIND.match(text, end, end + 200))
+    unsure = _UNSURE.search(before) or BEFORE.search(clause)
+    return bool(unsure or BEHIND.match(text, end, end + 200))

@@ -17,7 +17,7 @@ _LETTER = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?\(?([A-Ja-j])[.:)]?")
 _QUALIFIER = re.compile(
     r"(?<![\\\w])(?:not|no|more|less|fewer|greater|smaller|least|most|than|before|after|about"
     r"|between|except|unless|or|[ap]m|(?:in)?finite\w*)\b"
-    r"|(?<=\d) (?:squared|cubed|factorial|times|plus|minus|over)\b|\\l?c?dots|\.{3}"
+    r"|(?<=\d) (?:squared|cubed|factorial|times|plus|minus|over)\b|(?:\\l?c?dots|\.{3})\s*$"
 )
 _SEVERAL = re.compile(r"\d\s*[A-Za-z]{2,},?\s+\d")
 _WORD = re.compile(r"[A-Za-z]{2,}")

@@ -129,6 +129,7 @@ def test_a_chain_in_a_box_must_be_true(n, m):
     assert right(rf"\boxed{{{n}+{m}={n + m}}}", str(n + m))
     assert not right(rf"\boxed{{{n}+{m}={n + m + 1}}}", str(n + m + 1))
     assert right(rf"\boxed{{\frac{{{n * m}}}{{{m}}}={n}}}", str(n))
+    assert right(rf"\boxed{{{n}*1+1/3={n}.33}}", f"{n}.33")
 
 
 BETWEEN = [
