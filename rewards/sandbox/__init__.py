@@ -150,7 +150,7 @@ def _elsewhere(sandbox: Sandbox, job: dict[str, object], limits: Limits) -> dict
         }
     except (ValueError, KeyError, TypeError):
         raise SandboxError(
-            f"the sandbox returned {str(said)[-200:]!r} and not the harness's report; "
+            f"the sandbox did not return the harness's report but {str(said)[-200:]!r}; "
             "see what the program wrote to its stderr"
         ) from None
 

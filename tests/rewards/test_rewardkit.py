@@ -383,7 +383,7 @@ def test_a_reward_that_hangs_or_scores_nothing_is_told_soon(plugin, capsys):
     started = time.monotonic()
     found = examine(f"{path}:hangs", [], deadline_s=0.5)
     assert len(found.faults) == 3 and "3 calls timed out" in found.problems[0]
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 30
     assert main(["rewards", "test", "code"]) == 1
     assert "no completion got a value" in capsys.readouterr().out
 
