@@ -37,9 +37,11 @@ class RewardModel:
         label: str | int | None = None,
         sigmoid: bool = False,
     ) -> None:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        from rlcore import load_tokenizer
+
+        self.tokenizer = load_tokenizer(path)
         self.model, facts = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=dtype, output_loading_info=True
         )

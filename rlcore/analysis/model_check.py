@@ -41,7 +41,7 @@ def check_model(path: str, *, weights: bool = True) -> list[Finding]:
     """
     from transformers import AutoConfig, GenerationConfig
 
-    from rlcore.learner.tokenizer import load_tokenizer
+    from rlcore.tokenizer import load_tokenizer
 
     try:
         config = AutoConfig.from_pretrained(path)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlcore.chat import end_ids
 from rlcore.errors import EngineError, ModelError, first_line
@@ -18,6 +18,7 @@ from rlcore.rollout.hf_decode import Wave
 from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.publish import fingerprint
 from rlcore.rope import fix_rope
+from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Completion, Request
 
 
@@ -149,11 +150,11 @@ def _open(
     """Model and tokenizer, with one set of rotary frequencies for all lengths."""
     try:
         config = AutoConfig.from_pretrained(model_folder)
-        tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # files of any content, and code that reads them
         raise ModelError(
-            f"cannot load a model and tokenizer from {str(model_folder)!r}: {first_line(error)}"
+            f"cannot load a model from {str(model_folder)!r}: {first_line(error)}"
         ) from error
+    tokenizer = load_tokenizer(model_folder)
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     # The fused attention of torch has no caps and leaves them out without a word.
     attention = "eager" if capped else "sdpa"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from rlcore.errors import ModelError
 from rlcore.learner.policy import load_policy
-from rlcore.learner.tokenizer import byte_tokenizer
+from rlcore.tokenizer import byte_tokenizer
 from tests.learner.tiny_model import TINY
 
 SIZES = {

@@ -17,9 +17,9 @@ from rewards.judge_local import LocalJudge
 from rewards.reward_model import RewardModel
 from rlcore import RewardSpec, Task, Verdict
 from rlcore.errors import RewardError
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
+from rlcore.tokenizer import byte_tokenizer
 
 PROMPTS = ["2+2=?", [{"role": "system", "content": "count"}, {"role": "user", "content": "2+2=?"}]]
 ANSWERS = ["4", "It is four, I would say.", "", "5" * 40, "x = 4"]

@@ -19,10 +19,10 @@ from rlcore.chat import (
 )
 from rlcore.errors import TaskError
 from rlcore.learner.policy import load_policy
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.rollout.engine import generate
 from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.prompt import PromptEncoder
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Request, Sampling, Task
 from tests.learner.tiny_model import TINY
 

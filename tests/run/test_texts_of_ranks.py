@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.rollout.open_group import TaskDraw
 from rlcore.run.next_token import STREAM
 from rlcore.stages.rl import keyed_texts
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Task
 
 TEXTS = ["one", "two", "one", "three", "two", "one", "four"]
