@@ -38,13 +38,14 @@ from tests.soak.kill import HEAD, compare, left_by
 from tests.soak.rewards import DUE, REWARD
 
 GROWTH = 1.03
+SFT_STEPS = 5
 KILLS = 3
 WATCH_S = 0.25
 SHORTEST = 20
 """Fewest statuses of a third of a process's life that are compared."""
 STAGES = """
 stages:
-  - {kind: sft, tasks: train, steps: 5, batch_size: 8, optim: {lr: 1e-2}}
+  - {kind: sft, tasks: train, steps: SFT_STEPS, batch_size: 8, optim: {lr: 1e-2}}
   - {kind: rl, tasks: train, steps: STEPS, groups_per_step: 4, group_size: 4, optim: {lr: 1e-5},
      rewards: [{use: length, max_tokens: 4}, {use: "FOLDER/faulty.py:score", weight: 1.0}],
      scoring: {workers: 2, deadline_s: 30}}
@@ -79,7 +80,11 @@ def write(folder: Path, steps: int) -> Path:
     names = [name for name in DUE if name not in ("hang", "sleep", "fork")]
     (folder / "faulty.py").write_text(REWARD + BY_TEXT.replace("NAMES", repr(names)))
     text = HEAD.replace("rewards: [{use: length, max_tokens: 4}]\nscoring: {workers: 1}\n", "")
-    text += STAGES.replace("STEPS", str(steps)).replace("FOLDER", str(folder))
+    text += (
+        STAGES.replace("SFT_STEPS", str(SFT_STEPS))
+        .replace("STEPS", str(steps))
+        .replace("FOLDER", str(folder))
+    )
     path = folder / "tiny.yaml"
     path.write_text(text + f"run.folder: {folder / 'runs'}\n")
     return path
@@ -127,8 +132,11 @@ class Attempt:
             time.sleep(WATCH_S)
 
     def until_end(self, rng: random.Random, *, kill_workers: bool) -> None:
+        began = False
         for _ in self.watch():
-            if kill_workers and rng.random() < 0.02:
+            # A reward that cannot even be imported when a stage starts ends the run.
+            began = began or len(read_rows(self.metrics)) > SFT_STEPS
+            if kill_workers and began and rng.random() < 0.02:
                 for worker in workers_of(self.pid)[:1]:
                     with contextlib.suppress(OSError):
                         os.kill(worker, signal.SIGKILL)
@@ -226,7 +234,9 @@ def main() -> int:
             wanted = wanted or left_by(run)
             growths = [values for attempt in attempts for values in attempt.growths()]
             grown = [values for values in growths if max(values) > GROWTH]
-            complete = [row["step"] for row in rows] == list(range(1, arguments.steps + 6))
+            complete = [row["step"] for row in rows] == list(
+                range(1, arguments.steps + SFT_STEPS + 1)
+            )
             problems += bool(differing) + bool(grown) + bool(wrong) + (not complete)
             kills += len(attempts) - 1
             steps += len(rows)
