@@ -37,9 +37,7 @@ class LocalJudge:
         lowest: float = 0.0,
         highest: float = 1.0,
     ) -> None:
-        from transformers import AutoModelForCausalLM
-
-        from rlcore import load_tokenizer
+        from rlcore import load_model, load_tokenizer
 
         self.template, self.reader = (
             load_template(template),
@@ -49,7 +47,7 @@ class LocalJudge:
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+        self.model = load_model(path, dtype=dtype).to(device).eval()
         self.device, self.batch_size, self.max_tokens = device, batch_size, max_tokens
 
     def __call__(

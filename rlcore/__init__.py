@@ -39,13 +39,18 @@ __all__ = [
     "Task",
     "Verdict",
     "find",
+    "load_model",
     "load_tokenizer",
     "reward",
     "train",
 ]
 
 
-_HEAVY = {"load_tokenizer": "rlcore.tokenizer", "train": "rlcore.api"}
+_HEAVY = {
+    "load_model": "rlcore.pretrained",
+    "load_tokenizer": "rlcore.tokenizer",
+    "train": "rlcore.api",
+}
 """Names that need torch or transformers: each is imported from its module when it is first used."""
 
 

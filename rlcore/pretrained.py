@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rlcore.errors import ModelError, first_line
 from rlcore.gguf import is_gguf, model_from_gguf
@@ -38,28 +39,49 @@ def first_existing(paths: Sequence[str]) -> str:
 
 
 def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTrainedModel:
-    """The model at a hub name or folder, or in a GGUF file, in one data type.
+    """The language model at a hub name or folder, or in a GGUF file, in one data type.
 
-    attention: an implementation of transformers, "eager" or "sdpa".
-    Raises `ModelError` where the files cannot be read, lack a weight of the architecture
-    (transformers would draw it at random), or have one of another shape.
+    attention: an implementation of transformers, "eager" or "sdpa". Raises `ModelError`.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     if is_gguf(path):
         with _quiet():
             return model_from_gguf(path, dtype, attention=attention)
+    return load_model(path, dtype=dtype, attention=attention)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    head: Literal["CausalLM", "SequenceClassification"] = "CausalLM",
+    attention: str | None = None,
+) -> PreTrainedModel:
+    """The model at a hub name or folder. No code of its author is run.
+
+    dtype: "auto" is that of the files. attention: by default what transformers chooses.
+    Raises `ModelError` where the files cannot be read, hold more than tensors, lack a weight of
+    the architecture (transformers would draw it at random), or have one of another shape.
+    """
+    import transformers
+
     try:
         with _quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
                 path,
-                dtype=getattr(torch, dtype),
+                dtype=dtype,
                 attn_implementation=attention,
+                trust_remote_code=False,
+                # of pickled files (.bin)
+                weights_only=True,
                 # told below, for all weights at once
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"the weights in {str(path)!r} were not loaded: a pickled file (.bin) there is damaged or holds "
+            "more than tensors, which might run code; use a copy of the model with .safetensors files"
+        ) from None
     except Exception as error:  # files of any content, and code that reads them
         raise ModelError(
             f"cannot load a model from {str(path)!r}: {first_line(error)}"

@@ -111,7 +111,7 @@ def test_labels_formats_and_lengths(one_score, tmp_path):
 
 def test_a_model_without_a_trained_head_is_refused(tmp_path):
     path = save(tmp_path, causal=True)
-    with pytest.raises(RewardError, match="score.weight.*not trained to classify"):
+    with pytest.raises(RewardError, match="the whole Qwen2ForSequenceClassification: they lack score.weight"):
         load_reward(RewardSpec("rewards.reward_model:RewardModel", params={"path": path}))
 
 
