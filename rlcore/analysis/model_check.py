@@ -6,6 +6,7 @@ Its end tokens, chat template, generation config, weights, limits of its positio
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -67,8 +68,7 @@ def _end(tokenizer: PreTrainedTokenizerBase, *settings: Any) -> Iterator[Finding
     if not ids:
         yield Finding("end of a completion", "no token ends one: set eos_token", "problem")
         return
-    words = ", ".join(f"{tokenizer.convert_ids_to_tokens(id)} ({id})" for id in ids)
-    yield Finding("end of a completion", words)
+    yield Finding("end of a completion", chat.in_words(tokenizer, ids))
     turn = chat.turn_end(tokenizer)
     declared = chat.end_ids_declared(*settings)
     if turn is not None and turn not in declared:
@@ -166,10 +166,14 @@ def _weights(path: str) -> Iterator[Finding]:
 
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-            policy = load_policy(path=path)
+            with warnings.catch_warnings(record=True) as notes:
+                policy = load_policy(path=path)
     except ModelError as error:
         yield Finding("weights and packed forward", str(error), "problem")
         return
+    for note in notes:
+        if issubclass(note.category, UserWarning):
+            yield Finding("weights and packed forward", first_line(note.message), "note")
     yield Finding("weights and packed forward", "complete; equal to the model's own forward")
     yield from _memory(policy)
 

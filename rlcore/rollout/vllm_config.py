@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from rlcore.chat import end_ids
 from rlcore.errors import EngineError, ModelError, RlcoreError, first_line
 from rlcore.rollout.process_state import launched
 
@@ -48,6 +49,21 @@ def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int)
             f"tensor_parallel={tensor_parallel} does not divide the model's {heads} key-value heads; choose a divisor"
         )
     return config
+
+
+def read_end_ids(model_folder: str | Path, config: Any) -> list[int]:
+    """Tokens at which a completion ends. vLLM itself knows those of the config and generation config only."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    except Exception as error:  # files of any content, and code that reads them
+        raise ModelError(
+            f"cannot load a tokenizer from {str(model_folder)!r}: {first_line(error)}"
+        ) from error
+    try:
+        generation = GenerationConfig.from_pretrained(model_folder)
+    except OSError:
+        generation = None
+    return end_ids(tokenizer, generation, config)
 
 
 @contextmanager
