@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from rlcore.errors import ModelError, first_line
+from rlcore.errors import not_loaded
 from rlcore.gguf import is_gguf, tokenizer_from_gguf
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -41,11 +41,9 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     try:
         if _is_generic(name):
             return PreTrainedTokenizerFast.from_pretrained(name)
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # files of any content, and code that reads them
-        raise ModelError(
-            f"cannot load a tokenizer from {name!r}: {first_line(error)}"
-        ) from None
+        raise not_loaded("a tokenizer", name, error) from None
 
 
 def _is_generic(name: str) -> bool:

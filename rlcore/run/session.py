@@ -89,6 +89,7 @@ class Run:
             gather=self.gather,
             say=tracker.say,
         )
+        tracker.ending = self.encoder.ending(policy.end_ids)
         self.term = TermRequest(recipe.run.save_on_term_s)
         self._engine: Engine | None = None
         self._canary: list[int] | None = None

@@ -80,6 +80,8 @@ class Tracker:
         self.accelerator = accelerator
         self.console = console if accelerator.is_main_process else SafeConsole(quiet=True)
         self.stages: list[StageLog] = []
+        self.ending = ""
+        """Where completions end, as a sentence for those who wonder why none did."""
         self._bar: tuple[Progress, TaskID] | None = None
         self._total = 0
         self._every = 1
@@ -142,7 +144,7 @@ class Tracker:
         if log.steps == 1 and "loss" in row and meaning is not None:
             self.say(f"note, {log.name}: {meaning}")
         if log.steps <= FIRST_STEPS:
-            for sentence in dead_states(row):
+            for sentence in dead_states(row, self.ending):
                 self.say(f"warning, {log.name} step {log.done + log.steps}: {sentence}")
 
     def _call(self, event: str, *arguments: Any) -> None:
