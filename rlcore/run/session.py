@@ -314,7 +314,7 @@ class Run:
             raise KeyboardInterrupt
 
     def _is_leaving(self) -> bool:
-        """Whether any rank was told to end by SIGTERM, and `run.save_on_term_s` says to save first."""
+        """Whether any rank was told to end by a signal, and `run.save_on_term_s` says to save first."""
         if self.term.grace_s is None:
             return False
         return any(self.gather([self.term.received]))
