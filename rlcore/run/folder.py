@@ -79,7 +79,7 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
             _write_atomically(self.recipe, dump(recipe))
         except OSError as error:
-            if is_full(error):
+            if resume or is_full(error):
                 raise write_error("its recipe", self.path, error) from None
             raise RunError(
                 f"the run folder {self.path} cannot be written ({error.strerror or error}): "
