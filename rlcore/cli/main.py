@@ -50,7 +50,8 @@ def _main(argv: Sequence[str] | None) -> int:
         print(visible(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(str(interrupt) or "interrupted", file=sys.stderr)
         return 130
 
 

@@ -155,11 +155,16 @@ def find(name: str) -> Path:
     names = recipe_names()
     if name in names:
         return names[name]
-    near = (
-        difflib.get_close_matches(Path(name).stem, names, n=3, cutoff=0.5) or sorted(names)[:10]
+    if os.path.isdir(path):
+        raise RecipeError(
+            f"the folder {brief(name)} holds no {RUN_RECIPE}: name a recipe or a run folder"
+        )
+    near = difflib.get_close_matches(Path(name).stem, names, n=3, cutoff=0.5)
+    nearest = (
+        f" (nearest: {', '.join(near)})" if near else "; `rlcore recipes list` shows those"
     )
     raise RecipeError(
-        f"there is no recipe {brief(name)}: it is neither a file nor one of the known names (nearest: {', '.join(near)})"
+        f"there is no recipe {brief(name)}: it is neither a file, a run folder nor one of the known names{nearest}"
     )
 
 
@@ -182,10 +187,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if parent is None:
         base: dict[str, Any] = {}
     elif isinstance(parent, str):
-        beside = path.parent / f"{parent}{SUFFIX}"
-        base = _read(
-            beside if os.path.isfile(beside) else find(parent), (*seen, path.resolve())
-        )
+        base = _read(_parent(path, parent), (*seen, path.resolve()))
     else:
         raise RecipeError(f"recipe {path}: extends is {brief(parent)}; it must name a recipe")
     if not is_run_folder(path.parent):
@@ -197,6 +199,19 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         if "." in str(key):
             _assign(merged, key, value, where=f"recipe {path}")
     return merged
+
+
+def _parent(path: Path, parent: str) -> Path:
+    """The file that the recipe at `path` extends: beside it, or as `find` finds it."""
+    for beside in (path.parent / f"{parent}{SUFFIX}", path.parent / parent):
+        if os.path.isfile(beside):
+            return beside
+    try:
+        return find(parent)
+    except RecipeError as error:
+        raise RecipeError(
+            f"recipe {path} extends {brief(parent)}, which is not in its folder either: {error}"
+        ) from None
 
 
 def _placed(value: Any, folder: Path) -> Any:

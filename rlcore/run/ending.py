@@ -72,6 +72,8 @@ def saved_steps(folder: Path) -> int:
 def interrupted(folder: Path, step: int) -> str:
     """The sentence for a run that was interrupted after `step` steps."""
     lost = step - saved_steps(folder)
+    if step == 0:
+        return f"interrupted before the first step; go on with: {resume_command(folder)}"
     if lost <= 0:
         kept = "all of them are saved"
     elif lost == step:

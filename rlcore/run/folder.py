@@ -107,7 +107,7 @@ class RunFolder:
                 "name=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = mark.open("w")
+        self._lock = mark.open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -115,6 +115,23 @@ class RunFolder:
                 f"another process is running in {self.path}: wait for it, or choose another name "
                 "with name=..."
             ) from None
+
+    def note_saved(self, step: int) -> None:
+        """Note in the mark that there is a checkpoint; only the main process holds it."""
+        if self._lock is not None:
+            with self.writing(RUN_MARK):
+                self._lock.truncate(0)
+                self._lock.write(f"step_{step:06d}\n")
+                self._lock.flush()
+
+    def _check_not_lost(self) -> None:
+        """Raise `RunError` where the mark knows of a checkpoint, and there is none any more."""
+        noted = (self.path / RUN_MARK).read_text(encoding="utf-8", errors="replace").strip()
+        if noted and not all_checkpoints(self.checkpoints):
+            raise RunError(
+                f"{self.checkpoints} holds no checkpoint, but {noted} was saved there: put it back, "
+                "or start again with --overwrite"
+            )
 
     def _has_recipe(self) -> bool:
         """An empty file, as a kill or a full disk may leave it, is no recipe."""
@@ -125,6 +142,7 @@ class RunFolder:
 
     def _enter(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         if resume:
+            self._check_not_lost()
             if self._has_recipe():
                 self._check_same_recipe(recipe)
         elif overwrite:
@@ -147,6 +165,8 @@ class RunFolder:
             remove(folder, inside=self.path)
         for file in (self.metrics, self.evals, self.recipe, self.picture):
             file.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.truncate(0)
 
     def forget_after(self, *, step: int, stage: int) -> None:
         """Drop what a killed run wrote after its last checkpoint: resuming writes it again."""

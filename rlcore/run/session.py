@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 IN_FLIGHT = 4
 """Requests handed to the engine at a time, in multiples of what it decodes together."""
 CANARY_TOKENS = (24, 512)
-"""Shortest and longest canary text, on which engine and learner are compared after a publish."""
+"""Shortest and longest text on which engine and learner are compared after a publish."""
 
 
 class Run:
@@ -58,13 +58,11 @@ class Run:
         saved: Mapping[str, Any] | None,
         tasks: Mapping[str, Sequence[Task]],
     ) -> None:
-        self.recipe, self.folder, self.accelerator, self.policy, self.tracker = (
-            recipe,
-            folder,
-            accelerator,
-            policy,
-            tracker,
-        )
+        self.recipe = recipe
+        self.folder = folder
+        self.accelerator = accelerator
+        self.policy = policy
+        self.tracker = tracker
         self.cursor = cursor
         self.saved = saved
         """Trainer state of the stage the run was killed in, until that stage takes it back."""
@@ -273,10 +271,12 @@ class Run:
         In this order: a checkpoint never knows more than the files beside it.
         """
         self.log_step(metrics)
-        done, steps = self.cursor.stage_step, self.recipe.stages[self.cursor.stage].steps
+        done = self.cursor.stage_step
+        # a stage of a user's own may count its steps by another key.
+        is_last = done == getattr(self.recipe.stages[self.cursor.stage], "steps", None)
         leaving = self._is_leaving()
         due = done % self.recipe.run.checkpoint_every == 0 or leaving
-        if due and done < steps:
+        if due and not is_last:
             self.cursor.curriculum = curriculum.state_dict() if curriculum else {}
             state = self._state(learner)
             if batches is not None:
@@ -339,6 +339,7 @@ class Run:
             keep=self.recipe.run.keep_checkpoints,
             main=self.accelerator.is_main_process,
         )
+        self.folder.note_saved(self.cursor.step)
         self.accelerator.wait_for_everyone()
 
     def _save_model(self, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import re
 import select
@@ -16,9 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from rlcore.recipe.load import load
+from rlcore.run.driver import train
 from rlcore.run.ending import TermRequest, interrupted
 from rlcore.run.folder import read_rows
 from rlcore.signals import end_on_signals
+from rlcore.terminal import SafeConsole
 from tests.run.test_checkpoint import started, write
 from tests.run.whole import Process, run_folder, start, write_recipe
 
@@ -156,6 +160,36 @@ def handlers() -> Iterator[None]:
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+
+
+def test_an_error_of_a_callback_says_how_to_go_on(tiny: Path) -> None:
+    def fail(step: int, _: dict) -> None:
+        if step == 3:
+            raise ZeroDivisionError("a tracker of my own")
+
+    said = io.StringIO()
+    with pytest.raises(ZeroDivisionError):
+        train(load(str(tiny)), callbacks=[fail], console=SafeConsole(file=said, width=200))
+    assert (
+        f"go on after step_000002 with: rlcore train {run_folder(tiny)} --resume"
+        in said.getvalue()
+    )
+
+
+def test_an_interrupt_while_the_model_loads_says_how_to_go_on(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as raised:
+        patch.setattr("rlcore.run.driver.build_policy", interrupt)
+        train(load(str(tiny)), console=SafeConsole(quiet=True))
+    assert str(raised.value) == (
+        f"interrupted before the first step; go on with: rlcore train {run_folder(tiny)} --resume"
+    )
+    short = ["stages=[{kind: sft, tasks: demonstrations, steps: 1}]", "name=again"]
+    train(load(str(tiny), short), console=SafeConsole(quiet=True))
 
 
 @pytest.mark.parametrize(
