@@ -89,4 +89,4 @@ def resume_command(folder: Path) -> str:
     start = "rlcore"
     if processes != "1":
         start = f"torchrun --nproc_per_node {os.environ.get('LOCAL_WORLD_SIZE', processes)} -m rlcore"
-    return f"{start} train {shlex.quote(str(folder))} --resume"
+    return f"{start} train {shlex.quote(os.path.abspath(folder))} --resume"

@@ -19,7 +19,7 @@ from rlcore.errors import RunError
 from rlcore.recipe.load import load
 from rlcore.run import checkpoint
 from rlcore.run.disk import is_full, remove, writing
-from rlcore.run.folder import RunFolder
+from rlcore.run.folder import RunFolder, read_rows
 from tests.run.test_checkpoint import names, started, write
 from tests.run.whole import run_folder, story, write_recipe
 
@@ -222,6 +222,35 @@ def test_a_moved_run_goes_on_where_it_is(
     shutil.copytree(last, moved / "checkpoints" / "step_000001")
     assert main(["train", str(moved), *short, "--resume"]) == 0
     assert len(names(moved / "checkpoints")) == 2
+
+
+def test_a_run_goes_on_from_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reward is a file that is named from the working directory of the first start."""
+    first, other = tmp_path / "first", tmp_path / "other"
+    first.mkdir()
+    other.mkdir()
+    recipe = write_recipe(first)
+    (first / "own.py").write_text(
+        "from rlcore import reward\n\n\n@reward\ndef own(completion, answer):\n    return 1.0\n"
+    )
+    settings = [
+        "stages.sft.steps=1",
+        'stages.rl.rewards=[{use: "own.py:own"}]',
+        "run.checkpoint_every=1",
+    ]
+    monkeypatch.chdir(first)
+    assert main(["train", "tiny.yaml", *settings, "stages.rl.steps=1", "run.folder=runs"]) == 0
+    monkeypatch.chdir(other)
+    assert main(["train", str(run_folder(recipe)), "stages.rl.steps=2", "--resume"]) == 0
+    monkeypatch.chdir(first)
+    again = [*settings, "stages.rl.steps=3", "run.folder=runs", "--resume"]
+    assert main(["train", "tiny.yaml", *again]) == 0
+    assert len(read_rows(run_folder(recipe) / "metrics.jsonl")) == 4
+    (first / "own.py").rename(first / "gone.py")
+    monkeypatch.chdir(other)
+    assert main(["train", str(run_folder(recipe)), "stages.rl.steps=4", "--resume"]) == 2
 
 
 def test_a_copy_without_its_mark_is_not_overwritten(tmp_path: Path) -> None:
