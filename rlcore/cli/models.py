@@ -42,7 +42,7 @@ def add_commands(
 
 
 def models_get(arguments: argparse.Namespace) -> None:
-    from rlcore.cli.get_model import get_model
+    from rlcore.get_model import get_model
 
     print(get_model(arguments.name, arguments.to))
 

@@ -33,6 +33,7 @@ RENAMED = {
     "gate": "filter",
     "refill": "resample",
     "skip": "prefilter",
+    "rounds": "resample.max_gen_batches",
     "mix": "aggregate",
     "arm_weights": "category_weights",
     "answers": "num_samples",
