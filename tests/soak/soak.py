@@ -41,8 +41,8 @@ GROWTH = 1.03
 SFT_STEPS = 5
 KILLS = 3
 WATCH_S = 0.25
-SHORTEST = 20
-"""Fewest statuses of a third of a process's life that are compared."""
+SHORTEST = 80
+"""Fewest statuses of a third of a process's life that are compared: in a shorter one its start is compared too."""
 STAGES = """
 stages:
   - {kind: sft, tasks: train, steps: SFT_STEPS, batch_size: 8, optim: {lr: 1e-2}}
