@@ -184,7 +184,7 @@ class Run:
         this run; the longest of them are the canary from now on. Before there are any it is the prompt of the first task.
         """
         if generator is not None:
-            generator.take_back()
+            generator.drain()
         if rollouts:
             self._canary = longest_texts(rollouts, self.max_length - 1)
         elif self._canary is None:
