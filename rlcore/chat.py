@@ -47,7 +47,7 @@ def render(
     )
 
 
-def turn_end(tokenizer: PreTrainedTokenizerBase, **arguments: Any) -> int | None:
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token with which the chat template closes an assistant's turn.
 
     The first special token behind the assistant's words, else the first added one. None where
@@ -55,7 +55,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, **arguments: Any) -> int | None
     """
     if not tokenizer.chat_template:
         return None
-    text = _rendered_or_none(tokenizer, [_USER, _ASSISTANT], **arguments)
+    text = _rendered_or_none(tokenizer, [_USER, _ASSISTANT])
     if text is None or _SLOT not in text:
         return None
     closing = tokenizer(text.rpartition(_SLOT)[2], add_special_tokens=False).input_ids
@@ -85,6 +85,11 @@ def end_ids_declared(*settings: Any) -> list[int]:
         if listed is not None:
             ids += listed if isinstance(listed, list | tuple) else [listed]
     return ids
+
+
+def in_words(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Tokens with their ids, for a sentence: `<|endoftext|> (0), <|im_end|> (2)`."""
+    return ", ".join(f"{tokenizer.convert_ids_to_tokens(id)} ({id})" for id in ids)
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from rlcore.errors import ModelError, first_line
+from rlcore.errors import ModelError, first_line, not_loaded
 from rlcore.gguf import is_gguf, model_from_gguf
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
+_WIDENED = ("mxfp4",)
+"""Kinds of quantised weights that transformers reads as bfloat16."""
 _SHOWN = 3
 """Names of weights that an error lists."""
 
@@ -38,39 +41,110 @@ def first_existing(paths: Sequence[str]) -> str:
 
 
 def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTrainedModel:
-    """The model at a hub name or folder, or in a GGUF file, in one data type.
+    """The language model at a hub name or folder, or in a GGUF file, in one data type, to be trained.
 
     attention: an implementation of transformers, "eager" or "sdpa".
-    Raises `ModelError` where the files cannot be read, lack a weight of the architecture
-    (transformers would draw it at random), or have one of another shape.
+    Raises `ModelError` as `load_model` does, and where the weights are quantised or of another model.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     if is_gguf(path):
         with _quiet():
             return model_from_gguf(path, dtype, attention=attention)
+    _refuse_quantised(path, load_config(path))
+    model, unread = _load(path, dtype, "CausalLM", attention)
+    _look_at_unread(model, path, unread)
+    return model
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    head: Literal["CausalLM", "SequenceClassification"] = "CausalLM",
+) -> PreTrainedModel:
+    """The model at a hub name or folder. dtype: "auto" is that of the files.
+
+    No code of its author is run. Raises `ModelError` where the files cannot be read, hold more than
+    tensors, lack a weight of the architecture (transformers would draw it at random), or have one
+    of another shape.
+    """
+    return _load(path, dtype, head, None)[0]
+
+
+def load_config(path: str | Path) -> PretrainedConfig:
+    """The configuration of the model at a hub name or folder. Raises `ModelError`."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # files of any content, and code that reads them
+        raise not_loaded("a model", path, error) from error
+
+
+def _load(
+    path: str | Path, dtype: str, head: str, attention: str | None
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and names of weights in its files that it does not have."""
+    import transformers
+
     try:
         with _quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
                 path,
-                dtype=getattr(torch, dtype),
+                dtype=dtype,
                 attn_implementation=attention,
+                trust_remote_code=False,
+                # of pickled files (.bin)
+                weights_only=True,
                 # told below, for all weights at once
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
     except Exception as error:  # files of any content, and code that reads them
-        raise ModelError(
-            f"cannot load a model from {str(path)!r}: {first_line(error)}"
-        ) from error
+        raise not_loaded("a model", path, error) from error
     problem = _problem(info)
     if problem:
         raise ModelError(
             f"the files at {str(path)!r} do not hold the whole {type(model).__name__}: {problem}; "
             "copy the folder again, or name the model's own architecture in its config.json"
         )
-    return model
+    return model, sorted(info["unexpected_keys"])
+
+
+def _refuse_quantised(path: str | Path, config: PretrainedConfig) -> None:
+    """Raise `ModelError` for weights that are not numbers to be trained."""
+    settings = config.to_dict().get("quantization_config")
+    if settings is None:
+        return
+    method = dict(settings).get("quant_method", "of an unknown kind")
+    if method not in _WIDENED:
+        raise ModelError(
+            f"the model at {str(path)!r} is quantised ({method}): neither gradient steps nor "
+            "checkpoints can be made of such weights, so set model.path to the model in float32, "
+            "bfloat16 or float16"
+        )
+
+
+def _look_at_unread(model: PreTrainedModel, path: str | Path, unread: Sequence[str]) -> None:
+    """Weights in the files that nothing reads. Raises `ModelError` where the model is another one without them.
+
+    That is so for those of a layer that the model has: scales of quantised weights, a bias that
+    config.json leaves out. Whole parts (images, further heads) are only told.
+    """
+    modules = dict(model.named_modules())
+    for name in unread:
+        layer = modules.get(name.rpartition(".")[0])
+        if layer is not None and list(layer.parameters(recurse=False)):
+            raise ModelError(
+                f"the files at {str(path)!r} hold {name}, which {type(model).__name__} with this "
+                "config.json does not use, so it would compute something else: a quantised model "
+                "has to be converted to float32, bfloat16 or float16, a bias named in config.json"
+            )
+    if unread:
+        warnings.warn(
+            f"the files at {str(path)!r} hold {len(unread)} weights that {type(model).__name__} does "
+            f"not have, first {unread[0]}: they are not read, and checkpoints are without them",
+            stacklevel=3,
+        )
 
 
 def _problem(info: dict) -> str:
@@ -132,18 +206,39 @@ def as_in_memory(
     if not is_converted(model):
         yield from weights
         return
-    with _quiet():
-        loaded, info = type(model).from_pretrained(
-            None,
-            config=copy.deepcopy(model.config),
-            state_dict=dict(weights),
-            dtype=model.dtype,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+    loaded, info = _made_of(dict(weights), model)
     # Buffers are not trained, so they are not among the weights.
     info["missing_keys"] &= {name for name, _ in loaded.named_parameters()}
     problem = _problem(info)
     if problem:
         raise ModelError(f"weights for {type(model).__name__} are not complete: {problem}")
     yield from loaded.named_parameters()
+
+
+def read_back(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> str:
+    """What would be wrong with `model` if these weights were its checkpoint; "" if nothing.
+
+    Names and shapes count; the weights may be on the device "meta" and hold nothing.
+    """
+    _, info = _made_of(weights, model, device_map="meta")
+    problem = _problem(info)
+    unread = sorted(info["unexpected_keys"])
+    if problem or not unread:
+        return problem
+    return f"nothing would read {unread[0]}"
+
+
+def _made_of(
+    weights: Mapping[str, Tensor], model: PreTrainedModel, **settings: Any
+) -> tuple[PreTrainedModel, dict]:
+    """A model like `model` that is read from weights under the names of a checkpoint, and how that went."""
+    with _quiet():
+        return type(model).from_pretrained(
+            None,
+            config=copy.deepcopy(model.config),
+            state_dict=dict(weights),
+            dtype=model.dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+        )

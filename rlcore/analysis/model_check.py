@@ -6,13 +6,14 @@ Its end tokens, chat template, generation config, weights, limits of its positio
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlcore import chat
-from rlcore.errors import ModelError, RlcoreError, first_line
+from rlcore.errors import ModelError, first_line
 from rlcore.rope import depends_on_length, pretrained_length
 
 if TYPE_CHECKING:
@@ -37,17 +38,15 @@ class Finding:
 def check_model(path: str, *, weights: bool = True) -> list[Finding]:
     """Everything that is known of the model at a hub name or folder without training it.
 
-    weights: also read the weights, and compare the packed forward with the model's own.
+    Raises `ModelError` where it cannot be read. weights: also read the weights, and compare the packed forward with the model's own.
     """
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
-    from rlcore.learner.tokenizer import load_tokenizer
+    from rlcore.pretrained import load_config
+    from rlcore.tokenizer import load_tokenizer
 
-    try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = load_tokenizer(path)
-    except (OSError, ValueError, RlcoreError) as error:
-        raise ModelError(f"cannot read a model at {path!r}: {first_line(error)}") from error
+    config = load_config(path)
+    tokenizer = load_tokenizer(path)
     try:
         generation = GenerationConfig.from_pretrained(path)
     except OSError:
@@ -67,8 +66,7 @@ def _end(tokenizer: PreTrainedTokenizerBase, *settings: Any) -> Iterator[Finding
     if not ids:
         yield Finding("end of a completion", "no token ends one: set eos_token", "problem")
         return
-    words = ", ".join(f"{tokenizer.convert_ids_to_tokens(id)} ({id})" for id in ids)
-    yield Finding("end of a completion", words)
+    yield Finding("end of a completion", chat.in_words(tokenizer, ids))
     turn = chat.turn_end(tokenizer)
     declared = chat.end_ids_declared(*settings)
     if turn is not None and turn not in declared:
@@ -166,10 +164,14 @@ def _weights(path: str) -> Iterator[Finding]:
 
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-            policy = load_policy(path=path)
+            with warnings.catch_warnings(record=True) as notes:
+                policy = load_policy(path=path)
     except ModelError as error:
         yield Finding("weights and packed forward", str(error), "problem")
         return
+    for note in notes:
+        if issubclass(note.category, UserWarning):
+            yield Finding("weights and packed forward", first_line(note.message), "note")
     yield Finding("weights and packed forward", "complete; equal to the model's own forward")
     yield from _memory(policy)
 

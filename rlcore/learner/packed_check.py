@@ -72,6 +72,8 @@ def check_packed(
         raise ModelError(
             f"{name} cannot run; do its sizes fit together? {first_line(error)}"
         ) from error
+    if not expected.isfinite().all():
+        raise ModelError(f"{name} computes no numbers: {_not_finite(model)}")
     is_exact = model.dtype in (torch.float32, torch.float64)
     noise = 0.0 if is_exact else arithmetic_noise(model, sequences, expected, one_by_one)
     packed = _packed_logprobs(PackedModule(model, logit_scale=scale), sequences)
@@ -153,6 +155,16 @@ def _twin_problem(key: _Key, device: str) -> str:
                     f"from the model's own by {difference:.2g} nats on average: {_why(fixed)}"
                 )
     return ""
+
+
+def _not_finite(model: PreTrainedModel) -> str:
+    """Why log-probabilities are NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"its weight {name} holds NaN or infinity; copy the model's files again"
+    return (
+        f"its numbers leave the range of {model.dtype}; set model.dtype to float32 or bfloat16"
+    )
 
 
 def _why(model: PreTrainedModel) -> str:

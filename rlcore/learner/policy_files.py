@@ -3,45 +3,91 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import save_file
 from torch import Size, Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from rlcore.errors import ModelError, first_line
+from rlcore.pretrained import read_back
+from rlcore.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from rlcore.learner.policy_adapter import Adapter
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 """Settings of a generation config that say that its author sampled."""
+_SAVED = "be saved"
+_TEXT = "The ship left at 7:15,\n\twith 12 men & a \u00e9migr\u00e9."
+"""Compared before and after a tokenizer is saved."""
 
 
 def check_writable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write everything but the weights once. Raises `ModelError` where a checkpoint could not be written.
+    """Try all that a checkpoint takes, but for the values of the weights. Raises `ModelError` where one could not be written.
 
-    A generation config with sampling settings but without `do_sample`, which transformers reads
-    and refuses to write, gets `do_sample`.
+    Config, generation config and tokenizer are written once; the weights as empty tensors of their
+    names and types, and their names and shapes are read back. A generation config with sampling
+    settings but without `do_sample`, which transformers reads and refuses to write, gets
+    `do_sample`.
     """
     if model.generation_config is not None:
         _complete(model.generation_config)
     with tempfile.TemporaryDirectory() as folder:
-        for part, what in (
-            (model.config, "config.json"),
-            (model.generation_config, "generation_config.json"),
-            (tokenizer, "the tokenizer's files"),
-        ):
+        steps: tuple[tuple[str, str, Callable[[], None]], ...] = (
+            ("config.json", _SAVED, lambda: _save(model.config, folder)),
+            ("generation_config.json", _SAVED, lambda: _save(model.generation_config, folder)),
+            ("the tokenizer", _SAVED, lambda: _save(tokenizer, folder)),
+            ("the saved tokenizer", "be read again", lambda: _read(tokenizer, folder)),
+            ("its weights", _SAVED, lambda: _write_empty(model, folder)),
+        )
+        for part, action, attempt in steps:
             try:
-                if part is not None:
-                    part.save_pretrained(folder)
-            except (
-                Exception
-            ) as error:  # what users wrote into these files, and code that reads it
+                attempt()
+            except Exception as error:  # what users wrote into files, and code that reads it
                 raise ModelError(
-                    f"a checkpoint of this {type(model).__name__} could not be written: {what} "
-                    f"cannot be saved ({first_line(error)}); correct that file of the model"
+                    f"a checkpoint of this {type(model).__name__} could not be written: {part} "
+                    f"cannot {action} ({first_line(error)}); correct the model's files"
                 ) from error
+
+
+def _save(part: Any, folder: str) -> None:
+    if part is not None:
+        part.save_pretrained(folder)
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
+    """Read the tokenizer in `folder`, as a resumed run does, and raise unless it is the one that was saved."""
+    read = load_tokenizer(folder)
+    pairs = {
+        "ids of a text": (read(_TEXT).input_ids, tokenizer(_TEXT).input_ids),
+        "chat template": (read.chat_template, tokenizer.chat_template),
+        "special tokens": (read.all_special_ids, tokenizer.all_special_ids),
+    }
+    for what, (after, before) in pairs.items():
+        if after != before:
+            raise ValueError(f"its {what} would not be those of the tokenizer in use")
+
+
+def _write_empty(model: PreTrainedModel, folder: str) -> None:
+    """What `save_pretrained` does with the weights, without their values."""
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            raise ValueError(f"{name} has the type {parameter.dtype} and cannot be trained")
+    state = model.state_dict()
+    for name in model._keys_to_ignore_on_save or ():
+        state.pop(name, None)
+    state = remove_tied_weights_from_state_dict(state, model)
+    empty = {name: tensor.new_empty(0) for name, tensor in state.items()}
+    save_file(empty, Path(folder) / "model.safetensors")
+    shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+    problem = read_back(model, revert_weight_conversion(model, shapes))
+    if problem:
+        raise ValueError(f"read back, {problem}")
 
 
 def _complete(settings: GenerationConfig) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlcore.chat import frame_ids, opening, render, turn_end
+from rlcore.chat import frame_ids, in_words, opening, render, turn_end
 from rlcore.errors import TaskError, first_line
 from rlcore.types import Message, Task
 from rlcore.types.plain import whole_text
@@ -84,6 +84,13 @@ class PromptEncoder:
             text = begun.removeprefix(self._opening.strip())
         return [*self._ids(text), self._end_of_turn]
 
+    def ending(self, end_ids: Sequence[int]) -> str:
+        """Where completions end and what demonstrations teach, as a sentence. end_ids: of the policy (`chat.end_ids`)."""
+        return (
+            f"Completions end at {in_words(self.tokenizer, end_ids)}; in the prompt format "
+            f"{self.format!r} demonstrations teach {in_words(self.tokenizer, [self._end_of_turn])}"
+        )
+
     def decode(self, ids: list[int]) -> str:
         """Text without the special tokens that frame a turn (`frame_ids`)."""
         return self.tokenizer.decode(
@@ -149,9 +156,8 @@ class PromptEncoder:
 
     @cached_property
     def _end_of_turn(self) -> int:
-        end = None
-        if self.format == "chat":
-            end = turn_end(self.tokenizer, **self._arguments)
+        # One of `chat.end_ids`, whatever the arguments of the template: engines stop at no other.
+        end = turn_end(self.tokenizer) if self.format == "chat" else None
         return self.tokenizer.eos_token_id if end is None else end
 
     @cached_property

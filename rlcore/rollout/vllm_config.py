@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import GenerationConfig
 
-from rlcore.errors import EngineError, ModelError, RlcoreError, first_line
+from rlcore.chat import end_ids
+from rlcore.errors import EngineError, RlcoreError, first_line
+from rlcore.pretrained import load_config
 from rlcore.rollout.process_state import launched
+from rlcore.tokenizer import load_tokenizer
 
 _OTHER_WINDOWS = {
     "cohere2": "makes windows one token wider",
@@ -23,12 +26,7 @@ _OTHER_WINDOWS = {
 
 def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int) -> Any:
     """The model's text config. Raises where vLLM would serve it otherwise than transformers computes it."""
-    try:
-        config = AutoConfig.from_pretrained(model_folder).get_text_config()
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot read a model configuration from {str(model_folder)!r}: {error}"
-        ) from error
+    config = load_config(model_folder).get_text_config()
     window = getattr(config, "sliding_window", None)
     is_used = "sliding_attention" in (getattr(config, "layer_types", None) or ())
     if config.model_type in _OTHER_WINDOWS and is_used and window and max_length > window:
@@ -48,6 +46,16 @@ def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int)
             f"tensor_parallel={tensor_parallel} does not divide the model's {heads} key-value heads; choose a divisor"
         )
     return config
+
+
+def read_end_ids(model_folder: str | Path, config: Any) -> list[int]:
+    """Tokens at which a completion ends. vLLM itself knows those of the config and generation config only."""
+    tokenizer = load_tokenizer(model_folder)
+    try:
+        generation = GenerationConfig.from_pretrained(model_folder)
+    except OSError:
+        generation = None
+    return end_ids(tokenizer, generation, config)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.process_state import guest_manners, launched
 from rlcore.rollout.publish import format_fingerprint
 from rlcore.rollout.vllm_adapter import AdapterSlot
-from rlcore.rollout.vllm_config import cache_bytes, in_our_words, read_config
+from rlcore.rollout.vllm_config import cache_bytes, in_our_words, read_config, read_end_ids
 from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
-from rlcore.types import Completion, Request, Sampling
+from rlcore.types import Completion, Request
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, RequestOutput, SamplingParams
@@ -59,13 +59,12 @@ class VllmEngine:
     ) -> None:
         _prepare_environment()
         config = read_config(model_folder, tensor_parallel, max_length)
+        self._end_ids = read_end_ids(model_folder, config)
         self.version = 0
         self.shared, self.deterministic = False, False
-        self._dtype, self._max_length, self._tensor_parallel = (
-            dtype,
-            max_length,
-            tensor_parallel,
-        )
+        self._dtype = dtype
+        self._max_length = max_length
+        self._tensor_parallel = tensor_parallel
         self._drafts: dict[str, Draft] = {}
         self._done: list[Completion] = []
         self._scores: dict[str, RequestOutput] = {}
@@ -97,7 +96,7 @@ class VllmEngine:
         """Hand requests to the engine."""
         check_requests(requests, self._drafts, self._max_length)
         for request in requests:
-            params = _sampling_params(request.sampling, request.seed, self._vocabulary)
+            params = _sampling_params(request, self._vocabulary, self._end_ids)
             self._drafts[request.id] = Draft(request=request)
             prompt = {"prompt_token_ids": request.prompt_ids + request.prefix_ids}
             self._add(request.id, prompt, params)
@@ -284,10 +283,13 @@ def _start_engine(**arguments: Any) -> LLMEngine:
     )
 
 
-def _sampling_params(sampling: Sampling, seed: int, vocabulary: int) -> SamplingParams:
+def _sampling_params(
+    request: Request, vocabulary: int, end_ids: Sequence[int]
+) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    sampling = request.sampling
     return SamplingParams(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
@@ -296,7 +298,8 @@ def _sampling_params(sampling: Sampling, seed: int, vocabulary: int) -> Sampling
         min_p=sampling.min_p,
         stop=list(sampling.stop),
         ignore_eos=sampling.ignore_eos,
-        seed=seed,
+        stop_token_ids=[] if sampling.ignore_eos else list(end_ids),
+        seed=request.seed,
         logprobs=logprobs_needed(sampling, vocabulary),
         detokenize=bool(sampling.stop),
         # a stop string may be the text of a special token, such as </tool_call>

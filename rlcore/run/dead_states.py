@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def dead_states(metrics: Mapping[str, Any]) -> list[str]:
-    """Why a step taught the model nothing; empty where it taught something."""
+def dead_states(metrics: Mapping[str, Any], ending: str = "") -> list[str]:
+    """Why a step taught the model nothing; empty where it taught something.
+
+    ending: where completions end, as a sentence (`PromptEncoder.ending`).
+    """
     sentences = []
     if metrics.get("completions/frac_truncated") == 1:
-        sentences.append(
+        sentence = (
             "every completion was cut at sampling.max_tokens: raise it, or teach the model to stop "
             "(an sft stage)"
         )
+        sentences.append(f"{sentence}. {ending}" if ending else sentence)
     if metrics.get("reward/frac_wrong_format") == 1:
         sentences.append(
             "no completion had the format the reward asks for: check the prompt, or teach the "

@@ -210,9 +210,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     from rlcore.run.throughput import throughput
 
     seed = derive(run.recipe.seed, "rl", run.cursor.stage)
-    tasks = run.tasks(stage.tasks)
-    sampler = build_curriculum(stage.curriculum, tasks, seed=seed)
-    curriculum = build_prefilter(stage, sampler, tasks, seed=seed)
+    curriculum = task_sampler(run, stage, seed=seed)
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     learner = run.learner(stage, objective)
     limit = TokenLimit(run, stage.stop_after_tokens)
@@ -243,10 +241,8 @@ def run_rl(run: Run, stage: RlStage) -> None:
 
             report = run_updates(
                 learner,
-                [
-                    *groups_in_global_order(batch, samples),
-                    *next_token_groups(run, batch, objective),
-                ],
+                groups_in_global_order(batch, samples)
+                + next_token_groups(run, batch, objective),
                 minibatches=stage.minibatches,
                 update_epochs=stage.update_epochs,
                 by=stage.minibatch_by,
@@ -264,11 +260,18 @@ def run_rl(run: Run, stage: RlStage) -> None:
             watch.lap("publish")
 
             times = watch.times(reward=batch.collected.reward_s)
-            speeds = speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
-            metrics |= times | speeds
+            metrics |= times
+            metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
             limit.add(metrics)
             run.end_step(metrics, learner, curriculum, batches)
     run.end_stage(learner, curriculum)
+
+
+def task_sampler(run: Run, stage: RlStage, *, seed: int) -> TaskSampler:
+    """The stage's curriculum, behind its prefilter if it has one."""
+    tasks = run.tasks(stage.tasks)
+    sampler = build_curriculum(stage.curriculum, tasks, seed=seed)
+    return build_prefilter(stage, sampler, tasks, seed=seed)
 
 
 def batch_source(

@@ -98,4 +98,4 @@ def test_what_is_no_model_is_one_sentence(
 ) -> None:
     assert main(["models", "check", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: cannot read a model at") and said.count("\n") == 1
+    assert said.startswith("error: cannot load a model from") and said.count("\n") == 1

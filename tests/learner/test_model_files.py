@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import PreTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rlcore.errors import ModelError
 from rlcore.learner.policy import load_policy
-from rlcore.learner.tokenizer import byte_tokenizer
+from rlcore.learner.policy_files import check_writable
+from rlcore.tokenizer import byte_tokenizer
 from tests.learner.tiny_model import TINY
 
 SIZES = {
@@ -65,6 +71,46 @@ def test_a_weight_of_another_shape_is_one_sentence(folder: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+LAYER = "model.layers.0.mlp.up_proj"
+
+
+@pytest.mark.parametrize(
+    "name", [f"{LAYER}.weight_scale_inv", f"{LAYER}.bias", "lm_head.lora_A", "model.norm.bias"]
+)
+def test_a_weight_that_its_layer_does_not_use_is_refused(folder: Path, name: str) -> None:
+    """Scales of quantised weights, a bias that config.json does not name: transformers drops them."""
+    edit_weights(folder, {name: torch.ones(2)})
+    with pytest.raises(
+        ModelError, match=f"hold {name}, which Qwen2ForCausalLM .* does not use"
+    ):
+        load_policy(path=str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.2.mlp.up_proj.weight", "vision.conv.weight", "score.weight"]
+)
+def test_a_part_that_the_model_does_not_have_is_told(folder: Path, name: str) -> None:
+    edit_weights(folder, {name: torch.ones(2)})
+    with pytest.warns(UserWarning, match=f"does not have, first {name}"):
+        load_policy(path=str(folder))
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors"])
+def test_quantised_weights_are_refused_before_they_are_read(folder: Path, method: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=rf"is quantised \({method}\).*set model.path"):
+        load_policy(path=str(folder))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(folder: Path, number: float) -> None:
+    edit_weights(folder, {f"{LAYER}.weight": torch.full((96, 64), number)})
+    with pytest.raises(ModelError, match=f"its weight {LAYER}.weight holds NaN or infinity"):
+        load_policy(path=str(folder))
+
+
 def test_tied_weights_are_not_missing(tmp_path: Path) -> None:
     load_policy(config=TINY | {"tie_word_embeddings": True}, tokenizer="bytes").save(tmp_path)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
@@ -92,6 +138,68 @@ def test_what_cannot_be_saved_is_refused_at_the_start(folder: Path) -> None:
         ModelError, match="checkpoint .* could not be written: generation_config.json"
     ):
         load_policy(path=str(folder))
+
+
+def config_with_an_object(model: Any, tokenizer: Any) -> None:
+    model.config.hook = object()
+
+
+def custom_tokenizer(model: Any, tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(object())
+
+
+def changed_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Its saved class does not keep a normaliser."""
+    tokenizer.save_pretrained = partial(
+        PreTrainedTokenizerFast.save_pretrained, byte_tokenizer()
+    )
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+
+
+def shared_layers(model: Any, tokenizer: Any) -> None:
+    layers = model.model.layers
+    layers[1].mlp.up_proj.weight = layers[0].mlp.up_proj.weight
+
+
+def forgotten_weight(model: Any, tokenizer: Any) -> None:
+    model._keys_to_ignore_on_save = ["model.norm.weight"]
+
+
+def renamed_layer(model: Any, tokenizer: Any) -> None:
+    model.model.layers[0].mlp.added = torch.nn.Linear(2, 2)
+
+
+def whole_numbers(model: Any, tokenizer: Any) -> None:
+    numbers = torch.ones(96, 64, dtype=torch.int8)
+    model.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(numbers, requires_grad=False)
+
+
+def odd_buffer(model: Any, tokenizer: Any) -> None:
+    model.model.norm.register_buffer("odd", torch.ones(2).to_sparse())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (config_with_an_object, "config.json cannot be saved"),
+        (custom_tokenizer, "the tokenizer cannot be saved"),
+        (changed_tokenizer, "the saved tokenizer cannot be read again .*ids of a text"),
+        (shared_layers, "its weights cannot be saved .*up_proj"),
+        (forgotten_weight, "its weights cannot be saved .*they lack model.norm.weight"),
+        (renamed_layer, "its weights cannot be saved .*nothing would read .*mlp.added"),
+        (whole_numbers, "its weights cannot be saved .*up_proj.weight has the type torch.int8"),
+        (odd_buffer, "its weights cannot be saved .*Sparse"),
+    ],
+)
+def test_all_that_can_fail_at_a_checkpoint_is_tried_at_the_start(
+    change: Callable[[Any, Any], None], said: str
+) -> None:
+    policy = load_policy(config=TINY | {"tie_word_embeddings": False}, tokenizer="bytes")
+    check_writable(policy.model, policy.tokenizer)
+    change(policy.model, policy.tokenizer)
+    with pytest.raises(ModelError, match=f"could not be written: {said}") as error:
+        check_writable(policy.model, policy.tokenizer)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("tied", [True, False])

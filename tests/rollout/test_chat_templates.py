@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from rewards.text import tags
 from rlcore.chat import (
@@ -19,12 +18,11 @@ from rlcore.chat import (
 )
 from rlcore.errors import TaskError
 from rlcore.learner.policy import load_policy
-from rlcore.learner.tokenizer import byte_tokenizer
-from rlcore.rollout.engine import generate
 from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.types import Request, Sampling, Task
-from tests.learner.tiny_model import TINY
+from rlcore.tokenizer import byte_tokenizer
+from rlcore.types import Task
+from tests.rollout.end_of_turn import greedy, make_base, weights_that_write
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -79,33 +77,18 @@ def test_demonstration_engine_and_checkpoint_end_at_the_same_token(
     """A base model whose files know only <|eos|>, with the chat template of an instruct model."""
     tokenizer = tokenizer_with(template, *special, added=added)
     end_id = tokenizer.convert_tokens_to_ids(end)
-    base = load_policy(config=TINY | {"vocab_size": 280}, tokenizer="bytes").model
-    base.generation_config = GenerationConfig(eos_token_id=258)
-    base.set_attn_implementation("eager")
-    base.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-
-    policy = load_policy(path=str(tmp_path / "base"))
+    policy = load_policy(path=str(make_base(tmp_path / "base", tokenizer)))
     encoder = PromptEncoder(policy.tokenizer, format="chat")
     assert encoder.encode_demonstration(TASK)[-1] == end_id
     assert set(policy.end_ids) == {258, end_id}
     policy.save(tmp_path / "saved")
     listed = GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id
     assert set(listed if isinstance(listed, list) else [listed]) == {258, end_id}
+    assert encoder.ending(policy.end_ids).endswith(f"demonstrations teach {end} ({end_id})")
 
-    with torch.no_grad():  # a model that writes the end of a turn at once
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-        for parameter in model.parameters():
-            parameter.zero_()
-        model.model.norm.weight.fill_(1.0)
-        model.model.embed_tokens.weight[:, 0] = 0.01
-        model.model.embed_tokens.weight[end_id, 0] = 10.0
-    engine = HfEngine(tmp_path / "saved", max_length=64)
-    engine.load(model.named_parameters(), 1)
-    request = Request(
-        id="r", prompt_ids=[65], sampling=Sampling(max_tokens=8, temperature=0.0), seed=0
-    )
-    (completion,) = generate(engine, [request], 60)
+    engine = HfEngine(tmp_path / "base", max_length=64)
+    engine.load(weights_that_write(tmp_path / "base", end_id), 1)
+    completion = greedy(engine)
     assert (completion.token_ids, completion.finish) == ([end_id], "stop")
 
 

@@ -8,10 +8,29 @@ import pytest
 
 from rlcore.errors import EngineError, ModelError
 from rlcore.learner.policy import load_policy
+from rlcore.rollout.vllm_local import VllmEngine
 from tests.families.configs import LONGEST, make_model
 from tests.families.examine import LORA, check_engine, open_engine, sequences
+from tests.rollout.end_of_turn import greedy, make_base, weights_that_write
+from tests.rollout.test_chat_templates import CHATML, tokenizer_with
 
 pytestmark = pytest.mark.vllm
+
+
+def test_a_base_model_stops_where_its_chat_template_ends_a_turn(tmp_path: Path) -> None:
+    """In its own folder, whose files do not say so, and in a checkpoint of ours, whose files do."""
+    tokenizer = tokenizer_with(CHATML, "<|im_start|>", "<|im_end|>")
+    end_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    base, saved = make_base(tmp_path / "base", tokenizer), tmp_path / "saved"
+    load_policy(path=str(base)).save(saved)
+    for folder in (base, saved):
+        engine = VllmEngine(folder, max_length=64, max_sequences=2)
+        try:
+            engine.load(weights_that_write(folder, end_id), 1)
+            completion = greedy(engine)
+        finally:
+            engine.close()
+        assert (completion.token_ids, completion.finish) == ([end_id], "stop")
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "olmo2"])

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.rollout.open_group import TaskDraw
 from rlcore.run.next_token import STREAM, next_token_groups
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Task
 
 TEXTS = ["one", "two", "one", "three", "two", "one", "four"]
