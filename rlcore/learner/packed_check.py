@@ -69,9 +69,13 @@ def check_packed(
         expected = one_by_one(model, sequences)
         scale = _logit_scale(model, sequences[0])
     except Exception as error:  # an architecture raises anything for sizes that do not fit
-        raise ModelError(
-            f"{name} cannot run; do its sizes fit together? {first_line(error)}"
-        ) from error
+        is_adapted = any("base_layer" in part for part, _ in model.named_modules())
+        doubt = (
+            "does model.peft adapt plain linear layers only"
+            if is_adapted
+            else "do its sizes fit together"
+        )
+        raise ModelError(f"{name} cannot run; {doubt}? {first_line(error)}") from error
     if not expected.isfinite().all():
         raise ModelError(f"{name} computes no numbers: {_not_finite(model)}")
     is_exact = model.dtype in (torch.float32, torch.float64)

@@ -23,6 +23,23 @@ if current_platform.is_cpu():
     keep_raw_weights()
 
 
+_DERIVED = ("W_UV", "W_UK_T")
+"""Parameters of multi-head latent attention that vLLM computes from `kv_b_proj`, for decoding."""
+
+
+def _latent_attentions(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Name and layer of each attention that holds derived parameters."""
+    layers = model.named_modules()
+    return [(name, layer) for name, layer in layers if hasattr(layer, _DERIVED[1])]
+
+
+def _widen(model: nn.Module) -> None:
+    """Hold all parameters in float32: vLLM makes some, as those of xIELU, in bfloat16 whatever the model's type."""
+    for parameter in model.parameters():
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
 def _decorate_for_vllm_alone(
     self: Any, cls: type[nn.Module], *arguments: Any, **keywords: Any
 ) -> None:
@@ -63,6 +80,8 @@ class WeightExtension:
     @torch.no_grad()
     def rlcore_load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Copy weights (checkpoint names, unfused) into the model; fusing and sharding are vLLM's."""
+        if current_platform.is_cpu() and self.model_config.dtype == torch.float32:
+            _widen(self.get_model())
         self.get_model().load_weights(weights)
 
     @torch.no_grad()
@@ -70,16 +89,30 @@ class WeightExtension:
         """All weights have been copied: renew what the back end derived from them."""
         if current_platform.is_cpu():
             pack_again(self.get_model())
+        for _, layer in _latent_attentions(self.get_model()):
+            layer.process_weights_after_loading(layer.W_UK_T.dtype)
 
     @torch.no_grad()
     def rlcore_stale_copies(self) -> list[str]:
         """Names of the layers that compute with a copy of other weights than those they hold."""
-        return stale_copies(self.get_model()) if current_platform.is_cpu() else []
+        stale = stale_copies(self.get_model()) if current_platform.is_cpu() else []
+        for name, layer in _latent_attentions(self.get_model()):
+            held = [getattr(layer, part).clone() for part in _DERIVED]
+            layer.process_weights_after_loading(layer.W_UK_T.dtype)
+            for part, before in zip(_DERIVED, held, strict=True):
+                renewed = getattr(layer, part)
+                if not torch.equal(before, renewed):
+                    stale.append(f"{name}.{part}")
+                    renewed.copy_(before)
+        return stale
 
     def rlcore_digests(self, dtype: str) -> list[tuple[str, int, int]]:
         """Name and digest of each distinct raw parameter held by this worker, the tensors of an adapter slot among them."""
         is_new = Distinct()
-        named = [(name, p) for name, p in self.get_model().named_parameters() if is_new(p)]
+        named = []
+        for name, parameter in self.get_model().named_parameters():
+            if name.rpartition(".")[2] not in _DERIVED and is_new(parameter):
+                named.append((name, parameter))
         for name, module in self.get_model().named_modules():
             for part in ("lora_a_stacked", "lora_b_stacked"):
                 named += [(f"{name}.{part}", slot) for slot in getattr(module, part, ())]

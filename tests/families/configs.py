@@ -43,9 +43,9 @@ SIZES: dict[str, Any] = {
     "first_k_dense_replace": 1,
     # multi-head latent attention
     "q_lora_rank": 24,
-    "kv_lora_rank": 16,
+    "kv_lora_rank": 512,
     "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 16,
+    "qk_rope_head_dim": 64,
     "v_head_dim": 32,
 }
 """Set where the architecture's default config has the key."""
@@ -71,9 +71,17 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25},
     "nemotron": {"num_key_value_heads": 2},
-    "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "topk_method": "greedy"},
+    "deepseek_v2": {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "deepseek_v3": {"topk_method": "noaux_tc"},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
     "gptj": {"rotary_dim": 16},
+    "phi": {"intermediate_size": 512},
+    "minimax_m2": {"rotary_dim": 16},
     "glm4_moe": {"head_dim": 32},
     "ministral": {"head_dim": 32},
     "hunyuan_v1_dense": {"head_dim": 32},
