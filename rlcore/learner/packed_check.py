@@ -67,7 +67,6 @@ def check_packed(
     model.set_attn_implementation("eager")
     try:
         expected = one_by_one(model, sequences)
-        scale = _logit_scale(model, sequences[0])
     except Exception as error:  # an architecture raises anything for sizes that do not fit
         is_adapted = any("base_layer" in part for part, _ in model.named_modules())
         doubt = (
@@ -76,6 +75,13 @@ def check_packed(
             else "do its sizes fit together"
         )
         raise ModelError(f"{name} cannot run; {doubt}? {first_line(error)}") from error
+    try:
+        scale = _logit_scale(model, sequences[0])
+    except Exception as error:  # there is no hidden state, or none that fits the head
+        raise ModelError(
+            f"{name} is not supported: its output head is more than one matrix on top of a decoder "
+            f"({first_line(error)})"
+        ) from error
     if not expected.isfinite().all():
         raise ModelError(f"{name} computes no numbers: {_not_finite(model)}")
     is_exact = model.dtype in (torch.float32, torch.float64)
