@@ -99,9 +99,18 @@ def cut_layers(config: PretrainedConfig) -> None:
     kept = sorted((first_of_kind + others)[: max(2, len(first_of_kind))])[:_MAX_LAYERS]
     if len(kept) >= count:
         return
+    # what single layers have otherwise, by their number
+    sizes = config.to_dict().get("per_layer_config")
+    if sizes:
+        config.per_layer_config = {}
     for key, value in lists.items():
         setattr(config, key, [value[i] for i in kept])
     setattr(config, name, len(kept))
+    if sizes:
+        of_layer = {int(layer): values for layer, values in sizes.items()}
+        config.per_layer_config = {
+            new: of_layer[old] for new, old in enumerate(kept) if old in of_layer
+        }
 
 
 @torch.no_grad()

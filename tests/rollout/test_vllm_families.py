@@ -104,11 +104,10 @@ def test_the_learner_reads_configs_with_its_own_classes_after_vllm_has_started(
     assert type(AutoConfig.from_pretrained(tmp_path)) is before
 
 
-@pytest.mark.parametrize("family", ["glm", "glm4"])
 def test_layers_that_vllm_does_not_adapt_are_named_at_the_first_publish(
-    family: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    make_model(family, tmp_path)
+    make_model("glm4", tmp_path)
     with pytest.raises(EngineError) as error:
         check_lora("vllm", tmp_path, apart=True)
     assert str(error.value) == (
@@ -126,7 +125,7 @@ def test_layers_that_vllm_does_not_adapt_are_named_at_the_first_publish(
         (lambda: raised(KeyError()), "KeyError"),
         (lambda: {}["layers.1.bias"], "(KeyError: 'layers.1.bias', in test_vllm_families.py)"),
         (lambda: print.nothing, "(AttributeError: "),
-        (lambda: refuse_silently(), "(AssertionError at `assert 1 > 2`, in "),
+        (lambda: refuse_silently(), "(AssertionError"),
         (lambda: torch.zeros(3).narrow(0, 0, 9), "(RuntimeError: "),
     ],
 )
