@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlcore.errors import first_line
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -179,6 +181,15 @@ def _rendered_or_none(
         return render(tokenizer, messages, **arguments)
     except Exception:  # templates are programs and raise what they like
         return None
+
+
+def template_problem(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Why the chat template cannot write a prompt of one user message; "" if it can."""
+    try:
+        render(tokenizer, [_USER], generate=True)
+    except Exception as error:  # templates are programs and raise what they like
+        return first_line(error)
+    return ""
 
 
 def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -27,7 +27,7 @@ def model_from_gguf(file: str | Path, dtype: str, *, attention: str) -> PreTrain
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    source = _source(file)
+    source = source_of(file)
     try:
         read = AutoModelForCausalLM.from_pretrained(**source, dtype=getattr(torch, dtype))
     except Exception as error:  # files of any content, and code that reads them
@@ -54,7 +54,7 @@ def tokenizer_from_gguf(file: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**_source(file))
+        tokenizer = AutoTokenizer.from_pretrained(**source_of(file))
     except Exception as error:
         raise ModelError(
             f"cannot load a tokenizer from {str(file)!r}: {first_line(error)}"
@@ -64,7 +64,7 @@ def tokenizer_from_gguf(file: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _source(file: str | Path) -> dict[str, Any]:
+def source_of(file: str | Path) -> dict[str, Any]:
     """How transformers is told of the file. Raises `ModelError` where it is not there or cannot be read."""
     path = Path(file).expanduser()
     if not path.is_file():
@@ -81,7 +81,12 @@ def _source(file: str | Path) -> dict[str, Any]:
 def _special_ids(file: str | Path) -> dict[str, int]:
     from gguf import GGUFReader
 
-    fields = GGUFReader(Path(file).expanduser()).fields
+    try:
+        fields = GGUFReader(Path(file).expanduser()).fields
+    except Exception as error:  # the reader meets the end of the file, or no GGUF at all
+        raise ModelError(
+            f"cannot read the GGUF file {str(file)!r}: {first_line(error)}"
+        ) from error
     ids = {}
     for role, key in _SPECIAL.items():
         field = fields.get(f"tokenizer.ggml.{key}")

@@ -14,6 +14,8 @@ from rlcore.gguf import is_gguf, tokenizer_from_gguf
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
 """Ids 256, 257, ...; the last three open a chat message, `<|eos|>` closes the assistant's."""
 
+_FEWEST_WORDS = 2
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ '<|eos|>' }}{% endif %}{% endfor %}"
@@ -32,12 +34,21 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return tokenizer_from_gguf(name)
     try:
         if _is_whole(Path(name)):
-            return PreTrainedTokenizerFast.from_pretrained(name)
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, ImportError) as error:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(name)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
+    except Exception as error:  # files of any content, and code that reads them
         raise ModelError(
             f"cannot load a tokenizer from {name!r}: {first_line(error)}"
         ) from None
+    # transformers makes an empty one of some classes where their files are missing
+    if len(words) < _FEWEST_WORDS:
+        raise ModelError(
+            f"the tokenizer of {name!r} has no vocabulary: tokenizer.json, or the files it is made "
+            "of, are missing; copy them from the model, or name another tokenizer in model.tokenizer"
+        )
+    return tokenizer
 
 
 def _is_whole(folder: Path) -> bool:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlcore.chat import end_ids
 from rlcore.errors import EngineError, ModelError, first_line
-from rlcore.pretrained import as_in_memory, load_causal_lm
+from rlcore.pretrained import as_in_memory, load_causal_lm, load_config
 from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.hf_decode import Wave
 from rlcore.rollout.partial import Draft, check_requests
@@ -147,12 +147,12 @@ def _open(
     model_folder: str | Path, dtype: str, max_length: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, with one set of rotary frequencies for all lengths."""
+    config = load_config(model_folder)
     try:
-        config = AutoConfig.from_pretrained(model_folder)
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # files of any content, and code that reads them
         raise ModelError(
-            f"cannot load a model and tokenizer from {str(model_folder)!r}: {first_line(error)}"
+            f"cannot load a tokenizer from {str(model_folder)!r}: {first_line(error)}"
         ) from error
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     # The fused attention of torch has no caps and leaves them out without a word.

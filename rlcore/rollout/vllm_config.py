@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer
 
 from rlcore.chat import end_ids
 from rlcore.errors import EngineError, ModelError, RlcoreError, first_line
+from rlcore.pretrained import load_config, load_generation_config
 from rlcore.rollout.process_state import launched
 
 _LONGEST_REASON = 200
@@ -30,12 +31,7 @@ _OTHER_WINDOWS = {
 
 def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int) -> Any:
     """The model's text config. Raises where vLLM would serve it otherwise than transformers computes it."""
-    try:
-        config = AutoConfig.from_pretrained(model_folder).get_text_config()
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot read a model configuration from {str(model_folder)!r}: {error}"
-        ) from error
+    config = load_config(model_folder).get_text_config()
     window = getattr(config, "sliding_window", None)
     is_used = "sliding_attention" in (getattr(config, "layer_types", None) or ())
     if config.model_type in _OTHER_WINDOWS and is_used and window and max_length > window:
@@ -65,11 +61,7 @@ def read_end_ids(model_folder: str | Path, config: Any) -> list[int]:
         raise ModelError(
             f"cannot load a tokenizer from {str(model_folder)!r}: {first_line(error)}"
         ) from error
-    try:
-        generation = GenerationConfig.from_pretrained(model_folder)
-    except OSError:
-        generation = None
-    return end_ids(tokenizer, generation, config)
+    return end_ids(tokenizer, load_generation_config(model_folder), config)
 
 
 @contextmanager
