@@ -50,8 +50,9 @@ def load_config(path: str | Path) -> PretrainedConfig:
         with _quiet():
             return AutoConfig.from_pretrained(**source)
     except Exception as error:  # files of any content, and code that reads them
+        advice = "; is the file whole?" if is_gguf(path) else ""
         raise ModelError(
-            f"cannot read the config of a model at {str(path)!r}: {first_line(error)}"
+            f"cannot read the config of a model at {str(path)!r}: {first_line(error)}{advice}"
         ) from error
 
 
