@@ -112,6 +112,26 @@ def test_an_impossible_shape_is_met_with_a_sentence(capsys):
     assert "there is no batch like" in capsys.readouterr().err
 
 
+@pytest.mark.vllm
+def test_rollout_against_vllm():
+    pytest.importorskip("vllm")
+    sizes = "--prompts 2 --group-size 2 --prompt-tokens 8 --answer-max 4 --repeats 2".split()
+    result = bench("rollout", *sizes)
+    check(result, "vllm")
+    low, high = result["overhead_spread"]
+    assert low <= result["overhead"] <= high and result["shape"]["answer_tokens"] == 4
+
+
+def test_models_that_a_benchmark_does_not_know(tmp_path):
+    from rlcore.bench.workload import make_model
+    from rlcore.errors import RecipeError
+
+    with pytest.raises(RecipeError, match="did you mean 'qwen3-0.6b'"):
+        make_model(tmp_path / "model", "qwen3-0.6")
+    with pytest.raises(RecipeError, match="change the model tiny only"):
+        make_model(tmp_path / "model", str(tmp_path), layers=3)
+
+
 def test_credit_counts_answers_and_continuations_of_the_same_shape():
     """Without vLLM, which the runs of tests/run/test_step_credit_runs.py start: what is measured, on an engine that replays."""
     from rlcore.bench.credit import STEPS, _compared, _Step

@@ -1,4 +1,4 @@
-"""One answer as a picture: its tokens coloured by advantage, with the value of each step above it; on a terminal or as a page."""
+"""One completion as a picture: its tokens coloured by advantage, with the value of each step above it; on a terminal or as a page."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_row(
 
 
 def pieces(row: dict[str, Any], folder: RunFolder) -> list[str]:
-    """The text of each answer token, [L], by the tokenizer of the run's last checkpoint; special tokens by name."""
+    """The text of each completion token, [L], by the tokenizer of the run's last checkpoint; special tokens by name."""
     from rlcore.learner.tokenizer import load_tokenizer
 
     found = all_checkpoints(folder.checkpoints)
@@ -164,7 +164,7 @@ def _steps(row: dict[str, Any]) -> list[tuple[list[int] | None, str, str]]:
 
 
 def _advantages(row: dict[str, Any]) -> tuple[list[float | None], float]:
-    """Of each answer token, [L], and the largest size among them."""
+    """Of each completion token, [L], and the largest size among them."""
     advantages = row["steps"].get("advantages") or [None] * sum(row["mask"])
     return advantages, max(
         (abs(advantage) for advantage in advantages if advantage is not None), default=0.0

@@ -83,17 +83,17 @@ class Record:
 
     def answer(self, task: Task, index: int, step: int, rng: random.Random) -> Outcome:
         """The task's own group recorded closest to the step, within the window; else one of its category, from around the step."""
-        own = [
+        of_task = [
             group for group in self._by_task.get(index, ()) if abs(group.step - step) <= WINDOW
         ]
-        if own:
-            found = min(own, key=lambda group: abs(group.step - step))
+        if of_task:
+            recorded = min(of_task, key=lambda group: abs(group.step - step))
         else:
             of_category = self._by_category.get(task.category) or [
                 g for groups in self._by_category.values() for g in groups
             ]
             nearest = min(abs(group.step - step) for group in of_category)
-            found = rng.choice(
+            recorded = rng.choice(
                 [
                     group
                     for group in of_category
@@ -103,8 +103,8 @@ class Record:
         return Outcome(
             index=index,
             category=task.category,
-            rewards=found.rewards,
-            abs_advantage=mean_advantage(found.rewards),
+            rewards=recorded.rewards,
+            abs_advantage=mean_advantage(recorded.rewards),
         )
 
 

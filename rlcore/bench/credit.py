@@ -1,4 +1,4 @@
-"""What step values cost on vLLM, with prefix caching and without: seconds and tokens of continuations and of answers."""
+"""What step values cost on vLLM, with prefix caching and without: seconds and tokens of continuations and of completions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rlcore.rollout.prompt import PromptEncoder
 from rlcore.types import Group, Prefix, Rollout, Sampling, Task, Verdict
 
 STEPS = 16
-"""Steps of every answer."""
+"""Steps of every completion."""
 
 
 class _Coin:
@@ -61,7 +61,7 @@ def bench_credit(
     layers: int | None = None,
     repeats: int = 3,
 ) -> dict[str, Any]:
-    """Seconds of `group_size` answers to each prompt, and of continuations of a share of the wrong ones, each of 16 steps.
+    """Seconds of `group_size` completions of each prompt, and of continuations of a share of the wrong ones, each of 16 steps.
 
     All answers have `answer_max` tokens. `ratio` is continuation seconds without prefix caching / with; `share_s` and
     `share_tokens` are the continuations' part of all that is written (the learner's time aside). One engine after the other, so
@@ -123,7 +123,7 @@ def _measure(
 
 
 class _Step:
-    """One step: answers, then their values. Its prompts are its own, so nothing is cached from another."""
+    """One step: completions, then their values. Its prompts are its own, so nothing is cached from another."""
 
     def __init__(
         self,

@@ -11,12 +11,13 @@ from typing import Any
 from rlcore.bench.credit import bench_credit
 from rlcore.bench.head import bench_head
 from rlcore.bench.rewards import bench_rewards
+from rlcore.bench.rollout import bench_rollout
 from rlcore.bench.workload import SHAPES, Shape
 from rlcore.errors import RecipeError
 
 
 def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of benchmark `what`: "learner", "train" (both with `sizes["shape"]`), "head", "rewards", "credit" or "corpus".
+    """The result of benchmark `what`: "learner", "train" (both with `sizes["shape"]`), "head", "rewards", "credit", "rollout" or "corpus".
 
     Of `sizes`, those that the benchmark knows are taken. Raises `RecipeError` where the other side is not installed.
     """
@@ -24,6 +25,8 @@ def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
         return bench_head(**_known(bench_head, sizes))
     if what == "credit":
         return bench_credit(**_known(bench_credit, sizes))
+    if what == "rollout":
+        return bench_rollout(**_known(bench_rollout, sizes))
     if what == "corpus":
         from rlcore.bench.corpus import bench_corpus
 

@@ -29,7 +29,7 @@ from rlcore.types import Request, Sampling, Task
 
 
 class _Appointed(HfEngine):
-    """Ends each answer at its appointed length, so that both sides do the same work."""
+    """Ends each completion at its appointed length, so that both sides do the same work."""
 
     lengths: list[int]
 
@@ -90,7 +90,7 @@ class Ours:
             self._policy.weights,
             self._engine,
             self._learner.version,
-            canary=list(range(24)),
+            canary=[list(range(24))],
             score=self._policy.score,
             served_dtype="float32",
         )
@@ -105,13 +105,14 @@ class Ours:
 def bench_train(
     shape: Shape,
     *,
-    hidden_size: int = 256,
-    layers: int = 4,
+    model: str = "tiny",
+    hidden_size: int | None = None,
+    layers: int | None = None,
     repeats: int = 5,
     micro_batch_tokens: int = 4096,
     trl_micro_batch: int = 0,
 ) -> dict[str, Any]:
-    """Seconds of a step on each side, step beside step, with answers of the same lengths; the first step is not counted."""
+    """Seconds of a step on each side, step beside step, with completions of the same lengths; the first step is not counted."""
     rng = random.Random(0)
     steps = repeats + 1
     prompts = [
@@ -119,7 +120,7 @@ def bench_train(
         for _ in range(steps * shape.prompts)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        path = make_model(Path(folder) / "model", hidden_size=hidden_size, layers=layers)
+        path = make_model(Path(folder) / "model", model, hidden_size=hidden_size, layers=layers)
         ours = Ours(path, shape, prompts, micro_batch_tokens)
         seconds: list[Seconds] = []
         try:
@@ -143,7 +144,7 @@ def bench_train(
             "engine": "transformers on both sides",
             "micro_batch_tokens": micro_batch_tokens,
             "trl_micro_batch": trl_micro_batch,
-            "hidden_size": hidden_size,
+            "model": model,
         },
         **circumstances(),
     }

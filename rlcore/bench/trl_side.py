@@ -173,7 +173,7 @@ def train(
 
 
 class _Lengths(LogitsProcessor):
-    """Ends each answer at its appointed length, so that both sides do the same work."""
+    """Ends each completion at its appointed length, so that both sides do the same work."""
 
     def __init__(self, eos_id: int) -> None:
         self._eos_id = eos_id

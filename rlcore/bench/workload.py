@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.errors import RecipeError
+from rlcore.plugin import did_you_mean
 from rlcore.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """A batch: so many prompts of so many tokens, so many answers to each, and their shortest and longest length."""
+    """A batch: so many prompts of so many tokens, so many completions of each, and their shortest and longest length."""
 
     prompts: int = 8
     group_size: int = 8
@@ -33,12 +34,12 @@ class Shape:
             or not 0 < shape.answer_min <= shape.answer_max
         ):
             raise RecipeError(
-                f"there is no batch like {shape}: give positive numbers, two answers or more, and min <= max"
+                f"there is no batch like {shape}: give positive numbers, two completions or more, and min <= max"
             )
         return shape
 
     def answer_lengths(self, seed: int = 0) -> list[int]:
-        """Tokens of each answer, prompt after prompt."""
+        """Tokens of each completion, prompt after prompt."""
         rng = random.Random(seed)
         return [
             rng.randint(self.answer_min, self.answer_max)
@@ -94,9 +95,25 @@ def make_model(
     hidden_size: int | None = None,
     layers: int | None = None,
 ) -> str:
-    """Write the model with random weights and the byte tokenizer to `folder`; returns the path. The sizes change "tiny"."""
+    """The folder of a model: a pretrained one, or one of `MODELS` written to `folder`.
+
+    model: a name of `MODELS`, which gets random weights and the byte tokenizer; a name that `rlcore models get` knows;
+    or a model folder. The sizes change "tiny". Raises `RecipeError` or `ModelError`.
+    """
+    from rlcore.get_model import KNOWN_MODELS, get_model
     from rlcore.learner.policy import load_policy
 
+    if model != "tiny" and (hidden_size or layers):
+        raise RecipeError("hidden size and layers change the model tiny only")
+    if model in KNOWN_MODELS:
+        return str(get_model(model))
+    if Path(model).is_dir():
+        return model
+    if model not in MODELS:
+        known = [*MODELS, *KNOWN_MODELS]
+        raise RecipeError(
+            f"{model} is no model folder and no known model{did_you_mean(model, known)}: {', '.join(known)}"
+        )
     config = dict(MODELS[model])
     if layers:
         config["num_hidden_layers"] = layers
@@ -113,9 +130,9 @@ def make_model(
 
 
 def model_flops(config: Any, shape: Shape) -> float:
-    """Floating-point operations of forward and backward, as if a prompt were read again for each of its answers.
+    """Floating-point operations of forward and backward, as if a prompt were read again for each of its completions.
 
-    6 a parameter and token, the head's for answer tokens only, and causal attention.
+    6 a parameter and token, the head's for completion tokens only, and causal attention.
     """
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -130,7 +147,7 @@ def model_flops(config: Any, shape: Shape) -> float:
 
 
 def make_samples(shape: Shape, seed: int = 0) -> list[Sample]:
-    """On-policy samples of random bytes with a random advantage each, group after group."""
+    """On-policy samples of random tokens below 256 with a random advantage each, group after group."""
     rng = random.Random(seed)
     lengths = iter(shape.answer_lengths(seed))
     samples = []

@@ -16,18 +16,18 @@ console = make_console()
 BENCH_SIZES = {
     "repeats": "calls of each side that count",
     "prompts": "prompts in a batch",
-    "group-size": "answers to a prompt",
+    "group-size": "completions of a prompt",
     "prompt-tokens": "tokens of a prompt",
-    "answer-min": "shortest answer",
-    "answer-max": "longest answer",
-    "hidden-size": "of the model (head: of its last layer)",
-    "layers": "of the model",
+    "answer-min": "shortest completion",
+    "answer-max": "longest completion",
+    "hidden-size": "of the model tiny (head: of its last layer)",
+    "layers": "of the model tiny",
     "micro-batch-tokens": "tokens we take in one forward",
     "trl-micro-batch": "sequences TRL takes in one forward, 0 for all",
     "vocabulary": "head only",
     "tokens": "head only",
     "megabytes": "corpus only: of synthetic text",
-    "samples": "rewards only: answers in the batch",
+    "samples": "rewards only: completions in the batch",
     "rollouts": "credit only: continuations of a prefix",
     "workers": "rewards only: processes that score",
 }
@@ -42,7 +42,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument(
         "what",
-        choices=["learner", "head", "train", "rewards", "credit", "corpus"],
+        choices=["learner", "head", "train", "rollout", "rewards", "credit", "corpus"],
         help="what is timed",
     )
     sub.add_argument(
@@ -52,14 +52,14 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--shape",
         choices=["ragged", "shared"],
         default="ragged",
-        help="short prompts, ragged answers; long prompts",
+        help="short prompts, ragged completions; long prompts",
     )
     sub.add_argument(
         "--model",
-        choices=["tiny", "qwen3-0.6b", "qwen2.5-1.5b"],
-        help="learner only: shape of the model",
+        metavar="MODEL",
+        help="learner, train and rollout: tiny, qwen3-0.6b or qwen2.5-1.5b with random weights, smollm2, or a model folder",
     )
-    sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="learner only")
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="learner and rollout")
     for option, about in BENCH_SIZES.items():
         number = size if option == "trl-micro-batch" else count
         sub.add_argument(f"--{option}", type=number, metavar="N", help=about)

@@ -44,7 +44,7 @@ def add_commands(
 
 
 def models_get(arguments: argparse.Namespace) -> None:
-    from rlcore.cli.get_model import get_model
+    from rlcore.get_model import get_model
 
     print(get_model(arguments.name, arguments.to))
 
@@ -52,7 +52,7 @@ def models_get(arguments: argparse.Namespace) -> None:
 def models_check(arguments: argparse.Namespace) -> int:
     """1 if a run with this model would stop."""
     from rlcore.analysis.model_check import check_model
-    from rlcore.cli.get_model import brought
+    from rlcore.get_model import brought
 
     findings = check_model(brought(arguments.path), weights=not arguments.no_weights)
     if arguments.json:

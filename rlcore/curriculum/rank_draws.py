@@ -17,7 +17,7 @@ from rlcore.types import Task
 class Draw(NamedTuple):
     """One task that was drawn for a batch; equal for any number of ranks."""
 
-    position: int
+    task_index: int
     """Of the task in its task set."""
     order: int
     """How many tasks were drawn for this batch before it, over all ranks: the global order of its
@@ -28,9 +28,9 @@ class Draw(NamedTuple):
 
 
 class RankDraws:
-    """Each rank draws what all ranks draw, and keeps every `ranks`-th position.
+    """Each rank draws what all ranks draw, and keeps every `ranks`-th task.
 
-    A resample draws one position for each rank, whoever asks first; at the end of a batch the
+    A resample draws one task for each rank, whoever asks first; at the end of a batch the
     ranks that asked for fewer draw as often as the one that asked for most, and discard what they
     draw. So the draws, and with them the states, are the same on all ranks. Resamples are drawn
     one by one, so the sequence of draws does not depend on the number of ranks.
@@ -47,18 +47,18 @@ class RankDraws:
 
     def _reset(self) -> None:
         self.taken: list[Draw] = []
-        """This rank's draws since the last `settle`, in the order they were given out."""
+        """This rank's draws since the last `end_batch`, in the order they were given out."""
         self._resamples = 0
         self._order = 0
         self._occurrences: Counter[int] = Counter()
 
-    def first(self, n: int) -> list[Draw]:
+    def draw_batch(self, n: int) -> list[Draw]:
         """This rank's part of the next n draws."""
         part = self._draw(n)[self._rank :: self._ranks]
         self.taken += part
         return part
 
-    def more(self, n: int) -> list[Draw]:
+    def draw_replacements(self, n: int) -> list[Draw]:
         """n further draws for this rank."""
         part = [self._draw_for_each_rank()[self._rank] for _ in range(n)]
         self.taken += part
@@ -67,10 +67,10 @@ class RankDraws:
 
     @property
     def resamples(self) -> int:
-        """Draws that `more` gave since the last `settle`: what the ranks must tell each other."""
+        """Draws that `draw_replacements` gave since the last `end_batch`: what the ranks must tell each other."""
         return self._resamples
 
-    def settle(self, resamples: Sequence[int]) -> None:
+    def end_batch(self, resamples: Sequence[int]) -> None:
         """End the batch, given the `resamples` of all ranks."""
         for _ in range(max(resamples) - self._resamples):
             self._draw_for_each_rank()
@@ -80,8 +80,8 @@ class RankDraws:
         """An independent copy in the middle of the same batch: its draws do not change those of
         this object.
 
-        Batches that are resampled while later ones are already drawn use it: fork after `first`,
-        settle this object with no resamples, and call `more` of the fork. The fork may draw tasks
+        Batches that are resampled while later ones are already drawn use it: fork after `draw_batch`,
+        end the batch of this object with no resamples, and call `draw_replacements` of the fork. The fork may draw tasks
         that the next batch draws as well.
         """
         # A sampler may hold the task set, which is large and never changes: both share it.
@@ -110,15 +110,15 @@ class RankDraws:
         self.taken = [Draw(*draw) for draw in state["taken"]]
         self._resamples = state["resamples"]
         self._order = state["order"]
-        self._occurrences = Counter({position: n for position, n in state["occurrences"]})
+        self._occurrences = Counter({task_index: n for task_index, n in state["occurrences"]})
 
     def _draw_for_each_rank(self) -> list[Draw]:
         return [self._draw(1)[0] for _ in range(self._ranks)]
 
     def _draw(self, n: int) -> list[Draw]:
         draws = []
-        for position in drawn(self._sampler, n, len(self._tasks)):
-            draws.append(Draw(position, self._order, self._occurrences[position]))
+        for task_index in drawn(self._sampler, n, len(self._tasks)):
+            draws.append(Draw(task_index, self._order, self._occurrences[task_index]))
             self._order += 1
-            self._occurrences[position] += 1
+            self._occurrences[task_index] += 1
         return draws

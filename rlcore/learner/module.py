@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -28,7 +28,6 @@ class PackedModule(nn.Module):
         """logit_scale: by which the model multiplies its logits (Granite, Cohere)."""
         super().__init__()
         self.model = model
-        self._is_in_float32 = False
         self.logit_scale = logit_scale
 
     def forward(
@@ -74,15 +73,9 @@ class PackedModule(nn.Module):
             return chunked_logprobs(hidden, head.weight, bias, target, **settings)
         return one_pass(hidden, head.weight, bias, target, loss, **settings)
 
-    @contextmanager
-    def in_float32(self) -> Iterator[None]:
+    def in_float32(self) -> AbstractContextManager[None]:
         """Context in which the model computes in float32, whatever precision its weights have: see `noise.in_float32`."""
-        self._is_in_float32 = True
-        try:
-            with in_float32():
-                yield
-        finally:
-            self._is_in_float32 = False
+        return in_float32()
 
 
 @cache
@@ -95,7 +88,23 @@ def takes_keywords(decoder: type[nn.Module]) -> bool:
 class MixedModule(PackedModule):
     """float32 master weights computed with in bfloat16: an update of 1e-6 is kept, though bfloat16 alone would round it away."""
 
+    _is_in_float32 = False
+
     def forward(self, *inputs: Any, **keywords: Any) -> tuple[Tensor, ...]:
         device = self.model.device.type
         with torch.autocast(device, torch.bfloat16, enabled=not self._is_in_float32):
             return super().forward(*inputs, **keywords)
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Context in which the model computes in float32 with its weights rounded to bfloat16.
+
+        These are the weights that it computes with otherwise and that engines serve. The master weights differ from them
+        by updates that are too small for bfloat16; these add up to a change of the model that is no noise.
+        """
+        self._is_in_float32 = True
+        try:
+            with in_float32(rounded_to=torch.bfloat16):
+                yield
+        finally:
+            self._is_in_float32 = False

@@ -45,6 +45,7 @@ TASKS = {
     "countdown": "rlcore.tasks.countdown:countdown",
     "dataset": "rlcore.tasks.dataset:dataset",
     "gym": "rlcore.tasks.gym:gym",
+    "instructions": "rlcore.tasks.instructions:instructions",
 }
 """Name in a recipe -> a function that gives a sequence of tasks."""
 

@@ -131,9 +131,7 @@ def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
             f"reference answers of {stage.tasks} with {', '.join(spec.name for spec in specs)}"
         )
         if report.reference_rate is None:
-            lines.append(
-                f"{pair_name}: NOT CHECKED, none of the answers looked at holds text or a number; is columns.answer right?"
-            )
+            lines.append(f"{pair_name}: NOT CHECKED, {_why_unchecked(tasks[stage.tasks][:n])}")
             continue
         rates = f"reference rate {report.reference_rate:.4g}, corrupted rate {report.corrupted_rate:.4g}"
         lines.append(f"{pair_name}: {report.checked} checked, {rates}")
@@ -169,3 +167,10 @@ def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
                 f"no reference answer of {stage.tasks} could be scored: {report.exceptions[0].verdict.reason}"
             )
     return lines
+
+
+def _why_unchecked(tasks: Sequence[Task]) -> str:
+    """Why no reference answer of these tasks could be scored."""
+    if all(task.answer is None for task in tasks):
+        return "the tasks have none (right for rewards that need none)"
+    return "none of those looked at holds text or a number; is columns.answer right?"

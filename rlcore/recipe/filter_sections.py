@@ -10,8 +10,10 @@ from rlcore.recipe.section import Section
 
 
 class ResampleSection(Section):
-    rounds: PositiveInt = Field(
-        10, description="maximum number of tries to fill the batch; then it stays smaller"
+    max_gen_batches: PositiveInt = Field(
+        10,
+        description="groups generated for a batch, in multiples of groups_per_step; then it stays smaller "
+        "(verl: max_num_gen_batches)",
     )
     oversubmit: Annotated[float, Field(ge=1)] = Field(
         1.0,

@@ -34,6 +34,7 @@ RENAMED = {
     "gate": "filter",
     "refill": "resample",
     "skip": "prefilter",
+    "rounds": "resample.max_gen_batches",
     "mix": "aggregate",
     "arm_weights": "category_weights",
     "answers": "num_samples",

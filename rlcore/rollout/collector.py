@@ -15,7 +15,7 @@ from rlcore.rollout.open_group import BatchCost, FinishedGroup, TaskDraw
 from rlcore.types import Group, Prefix, Task
 
 Accepts = Callable[[Group], bool]
-MoreDraws = Callable[[int], Sequence[TaskDraw]]
+DrawReplacements = Callable[[int], Sequence[TaskDraw]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,10 +23,10 @@ class Resample:
     """How a batch is held at its size although groups are rejected."""
 
     accepts: Accepts
-    more: MoreDraws
-    """The next n draws for this batch."""
-    rounds: int = 10
-    """The batch is tried at most this many times over; then it stays smaller."""
+    draw_replacements: DrawReplacements
+    """The next n draws for this batch, in place of rejected groups."""
+    max_gen_batches: int = 10
+    """Groups started for a batch, in multiples of its size; then it stays smaller."""
     oversubmit: float = 1.0
     """Groups in flight for each missing one. Above 1 a batch is full sooner, and what is in flight then is wasted."""
 
@@ -77,7 +77,7 @@ class Collector:
         self.generator.start([*draws, *extra], batch=number)
 
     def wait(self, number: int) -> CollectedBatch:
-        """Pump until a batch is complete: every group scored and, with `resample`, the batch full or its rounds used up."""
+        """Pump until a batch is complete: every group scored and, with `resample`, the batch full or its budget of groups used up."""
         batch = self._batches[number]
         rollout_s = reward_s = 0.0
         while self.generator.unfinished_groups(number):
@@ -187,9 +187,9 @@ class _Batch:
             return []
         missing = max(0, self._size - len(self._accepted))
         wanted = math.ceil(missing * self._resample.oversubmit) - in_flight
-        allowed = self._resample.rounds * self._size - started
+        allowed = self._resample.max_gen_batches * self._size - started
         n = min(wanted, allowed)
-        return self._resample.more(n) if n > 0 else []
+        return self._resample.draw_replacements(n) if n > 0 else []
 
     def collected(
         self, cost: BatchCost, *, rollout_s: float, reward_s: float

@@ -27,7 +27,7 @@ class HfEngine:
     Requests are decoded in waves of at most `max_sequences`, formed in submission order; a wave ends with its last row.
     Every token costs one uniform number, drawn from the request's own generator, and is found by inverting the cumulative
     distribution: batch composition changes nothing but round-off. Log-probabilities are those of the distribution drawn
-    from; greedy requests (temperature 0) report the one at temperature 1, as vLLM does. After `load`, unfinished answers
+    from; greedy requests (temperature 0) report the one at temperature 1, as vLLM does. After `load`, unfinished completions
     go on under the new weights with their key-value cache recomputed.
     """
 
@@ -62,7 +62,7 @@ class HfEngine:
         self._queue.extend(Draft(request=request) for request in requests)
 
     def poll(self, timeout_s: float) -> list[Completion]:
-        """Decode, at least one token a row, until an answer is finished or the time is up."""
+        """Decode, at least one token a row, until a completion is finished or the time is up."""
         until = time.monotonic() + timeout_s
         while not self._done and self._live:
             if self._wave is None:
@@ -94,7 +94,7 @@ class HfEngine:
 
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Copy weights in place; unfinished answers are read again under them."""
+        """Copy weights in place; unfinished completions are read again under them."""
         live = dict(self._model.named_parameters(remove_duplicate=False))
         for name, tensor in as_in_memory(self._model, weights):
             if name not in live or live[name].shape != tensor.shape:

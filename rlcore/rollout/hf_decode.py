@@ -19,7 +19,7 @@ _GROWTH = 128  # columns of cache allocated at a time
 
 
 class GrowingLayer(DynamicLayer):
-    """A cache layer that writes into spare room instead of concatenating: linear, not quadratic, cost over an answer."""
+    """A cache layer that writes into spare room instead of concatenating: linear, not quadratic, cost over a completion."""
 
     def update(
         self,
@@ -120,7 +120,7 @@ class Wave:
         self._cache = None
 
     def _read(self) -> torch.Tensor:
-        """Fill the cache with what the rows hold and return the next token's logits [B, V]; equal rows (answers to one
+        """Fill the cache with what the rows hold and return the next token's logits [B, V]; equal rows (completions of one
         prompt) are read once."""
         self._slots = [draft for draft in self._slots if draft]
         texts = [

@@ -28,7 +28,7 @@ class TaskDraw:
     """A task that was drawn for a batch."""
 
     task: Task
-    position: int | None = None
+    task_index: int | None = None
     """In the task set; None for follow-up tasks, which are made from completions."""
     order: int = 0
     """Place among all draws of the batch, over all ranks."""
@@ -145,7 +145,7 @@ class OpenGroup:
         return {
             "key": self.key,
             "batch": self.batch,
-            "position": self.draw.position,
+            "task_index": self.draw.task_index,
             "order": self.draw.order,
             "occurrence": self.draw.occurrence,
             "started": self.started,
@@ -163,7 +163,7 @@ class OpenGroup:
             attempts.append(Attempt(**values | {"sampling": sampling}))
         draw = TaskDraw(
             task=task,
-            position=state["position"],
+            task_index=state["task_index"],
             order=state["order"],
             occurrence=state["occurrence"],
         )

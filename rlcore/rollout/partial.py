@@ -1,4 +1,4 @@
-"""An answer being written: the bookkeeping every engine shares."""
+"""A completion being written: the bookkeeping every engine shares."""
 
 from __future__ import annotations
 

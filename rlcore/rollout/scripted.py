@@ -1,4 +1,4 @@
-"""An engine that replays given answers: for tests of everything downstream, without a model and without torch."""
+"""An engine that replays given completions: for tests of everything downstream, without a model and without torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Script = Callable[[Request], "str | list[int]"] | Mapping[str, "str | list[int]"
 class ScriptedEngine:
     """Replays a script. Example: `ScriptedEngine(lambda request: [4, 1], logprob=-0.5, delay={"slow#0": 10})`.
 
-    `script` gives the whole answer, end-of-sequence included, by request or by request id; text needs `encode`. A
-    request's prefix must be a start of it and is not repeated. An answer longer than `max_tokens` is cut there (finish
+    `script` gives the whole completion, end-of-sequence included, by request or by request id; text needs `encode`. A
+    request's prefix must be a start of it and is not repeated. A completion longer than `max_tokens` is cut there (finish
     "length"). `delay[id]` lets that many polls pass before a request finishes; aborted meanwhile, it returns the share of
     tokens it would have written by then. `score` answers `score()`; without it, the sum of `load`ed weights is all there is.
     """
@@ -45,12 +45,12 @@ class ScriptedEngine:
         self._max_length, self._dtype = max_length, dtype
         self._live: dict[
             str, tuple[Draft, list[int], int]
-        ] = {}  # draft, answer still to come, polls to wait
+        ] = {}  # draft, completion still to come, polls to wait
         self._done: list[Completion] = []
         self._fingerprint = ""
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Look the answers up and queue them."""
+        """Look the completions up and queue them."""
         check_requests(requests, self._live, self._max_length)
         for request in requests:
             self._live[request.id] = (

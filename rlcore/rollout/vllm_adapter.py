@@ -1,6 +1,6 @@
 """A LoRA adapter served beside the weights it adapts, instead of merged into them: a publish moves megabytes, not the model.
 
-vLLM keeps one adapter slot, filled anew in place at every publish, so answers that are under way go on under the new adapter as
+vLLM keeps one adapter slot, filled anew in place at every publish, so completions that are under way go on under the new adapter as
 they do under new weights. The learner's scale is multiplied into B before it gets here, so vLLM's own scale is 1.
 """
 

@@ -89,6 +89,11 @@ class VllmEngine:
             )
         self._vocabulary = self._engine.model_config.get_vocab_size()
 
+    @property
+    def vllm(self) -> LLMEngine:
+        """vLLM's own engine."""
+        return self._engine
+
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand requests to the engine."""
         check_requests(requests, self._drafts, self._max_length)
@@ -99,7 +104,7 @@ class VllmEngine:
             self._add(request.id, prompt, params)
 
     def poll(self, timeout_s: float) -> list[Completion]:
-        """Step the engine until an answer is finished or the time is up."""
+        """Step the engine until a completion is finished or the time is up."""
         until = time.monotonic() + timeout_s
         with torch.random.fork_rng(devices=[]):
             # on CPU vLLM draws numbers from the process's generator and discards them

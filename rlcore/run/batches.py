@@ -27,7 +27,7 @@ from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradien
 from rlcore.types import Group, Outcome, Rollout, Sample, Task
 
 Rescore = Callable[[Sequence[Group]], list[Group]]
-Estimate = Callable[[Sequence[Group], int], tuple[list[Group], Cost]]
+EstimateStepValues = Callable[[Sequence[Group], int], tuple[list[Group], Cost]]
 """(groups, number of the batch) -> the groups with step values, and what these cost."""
 FollowUp = Callable[[Sequence[Group], Callable[[Sequence[Task]], list[Group]]], list[Group]]
 
@@ -40,7 +40,7 @@ class BatchPlan:
     steps: int
     max_staleness: int = 0
     filter: Filter | None = None
-    rounds: int = 10
+    max_gen_batches: int = 10
     oversubmit: float = 1.0
     budget: Callable[[int], int] | None = None
     """Tokens that the prompt states, by step."""
@@ -53,7 +53,7 @@ class RolloutBatch:
     """This rank's part of one batch, ready to be learned from."""
 
     collected: CollectedBatch
-    """`groups` are those to learn from; groups of follow-up tasks come last and have no position in the task set."""
+    """`groups` are those to learn from; groups of follow-up tasks come last and have no index in the task set."""
     value_cost: Cost | None
     """Of step values, where the stage estimates them."""
     resamples: int
@@ -74,12 +74,12 @@ class RolloutBatch:
         return [rollout for group in self.groups for rollout in group.rollouts]
 
     def placed(self) -> Iterator[tuple[int | None, Group, bool]]:
-        """(position in the task set, group, accepted) of every group."""
+        """(index in the task set, group, accepted) of every group."""
         batch = self.collected
         for draw, group in zip(batch.draws, batch.groups, strict=True):
-            yield draw.position, group, True
+            yield draw.task_index, group, True
         for draw, group in zip(batch.rejected_draws, batch.rejected, strict=True):
-            yield draw.position, group, False
+            yield draw.task_index, group, False
 
 
 class BatchSource:
@@ -96,14 +96,15 @@ class BatchSource:
         ranks: int = 1,
         gather: Callable[[Any], list[Any]] = list,
         rescore: Rescore = list,
-        estimate: Estimate | None = None,
+        estimate_step_values: EstimateStepValues | None = None,
     ) -> None:
-        """rescore: adds the rewards that the learner computes. estimate: adds step values."""
+        """rescore: adds the rewards that the learner computes. estimate_step_values: adds them."""
         self._plan, self._tasks = plan, tasks
         self._curriculum, self._collector = curriculum, collector
         self._draws = RankDraws(curriculum, tasks, rank=rank, ranks=ranks)
         self._rank, self._ranks = rank, ranks
-        self._gather, self._rescore, self._estimate = gather, rescore, estimate
+        self._gather, self._rescore = gather, rescore
+        self._estimate_step_values = estimate_step_values
         self._ready: dict[int, RolloutBatch] = {}
         self._next_draw = 0
 
@@ -132,7 +133,7 @@ class BatchSource:
         effort = Effort(
             wanted=len(self._share()),
             tried=collected.tried,
-            accepted=sum(draw.position is not None for draw in collected.draws),
+            accepted=sum(draw.task_index is not None for draw in collected.draws),
             generated=collected.completion_tokens,
             used=tokens_reaching_a_gradient(collected.groups, samples),
             resamples=batch.resamples,
@@ -140,7 +141,7 @@ class BatchSource:
         efforts = self._gather([effort])
         outcomes = self._gather(_outcomes(collected, samples))
         if self._plan.max_staleness == 0:
-            self._draws.settle([effort.resamples for effort in efforts])
+            self._draws.end_batch([effort.resamples for effort in efforts])
         self._curriculum.observe(sorted(outcomes, key=lambda outcome: outcome.index))
         metrics = effort_metrics(efforts) | self._curriculum.metrics()
         if self._plan.budget:
@@ -148,7 +149,7 @@ class BatchSource:
         return metrics
 
     def _share(self) -> range:
-        """This rank's part of the positions of a batch."""
+        """This rank's part of the tasks of a batch."""
         return range(self._rank, self._plan.groups_per_step, self._ranks)
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,25 +172,27 @@ class BatchSource:
         self._ready = {batch.collected.number: batch for batch in batches}
 
     def _task_of(self, saved: dict[str, Any], number: int) -> Task:
-        if saved["position"] is None:
+        if saved["task_index"] is None:
             return Task(**saved["task"])
-        return self._task(saved["position"], number)
+        return self._task(saved["task_index"], number)
 
     def _generate(self, number: int, version: int) -> RolloutBatch:
         plan = self._plan
         draws = self._draws
-        first = self._task_draws(draws.first(plan.groups_per_step), number)
+        first = self._task_draws(draws.draw_batch(plan.groups_per_step), number)
         resample = None
         resamples_before = draws.resamples
         if plan.max_staleness > 0:
             # later batches must not depend on how many tasks this one replaces
             draws = draws.fork()
-            self._draws.settle([0])
+            self._draws.end_batch([0])
         if plan.filter is not None:
             resample = Resample(
                 accepts=partial(plan.filter, version=version),
-                more=lambda n: self._task_draws(draws.more(n), number),
-                rounds=plan.rounds,
+                draw_replacements=lambda n: self._task_draws(
+                    draws.draw_replacements(n), number
+                ),
+                max_gen_batches=plan.max_gen_batches,
                 oversubmit=plan.oversubmit,
             )
         self._collector.start(number, first, resample)
@@ -198,8 +201,8 @@ class BatchSource:
         collected = self._follow_up(collected)
         collected = replace(collected, groups=self._rescore(collected.groups))
         cost = None
-        if self._estimate is not None:
-            groups, cost = self._estimate(collected.groups, number)
+        if self._estimate_step_values is not None:
+            groups, cost = self._estimate_step_values(collected.groups, number)
             collected = replace(collected, groups=groups)
         return RolloutBatch(collected=collected, value_cost=cost, resamples=resamples)
 
@@ -225,16 +228,16 @@ class BatchSource:
     def _task_draws(self, draws: Sequence[Draw], number: int) -> list[TaskDraw]:
         return [
             TaskDraw(
-                task=self._task(draw.position, number),
-                position=draw.position,
+                task=self._task(draw.task_index, number),
+                task_index=draw.task_index,
                 order=draw.order,
                 occurrence=draw.occurrence,
             )
             for draw in draws
         ]
 
-    def _task(self, position: int, number: int) -> Task:
-        task = self._tasks[position]
+    def _task(self, index: int, number: int) -> Task:
+        task = self._tasks[index]
         if self._plan.budget is None:
             return task
         return state_budget(task, self._plan.budget(number), self._plan.budget_text)
@@ -243,16 +246,16 @@ class BatchSource:
 def _outcomes(collected: CollectedBatch, samples: Sequence[Sequence[Sample]]) -> list[Outcome]:
     """Of all groups of the task set. Credit is not asked about rejected ones: theirs are group-normalised advantages."""
     outcomes = [
-        outcome(draw.position, group, credited)
+        outcome(draw.task_index, group, credited)
         for draw, group, credited in zip(
             collected.draws, collected.groups, samples, strict=True
         )
-        if draw.position is not None
+        if draw.task_index is not None
     ]
     for i, (draw, group) in enumerate(
         zip(collected.rejected_draws, collected.rejected, strict=True)
     ):
-        rejected = outcome(draw.position, group, group_samples(group))
+        rejected = outcome(draw.task_index, group, group_samples(group))
         outcomes.append(replace(rejected, accepted=i in collected.surplus))
     return outcomes
 
@@ -263,9 +266,9 @@ def _batch_state(batch: RolloutBatch) -> dict[str, Any]:
     def pairs(draws: Sequence[TaskDraw], groups: Sequence[Group]) -> list[dict[str, Any]]:
         states = []
         for draw, group in zip(draws, groups, strict=True):
-            task = task_state(draw.task) if draw.position is None else None
+            task = task_state(draw.task) if draw.task_index is None else None
             draw_state = {
-                "position": draw.position,
+                "task_index": draw.task_index,
                 "order": draw.order,
                 "occurrence": draw.occurrence,
                 "task": task,

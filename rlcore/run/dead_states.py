@@ -27,7 +27,7 @@ def dead_states(metrics: Mapping[str, Any], ending: str = "") -> list[str]:
         sentences.append(
             f"the filter accepted {metrics['filter/frac_filled']:.0%} of a batch after trying "
             f"{metrics['filter/tried_per_group']:.3g} batches: the tasks are too hard or too easy "
-            "for it, or resample.rounds is too small"
+            "for it, or resample.max_gen_batches is too small"
         )
     is_constant = metrics.get("reward/frac_zero_std") == 1
     if metrics.get("tokens/trained") == 0 and not is_constant:

@@ -38,6 +38,8 @@ class Summary:
     """Of the first evaluation on the task set of the last one; None if there was none."""
     accuracy_after: float | None
     """Of the last evaluation, if there were two on its task set."""
+    evaluations: dict[str, dict[str, list[float]]]
+    """Task set -> accuracy and mean length in tokens of its evaluations, in order."""
     seconds: float
     run: str
 
@@ -93,13 +95,19 @@ def train(
         accelerator.end_training()
         folder.release()
     tracker.summary()
-    before, after = accuracies(read_rows(folder.evals))
+    return _summary(recipe, folder, round(time.perf_counter() - started, 1))
+
+
+def _summary(recipe: Recipe, folder: RunFolder, seconds: float) -> Summary:
+    rows = read_rows(folder.evals)
+    before, after = accuracies(rows)
     return Summary(
         recipe=recipe.name,
         engine=recipe.engine.use,
         accuracy_before=before,
         accuracy_after=after,
-        seconds=round(time.perf_counter() - started, 1),
+        evaluations=evaluations(rows),
+        seconds=seconds,
         run=str(folder.path),
     )
 
@@ -177,3 +185,13 @@ def _reopen(recipe: Recipe, cursor: checkpoint.Cursor, saved: dict[str, Any]) ->
         if "average" in learner:
             saved["average"] = learner["average"]
     cursor.ended_after = None
+
+
+def evaluations(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Accuracy and mean length of all evaluations of each task set."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        columns = values.setdefault(row["eval_set"], {"accuracy": [], "length": []})
+        columns["accuracy"].append(row["accuracy"])
+        columns["length"].append(row["completions/length/mean"])
+    return values

@@ -25,8 +25,11 @@ class GroupFacts:
     failure: str
     """Reason of the first verdict without a value."""
     lengths: list[int]  # [G], completion tokens
+    distinct_words: list[int]  # [G], different words of each completion
     finishes: list[str]  # [G]
     prompt_tokens: int
+    category: str = "all"
+    """Of the task."""
 
 
 def group_facts(group: Group) -> GroupFacts:
@@ -43,8 +46,10 @@ def group_facts(group: Group) -> GroupFacts:
         statuses=[verdict.status for verdict in group.verdicts],
         failure=failures[0] if failures else "",
         lengths=lengths,
+        distinct_words=[len(set(rollout.text.lower().split())) for rollout in group.rollouts],
         finishes=[rollout.finish for rollout in group.rollouts],
         prompt_tokens=all_tokens - sum(lengths),
+        category=group.task.category,
     )
 
 
@@ -63,6 +68,9 @@ def rollout_metrics(facts: Sequence[GroupFacts]) -> dict[str, float]:
         metrics["reward/mean"] = statistics.fmean(values)
         metrics["reward/std"] = statistics.pstdev(values)
     metrics["completions/length/mean"] = statistics.fmean(lengths)
+    metrics["completions/distinct_words/mean"] = statistics.fmean(
+        words for group in facts for words in group.distinct_words
+    )
     metrics["completions/frac_truncated"] = _fraction(finishes, "length")
     zero_std = _frac_zero_std(facts)
     if zero_std is not None:

@@ -24,7 +24,7 @@ from rlcore.rollout.collector import Collector
 from rlcore.rollout.engine import Engine
 from rlcore.rollout.generator import Generator, Scorer
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.rollout.publish import PublishReport, publish
+from rlcore.rollout.publish import PublishReport, lengthened, longest_texts, publish
 from rlcore.run import checkpoint
 from rlcore.run.batches import BatchSource
 from rlcore.run.disk import remove
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 4
 """Requests handed to the engine at a time, in multiples of what it decodes together."""
-CANARY_TOKENS = (24, 512)
-"""Shortest and longest canary text, on which engine and learner are compared after a publish."""
 
 
 class Run:
@@ -92,7 +90,7 @@ class Run:
         tracker.ending = self.encoder.ending(policy.end_ids)
         self.term = TermRequest(recipe.run.save_on_term_s)
         self._engine: Engine | None = None
-        self._canary: list[int] | None = None
+        self._canary: list[list[int]] | None = None
 
     @property
     def max_length(self) -> int:
@@ -185,12 +183,15 @@ class Run:
         """Serve the policy's present weights as `version`, with proof. Raises `PublishError`.
 
         generator: what may have requests in flight; they are taken back before and go on afterwards. rollouts: written in
-        this run; the longest of them is the canary from now on.
+        this run; the longest of them are the canary from now on. Before there are any it is the prompt of the first task.
         """
         if generator is not None:
             generator.take_back()
-        if rollouts or self._canary is None:
-            self._canary = self._canary_text(rollouts)
+        if rollouts:
+            self._canary = longest_texts(rollouts, self.max_length - 1)
+        elif self._canary is None:
+            prompt = self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0])
+            self._canary = [lengthened(prompt)[: self.max_length - 1]]
         widened = self.policy.arithmetic.itemsize < torch.float32.itemsize
         return publish(
             partial(self.policy.weights, apart=self._apart),
@@ -202,17 +203,6 @@ class Run:
             served_dtype=self.recipe.model.dtype,
             tolerance=self.recipe.engine.sync_tolerance,
         )
-
-    def _canary_text(self, rollouts: Sequence[Rollout]) -> list[int]:
-        """The longest rollout; before there is one, the prompt of the run's first task."""
-        if rollouts:
-            text = max((rollout.token_ids for rollout in rollouts), key=len)
-        else:
-            text = self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0])
-        shortest, longest = CANARY_TOKENS
-        if len(text) < shortest:
-            text = (text * shortest)[:shortest]
-        return text[: min(longest, self.max_length - 1)]
 
     def collector(
         self,

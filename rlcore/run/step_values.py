@@ -47,7 +47,7 @@ def step_values(
 
 
 def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
-    """What step values cost over all ranks. written: answer tokens of the step itself.
+    """What step values cost over all ranks. written: completion tokens of the step itself.
 
     credit/completions: completions valued. credit/frac_informative: share of them whose steps differ in value. credit/prefixes: prefixes
     continued. credit/left_out: prefixes the budget did not suffice for. credit/tokens: tokens written for values; credit/frac_tokens:
@@ -73,9 +73,9 @@ def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
 def step_rows(
     groups: Iterable[Group], samples: Iterable[Sequence[Sample]]
 ) -> dict[str, dict[str, Any]]:
-    """By rollout id, what a row of `rollouts/` says of steps: spans, values, and the advantage of each answer token.
+    """By rollout id, what a row of `rollouts/` says of steps: spans, values, and the advantage of each completion token.
 
-    An advantage is None where the token is not trained; the key is absent where the answer gave no sample.
+    An advantage is None where the token is not trained; the key is absent where the completion gave no sample.
     """
     rows = {
         id: {"spans": [list(span) for span in steps.spans], "values": steps.values}

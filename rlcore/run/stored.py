@@ -1,6 +1,6 @@
-"""Rollouts on disk, one JSON object an answer: written by `rl` and `sample` stages, read by `offline` and `prefer` stages.
+"""Rollouts on disk, one JSON object a completion: written by `rl` and `sample` stages, read by `offline` and `prefer` stages.
 
-A row holds what `rlcore.run.metrics.rollout_rows` writes. To learn from answers of elsewhere, write rows with at least `task`,
+A row holds what `rlcore.run.metrics.rollout_rows` writes. To learn from completions of elsewhere, write rows with at least `task`,
 `prompt`, `text`, `value`, `token_ids` and `mask`; `logprobs: null` says that nobody recorded the log-probabilities of the policy
 that wrote them. `steps: {"spans": [[start, end], ...], "values": [Q_0, ...]}` is `rlcore.types.StepValues`, where known.
 """
@@ -19,7 +19,7 @@ from rlcore.types import Group, Rollout, Span, StepValues, Task, Verdict
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """The answers to one task in one file."""
+    """The completions of one task in one file."""
 
     group: Group
     """With the step values of the rows that have them."""
@@ -38,7 +38,7 @@ def stored_files(path: Path) -> list[Path]:
 
 
 def read_stored(path: Path) -> list[Stored]:
-    """The answers at `path`, a file or a folder of jsonl, by task and file. Raises `RunError`."""
+    """The completions at `path`, a file or a folder of jsonl, by task and file. Raises `RunError`."""
     found = []
     for file in stored_files(path):
         by_task: dict[str, list[dict[str, Any]]] = {}
@@ -94,7 +94,7 @@ def _stored(rows: list[dict[str, Any]], file: str) -> Stored:
 
 def _rollout(row: Mapping[str, Any], id: str) -> Rollout:
     return Rollout.from_tokens(
-        id=id,  # an rl run uses the names of a task's answers again in every step
+        id=id,  # an rl run uses the names of a task's completions again in every step
         task_id=row["task"],
         token_ids=row["token_ids"],
         mask=[bool(wrote) for wrote in row["mask"]],

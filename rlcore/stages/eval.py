@@ -14,6 +14,7 @@ from rlcore.curriculum.length_budget import state_budget
 from rlcore.errors import RecipeError, RewardError, RunError
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.build import build_rewards, build_sampling, build_scorer
+from rlcore.recipe.build_learner import build_policy
 from rlcore.recipe.load import load, recipe_names
 from rlcore.recipe.model_sections import ModelSection
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText, SamplingSection
@@ -22,7 +23,7 @@ from rlcore.run.metrics import GroupFacts, group_facts, refuse_unscored, rollout
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
 from rlcore.stages.base import GeneratingStage, Stage
-from rlcore.types import Task
+from rlcore.types import Group, Task
 
 if TYPE_CHECKING:
     from rlcore.recipe.schema import Recipe
@@ -46,6 +47,11 @@ class EvalStage(GeneratingStage):
     budget_text: BudgetText = Field(
         BUDGET_TEXT,
         description="how the prompt states {budget}; put after it, or around {prompt}",
+    )
+    initial_logprob: bool = Field(
+        False,
+        description="also measure how likely the completions are under the model that the run began with: how far the "
+        "policy went from it, or whether it still writes what that model would call text",
     )
     sampling: SamplingSection = Field(default_factory=lambda: SamplingSection(temperature=0.0))
 
@@ -85,7 +91,7 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
         )
         draws = [
             TaskDraw(
-                task=_with_budget(tasks[position], stage), position=position, order=position
+                task=_with_budget(tasks[position], stage), task_index=position, order=position
             )
             for position in run.my_share(positions)
         ]
@@ -112,7 +118,9 @@ def run_eval(run: Run, stage: EvalStage) -> dict[str, Any]:
         "completions/frac_unfinished": statistics.fmean(
             finish == "aborted" for group in facts for finish in group.finishes
         ),
+        **_accuracy_of_categories(facts, first),
         **rollout_metrics(facts),
+        **(_initial_logprob(run, collected.groups) if stage.initial_logprob else {}),
         "time/total": time.perf_counter() - started,
     }
     run.tracker.evaluated(stage, row)
@@ -128,6 +136,39 @@ def _first_rewards(group: GroupFacts, name: str) -> list[float]:
         if score is not None:
             rewards.append(score)
     return rewards
+
+
+def _accuracy_of_categories(facts: Sequence[GroupFacts], first: str) -> dict[str, float]:
+    """Accuracy within each category, where there are several."""
+    scores: dict[str, list[float]] = {}
+    for group in facts:
+        scores.setdefault(group.category, []).extend(_first_rewards(group, first))
+    if len(scores) < 2:
+        return {}
+    return {
+        f"accuracy/{category}": statistics.fmean(scores[category])
+        for category in sorted(scores)
+        if scores[category]
+    }
+
+
+def _initial_logprob(run: Run, groups: Sequence[Group]) -> dict[str, float]:
+    """Mean log-probability of a completion token under the run's first model, at temperature 1."""
+    initial = build_policy(run.recipe, None, run.accelerator)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    total, tokens = 0.0, 0
+    for rollout, logprobs in zip(
+        rollouts, initial.score([rollout.token_ids for rollout in rollouts]), strict=True
+    ):
+        # The first token of a sequence has no log-probability.
+        completion = [
+            logprob for logprob, mine in zip(logprobs, rollout.mask[1:], strict=True) if mine
+        ]
+        total += sum(completion)
+        tokens += len(completion)
+    sums = run.gather([(total, tokens)])
+    count = sum(n for _, n in sums)
+    return {"completions/initial_logprob": sum(s for s, _ in sums) / count} if count else {}
 
 
 def _with_budget(task: Task, stage: EvalStage) -> Task:

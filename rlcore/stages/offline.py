@@ -1,12 +1,12 @@
-"""Stage `offline`: learn from stored rollouts, with any credit and objective that needs no new answers.
+"""Stage `offline`: learn from stored rollouts, with any credit and objective that needs no new completions.
 
     rejection sampling fine-tuning (RFT)   keep: correct, distinct: 4, objective: sft
-    advantage-weighted, per answer         credit: {baseline: mean}, objective: {use: awr, beta: 0.5}
+    advantage-weighted, per completion     credit: {baseline: mean}, objective: {use: awr, beta: 0.5}
     advantage-weighted, per step (Eq. 4)   credit: {baseline: none, steps: {scheme: {use: per_step, mix: 1.0}}},
                                            objective: {use: awr, beta: 0.5}
-    GRPO on old answers                    credit: {baseline: mean_std}, objective: grpo (needs the rows' logprobs)
+    GRPO on old completions                credit: {baseline: mean_std}, objective: grpo (needs the rows' logprobs)
 
-Credit sees all answers to a task before `keep` and `distinct` choose among them, so a baseline is that of the whole group.
+Credit sees all completions of a task before `keep` and `distinct` choose among them, so a baseline is that of the whole group.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
 
     objective = build_objective(stage.objective, max_tokens=run.max_length)
     samples = offline_samples(read_stored(run.stored(stage.data)), stage, objective)
-    run.tracker.say(f"{stage.label}: {len(samples):,} stored answers to learn from")
+    run.tracker.say(f"{stage.label}: {len(samples):,} stored completions to learn from")
     order = Uniform(samples, seed=derive(run.recipe.seed, "offline", run.cursor.stage))
     learner = run.learner(stage, objective)
     run.resume_stage(learner, order)
@@ -116,7 +116,7 @@ def offline_samples(
 
     credited = build_credit(stage.credit)([one.group for one in stored])
     samples = [
-        # Versions number the weights of the run that wrote the rows, not of this one: no answer here is on-policy.
+        # Versions number the weights of the run that wrote the rows, not of this one: no completion here is on-policy.
         replace(
             sample,
             version=None,
@@ -129,19 +129,19 @@ def offline_samples(
     ]
     if not samples:
         raise RunError(
-            f"no answer of {stage.data} is left to learn from: keep is {stage.keep!r}; look at the rows, or sample more"
+            f"no completion of {stage.data} is left to learn from: keep is {stage.keep!r}; look at the rows, or sample more"
         )
     bare = next((sample.id for sample in samples if sample.logprobs is None), None)
     if bare is not None and reads_behaviour(objective):
         raise RunError(
-            f"the objective {stage.objective!r} needs the log-probabilities of the policy that wrote an answer, and {bare!r} of "
+            f"the objective {stage.objective!r} needs the log-probabilities of the policy that wrote a completion, and {bare!r} of "
             f"{stage.data} has none: leave such rows out, or use sft, awr or reinforce"
         )
     return samples
 
 
 def _kept(one: Stored, stage: OfflineStage) -> set[str]:
-    """Ids of the answers that `keep` and `distinct` choose."""
+    """Ids of the completions that `keep` and `distinct` choose."""
     ids: dict[str, str] = {}
     for rollout, verdict in zip(one.group.rollouts, one.group.verdicts, strict=True):
         if verdict.value is not None and stage.keep in (

@@ -34,12 +34,12 @@ class PreferStage(DataStage):
 
     pairs: Literal["answers", "first_pit", "shared_prefix", "given"] = Field(
         "answers",
-        description="correct against wrong answer; against a wrong one up to its first pit; two next steps; or ready pairs",
+        description="correct against wrong completion; against a wrong one up to its first pit; two next steps; or ready pairs",
     )
     per_task: PositiveInt | None = Field(None, description="at most so many pairs of a task")
     min_gap: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,
-        description="first_pit: least range of an answer's step values; shared_prefix: least difference of two steps'",
+        description="first_pit: least range of a completion's step values; shared_prefix: least difference of two steps'",
     )
     bradley_terry: bool = Field(
         False,
@@ -122,7 +122,7 @@ def run_prefer(run: Run, stage: PreferStage) -> None:
         ]
     if not rows:
         raise RunError(
-            f"no pairs of kind {stage.pairs!r} can be made of {stage.data}: they need wrong answers beside correct ones"
+            f"no pairs of kind {stage.pairs!r} can be made of {stage.data}: they need wrong completions beside correct ones"
             + ("" if stage.pairs == "answers" else ", with step values")
         )
     if run.accelerator.is_main_process:
@@ -180,7 +180,7 @@ def pair_row(run: Run, one: Stored, pair: Pair) -> dict[str, Any]:
 
 
 def given_row(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of somebody's preference data set, with the tokens it lacks: answers are then taken to be whole."""
+    """A row of somebody's preference data set, with the tokens it lacks: completions are then taken to be whole."""
     if "prompt_ids" in row:
         return dict(row)
     try:

@@ -179,7 +179,9 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
             f"{completions:,} completions a step, at most {tokens:,} completion tokens"
         )
         if self.filter:
-            words += f", and up to {self.resample.rounds} times as many with the filter"
+            words += (
+                f", and up to {self.resample.max_gen_batches} times as many with the filter"
+            )
         return words
 
     def run(self, run: Run) -> None:
@@ -290,7 +292,7 @@ def batch_source(
         ranks=run.accelerator.num_processes,
         gather=run.gather,
         rescore=policy_scorer(run, stage, learner.average),
-        estimate=step_values(run, stage.credit.steps, stage, collector, seed=seed),
+        estimate_step_values=step_values(run, stage.credit.steps, stage, collector, seed=seed),
     )
 
 
@@ -301,7 +303,7 @@ def batch_plan(stage: RlStage) -> BatchPlan:
         steps=stage.steps,
         max_staleness=stage.max_staleness,
         filter=build_filter(stage),
-        rounds=stage.resample.rounds,
+        max_gen_batches=stage.resample.max_gen_batches,
         oversubmit=stage.resample.oversubmit,
         budget=build_budget(stage),
         budget_text=stage.budget_text,
@@ -315,7 +317,7 @@ def keyed(
     """The samples of each group with its place in the global order; groups of follow-up tasks come last."""
     pairs = []
     for draw, of_group in zip(batch.collected.draws, samples, strict=True):
-        follow_up = draw.position is None
+        follow_up = draw.task_index is None
         key = (1, 0, draw.task.id) if follow_up else (0, draw.order, "")
         pairs.append((key, list(of_group)))
     return pairs

@@ -82,7 +82,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
         estimate = step_values(run, stage.steps, stage, collector, seed=seed)
         for start, positions in rounds(run, stage, num_tasks):
             draws = [
-                TaskDraw(task=tasks[position], position=position, order=position)
+                TaskDraw(task=tasks[position], task_index=position, order=position)
                 for position in positions
             ]
             collector.start(start, draws)
@@ -93,7 +93,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
             placed = zip(positions, groups, [True] * len(groups), strict=True)
             rows = list(rollout_rows(placed, step_rows(groups, [])))
             if stage.demonstrations:
-                chosen = {draw.position: draw.task for draw in draws}
+                chosen = {draw.task_index: draw.task for draw in draws}
                 rows += demonstration_rows(run, chosen, scorer)
             run.folder.append_sample(name, run.accelerator.process_index, rows)
             facts += run.gather([group_facts(group) for group in groups])
@@ -124,7 +124,7 @@ def rounds(run: Run, stage: SampleStage, num_tasks: int) -> Iterator[tuple[int, 
 def demonstration_rows(
     run: Run, tasks: Mapping[int, Task], scorer: Scorer
 ) -> Iterator[dict[str, Any]]:
-    """A row for the demonstration of each task that has one: scored like an answer, with `logprobs: null`. tasks: by position."""
+    """A row for the demonstration of each task that has one: scored like a completion, with `logprobs: null`. tasks: by position."""
     shown = {
         task.id: (place, task, _demonstration(run, task))
         for place, task in tasks.items()

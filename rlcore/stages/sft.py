@@ -1,4 +1,4 @@
-"""Stage `sft`: imitate the demonstrations of a task set. The same learner as RL, with advantage 1 on every answer token."""
+"""Stage `sft`: imitate the demonstrations of a task set. The same learner as RL, with advantage 1 on every completion token."""
 
 from __future__ import annotations
 

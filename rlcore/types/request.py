@@ -37,8 +37,8 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One answer to be written. `prefix_ids` is a start of the answer that is already fixed (per-step Monte-Carlo, partial
-    rollouts); the completion continues it. `n` answers to a prompt are n requests that differ in id and seed."""
+    """One completion to be written. `prefix_ids` is a start of the completion that is already fixed (per-step Monte-Carlo, partial
+    rollouts); the completion continues it. `n` completions of a prompt are n requests that differ in id and seed."""
 
     id: str
     prompt_ids: list[int]

@@ -241,16 +241,16 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepValues:
-    """Values along one answer of L steps.
+    """Values along one completion of L steps.
 
-    Example: an answer of three steps whose second spoils it, in a task solved half of the time:
+    Example: a completion of three steps whose second spoils it, in a task solved half of the time:
     `StepValues(rollout_id="sum/3#0", spans=[Span(0, 4), Span(4, 9), Span(9, 12)], values=[0.5, 0.6, 0.0, 0.0])`.
     """
 
     rollout_id: str
     spans: list[Span]  # [L]
     values: list[float | None]
-    """[L + 1]: Q_0 is that of the prompt, Q_i of the answer's first i steps, Q_L the answer's own reward. None: not estimated."""
+    """[L + 1]: Q_0 is that of the prompt, Q_i of the completion's first i steps, Q_L the completion's own reward. None: not estimated."""
 
     def __post_init__(self) -> None:
         if len(self.values) != len(self.spans) + 1:
@@ -281,7 +281,7 @@ class StepValues:
         return [after - before for before, after in zip(filled, filled[1:], strict=False)]
 
     def pit(self, *, least_spread: float = 1e-9) -> int | None:
-        """Position in `spans` of the first pit: the first step whose value is the lowest of the answer's estimated ones.
+        """Position in `spans` of the first pit: the first step whose value is the lowest of the completion's estimated ones.
 
         None where the values of prompt and steps differ by less than `least_spread`: nothing tells the steps apart then.
         """
@@ -310,12 +310,12 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prefix:
-    """The first `length` tokens of a rollout's answer, to be continued `n` times: a `Group` of whole answers comes of it."""
+    """The first `length` tokens of a rollout's completion, to be continued `n` times: a `Group` of whole completions comes of it."""
 
     task: Task
     rollout: Rollout
     length: int
-    """Answer tokens kept; 0 starts the answer anew."""
+    """Completion tokens kept; 0 starts the completion anew."""
     n: int
     max_tokens: int
     """Longest continuation."""

@@ -83,18 +83,18 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
     rng = random.Random(0)
     for _ in range(6):
         resamples = [rng.randint(0, 4), rng.randint(0, 4)]
-        firsts = [rank.first(7) for rank in ranks]
+        firsts = [rank.draw_batch(7) for rank in ranks]
         assert [len(first) for first in firsts] == [4, 3]
         for rank, n in zip(ranks, resamples, strict=True):
-            rank.more(n)
+            rank.draw_replacements(n)
         taken = [rank.taken for rank in ranks]
         assert [len(t) for t in taken] == [4 + resamples[0], 3 + resamples[1]]
         told = [rank.resamples for rank in ranks]
         for rank in ranks:
-            rank.settle(told)
+            rank.end_batch(told)
         outcomes = [
             Outcome(index=i, category=tasks()[i].category, rewards=(1.0, 0.0), abs_advantage=0.7)
-            for i in sorted(draw.position for draw in sum(taken, []))
+            for i in sorted(draw.task_index for draw in sum(taken, []))
         ]
         for sampler in samplers:
             sampler.observe(outcomes)
@@ -102,8 +102,8 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
     if name == "uniform":
         whole = Uniform(tasks(), seed=7).draw(11)
         again = [RankDraws(make(name), tasks(), rank=rank, ranks=2) for rank in range(2)]
-        parts = [rank.first(7) + rank.more(2) for rank in again]
-        positions = [draw.position for draw in parts[0] + parts[1]]
+        parts = [rank.draw_batch(7) + rank.draw_replacements(2) for rank in again]
+        positions = [draw.task_index for draw in parts[0] + parts[1]]
         assert sorted(positions) == sorted(whole)  # no position is drawn twice or forgotten
 
 

@@ -77,18 +77,18 @@ class Taken:
         self.draws = draws
         self.taken: list[int] = []
 
-    def first(self, n: int) -> list[TaskDraw]:
-        return self._tasks(self.draws.first(n))
+    def draw_batch(self, n: int) -> list[TaskDraw]:
+        return self._tasks(self.draws.draw_batch(n))
 
-    def more(self, n: int) -> list[TaskDraw]:
-        return self._tasks(self.draws.more(n))
+    def draw_replacements(self, n: int) -> list[TaskDraw]:
+        return self._tasks(self.draws.draw_replacements(n))
 
     def _tasks(self, draws: Sequence[Draw]) -> list[TaskDraw]:
-        self.taken += [draw.position for draw in draws]
+        self.taken += [draw.task_index for draw in draws]
         return [
             TaskDraw(
-                task=TASKS[draw.position],
-                position=draw.position,
+                task=TASKS[draw.task_index],
+                task_index=draw.task_index,
                 order=draw.order,
                 occurrence=draw.occurrence,
             )
@@ -109,7 +109,7 @@ def gathered(
 ) -> CollectedBatch:
     resample = filter and Resample(
         accepts=lambda group: filter(group, 0),
-        more=draws.more,
+        draw_replacements=draws.draw_replacements,
         **how,
     )
     generator = Generator(
@@ -124,7 +124,7 @@ def gathered(
         probe=probe,
     )
     collector = Collector(generator, streaming=streaming)
-    collector.start(0, draws.first(SIZE), resample)
+    collector.start(0, draws.draw_batch(SIZE), resample)
     return collector.wait(0)
 
 
@@ -197,9 +197,9 @@ def test_the_gate_halves_the_waste_where_choosing_well_is_possible() -> None:
             places, groups = found.draws + found.rejected_draws, found.groups + found.rejected
             pairs = zip(places, map(accuracies, groups), strict=True)
             credited = [
-                outcome(draw.position, group, group_samples(group)) for draw, group in pairs
+                outcome(draw.task_index, group, group_samples(group)) for draw, group in pairs
             ]
-            given.draws.settle([given.draws.resamples])
+            given.draws.end_batch([given.draws.resamples])
             curriculum.observe(credited)
         return sum(wasted) / len(wasted)
 
@@ -289,7 +289,7 @@ def test_oversubmitting_aborts_what_is_not_needed() -> None:
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_batch_that_cannot_be_filled_ends(streaming: bool) -> None:
-    found = gathered(lambda group, version: False, shares(), streaming=streaming, rounds=3)
+    found = gathered(lambda group, version: False, shares(), streaming=streaming, max_gen_batches=3)
     assert (len(found.groups), found.tried, len(found.rejected)) == (0, 3 * SIZE, 3 * SIZE)
     stuck = {f"{task.id}#0.0": 10**6 for task in TASKS}
     late = gathered(zero_variance(), shares(), delay=stuck, streaming=streaming, deadline_s=0.3)

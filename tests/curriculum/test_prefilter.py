@@ -99,7 +99,7 @@ def steps(
         assert len(found.groups) == SIZE
         wasted.append(waste(found))
         outcomes = _outcomes(found, told)
-        given.draws.settle([given.draws.resamples])
+        given.draws.end_batch([given.draws.resamples])
         sampler.observe(outcomes)
     return wasted
 
@@ -109,7 +109,7 @@ def _outcomes(found: CollectedBatch, told: Sequence[bool]) -> list[Outcome]:
     listed += [(p, g, told[1]) for p, g in zip(found.rejected_draws, found.rejected, strict=True)]
     graded = [(draw, accuracies(group), accepted) for draw, group, accepted in listed]
     return [
-        replace(outcome(draw.position, group, group_samples(group)), accepted=accepted)
+        replace(outcome(draw.task_index, group, group_samples(group)), accepted=accepted)
         for draw, group, accepted in graded
     ]
 

@@ -24,25 +24,25 @@ def all_draws(sampler_of_rank, data: list[Task], ranks: int, first: int, rounds:
     drawn = []
     for rank in range(ranks):
         draws = RankDraws(sampler_of_rank(), data, rank=rank, ranks=ranks)
-        drawn += draws.first(first)
+        drawn += draws.draw_batch(first)
         for _ in range(rounds):
-            drawn += draws.more(1)
+            drawn += draws.draw_replacements(1)
         assert draws.taken == sorted(draws.taken, key=lambda draw: draw.order)
     return sorted(drawn, key=lambda draw: draw.order)
 
 
 def test_a_task_drawn_twice_has_two_occurrences_whatever_ranks_it_lands_on() -> None:
     alone = RankDraws(Uniform(THREE, seed=0), THREE)
-    draws = alone.first(7) + alone.more(5)
+    draws = alone.draw_batch(7) + alone.draw_replacements(5)
     assert [draw.order for draw in draws] == list(range(12))
     for position in range(3):
-        occurrences = [draw.occurrence for draw in draws if draw.position == position]
+        occurrences = [draw.occurrence for draw in draws if draw.task_index == position]
         assert occurrences == list(range(4))
     first, second = (
-        RankDraws(Uniform(THREE, seed=0), THREE, rank=rank, ranks=2).first(7) for rank in range(2)
+        RankDraws(Uniform(THREE, seed=0), THREE, rank=rank, ranks=2).draw_batch(7) for rank in range(2)
     )
     assert first == draws[:7:2] and second == draws[1:7:2]
-    names = {(draw.position, draw.occurrence) for draw in first + second}
+    names = {(draw.task_index, draw.occurrence) for draw in first + second}
     assert len(names) == 7
 
 
@@ -55,11 +55,11 @@ def test_draws_are_equal_for_any_number_of_ranks(name: str) -> None:
 
 def test_a_new_batch_counts_from_zero() -> None:
     draws = RankDraws(Uniform(THREE, seed=0), THREE, rank=1, ranks=2)
-    draws.first(5)
-    draws.more(1)
-    draws.settle([3, 1])
+    draws.draw_batch(5)
+    draws.draw_replacements(1)
+    draws.end_batch([3, 1])
     assert draws.taken == [] and draws.resamples == 0
-    assert [draw.order for draw in draws.first(6)] == [1, 3, 5]
+    assert [draw.order for draw in draws.draw_batch(6)] == [1, 3, 5]
     assert {draw.occurrence for draw in draws.taken} <= {0, 1}
 
 
@@ -71,18 +71,18 @@ def test_a_fork_draws_on_and_leaves_the_original_alone(name: str) -> None:
         draws = RankDraws(make(name), data)
         result, of_forks = [], []
         for _ in range(5):
-            batch = draws.first(7)
+            batch = draws.draw_batch(7)
             if forked:
                 fork = draws.fork()
                 assert fork.taken == draws.taken
-                of_forks += fork.more(4)
+                of_forks += fork.draw_replacements(4)
                 assert [draw.order for draw in fork.taken] == list(range(11))
-            draws.settle([0])
+            draws.end_batch([0])
             result.append(batch)
             outcomes = [
                 Outcome(
-                    index=draw.position,
-                    category=data[draw.position].category,
+                    index=draw.task_index,
+                    category=data[draw.task_index].category,
                     rewards=(1.0, 0.0),
                     abs_advantage=0.7,
                 )
@@ -99,9 +99,9 @@ def test_a_fork_draws_on_and_leaves_the_original_alone(name: str) -> None:
 
 def test_a_fork_draws_what_the_original_would_have_drawn() -> None:
     draws = RankDraws(Uniform(THREE, seed=0), THREE)
-    draws.first(4)
+    draws.draw_batch(4)
     fork = draws.fork()
-    assert fork.more(5) == draws.more(5)
+    assert fork.draw_replacements(5) == draws.draw_replacements(5)
 
 
 def test_a_fork_shares_the_task_set() -> None:
@@ -117,19 +117,19 @@ def test_a_fork_shares_the_task_set() -> None:
     data = NoCopy(THREE)
     with pytest.raises(AssertionError):
         copy.deepcopy(data)
-    RankDraws(Holder(data, seed=0), data).fork().more(1)
-    RankDraws(Prefilter(Holder(data, seed=0), data, seed=0), data).fork().more(1)
+    RankDraws(Holder(data, seed=0), data).fork().draw_replacements(1)
+    RankDraws(Prefilter(Holder(data, seed=0), data, seed=0), data).fork().draw_replacements(1)
 
 
 def test_an_open_batch_is_resumed_with_its_fork() -> None:
     data = tasks()
     draws = RankDraws(Mixture(data, seed=3), data, rank=1, ranks=2)
-    draws.first(9)
+    draws.draw_batch(9)
     fork = draws.fork()
-    fork.more(2)
+    fork.draw_replacements(2)
     state = json.loads(json.dumps(fork.state_dict()))
     resumed = RankDraws(Mixture(data, seed=8), data, rank=1, ranks=2)
     resumed.load_state_dict(state)
     assert resumed.taken == fork.taken and resumed.resamples == 2
-    assert resumed.more(3) == fork.more(3)
+    assert resumed.draw_replacements(3) == fork.draw_replacements(3)
     assert resumed.state_dict() == fork.state_dict()

@@ -16,7 +16,7 @@ TOKENS = 1900
 SETTINGS = (
     "stages.before.limit=1", "stages.after.limit=1", "tasks.demonstrations.terms=[2,3]", "tasks.demonstrations.size=200",
     "stages.rl.curriculum={use: sec, temperature: 0.2, alpha: 0.3}", "stages.rl.filter={use: pass_rate, low: 0.5}",
-    "stages.rl.resample={rounds: 3, oversubmit: 1.5}", "stages.rl.prefilter=greso",
+    "stages.rl.resample={max_gen_batches: 3, oversubmit: 1.5}", "stages.rl.prefilter=greso",
     "stages.rl.budget={use: exponential, start: 8, factor: 0.7, every: 2}",
     "stages.rl.budget_text='{prompt}'", "run.checkpoint_every=1", "engine.max_length=56",
     "stages.rl.steps=30", f"stages.rl.stop_after_tokens={TOKENS}",

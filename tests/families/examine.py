@@ -172,7 +172,7 @@ def _follow(engine: Engine, policy: Policy, *, apart: bool = False) -> None:
             partial(policy.weights, apart=apart),
             engine,
             version,
-            canary=texts[0],
+            canary=texts[:1],
             score=policy.score,
             served_dtype="float32",
         )

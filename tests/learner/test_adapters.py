@@ -151,7 +151,7 @@ def test_the_proof_of_sync_covers_the_adapter(tmp_path, dtype):
     policy = make(LORA | {"lora_alpha": 64}, dtype)
     policy.save(tmp_path)
     engine = HfEngine(tmp_path, dtype=dtype, max_length=64)
-    settings = {"canary": [5, 6, 7, 8, 9] * 4, "score": policy.score, "served_dtype": dtype}
+    settings = {"canary": [[5, 6, 7, 8, 9] * 4], "score": policy.score, "served_dtype": dtype}
     settings["score_float32"] = policy.score_float32
     first = publish(policy.weights, engine, 1, **settings)
     trained(policy, lr=5e-2)

@@ -7,10 +7,11 @@ import torch
 from test_update import make_learner, make_samples, parameters
 from tiny_model import TINY
 
+from rlcore.learner.module import PackedModule
 from rlcore.learner.pack import pack
 from rlcore.learner.policy import Policy, load_policy
 from rlcore.rollout.hf import HfEngine
-from rlcore.rollout.publish import fingerprint, publish
+from rlcore.rollout.publish import canary_gap, fingerprint, publish
 
 DROPPING = TINY | {"attention_dropout": 0.5}
 
@@ -60,13 +61,31 @@ def test_served_weights_are_the_cast_of_the_masters(make_policy, tmp_path):
     policy.save(tmp_path)
     engine = HfEngine(tmp_path, dtype="bfloat16", max_length=64)
     make_learner(policy, lr=1e-4).update(make_samples())
-    settings = {"canary": [5, 6, 7, 8, 9] * 4, "score": policy.score, "served_dtype": "bfloat16"}
+    settings = {"canary": [[5, 6, 7, 8, 9] * 4], "score": policy.score, "served_dtype": "bfloat16"}
     settings["score_float32"] = policy.score_float32
     report = publish(policy.weights, engine, 1, **settings)
     cast = [tensor.to(torch.bfloat16) for _, tensor in policy.weights()]
     assert (
         report.fingerprint == engine.fingerprint() == fingerprint(cast) and report.gap <= report.limit
     )
+
+
+def test_noise_is_that_of_the_arithmetic_not_of_the_masters(make_policy):
+    """Masters that moved by less than bfloat16 resolves are another model, which no engine serves."""
+    policy = make_policy("bfloat16")
+    sequences = [list(range(1, 30)), list(range(40, 2, -2))]
+    for parameter in policy.model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    rounded = copy.deepcopy(policy.model)
+    for parameter in policy.model.parameters():
+        # larger everywhere, by at most a half of what bfloat16 rounds away
+        parameter.data.add_(parameter.data.abs() * 2**-10)
+    masters = Policy(PackedModule(copy.deepcopy(policy.model)), policy.tokenizer, policy.max_length)
+    served = Policy(PackedModule(rounded), policy.tokenizer, policy.max_length)
+    gap_to_served, _ = canary_gap(policy.score_float32(sequences), served.score(sequences))
+    gap_to_masters, _ = canary_gap(policy.score_float32(sequences), masters.score(sequences))
+    assert gap_to_served == 0
+    assert gap_to_masters > 1e-3
 
 
 def test_masters_resume_bit_for_bit(make_policy, tmp_path):

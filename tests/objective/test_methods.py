@@ -209,7 +209,7 @@ def test_dr_grpo_has_its_baseline_and_its_constant_length():
 
 def test_dapo_samples_dynamically():
     stage = stage_of(method="dapo")
-    assert stage.filter == "zero_variance" and stage.resample.rounds > 1
+    assert stage.filter == "zero_variance" and stage.resample.max_gen_batches > 1
     assert stage_of(method="dapo", filter=None).filter is None
 
 

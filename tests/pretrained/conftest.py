@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.cli.get_model import get_model
 from rlcore.errors import ModelError
+from rlcore.get_model import get_model
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ class Served:
             weights or self.policy.weights,
             self.engine,
             self.version,
-            canary=self.texts[0],
+            canary=self.texts,
             score=self.policy.score,
             score_float32=self.policy.score_float32 if self.dtype == "bfloat16" else None,
             served_dtype=self.dtype,
@@ -50,12 +50,12 @@ class Served:
 
     def gap_over_limit(self) -> float:
         """The canary alone, whatever the fingerprint says."""
-        text = self.texts[0]
-        ours = self.policy.score([text])[0]
+        ours = self.policy.score(self.texts)
         noise = 0.0
         if self.dtype == "bfloat16":
-            noise = canary_gap(ours, self.policy.score_float32([text])[0])[0]
-        gap, _ = canary_gap(self.engine.score([text])[0].logprobs, ours)
+            noise = canary_gap(ours, self.policy.score_float32(self.texts))[0]
+        served = [scored.logprobs for scored in self.engine.score(self.texts)]
+        gap, _ = canary_gap(served, ours)
         return gap / max(LEAST_LIMIT, NOISE_FACTOR * noise)
 
     def model(self) -> torch.nn.Module:

@@ -64,7 +64,7 @@ def test_an_old_key_names_the_new_one(recipe: str, override: str, said: str) -> 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["stages.rl.filter=null", "stages.rl.prefilter=null", "stages.rl.resample.rounds=3"], "resample"),
+        (["stages.rl.filter=null", "stages.rl.prefilter=null", "stages.rl.resample.max_gen_batches=3"], "resample"),
         (["stages.rl.filter=null"], "prefilter"),
         (["stages.rl.budget_text='{prompt} {budget}'"], "budget_text"),
         (["stages.eval.budget_text='{prompt} {budget}'"], "budget_text"),

@@ -243,10 +243,10 @@ def test_a_task_drawn_twice_has_other_ids_and_seeds_on_every_rank(ranks: int) ->
     def requests(rank: int, ranks: int) -> list[tuple[str, int]]:
         draws = RankDraws(Uniform(tasks, seed=0), tasks, rank=rank, ranks=ranks)
         planned = []
-        for draw in [*draws.first(9), *draws.more(1)]:
+        for draw in [*draws.draw_batch(9), *draws.draw_replacements(1)]:
             task_draw = TaskDraw(
-                task=tasks[draw.position],
-                position=draw.position,
+                task=tasks[draw.task_index],
+                task_index=draw.task_index,
                 order=draw.order,
                 occurrence=draw.occurrence,
             )

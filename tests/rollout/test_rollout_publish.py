@@ -110,7 +110,7 @@ def publish_to(
         "score": lambda sequences: ref.score(learner, sequences),
         **options,
     }
-    return publish(learner.named_parameters, engine, version, canary=CANARY, **options)
+    return publish(learner.named_parameters, engine, version, canary=[CANARY], **options)
 
 
 @pytest.mark.parametrize(("arch", "tied"), [("qwen2", True), ("llama", False), ("qwen3", True)])
@@ -124,7 +124,7 @@ def test_publish_to_transformers(tmp_path: Path, arch: str, tied: bool) -> None:
     assert report.fingerprint == engine.fingerprint() == fingerprint(learner.parameters())
     score = functools.partial(ref.score, learner)
     named_twice = publish(
-        learner.state_dict().items, engine, 2, canary=CANARY, score=score, served_dtype="float32"
+        learner.state_dict().items, engine, 2, canary=[CANARY], score=score, served_dtype="float32"
     )
     assert named_twice.fingerprint == report.fingerprint
 

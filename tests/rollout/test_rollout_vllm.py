@@ -50,7 +50,7 @@ def publish_to(engine: VllmEngine, learner: PreTrainedModel, version: int) -> No
         learner.named_parameters,
         engine,
         version,
-        canary=CANARY,
+        canary=[CANARY],
         score=lambda sequences: ref.score(learner, sequences),
         served_dtype="float32",
     )
@@ -172,7 +172,8 @@ def test_a_corrupt_packed_weight_is_found_by_both_checks(
             PublishError, match=r"1 packed copies, first of \S+qkv_proj, hold other weights"
         ):
             publish_to(engine, learner, 1)
-        gap, _ = canary_gap(engine.score([CANARY])[0].logprobs, ref.score(learner, [CANARY])[0])
+        served = [scored.logprobs for scored in engine.score([CANARY])]
+        gap, _ = canary_gap(served, ref.score(learner, [CANARY]))
         assert gap > LEAST_LIMIT
     publish_to(engine, learner, 2)
 
@@ -247,7 +248,7 @@ def test_a_gate_is_refilled_while_others_write_and_the_rest_is_aborted(engine: V
     counter = itertools.count(1)
     resample = Resample(
         accepts=lambda group: len({v.value for v in group.verdicts}) > 1,
-        more=lambda n: numbered([next(further) for _ in range(n)], first=next(counter) * 1000),
+        draw_replacements=lambda n: numbered([next(further) for _ in range(n)], first=next(counter) * 1000),
         oversubmit=2.0,
     )
     found = collect(

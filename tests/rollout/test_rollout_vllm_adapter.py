@@ -68,7 +68,7 @@ def proof(
         read,
         engine,
         version,
-        canary=PROMPT,
+        canary=[PROMPT],
         score=policy.score,
         score_float32=policy.score_float32,
         served_dtype=dtype,

@@ -39,7 +39,7 @@ def test_publish(tmp_path: Path, arch: str, tied: bool, dtype: str) -> None:
                 learner.named_parameters,
                 engine,
                 version,
-                canary=list(range(5, 45)),
+                canary=[list(range(5, 45))],
                 score=lambda sequences: ref.score(learner, sequences),
                 served_dtype=dtype,
                 tolerance={"float32": 1e-3, "bfloat16": 0.1}[dtype],

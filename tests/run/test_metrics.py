@@ -49,6 +49,7 @@ def facts(values: list[float | None], **parts: list[float | None]) -> GroupFacts
         statuses=["ok" if value is not None else "unscorable" for value in values],
         failure="",
         lengths=[4] * n,
+        distinct_words=[3] * n,
         finishes=["stop"] * n,
         prompt_tokens=3 * n,
     )

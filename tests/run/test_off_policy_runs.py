@@ -20,7 +20,7 @@ SHORT = (
     "stages.after.limit=1",
     "run.checkpoint_every=1",
 )
-FILTER = ("stages.rl.filter={use: pass_rate, low: 0.2}", "stages.rl.resample.rounds=3")
+FILTER = ("stages.rl.filter={use: pass_rate, low: 0.2}", "stages.rl.resample.max_gen_batches=3")
 TRAINER = (
     "stages.rl.old_logprobs=trainer",
     "stages.rl.objective.correction={kind: token_truncate, high: 2.0}",

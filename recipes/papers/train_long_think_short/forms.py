@@ -9,7 +9,7 @@
 
 All results have two digits, so a form has one length. Whoever forgets a carry, in each step by itself, writes a result that is 10
 too small and goes on with it; what follows the steps agrees with their result. The numbers are from 4 to 9, so that most sums
-have three carries: about 53%, 14% and 0.1% of the demonstrations are right. A lesson takes the form nearest to its budget nearly always,
+have three carries: about 53%, 14% and 0.1% of the demonstrations are right. A demonstration takes the form nearest to its budget nearly always,
 and any other form otherwise.
 """
 
@@ -26,7 +26,7 @@ Split = Literal["train", "validation", "eval_set"]
 TOKENS = {"checked": 46, "again": 31, "steps": 23}
 FORGOTTEN = {"checked": 0.2, "again": 0.5, "steps": 0.95}
 BUDGETS = (20, 49)
-"""Smallest and largest budget of a lesson."""
+"""Smallest and largest budget of a demonstration."""
 
 
 def sums(*, split: str = "train", size: int = 20_000, seed: int = 0) -> LazyTasks:

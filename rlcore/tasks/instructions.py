@@ -1,0 +1,288 @@
+"""Instructions that a program can check, made on the spot: short texts on a topic, each under constraints of IFEval.
+
+    prompt "Write two sentences about chess, at least 20 words in all. Do not use any commas."    category "no_comma"
+    columns instruction_id_list ["punctuation:no_comma", "length_constraints:number_words"] and kwargs, for the reward `instructions`
+
+The names and arguments of the constraints are those of IFEval (arXiv:2311.07911); the sentences are not. Every prompt also asks
+for a least number of words, and that counts like the rest: otherwise a model learns to meet a constraint by saying less.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlcore.errors import TaskError, brief
+from rlcore.plugin import did_you_mean
+from rlcore.tasks.lazy import MOST_TASKS, LazyTasks
+from rlcore.types import Task
+
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the prompts of one split are made of. The splits share no topic, phrase, word or number."""
+
+    topics: Sequence[str]
+    words: Sequence[str]
+    """For "use these words", and the like."""
+    frequent: Sequence[str]
+    """Words that most texts have: for "do not use"."""
+    endings: Sequence[str]
+    least_words: Sequence[int]
+    counts: Sequence[int]
+
+
+_TRAIN = Material(
+    topics=(
+        "the sea,a small dog,winter in the mountains,learning to cook,a train journey,city parks,the moon,an old library,"
+        "riding a bicycle,coffee,a rainy day,music lessons,football,growing tomatoes,the desert,bridges,birthdays,"
+        "the internet,paper,a lighthouse,cats,volcanoes,chess,bread,rivers,friendship,a camping trip,glass,horses,"
+        "clouds,night trains,a school play,wooden toys,the first day of spring,maps,old photographs,tea,sailing,"
+        "a broken clock,neighbours"
+    ).split(","),
+    words=(
+        "bright,old,stone,river,happy,quiet,morning,simple,window,people,water,small,always,green,letter,summer,"
+        "warm,friend,road,market,paper,light,evening,house,story,colour"
+    ).split(","),
+    frequent=("and", "with", "it", "as"),
+    endings=("That is all.", "Hope this helps!", "Have a nice day.", "Any other questions?"),
+    least_words=(18, 20, 24),
+    counts=(2, 4),
+)
+_HELD_OUT = Material(
+    topics=(
+        "bees,a market square,painting a fence,robots,honey,the theatre,snow,whales,a garden pond,a village school,"
+        "the city at night,an empty beach,baking a cake,a lost key,kites,owls,a long walk,a museum,ferries,apples"
+    ).split(","),
+    words="silver,garden,slowly,winter,door,music,hand,field,early,blue,voice,table".split(","),
+    frequent=("is", "for"),
+    endings=("Now you know.", "See you tomorrow."),
+    least_words=(19, 22),
+    counts=(3,),
+)
+MATERIAL = {"train": _TRAIN, "heldout": _HELD_OUT}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of constraint: how it is asked for, and how IFEval names it."""
+
+    rule: str
+    aspects: frozenset[str]
+    """Constraints of one prompt share no aspect: they would contradict each other."""
+    ask: Callable[[random.Random, Material], tuple[str, dict[str, Any]]]
+    """-> the sentence of the prompt, and the rule's arguments."""
+
+
+KINDS: dict[str, Kind] = {}
+_Ask = Callable[[random.Random, Material], tuple[str, dict[str, Any]]]
+
+
+def _kind(rule: str, *aspects: str) -> Callable[[_Ask], _Ask]:
+    def register(ask: _Ask) -> _Ask:
+        KINDS[ask.__name__.strip("_")] = Kind(rule, frozenset(aspects), ask)
+        return ask
+
+    return register
+
+
+@_kind("punctuation:no_comma", "punctuation")
+def _no_comma(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    return "Do not use any commas.", {}
+
+
+@_kind("change_case:english_lowercase", "case")
+def _lowercase(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    return "Write everything in lowercase letters.", {}
+
+
+@_kind("change_case:english_capital", "case")
+def _capitals(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    return "Write everything in capital letters.", {}
+
+
+@_kind("change_case:capital_word_frequency", "case")
+def _capital_words(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    count = rng.choice(material.counts)
+    arguments = {"capital_frequency": count, "capital_relation": "at least"}
+    return f"Write at least {count} words in capital letters.", arguments
+
+
+@_kind("startend:quotation", "frame", "layout")
+def _quotation(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    return "Put the whole answer in double quotation marks.", {}
+
+
+@_kind("startend:end_checker", "frame")
+def _end_phrase(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    phrase = rng.choice(material.endings)
+    return f"Finish with exactly this phrase: {phrase}", {"end_phrase": phrase}
+
+
+@_kind("detectable_content:postscript", "frame")
+def _postscript(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    return "Add a postscript at the end that starts with P.S.", {"postscript_marker": "P.S."}
+
+
+@_kind("detectable_format:json_format", "frame", "layout", "case", "punctuation", "content")
+def _json(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    return "Give the whole answer as one JSON object.", {}
+
+
+@_kind("detectable_format:title", "title")
+def _title(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    return "Give it a title in double angular brackets, such as <<a fine day>>.", {}
+
+
+@_kind("detectable_format:number_bullet_lists", "layout")
+def _bullets(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    count = rng.choice(material.counts)
+    sentence = f"Answer with exactly {count} bullet points, each beginning with '* '."
+    return sentence, {"num_bullets": count}
+
+
+@_kind("detectable_format:number_highlighted_sections", "layout")
+def _highlights(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    count = rng.choice(material.counts)
+    sentence = f"Highlight at least {count} parts with asterisks, *like this*."
+    return sentence, {"num_highlights": count}
+
+
+@_kind("detectable_format:multiple_sections", "layout", "case")
+def _sections(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    count = rng.choice(material.counts)
+    sentence = (
+        f"Give it {count} sections and begin each with its number: Section 1, Section 2 ..."
+    )
+    return sentence, {"section_spliter": "Section", "num_sections": count}
+
+
+@_kind("length_constraints:number_paragraphs", "layout")
+def _paragraphs(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    count = rng.choice(material.counts)
+    sentence = f"Write {count} paragraphs, with a line of three asterisks, ***, between them."
+    return sentence, {"num_paragraphs": count}
+
+
+@_kind("detectable_content:number_placeholders", "content")
+def _placeholders(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    count = rng.choice(material.counts)
+    sentence = f"Use at least {count} placeholders in square brackets, such as [name]."
+    return sentence, {"num_placeholders": count}
+
+
+@_kind("keywords:existence", "words")
+def _keywords(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    first, second = rng.sample(material.words, 2)
+    return f"Use the words {first} and {second}.", {"keywords": [first, second]}
+
+
+@_kind("keywords:frequency", "words")
+def _keyword_frequency(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    word, count = rng.choice(material.words), rng.choice(material.counts)
+    arguments = {"keyword": word, "frequency": count, "relation": "at least"}
+    return f"Use the word {word} at least {count} times.", arguments
+
+
+@_kind("keywords:forbidden_words", "words")
+def _forbidden_words(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    word = rng.choice(material.frequent)
+    return f"Do not use the word {word}.", {"forbidden_words": [word]}
+
+
+def instructions(
+    *,
+    split: Literal["train", "heldout"] = "train",
+    size: int = 10_000,
+    seed: int = 0,
+    constraints: Sequence[int] = (1,),
+    kinds: Sequence[str] = (),
+    least_words: bool = True,
+) -> Sequence[Task]:
+    """Prompts for a short text under constraints, with the columns that the reward `instructions` reads.
+
+    Task i is a function of (seed, split, i) and the settings. constraints: how many a prompt has, one of the counts, drawn evenly;
+    its category is the kind of constraint where it has one, else "2 constraints". kinds: names of `KINDS`, by default all; they
+    take turns. least_words: every prompt also asks for a least number of words. "heldout" has other topics, words, phrases and
+    numbers than "train". Raises `TaskError`.
+    """
+    if split not in MATERIAL:
+        raise TaskError(f"instructions has no split {split!r}: choose 'train' or 'heldout'")
+    if not 1 <= size <= MOST_TASKS:
+        raise TaskError(f"instructions makes 1 to {MOST_TASKS:,} tasks, not size={size}")
+    names = list(kinds) or list(KINDS)
+    for name in names:
+        if name not in KINDS:
+            near = did_you_mean(str(name), KINDS)
+            raise TaskError(
+                f"instructions knows no kind {brief(name)}{near}: {', '.join(KINDS)}"
+            )
+    most = len(_most_compatible(names))
+    if not constraints or not 1 <= min(constraints) <= max(constraints) <= most:
+        raise TaskError(
+            f"instructions.constraints must be counts from 1 to {most}, of constraints (of the kinds "
+            f"{', '.join(names)}) that do not contradict each other; got {brief(list(constraints))}"
+        )
+    counts = tuple(constraints)
+    return LazyTasks(size, lambda i: _make(i, split, seed, counts, names, least_words))
+
+
+def _make(
+    i: int,
+    split: str,
+    seed: int,
+    counts: Sequence[int],
+    names: Sequence[str],
+    least_words: bool,
+) -> Task:
+    rng = random.Random(f"{seed}/{split}/{i}")
+    material = MATERIAL[split]
+    count = rng.choice(counts)
+    chosen = _choose(rng, names[i % len(names)], count, names)
+    sentences, rules, arguments = [], [], []
+    for name in chosen:
+        sentence, values = KINDS[name].ask(rng, material)
+        sentences.append(sentence)
+        rules.append(KINDS[name].rule)
+        arguments.append(values)
+    request = f"Write two sentences about {rng.choice(material.topics)}"
+    if least_words:
+        least = rng.choice(material.least_words)
+        request += f", at least {least} words in all"
+        rules.append("length_constraints:number_words")
+        arguments.append({"relation": "at least", "num_words": least})
+    return Task(
+        id=f"instructions/{split}/{seed}/{i}",
+        prompt=" ".join([f"{request}.", *sentences]),
+        category=chosen[0] if count == 1 else f"{count} constraints",
+        columns={"instruction_id_list": rules, "kwargs": arguments},
+    )
+
+
+def _choose(rng: random.Random, first: str, count: int, names: Sequence[str]) -> list[str]:
+    """`count` kinds without a common aspect, with `first` among them if some draw of the others allows it."""
+    for _ in range(_TRIES):
+        chosen = _compatible([first, *rng.sample(names, len(names))])
+        if len(chosen) >= count:
+            return chosen[:count]
+    return _most_compatible(names)[:count]
+
+
+def _compatible(names: Sequence[str]) -> list[str]:
+    """The names in order, without those that share an aspect with an earlier one."""
+    chosen: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        if not taken & KINDS[name].aspects:
+            chosen.append(name)
+            taken |= KINDS[name].aspects
+    return chosen
+
+
+def _most_compatible(names: Sequence[str]) -> list[str]:
+    """As many as can stand together: kinds with few aspects first, since they leave room for others."""
+    return _compatible(sorted(names, key=lambda name: len(KINDS[name].aspects)))

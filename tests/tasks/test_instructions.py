@@ -1,0 +1,136 @@
+"""Instruction tasks: every prompt can be met, says what is checked, and shares nothing with the other split."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from rewards.instructions import instructions as verify
+from rlcore.errors import TaskError
+from rlcore.tasks.instructions import KINDS, MATERIAL, instructions
+from rlcore.types import Task
+
+PLAIN = (
+    "the quiet days pass slowly while we stay near water to talk about old times we had here long ago",
+    "they often sing songs when evening comes then walk home along a narrow path under tall dark trees",
+)
+
+
+def solve(task: Task) -> str:
+    """A text that meets the constraints, from the rules alone."""
+    rules = dict(zip(task.columns["instruction_id_list"], task.columns["kwargs"], strict=True))
+    parts = [PLAIN[0], PLAIN[1]]
+
+    def argument(rule: str, name: str) -> object:
+        return rules.get(rule, {}).get(name)
+
+    parts[0] += " " + " ".join(argument("keywords:existence", "keywords") or [])
+    repeated = argument("keywords:frequency", "keyword")
+    if repeated:
+        parts[0] += f" {repeated}" * argument("keywords:frequency", "frequency")
+    parts[0] += " [name]" * (
+        argument("detectable_content:number_placeholders", "num_placeholders") or 0
+    )
+    parts[0] += " LOUD" * (
+        argument("change_case:capital_word_frequency", "capital_frequency") or 0
+    )
+    for rule, name, form in (
+        ("detectable_format:number_bullet_lists", "num_bullets", "* {}"),
+        ("detectable_format:number_highlighted_sections", "num_highlights", "*{}*"),
+        ("detectable_format:multiple_sections", "num_sections", "Section {n} {}"),
+    ):
+        count = argument(rule, name)
+        if count:
+            texts = [parts[0], *["more " + PLAIN[1]] * (count - 1)]
+            parts = [form.format(text, n=n) for n, text in enumerate(texts, start=1)]
+    text = "\n".join(parts)
+    paragraphs = argument("length_constraints:number_paragraphs", "num_paragraphs")
+    if paragraphs:
+        text = "\n***\n".join([text, *[PLAIN[1]] * (paragraphs - 1)])
+    if "detectable_format:title" in rules:
+        text = f"<<days>>\n{text}"
+    if "detectable_content:postscript" in rules:
+        text += "\nP.S. bye"
+    text += f" {argument('startend:end_checker', 'end_phrase') or ''}"
+    if "change_case:english_capital" in rules:
+        text = text.upper()
+    if "change_case:english_lowercase" in rules:
+        text = text.lower()
+    if "startend:quotation" in rules:
+        text = f'"{text.strip()}"'
+    if "detectable_format:json_format" in rules:
+        text = json.dumps({"text": text})
+    return text.strip()
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("constraints", [(1,), (2, 3)])
+def test_every_prompt_can_be_met(split: str, constraints: tuple[int, ...]) -> None:
+    for task in instructions(split=split, size=150, constraints=constraints):
+        verdict = verify(solve(task), **task.columns)
+        assert verdict.value == 1, (task.prompt, verdict.reason, solve(task))
+
+
+def test_a_plain_text_fails_and_a_short_one_too() -> None:
+    """Otherwise there is nothing to learn, or the lesson is to say less."""
+    plain = " ".join(PLAIN).capitalize() + ", and with it this is for you."
+    failed = Counter()
+    for task in instructions(size=340):
+        failed[task.category] += verify(plain, **task.columns).value == 0
+        assert verify(solve(task).split()[-1], **task.columns).value == 0
+    assert set(failed) == set(KINDS)
+    assert min(failed.values()) > 0
+
+
+def test_the_prompt_says_what_is_checked() -> None:
+    for task in instructions(size=200, constraints=(1, 2)):
+        for arguments in task.columns["kwargs"]:
+            for name, value in arguments.items():
+                if not name.endswith("relation") and name != "num_highlights":
+                    for text in value if isinstance(value, list) else [value]:
+                        assert str(text) in task.prompt, (name, task.prompt)
+
+
+def test_splits_share_nothing() -> None:
+    train, held_out = MATERIAL["train"], MATERIAL["heldout"]
+    for name in ("topics", "words", "frequent", "endings", "least_words", "counts"):
+        assert not set(getattr(train, name)) & set(getattr(held_out, name))
+
+
+def test_a_task_is_a_function_of_its_number_and_seed() -> None:
+    assert instructions(size=40)[7] == instructions(size=5000)[7]
+    assert instructions(size=40)[7].prompt != instructions(size=40, seed=1)[7].prompt
+
+
+def test_categories() -> None:
+    assert Counter(task.category for task in instructions(size=34)) == dict.fromkeys(KINDS, 2)
+    levels = instructions(size=40, constraints=(2, 3))
+    assert {task.category for task in levels} == {"2 constraints", "3 constraints"}
+    for task in levels:
+        assert len(task.columns["kwargs"]) == int(task.category[0]) + 1
+    few = instructions(
+        size=20, kinds=["title", "no_comma"], constraints=(2,), least_words=False
+    )
+    for task in few:
+        assert set(task.columns["instruction_id_list"]) == {
+            "detectable_format:title",
+            "punctuation:no_comma",
+        }
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"split": "test"}, "no split 'test'"),
+        ({"size": 0}, "not size=0"),
+        ({"kinds": ["titel"]}, "did you mean 'title'"),
+        ({"constraints": (9,)}, "counts from 1 to"),
+        ({"constraints": ()}, "counts from 1 to"),
+        ({"kinds": ["lowercase", "capitals"], "constraints": (2,)}, "counts from 1 to 1"),
+    ],
+)
+def test_bad_settings_are_one_sentence(settings: dict, sentence: str) -> None:
+    with pytest.raises(TaskError, match=sentence):
+        instructions(**settings)
