@@ -53,7 +53,7 @@ def twin_config(config: PretrainedConfig) -> PretrainedConfig:
         if isinstance(value, int):
             small_value = _small_int(name, value)
             if small_value != value:
-                setattr(small, name, small_value)
+                _set(small, name, small_value)
         elif name in _CAPS:
             setattr(small, name, _CAPS[name])
         elif re.search(r"(^|_)(pad|bos|eos|sep)_token_id$", name):
@@ -67,6 +67,13 @@ def twin_config(config: PretrainedConfig) -> PretrainedConfig:
         if "dynamic" in str(parameters.get("rope_type")):
             small.max_position_embeddings = ROPE_LIMIT
     return small
+
+
+def _set(config: PretrainedConfig, name: str, value: int | None) -> None:
+    try:
+        setattr(config, name, value)
+    except Exception:  # some configs check types, and want a number where others take None
+        setattr(config, name, 0)
 
 
 def _small_int(name: str, value: int) -> int | None:
