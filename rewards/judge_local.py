@@ -37,16 +37,17 @@ class LocalJudge:
         lowest: float = 0.0,
         highest: float = 1.0,
     ) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from rlcore import load_model, load_tokenizer
 
         self.template, self.reader = (
             load_template(template),
             Reader(verdict, json_key, lowest, highest),
         )
-        self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+        self.tokenizer = load_tokenizer(path)
+        self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+        self.model = load_model(path, dtype=dtype).to(device).eval()
         self.device, self.batch_size, self.max_tokens = device, batch_size, max_tokens
 
     def __call__(

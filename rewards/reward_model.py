@@ -37,16 +37,10 @@ class RewardModel:
         label: str | int | None = None,
         sigmoid: bool = False,
     ) -> None:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from rlcore import load_model, load_tokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.model, facts = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=dtype, output_loading_info=True
-        )
-        if facts["missing_keys"]:
-            raise ValueError(
-                f"{path} lacks {sorted(facts['missing_keys'])[0]!r}: it was not trained to classify"
-            )
+        self.tokenizer = load_tokenizer(path)
+        self.model = load_model(path, dtype=dtype, head="SequenceClassification")
         if format not in ("auto", "chat", "plain"):
             raise ValueError(f"format is {format!r}; there are auto, chat and plain")
         if format == "chat" and not self.tokenizer.chat_template:

@@ -39,15 +39,24 @@ __all__ = [
     "Task",
     "Verdict",
     "find",
+    "load_model",
+    "load_tokenizer",
     "reward",
     "train",
 ]
 
 
+_HEAVY = {
+    "load_model": "rlcore.pretrained",
+    "load_tokenizer": "rlcore.tokenizer",
+    "train": "rlcore.api",
+}
+"""Names that need torch or transformers: each is imported from its module when it is first used."""
+
+
 def __getattr__(name: str) -> Any:
-    """`rlcore.train`, imported when it is first used: it needs torch."""
-    if name == "train":
+    if name in _HEAVY:
         import importlib
 
-        return importlib.import_module("rlcore.api").train
+        return getattr(importlib.import_module(_HEAVY[name]), name)
     raise AttributeError(f"module 'rlcore' has no attribute {name!r}")

@@ -14,6 +14,8 @@ A failed answer is not an error: it is a `Verdict` with a status. The command li
 exits with 2; anything else is a bug of ours and keeps its traceback.
 """
 
+import pickle
+
 MAX_SENTENCE = 1500
 """Characters of a message: what a recipe or a file holds may be of any length."""
 
@@ -57,6 +59,22 @@ class LearnerError(RlcoreError):
 
 class RunError(RlcoreError):
     """A run folder or checkpoint cannot be read or written."""
+
+
+def not_loaded(what: str, path: object, error: Exception) -> ModelError:
+    """The sentence for files of a model that a library does not read."""
+    where = f"cannot load {what} from {str(path)!r}"
+    if isinstance(error, pickle.UnpicklingError):
+        return ModelError(
+            f"{where}: a pickled file (.bin) there is damaged or holds more than tensors, which might run "
+            "code; use a copy with .safetensors files"
+        )
+    if "custom code" in str(error):
+        return ModelError(
+            f"{where}: it needs Python code of its author, which rlcore does not run; use a model whose "
+            "architecture and tokenizer transformers has"
+        )
+    return ModelError(f"{where}: {first_line(error)}")
 
 
 def brief(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlcore.errors import ModelError, first_line
+from rlcore.errors import ModelError, not_loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,9 +31,7 @@ def model_from_gguf(file: str | Path, dtype: str, *, attention: str) -> PreTrain
     try:
         read = AutoModelForCausalLM.from_pretrained(**source, dtype=getattr(torch, dtype))
     except Exception as error:  # files of any content, and code that reads them
-        raise ModelError(
-            f"cannot load a model from {str(file)!r}: {first_line(error)}"
-        ) from error
+        raise not_loaded("a model", file, error) from error
     config = read.config
     del config.quantization_config
     ids = _special_ids(file)
@@ -56,9 +54,7 @@ def tokenizer_from_gguf(file: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source_of(file))
     except Exception as error:
-        raise ModelError(
-            f"cannot load a tokenizer from {str(file)!r}: {first_line(error)}"
-        ) from error
+        raise not_loaded("a tokenizer", file, error) from error
     for role, id in _special_ids(file).items():
         setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(id))
     return tokenizer
@@ -84,9 +80,7 @@ def _special_ids(file: str | Path) -> dict[str, int]:
     try:
         fields = GGUFReader(Path(file).expanduser()).fields
     except Exception as error:  # the reader meets the end of the file, or no GGUF at all
-        raise ModelError(
-            f"cannot read the GGUF file {str(file)!r}: {first_line(error)}"
-        ) from error
+        raise not_loaded("the tokens of a GGUF file", file, error) from error
     ids = {}
     for role, key in _SPECIAL.items():
         field = fields.get(f"tokenizer.ggml.{key}")

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from rlcore.errors import ModelError, first_line
+from rlcore.errors import ModelError, first_line, not_loaded
 from rlcore.gguf import is_gguf, model_from_gguf, source_of
 
 if TYPE_CHECKING:
@@ -48,12 +48,10 @@ def load_config(path: str | Path) -> PretrainedConfig:
     source = source_of(path) if is_gguf(path) else {"pretrained_model_name_or_path": path}
     try:
         with _quiet():
-            return AutoConfig.from_pretrained(**source)
+            return AutoConfig.from_pretrained(**source, trust_remote_code=False)
     except Exception as error:  # files of any content, and code that reads them
-        advice = "; is the file whole?" if is_gguf(path) else ""
-        raise ModelError(
-            f"cannot read the config of a model at {str(path)!r}: {first_line(error)}{advice}"
-        ) from error
+        what = "a model (is the file whole?)" if is_gguf(path) else "the config of a model"
+        raise not_loaded(what, path, error) from error
 
 
 def load_generation_config(path: str | Path) -> GenerationConfig | None:
@@ -97,42 +95,64 @@ def require_model(path: str | Path) -> None:
 
 
 def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTrainedModel:
-    """The model at a hub name or folder, or in a GGUF file, in one data type.
+    """The language model at a hub name or folder, or in a GGUF file, in one data type, to be trained.
 
     attention: an implementation of transformers, "eager" or "sdpa".
-    Raises `ModelError` where the files cannot be read, lack a weight of the architecture
-    (transformers would draw it at random), or have one of another shape.
+    Raises `ModelError` as `load_model` does, and where the weights are quantised or of another model.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    _refuse_quantised(path, load_config(path))
     load_generation_config(path)
     if is_gguf(path):
         with _quiet():
             return model_from_gguf(path, dtype, attention=attention)
+    _refuse_quantised(path, load_config(path))
+    model, unread = _load(path, dtype, "CausalLM", attention)
+    _look_at_unread(model, path, unread)
+    return model
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    head: Literal["CausalLM", "SequenceClassification"] = "CausalLM",
+) -> PreTrainedModel:
+    """The model at a hub name or folder. dtype: "auto" is that of the files.
+
+    No code of its author is run. Raises `ModelError` where the files cannot be read, hold more than
+    tensors, lack a weight of the architecture (transformers would draw it at random), or have one
+    of another shape.
+    """
+    return _load(path, dtype, head, None)[0]
+
+
+def _load(
+    path: str | Path, dtype: str, head: str, attention: str | None
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and names of weights in its files that it does not have."""
+    import transformers
+
     try:
         with _quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
                 path,
-                dtype=getattr(torch, dtype),
+                dtype=dtype,
                 attn_implementation=attention,
+                trust_remote_code=False,
+                # of pickled files (.bin)
+                weights_only=True,
                 # told below, for all weights at once
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
     except Exception as error:  # files of any content, and code that reads them
-        raise ModelError(
-            f"cannot load a model from {str(path)!r}: {first_line(error)}"
-        ) from error
+        raise not_loaded("a model", path, error) from error
     problem = _problem(info)
     if problem:
         raise ModelError(
             f"the files at {str(path)!r} do not hold the whole {type(model).__name__}: {problem}; "
             "copy the folder again, or name the model's own architecture in its config.json"
         )
-    _look_at_unread(model, path, sorted(info["unexpected_keys"]))
-    return model
+    return model, sorted(info["unexpected_keys"])
 
 
 def _refuse_quantised(path: str | Path, config: PretrainedConfig) -> None:

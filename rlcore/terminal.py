@@ -1,14 +1,19 @@
-"""What is printed for a person: text of models and files cannot steer the terminal.
+"""What is printed for a person: text of models and files cannot steer the terminal, and nobody has to read it.
 
 An escape sequence in a completion could clear the screen, set the window's title or hide the lines
-before it. Control characters are shown as the pictures that Unicode has for them.
+before it. Control characters are shown as the pictures that Unicode has for them. A terminal that
+was closed, a pipe whose reader has ended and a full disk below a log cost what is printed, not the
+run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -44,3 +49,57 @@ def make_console(**settings: Any) -> SafeConsole:
     return (
         SafeConsole(**settings) if sys.stdout.isatty() else SafeConsole(width=160, **settings)
     )
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+    """Context in which a refused write to standard output or standard error raises nothing."""
+    before = sys.stdout, sys.stderr
+    streams = [_LastingStream(stream) for stream in before]
+    sys.stdout, sys.stderr = streams
+    try:
+        yield
+    finally:
+        for stream in streams:
+            stream.end()
+        sys.stdout, sys.stderr = before
+
+
+class _LastingStream:
+    """A text stream; what it cannot write is dropped."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._refused(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._refused(error)
+
+    def end(self) -> None:
+        """Flush for the last time: what is still refused would change the exit status."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._drop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _refused(self, error: OSError) -> None:
+        # Nobody will ever read it. A full disk may have space again.
+        if error.errno in (errno.EPIPE, errno.EIO):
+            self._drop()
+
+    def _drop(self) -> None:
+        """From now on all goes nowhere, also what is buffered."""
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

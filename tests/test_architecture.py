@@ -37,6 +37,8 @@ LAYERS = {
     "rlcore.plugin": 0.5,
     "rlcore.chat": 0.5,
     "rlcore.pretrained": 0.5,
+    "rlcore.signals": 0.5,
+    "rlcore.tokenizer": 0.5,
     "rlcore.gguf": 0.25,
     "rlcore.rope": 0.5,
     "rewards.sandbox": 0,

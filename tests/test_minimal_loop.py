@@ -12,9 +12,9 @@ from accelerate import Accelerator
 
 from rlcore.credit.group import group_samples
 from rlcore.learner.policy import PackedModule, Policy, check_packed
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.learner.update import Learner
 from rlcore.objective import objective
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Group, Rollout, Task, Verdict
 
 PATH = Path(__file__).resolve().parent.parent / "recipes" / "minimal_loop.py"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,32 @@ def test_an_error_shows_what_a_file_holds(
     path.write_text(f'extends: "{HOSTILE.encode("unicode_escape").decode()}"\n')
     assert main(["train", str(path)]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+PRINTS = """
+import sys
+from rlcore.terminal import lasting_output, make_console
+
+with lasting_output():
+    console = make_console()
+    for _ in range(3):
+        print("a line")
+        print("a line", file=sys.stderr)
+        console.print("a line")
+        sys.stdout.flush()
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("output", ["a pipe that nobody reads", "a full disk", "a closed terminal"])
+def test_what_cannot_be_printed_ends_nothing(output: str) -> None:
+    """As under `| head -1`, or where the log's disk is full: the exit status is the command's own."""
+    if output == "a full disk":
+        theirs = os.open("/dev/full", os.O_WRONLY)
+    else:
+        ours, theirs = os.pipe() if "pipe" in output else os.openpty()
+        os.close(ours)
+    command = [sys.executable, "-c", PRINTS]
+    status = subprocess.run(command, stdout=theirs, stderr=theirs, timeout=60).returncode
+    os.close(theirs)
+    assert status == 7

@@ -53,7 +53,7 @@ def find_row(
 
 def pieces(row: dict[str, Any], folder: RunFolder) -> list[str]:
     """The text of each completion token, [L], by the tokenizer of the run's last checkpoint; special tokens by name."""
-    from rlcore.learner.tokenizer import load_tokenizer
+    from rlcore.tokenizer import load_tokenizer
 
     found = all_checkpoints(folder.checkpoints)
     if not found:

@@ -42,7 +42,7 @@ def check_model(path: str, *, weights: bool = True) -> list[Finding]:
     weights: also read the weights, and compare the packed forward with the model's own.
     Raises `ModelError` where there is no config, tokenizer or generation config that can be read.
     """
-    from rlcore.learner.tokenizer import load_tokenizer
+    from rlcore.tokenizer import load_tokenizer
 
     config = load_config(path)
     tokenizer = load_tokenizer(path)

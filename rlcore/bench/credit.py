@@ -16,11 +16,11 @@ from rlcore.credit.estimator import Cost
 from rlcore.credit.monte_carlo import MonteCarlo
 from rlcore.credit.split import fixed
 from rlcore.errors import RecipeError
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.rollout.collector import Collector, numbered
 from rlcore.rollout.engine import Engine
 from rlcore.rollout.generator import Generator
 from rlcore.rollout.prompt import PromptEncoder
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Group, Prefix, Rollout, Sampling, Task, Verdict
 
 STEPS = 16

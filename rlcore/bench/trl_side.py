@@ -11,7 +11,6 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     LogitsProcessor,
     LogitsProcessorList,
     TrainerCallback,
@@ -21,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 from rlcore.bench.measure import Seconds, Stopwatch
 from rlcore.bench.reward import digit_share
 from rlcore.bench.workload import Shape
+from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Sample
 
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28
@@ -61,6 +61,8 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
     )
+    tokenizer = load_tokenizer(model_folder)
+    tokenizer.padding_side = "left"
     model = AutoModelForCausalLM.from_pretrained(
         model_folder, dtype=torch.float32, attn_implementation="sdpa"
     )
@@ -69,7 +71,7 @@ def make_trainer(
         reward_funcs=_reward,
         args=config,
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
-        processing_class=AutoTokenizer.from_pretrained(model_folder, padding_side="left"),
+        processing_class=tokenizer,
     )
 
 

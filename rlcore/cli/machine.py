@@ -28,7 +28,7 @@ BYTES_OF_WEIGHT = 4 + 4 + 8
 
 def machine_findings(recipe: Recipe | None = None) -> Iterator[Finding]:
     """Look at the disk of the run folder, the clock, shared memory and the GPUs."""
-    folder = Path(recipe.run.folder if recipe else ".")
+    folder = Path(recipe.run.folder if recipe else ".").expanduser()
     while not folder.exists():
         folder = folder.parent
     yield disk_space(folder, recipe)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -26,16 +25,21 @@ from rlcore.cli import rewards as cli_rewards
 from rlcore.cli.options import count
 from rlcore.errors import RlcoreError
 from rlcore.recipe.load import is_run_folder, load
-from rlcore.terminal import make_console, visible
+from rlcore.signals import end_on_signals
+from rlcore.terminal import lasting_output, make_console, visible
 
 console = make_console()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
+    with lasting_output():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = _parse(argv)
-    # asked to end: end as after Ctrl-C
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_on_signals()
     # Read when torch is imported. Idle threads that spin make two busy processes on the same cores ten times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # read when torch is imported; hides a remark on NUMA
@@ -46,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(visible(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(str(interrupt) or "interrupted", file=sys.stderr)
         return 130
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rlcore.curriculum.task_sampler import TaskSampler, drawn
 from rlcore.types import Task
@@ -46,24 +46,18 @@ class RankDraws:
         self._reset()
 
     def _reset(self) -> None:
-        self.taken: list[Draw] = []
-        """This rank's draws since the last `end_batch`, in the order they were given out."""
         self._resamples = 0
         self._order = 0
         self._occurrences: Counter[int] = Counter()
 
     def draw_batch(self, n: int) -> list[Draw]:
         """This rank's part of the next n draws."""
-        part = self._draw(n)[self._rank :: self._ranks]
-        self.taken += part
-        return part
+        return self._draw(n)[self._rank :: self._ranks]
 
     def draw_replacements(self, n: int) -> list[Draw]:
         """n further draws for this rank."""
-        part = [self._draw_for_each_rank()[self._rank] for _ in range(n)]
-        self.taken += part
         self._resamples += n
-        return part
+        return [self._draw_for_each_rank()[self._rank] for _ in range(n)]
 
     @property
     def resamples(self) -> int:
@@ -88,29 +82,10 @@ class RankDraws:
         shared = {id(self._tasks): self._tasks}
         sampler = copy.deepcopy(self._sampler, shared)
         twin = RankDraws(sampler, self._tasks, rank=self._rank, ranks=self._ranks)
-        twin.taken = list(self.taken)
         twin._resamples = self._resamples
         twin._order = self._order
         twin._occurrences = Counter(self._occurrences)
         return twin
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sampler's state and what was drawn for the open batch, as plain JSON values."""
-        return {
-            "sampler": self._sampler.state_dict(),
-            "taken": [list(draw) for draw in self.taken],
-            "resamples": self._resamples,
-            "order": self._order,
-            "occurrences": [list(pair) for pair in self._occurrences.items()],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken on this rank."""
-        self._sampler.load_state_dict(state["sampler"])
-        self.taken = [Draw(*draw) for draw in state["taken"]]
-        self._resamples = state["resamples"]
-        self._order = state["order"]
-        self._occurrences = Counter({task_index: n for task_index, n in state["occurrences"]})
 
     def _draw_for_each_rank(self) -> list[Draw]:
         return [self._draw(1)[0] for _ in range(self._ranks)]

@@ -25,9 +25,9 @@ from rlcore.learner.policy_files import check_writable
 from rlcore.learner.reference import ShardedReference, frozen_copy
 from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
-from rlcore.learner.tokenizer import load_tokenizer
 from rlcore.pretrained import is_converted, load_causal_lm, require_model
 from rlcore.rope import fix_rope
+from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Sample
 
 ADAPTER = "adapter"

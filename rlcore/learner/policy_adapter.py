@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlcore.errors import ModelError, first_line
+from rlcore.errors import ModelError, first_line, not_loaded
 from rlcore.learner.policy_files import check_same_names, names_and_shapes
 from rlcore.plugin import did_you_mean
 
@@ -138,10 +138,8 @@ class Adapter:
             found = set_peft_model_state_dict(
                 self.wrapper, load_peft_weights(str(folder), device="cpu")
             )
-        except (*_NOT_FITTING, OSError) as error:
-            raise ModelError(
-                f"the adapter in {folder} cannot be read: {first_line(error)}"
-            ) from None
+        except Exception as error:  # files of any content, and code that reads them
+            raise not_loaded("an adapter", folder, error) from None
         if found.unexpected_keys:
             raise ModelError(
                 f"the adapter in {folder} has weights this model has no place for, first {found.unexpected_keys[0]}"

@@ -14,8 +14,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from rlcore.errors import ModelError, first_line
-from rlcore.learner.tokenizer import load_tokenizer
 from rlcore.pretrained import read_back
+from rlcore.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from rlcore.learner.policy_adapter import Adapter

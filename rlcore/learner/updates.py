@@ -65,15 +65,17 @@ def run_updates(
     """
     gather = gather or _default_gather(learner)
     units = _units(groups, by)
-    may_move = minibatches * update_epochs > 1  # the policy, before the last update
-    facts = [
-        (unit.key, may_move or _any_stale(unit.samples, learner.version)) for unit in units
+    # after the first update every sample needs old log-probabilities, before it only stale ones do
+    several_updates = minibatches * update_epochs > 1
+    needs_old = [
+        (unit.key, several_updates or _any_stale(unit.samples, learner.version))
+        for unit in units
     ]
-    all_facts = gather(facts)
-    keys = _global_order([key for key, _ in all_facts])
+    needs_old_of_all = gather(needs_old)
+    keys = _global_order([key for key, _ in needs_old_of_all])
     forward_only_tokens = 0
-    if old_logprobs == "trainer" and any(needs_old for _, needs_old in all_facts):
-        forward_only_tokens = _recompute(learner, units, only_stale=not may_move)
+    if old_logprobs == "trainer" and any(needs for _, needs in needs_old_of_all):
+        forward_only_tokens = _recompute(learner, units, only_stale=not several_updates)
 
     updates_before = learner.updates
     reports = []
@@ -84,7 +86,9 @@ def run_updates(
             for unit in units:  # in the rank's own order, which the shuffle does not change
                 if unit.key in chosen:
                     samples += [
-                        _with_denominator(sample, learner.version, is_first, old_logprobs)
+                        _with_old_logprobs_for_this_update(
+                            sample, learner.version, is_first, old_logprobs
+                        )
                         for sample in unit.samples
                     ]
             reports.append(learner.update(samples))
@@ -152,17 +156,18 @@ def _recompute(learner: Learner, units: Sequence[_Unit], *, only_stale: bool) ->
     return tokens
 
 
-def _with_denominator(
+def _with_old_logprobs_for_this_update(
     sample: Sample, version: int, is_first: bool, old_logprobs: OldLogprobs
 ) -> Sample:
     """The sample with the `old_logprobs` that its ratio is taken to in the next update; None for the policy itself."""
     if sample.logprobs is None:  # a demonstration or text: nobody recorded anything
         return sample
     if is_first and sample.version == version:
+        # the log-probability that is being computed takes their place, and the ratio is 1
         return replace(sample, old_logprobs=None)
     if old_logprobs == "engine":
         return replace(sample, old_logprobs=sample.logprobs)
-    return sample
+    return sample  # _recompute has set them
 
 
 def _default_gather(learner: Learner) -> Gather:

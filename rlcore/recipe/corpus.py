@@ -134,7 +134,7 @@ def survey(path: str, overrides: Sequence[str]) -> dict[str, Any]:
 def _tokenizer(name: str | None) -> PreTrainedTokenizerBase | None:
     if name is None:
         return None
-    from rlcore.learner.tokenizer import load_tokenizer
+    from rlcore.tokenizer import load_tokenizer
 
     return load_tokenizer(name)
 

@@ -20,14 +20,13 @@ from pydantic import ValidationError
 from rlcore.errors import RecipeError, brief
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.keys import keys_below, section_at
+from rlcore.recipe.run_mark import RUN_MARK, read_mark
 from rlcore.recipe.schema import Recipe
 from rlcore.recipe.yaml_text import plain, read_yaml, write_yaml
 
 SUFFIX = ".yaml"
 RUN_RECIPE = "recipe.yaml"
 """The resolved recipe in a run folder."""
-RUN_MARK = ".rlcore"
-"""File that every run folder has; the process that runs holds a lock on it."""
 
 RENAMED = {
     "sampler": "engine",
@@ -156,11 +155,16 @@ def find(name: str) -> Path:
     names = recipe_names()
     if name in names:
         return names[name]
-    near = (
-        difflib.get_close_matches(Path(name).stem, names, n=3, cutoff=0.5) or sorted(names)[:10]
+    if os.path.isdir(path):
+        raise RecipeError(
+            f"the folder {brief(name)} holds no {RUN_RECIPE}: name a recipe or a run folder"
+        )
+    near = difflib.get_close_matches(Path(name).stem, names, n=3, cutoff=0.5)
+    nearest = (
+        f" (nearest: {', '.join(near)})" if near else "; `rlcore recipes list` shows those"
     )
     raise RecipeError(
-        f"there is no recipe {brief(name)}: it is neither a file nor one of the known names (nearest: {', '.join(near)})"
+        f"there is no recipe {brief(name)}: it is neither a file, a run folder nor one of the known names{nearest}"
     )
 
 
@@ -183,15 +187,12 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if parent is None:
         base: dict[str, Any] = {}
     elif isinstance(parent, str):
-        beside = path.parent / f"{parent}{SUFFIX}"
-        base = _read(
-            beside if os.path.isfile(beside) else find(parent), (*seen, path.resolve())
-        )
+        base = _read(_parent(path, parent), (*seen, path.resolve()))
     else:
         raise RecipeError(f"recipe {path}: extends is {brief(parent)}; it must name a recipe")
-    if not is_run_folder(path.parent):
-        # The names in a run's own recipe are resolved; the files beside it are what it wrote.
-        raw = _placed(raw, path.parent)
+    # The files beside a run's own recipe are what it wrote.
+    started_in = read_mark(path.parent).started_in if is_run_folder(path.parent) else None
+    raw = _placed(raw, path.parent if started_in is None else Path(started_in))
     plain = {key: value for key, value in raw.items() if "." not in str(key)}
     merged = _merge(base, plain)
     for key, value in raw.items():
@@ -200,8 +201,21 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return merged
 
 
+def _parent(path: Path, parent: str) -> Path:
+    """The file that the recipe at `path` extends: beside it, or as `find` finds it."""
+    for beside in (path.parent / f"{parent}{SUFFIX}", path.parent / parent):
+        if os.path.isfile(beside):
+            return beside
+    try:
+        return find(parent)
+    except RecipeError as error:
+        raise RecipeError(
+            f"recipe {path} extends {brief(parent)}, which is not in its folder either: {error}"
+        ) from None
+
+
 def _placed(value: Any, folder: Path) -> Any:
-    """The value, in which a file that is not here but in the recipe's folder is named by its place there."""
+    """The value, in which a file that is not here but in another folder is named by its place there."""
     if isinstance(value, dict):
         return {key: _placed(item, folder) for key, item in value.items()}
     if isinstance(value, list):

@@ -105,7 +105,7 @@ class RunSection(Section):
     )
     save_on_term_s: Seconds | None = Field(
         None,
-        description="on SIGTERM go on to the end of the step, save and end; "
+        description="on SIGTERM or SIGHUP go on to the end of the step, save and end; "
         "at once if that takes longer than these seconds; null: at once",
     )
     peak_tflops: Amount | None = Field(

@@ -45,11 +45,11 @@ class CollectedBatch:
     surplus: set[int]
     """Which of `rejected` (by index) the filter accepted."""
     tried: int
-    """Groups started; those dropped half written because the batch was full are neither in `groups` nor in `rejected`."""
+    """Groups started; those aborted because the batch was full are neither in `groups` nor in `rejected`."""
     rollout_s: float
-    """Waiting while something was being written."""
+    """Waiting while something was being generated."""
     reward_s: float
-    """Waiting for verdicts while nothing was being written: scoring that generation did not hide."""
+    """Waiting for verdicts while nothing was being generated: scoring that generation did not hide."""
     prompt_tokens: int
     """Over all rollouts; a prompt counts for each of its completions."""
     completion_tokens: int
@@ -60,10 +60,10 @@ class Collector:
 
     def __init__(self, generator: Generator, *, streaming: bool) -> None:
         """streaming: replace a rejected group at once and stop when the batch is full. Otherwise go in rounds, each started
-        when the one before is scored: which requests are written together then does not depend on the clock."""
+        when the one before is scored: which requests are decoded together then does not depend on the clock."""
         self.generator = generator
         self._streaming = streaming
-        self._batches: dict[int, _Batch] = {}
+        self._batches: dict[int, _BatchInProgress] = {}
         self._continued: dict[int, dict[str, Group]] = {}
 
     def start(
@@ -71,19 +71,19 @@ class Collector:
     ) -> None:
         """Begin a batch of as many groups as there are draws."""
         deadline = time.monotonic() + self.generator.deadline_s
-        batch = _Batch(number, len(draws), resample, self._streaming, deadline)
+        batch = _BatchInProgress(number, len(draws), resample, self._streaming, deadline)
         self._batches[number] = batch
         extra = batch.further_draws(started=len(draws), in_flight=len(draws))
         self.generator.start([*draws, *extra], batch=number)
 
     def wait(self, number: int) -> CollectedBatch:
-        """Pump until a batch is complete: every group scored and, with `resample`, the batch full or its budget of groups used up."""
+        """Pump until a batch is complete: every group scored and, with `resample`, the batch full or `max_gen_batches` reached."""
         batch = self._batches[number]
         rollout_s = reward_s = 0.0
         while self.generator.unfinished_groups(number):
-            began, writing = time.monotonic(), self.generator.writing
+            began, generating = time.monotonic(), self.generator.generating
             self._pump()
-            if writing:
+            if generating:
                 rollout_s += time.monotonic() - began
             else:
                 reward_s += time.monotonic() - began
@@ -97,7 +97,7 @@ class Collector:
     ) -> list[Group]:
         """The groups of whole completions that continue each prefix, with their verdicts, in the order of `prefixes`.
 
-        Completions that are not written after `deadline_s` are left out, so a group may hold fewer than asked for, or none.
+        Completions that are not finished after `deadline_s` are left out, so a group may hold fewer than asked for, or none.
         """
         finished = self._continued[batch] = {}
         self.generator.continue_prefixes(
@@ -117,10 +117,10 @@ class Collector:
         for batch in self._batches.values():
             self._top_up(batch)
 
-    def _top_up(self, batch: _Batch) -> None:
+    def _top_up(self, batch: _BatchInProgress) -> None:
         """Ask for what a batch is missing, or give up what it does not need any more."""
-        if batch.full:
-            self.generator.drop_unwritten(batch.number)
+        if batch.can_drop_the_rest:
+            self.generator.abort_unfinished_groups(batch.number)
             return
         if time.monotonic() > batch.deadline:  # what is late is cut; the batch stays smaller
             return
@@ -134,7 +134,7 @@ class Collector:
         self.generator.start(draws, batch=batch.number)
 
 
-class _Batch:
+class _BatchInProgress:
     """Which groups of a batch are scored and accepted, and how many are missing."""
 
     def __init__(
@@ -156,8 +156,8 @@ class _Batch:
         self._promising: list[FinishedGroup] = []  # accepted probes
 
     @property
-    def full(self) -> bool:
-        """Whether what is still being written can be given up."""
+    def can_drop_the_rest(self) -> bool:
+        """Streaming only: enough groups are accepted, so those still being generated can be aborted."""
         streams = self._resample is not None and self._streaming
         return streams and len(self._accepted) >= self._size
 
@@ -182,8 +182,11 @@ class _Batch:
         return [done.key for done in probes]
 
     def further_draws(self, *, started: int, in_flight: int) -> Sequence[TaskDraw]:
-        """Further draws, where groups are missing and may be replaced now. started, in_flight: groups of the batch."""
-        if self._resample is None or (self._finished and in_flight and not self._streaming):
+        """Further draws, where groups are missing and may be started now. started, in_flight: groups of the batch."""
+        # Without streaming a round must end before the next one starts; before the first verdict only
+        # `oversubmit` asks for more.
+        round_is_running = bool(self._finished and in_flight and not self._streaming)
+        if self._resample is None or round_is_running:
             return []
         missing = max(0, self._size - len(self._accepted))
         wanted = math.ceil(missing * self._resample.oversubmit) - in_flight

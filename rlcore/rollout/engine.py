@@ -55,7 +55,7 @@ class Engine(Protocol):
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Serve these weights (names and shapes as in transformers' checkpoint) and drop cached prefixes.
 
-        Nothing is in flight when it is called (`Generator.paused`).
+        Nothing is in flight when it is called (`Generator.drain`).
         """
 
     def fingerprint(self) -> str:

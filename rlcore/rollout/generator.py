@@ -1,14 +1,15 @@
-"""Groups in flight: what was asked of the engine and the scorer, across steps and weight updates.
+"""Generation of completions: prompts go to the engine, finished groups of completions go to the rewards.
 
-One generator serves a whole stage. Requests go out in the order in which they were asked for:
+One generator serves a whole stage:
 
-    generator.start(draws, batch=7)          ask for `group_size` completions of each task
-    finished = generator.pump(0.2)           let engine and scorer work; groups that are written and scored
-    generator.take_back()                    before a weight update: unfinished requests come back with their tokens,
-                                             and go on as new legs under the new weights
+    generator.start(draws, batch=7)          queue `group_size` requests for each task
+    finished = generator.pump(0.2)           submit requests, collect completions, send whole groups to the rewards;
+                                             returns the groups that are generated and scored
+    generator.drain()                        before new weights are loaded: nothing is in the engine afterwards
 
-The loop of a stage that waits for whole batches (`Collector.wait`) has nothing unfinished at an update. Legs, and the state
-of open groups (`state_dict`), are for engines that go on generating while the learner works.
+A completion that the engine stopped early, because it was drained or because its server died, goes on with a further request
+that continues its tokens; such a request is called a leg. A stage that waits for whole batches (`Collector.wait`) never has
+legs. They, and the state of open groups (`state_dict`), are for engines that go on generating while the learner works.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -52,9 +52,9 @@ class Scorer(Protocol):
 
 
 class Generator:
-    """Plans requests, files completions, sends written groups to the scorer.
+    """Queues requests, collects completions, sends whole groups to the scorer.
 
-    With a deterministic engine it works in waves: requests are submitted only when everything submitted before is written
+    With a deterministic engine it works in waves: requests are submitted only when everything submitted before is generated
     and scored. Which requests are decoded together then does not depend on the clock, and equal runs are equal bit for bit.
     """
 
@@ -73,7 +73,7 @@ class Generator:
         probe: int | None = None,
     ) -> None:
         """deadline_s: for each group, from its first request on; later its unfinished completions are aborted.
-        max_requests: in flight at the same time; the others wait. probe: completions of a group that are written and scored
+        max_requests: in flight at the same time; the others wait. probe: completions of a group that are generated and scored
         first."""
         self._engine, self._encoder, self._scorer = engine, encoder, scorer
         self._sampling, self._group_size = sampling, group_size
@@ -91,25 +91,25 @@ class Generator:
         self._unscored: list[FinishedGroup] = []  # groups without a rollout to score
         self._costs: dict[int, BatchCost] = defaultdict(BatchCost)
 
-    # asking ------------------------------------------------------------------------------------------------
+    # queueing ----------------------------------------------------------------------------------------------
 
     def start(self, draws: Sequence[TaskDraw], *, batch: int) -> None:
         """Begin the groups of these tasks. Raises `TaskError` if a prompt leaves no room for a completion."""
         for group in [self._plan(draw, batch) for draw in draws]:
             self._costs[batch].groups += 1
-            self._ask(group, self._probe)
+            self._enqueue(group, self._probe)
 
     def complete(self, keys: Sequence[str]) -> None:
-        """Ask for the other completions of groups of which a probe was scored."""
+        """Generate the other completions of groups of which a probe was scored."""
         for key in keys:
-            self._ask(self._probed.pop(key), self._group_size)
+            self._enqueue(self._probed.pop(key), self._group_size)
 
     def continue_prefixes(
         self, prefixes: Sequence[Prefix], *, batch: int, seed: int, deadline_s: float
     ) -> None:
         """Continue prefixes of completions; their groups come back from `pump` with `prefix` set.
 
-        Continuations that are not written after `deadline_s` are left out of their group.
+        Continuations that are not finished after `deadline_s` are left out of their group.
         """
         for prefix in prefixes:
             group = plan_continuations(
@@ -119,11 +119,11 @@ class Generator:
                 seed=seed,
                 max_length=self._max_length,
             )
-            self._ask(group, prefix.n)
+            self._enqueue(group, prefix.n)
             group.deadline = time.monotonic() + deadline_s
 
-    def drop_unwritten(self, batch: int) -> None:
-        """Give up the groups of a batch that are still being written: it is full."""
+    def abort_unfinished_groups(self, batch: int) -> None:
+        """Abort the groups of a batch that are still being generated: it has enough."""
         for group in self._of_batch(batch):
             if group.running:
                 self._drop(group)
@@ -148,8 +148,9 @@ class Generator:
             seed=self._seed_of_batch(batch),
         )
 
-    def _ask(self, group: OpenGroup, until: int) -> None:
+    def _enqueue(self, group: OpenGroup, until: int) -> None:
         """Queue the attempts of a group up to number `until`, without those of before."""
+        # A group whose probe expired is never completed: its batch's deadline is the earlier one.
         before, group.started = group.started, min(until, len(group.attempts))
         group.deadline, group.scoring = None, False
         self._open[group.key] = group
@@ -160,12 +161,12 @@ class Generator:
     # working -----------------------------------------------------------------------------------------------
 
     @property
-    def writing(self) -> bool:
+    def generating(self) -> bool:
         """Whether a request is queued or in flight."""
         return bool(self._queue or self._in_flight)
 
     def unfinished_groups(self, batch: int) -> int:
-        """Groups of a batch that are being written or scored."""
+        """Groups of a batch that are being generated or scored."""
         return len(self._of_batch(batch)) + sum(done.batch == batch for done in self._unscored)
 
     def cost(self, batch: int) -> BatchCost:
@@ -188,9 +189,9 @@ class Generator:
         self._enforce_deadlines()
         if self._in_flight or self._abandoned:
             for completion in self._engine.poll(timeout_s):
-                self._file(completion)
+                self._add_completion(completion)
         finished, self._unscored = self._unscored, []
-        waits = not self.writing and not finished
+        waits = not self.generating and not finished
         for key, verdicts in self._scorer.poll(timeout_s if waits else 0.0):
             if key in self._open:
                 finished.append(self._finish(self._open.pop(key), verdicts))
@@ -239,7 +240,7 @@ class Generator:
         self._queue = deque(entry for entry in self._queue if entry[0] is not group)
         return removed
 
-    def _file(self, completion: Completion) -> None:
+    def _add_completion(self, completion: Completion) -> None:
         """Add a completion to its group; the last one of a group sends it to the scorer."""
         if self._abandoned.pop(completion.request_id, None) is not None:
             return
@@ -253,7 +254,7 @@ class Generator:
         if attempt.finish is None and group.expired:
             attempt.finish = "aborted"
         elif attempt.finish is None:
-            # lost with its server, or taken back: the next leg goes on
+            # lost with its server, or drained: the next leg goes on
             self._queue.append((group, attempt))
         if not group.running:
             self._send_to_scorer(group)
@@ -266,6 +267,7 @@ class Generator:
             self._unscored.append(self._finish(self._open.pop(group.key), []))
             return
         group.scoring = True
+        # All that was generated, the completions of a probe again: rewards may compare within a group.
         self._scorer.submit(
             group.key, group.task, rollouts_of(group, self._encoder.completion_text)
         )
@@ -297,14 +299,11 @@ class Generator:
 
     # weight updates and checkpoints ------------------------------------------------------------------------
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Nothing is in flight inside: unfinished requests come back with their tokens, and go on afterwards."""
-        self.take_back()
-        yield
+    def drain(self) -> None:
+        """Empty the engine. Requests that are still wanted are queued again with the tokens they have.
 
-    def take_back(self) -> None:
-        """Abort what is in flight and queue its continuation; the next `pump` submits it."""
+        Where every batch is generated whole, only requests of dropped groups are left, whose end is waited for.
+        """
         ids = [*self._in_flight, *self._abandoned]
         if not ids:
             return
@@ -314,15 +313,15 @@ class Generator:
         for completion in engines.drain(
             self._engine, ids, time.monotonic() + engines.ABORT_GRACE_S
         ):
-            self._file(completion)
+            self._add_completion(completion)
         # Legs that were under way come first, in the order in which their groups were started.
         place = {key: number for number, key in enumerate(self._open)}
         legs = sorted(self._queue, key=lambda entry: (place[entry[0].key], entry[1].id))
         self._queue = deque([*legs, *waiting])
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Open groups with their tokens, as plain values. To be called inside `paused`."""
-        assert not self._in_flight, "state_dict needs the generator to be paused"
+        """Open groups with their tokens, as plain values. To be called after `drain`."""
+        assert not self._in_flight, "state_dict needs the generator to be drained"
         groups = [*self._open.values(), *self._probed.values()]
         return [group.state() for group in groups if group.prefix is None]
 

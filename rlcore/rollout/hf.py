@@ -8,16 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlcore.chat import end_ids
-from rlcore.errors import EngineError, ModelError, first_line
+from rlcore.errors import EngineError, ModelError
 from rlcore.pretrained import as_in_memory, load_causal_lm, load_config
 from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.hf_decode import Wave
 from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.publish import fingerprint
 from rlcore.rope import fix_rope
+from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Completion, Request
 
 
@@ -148,12 +149,7 @@ def _open(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, with one set of rotary frequencies for all lengths."""
     config = load_config(model_folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    except Exception as error:  # files of any content, and code that reads them
-        raise ModelError(
-            f"cannot load a tokenizer from {str(model_folder)!r}: {first_line(error)}"
-        ) from error
+    tokenizer = load_tokenizer(model_folder)
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     # The fused attention of torch has no caps and leaves them out without a word.
     attention = "eager" if capped else "sdpa"

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from rlcore.chat import end_ids
-from rlcore.errors import EngineError, ModelError, RlcoreError, first_line
+from rlcore.errors import EngineError, RlcoreError, first_line
 from rlcore.pretrained import load_config, load_generation_config
 from rlcore.rollout.process_state import launched
+from rlcore.tokenizer import load_tokenizer
 
 _LONGEST_REASON = 200
 """Characters of a reason that vLLM gives."""
@@ -55,13 +55,7 @@ def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int)
 
 def read_end_ids(model_folder: str | Path, config: Any) -> list[int]:
     """Tokens at which a completion ends. vLLM itself knows those of the config and generation config only."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    except Exception as error:  # files of any content, and code that reads them
-        raise ModelError(
-            f"cannot load a tokenizer from {str(model_folder)!r}: {first_line(error)}"
-        ) from error
-    return end_ids(tokenizer, load_generation_config(model_folder), config)
+    return end_ids(load_tokenizer(model_folder), load_generation_config(model_folder), config)
 
 
 @contextmanager

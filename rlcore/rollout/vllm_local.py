@@ -62,11 +62,9 @@ class VllmEngine:
         self._end_ids = read_end_ids(model_folder, config)
         self.version = 0
         self.shared, self.deterministic = False, False
-        self._dtype, self._max_length, self._tensor_parallel = (
-            dtype,
-            max_length,
-            tensor_parallel,
-        )
+        self._dtype = dtype
+        self._max_length = max_length
+        self._tensor_parallel = tensor_parallel
         self._drafts: dict[str, Draft] = {}
         self._done: list[Completion] = []
         self._scores: dict[str, RequestOutput] = {}

@@ -26,7 +26,7 @@ from rlcore.rollout.state import group_state, load_group, task_state
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
 from rlcore.types import Group, Outcome, Rollout, Sample, Task
 
-Rescore = Callable[[Sequence[Group]], list[Group]]
+AddRewards = Callable[[Sequence[Group]], list[Group]]
 EstimateStepValues = Callable[[Sequence[Group], int], tuple[list[Group], Cost]]
 """(groups, number of the batch) -> the groups with step values, and what these cost."""
 FollowUp = Callable[[Sequence[Group], Callable[[Sequence[Task]], list[Group]]], list[Group]]
@@ -95,15 +95,16 @@ class BatchSource:
         rank: int = 0,
         ranks: int = 1,
         gather: Callable[[Any], list[Any]] = list,
-        rescore: Rescore = list,
+        add_policy_rewards: AddRewards = list,
         estimate_step_values: EstimateStepValues | None = None,
     ) -> None:
-        """rescore: adds the rewards that the learner computes. estimate_step_values: adds them."""
+        """gather: joins the items of all ranks; `list` where there is one. add_policy_rewards: adds rewards that read the
+        policy's log-probabilities; `list` adds none. estimate_step_values: adds the step values of per-step credit."""
         self._plan, self._tasks = plan, tasks
         self._curriculum, self._collector = curriculum, collector
         self._draws = RankDraws(curriculum, tasks, rank=rank, ranks=ranks)
         self._rank, self._ranks = rank, ranks
-        self._gather, self._rescore = gather, rescore
+        self._gather, self._add_policy_rewards = gather, add_policy_rewards
         self._estimate_step_values = estimate_step_values
         self._ready: dict[int, RolloutBatch] = {}
         self._next_draw = 0
@@ -113,7 +114,7 @@ class BatchSource:
         """What holds the requests in flight."""
         return self._collector.generator
 
-    def next(self, step: int, *, version: int) -> RolloutBatch:
+    def generate_and_score(self, step: int, *, version: int) -> RolloutBatch:
         """The batch of this step: drawn by the curriculum, generated, scored, filtered, its prefixes continued for step values.
 
         With staleness, batches beyond it are generated too. version: of the weights served.
@@ -125,10 +126,13 @@ class BatchSource:
             self._next_draw += 1
         return self._ready.pop(step)
 
-    def observe(
+    def update_curriculum(
         self, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]
     ) -> dict[str, float]:
-        """Tell the curriculum of a batch, over all ranks; samples: those of each of its groups. Returns metrics."""
+        """Tell the curriculum of a batch. Collective: it hears of the groups of all ranks.
+
+        samples: those of each group of this rank. Returns metrics.
+        """
         collected = batch.collected
         effort = Effort(
             wanted=len(self._share()),
@@ -141,6 +145,8 @@ class BatchSource:
         efforts = self._gather([effort])
         outcomes = self._gather(_outcomes(collected, samples))
         if self._plan.max_staleness == 0:
+            # Replacements advance the sampler, so all ranks must agree how many there were. With staleness they
+            # came from a fork, and `_generate` has ended the batch's draws.
             self._draws.end_batch([effort.resamples for effort in efforts])
         self._curriculum.observe(sorted(outcomes, key=lambda outcome: outcome.index))
         metrics = effort_metrics(efforts) | self._curriculum.metrics()
@@ -181,7 +187,6 @@ class BatchSource:
         draws = self._draws
         first = self._task_draws(draws.draw_batch(plan.groups_per_step), number)
         resample = None
-        resamples_before = draws.resamples
         if plan.max_staleness > 0:
             # later batches must not depend on how many tasks this one replaces
             draws = draws.fork()
@@ -197,9 +202,9 @@ class BatchSource:
             )
         self._collector.start(number, first, resample)
         collected = self._collector.wait(number)
-        resamples = draws.resamples - resamples_before
+        resamples = draws.resamples
         collected = self._follow_up(collected)
-        collected = replace(collected, groups=self._rescore(collected.groups))
+        collected = replace(collected, groups=self._add_policy_rewards(collected.groups))
         cost = None
         if self._estimate_step_values is not None:
             groups, cost = self._estimate_step_values(collected.groups, number)

@@ -135,12 +135,7 @@ def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
     import torch  # here: a recipe is checked without it
 
     try:
-        manifest = json.loads((path / "trainer/manifest.json").read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or "trainer/state.pt" not in manifest:
-            raise ValueError("trainer/manifest.json is no list of its files")
-        for name, expected in manifest.items():
-            if _checksum(path / name) != expected:
-                raise ValueError(f"{name} differs from what was written")
+        _verify(path)
         cursor = read_cursor(path)
         state = torch.load(path / "trainer/state.pt", map_location="cpu", weights_only=True)
     except (OSError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
@@ -149,14 +144,50 @@ def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
 
 
 def read_cursor(path: Path) -> Cursor:
-    """The cursor alone, unverified."""
-    return Cursor(**json.loads((path / "trainer/cursor.json").read_text(encoding="utf-8")))
+    """The cursor alone, unverified. Raises `RunError`."""
+    try:
+        return Cursor(**_read_json(path, "trainer/cursor.json"))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _verify(path: Path) -> None:
+    """Raise `OSError` or `ValueError` unless all files are those that were written."""
+    manifest = _read_json(path, "trainer/manifest.json")
+    if "trainer/state.pt" not in manifest:
+        raise ValueError("trainer/manifest.json is no list of its files")
+    for name, expected in manifest.items():
+        if _checksum(path / name) != expected:
+            raise ValueError(f"{name} differs from what was written")
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads((path / name).read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{name} is empty, or cut") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is not what was written")
+    return value
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        _verify(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _damaged(path: Path, problem: str) -> RunError:
-    others = [other.name for other in all_checkpoints(path.parent) if other != path]
-    if others:
-        advice = f"delete that folder to resume from {others[-1]}"
+    others = [other for other in all_checkpoints(path.parent) if other != path]
+    complete = [other.name for other in others if _is_complete(other)]
+    if complete:
+        advice = (
+            f"delete it, and what is newer than {complete[-1]}, to resume from {complete[-1]}"
+        )
+        if complete[-1] == others[-1].name:
+            advice = f"delete that folder to resume from {complete[-1]}"
     else:
         advice = "start again with --overwrite"
     return RunError(f"checkpoint {path} is damaged: {problem}; {advice}")

@@ -14,14 +14,14 @@ import transformers
 from accelerate import Accelerator
 from rich.console import Console
 
-from rlcore.errors import RecipeError, RlcoreError
+from rlcore.errors import RecipeError
 from rlcore.recipe.build_learner import build_policy
 from rlcore.recipe.check import check
 from rlcore.recipe.schema import Recipe
 from rlcore.run import checkpoint
-from rlcore.run.ending import interrupted, resume_command
+from rlcore.run.ending import interrupted, resume_command, saved_steps
 from rlcore.run.folder import RunFolder, read_rows
-from rlcore.run.processes import group_settings, lost_process_named
+from rlcore.run.processes import group_settings, lost_process_named, on_main
 from rlcore.run.session import Run
 from rlcore.run.tracking import Callback, StepFunction, Tracker
 from rlcore.terminal import SafeConsole
@@ -60,7 +60,7 @@ def train(
     started = time.perf_counter()
     check_trackers(recipe.run.trackers)
     transformers.utils.logging.disable_progress_bar()  # loading and saving bars would break ours
-    folder = RunFolder(folder or Path(recipe.run.folder) / recipe.name)
+    folder = RunFolder(folder or Path(recipe.run.folder).expanduser() / recipe.name)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         log_with=list(recipe.run.trackers) or None,
@@ -71,27 +71,25 @@ def train(
     tasks: dict[str, Sequence[Task]] = {}
     for fact in check(recipe, tasks):
         tracker.say(fact)
-    if accelerator.is_main_process:
-        folder.start(recipe, resume=resume, overwrite=overwrite)
-    accelerator.wait_for_everyone()
-    accelerator.init_trackers(recipe.name)
-    run = open_run(recipe, folder, accelerator, tracker, tasks)
+    if resume and not folder.path.exists():
+        tracker.say(f"there is no run in {folder.path} yet: it is started")
+    on_main(accelerator, lambda: folder.start(recipe, resume=resume, overwrite=overwrite))
+    run: Run | None = None
     try:
+        accelerator.init_trackers(recipe.name)
+        run = open_run(recipe, folder, accelerator, tracker, tasks)
         with lost_process_named(recipe.run.timeout_s, folder.path), run.term.listening():
             while run.cursor.stage < len(recipe.stages):
                 recipe.stages[run.cursor.stage].run(run)
-    except RlcoreError:
-        saved = checkpoint.all_checkpoints(folder.checkpoints)
-        if saved:
-            tracker.say(
-                f"the run is kept in {folder.path}; when the cause is mended, go on after "
-                f"{saved[-1].name} with: {resume_command(folder.path)}"
-            )
-        raise
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(interrupted(folder.path, run.cursor.step)) from interrupt
+        step = run.cursor.step if run else saved_steps(folder.path)
+        raise KeyboardInterrupt(interrupted(folder.path, step)) from interrupt
+    except Exception as error:
+        _say_how_to_go_on(tracker, folder, error)
+        raise
     finally:
-        run.close()
+        if run:
+            run.close()
         accelerator.end_training()
         folder.release()
     tracker.summary()
@@ -110,6 +108,16 @@ def _summary(recipe: Recipe, folder: RunFolder, seconds: float) -> Summary:
         seconds=seconds,
         run=str(folder.path),
     )
+
+
+def _say_how_to_go_on(tracker: Tracker, folder: RunFolder, error: Exception) -> None:
+    saved = checkpoint.all_checkpoints(folder.checkpoints)
+    command = resume_command(folder.path)
+    if saved and command not in str(error):
+        tracker.say(
+            f"the run is kept in {folder.path}; when the cause is mended, go on after "
+            f"{saved[-1].name} with: {command}"
+        )
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -144,11 +152,12 @@ def open_run(
     last = saved_runs[-1] if saved_runs else None
     cursor, saved = checkpoint.read(last) if last else (checkpoint.Cursor(), {})
     _reopen(recipe, cursor, saved)
-    if accelerator.is_main_process:
-        folder.forget_after(step=cursor.step, stage=cursor.stage)
-        # Only now: the last one has been read, and is whole.
-        checkpoint.keep_newest(folder.checkpoints, recipe.run.keep_checkpoints)
-    accelerator.wait_for_everyone()
+    on_main(accelerator, lambda: _tidy(recipe, folder, cursor))
+    rows = len(read_rows(folder.metrics))
+    if rows < cursor.step:
+        tracker.say(
+            f"warning: metrics.jsonl has {rows} rows of {cursor.step} steps: some were lost"
+        )
     policy = build_policy(recipe, last, accelerator)
     origin = (
         f"resumed after step {cursor.step}"
@@ -171,6 +180,14 @@ def open_run(
         saved=saved or None,
         tasks=tasks,
     )
+
+
+def _tidy(recipe: Recipe, folder: RunFolder, cursor: checkpoint.Cursor) -> None:
+    """Drop what was written after the last checkpoint, and checkpoints that are too many."""
+    folder.forget_after(step=cursor.step, stage=cursor.stage)
+    with folder.writing("the list of checkpoints"):
+        # Only now: the last one has been read, and is complete.
+        checkpoint.keep_newest(folder.checkpoints, recipe.run.keep_checkpoints)
 
 
 def _reopen(recipe: Recipe, cursor: checkpoint.Cursor, saved: dict[str, Any]) -> None:

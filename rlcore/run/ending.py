@@ -1,8 +1,9 @@
 """How a run ends before its time: what a signal asks for, and the sentence that says how to go on.
 
-SIGTERM announces the end of a machine or a job (preemption). By default it ends the run at once,
-as Ctrl-C does. With `run.save_on_term_s` the run goes on to the end of its step, saves a
-checkpoint and ends; it ends without one where the step takes longer than these seconds.
+SIGTERM announces the end of a machine or a job (preemption), SIGHUP that the terminal was closed. By
+default they end the run at once, as Ctrl-C does. With `run.save_on_term_s` the run goes on to the
+end of its step, saves a checkpoint and ends; it ends without one where the step takes longer than
+these seconds.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.run.checkpoint import all_checkpoints
+from rlcore.signals import on_hang_up
 
 
 class TermRequest:
-    """Whether SIGTERM has come."""
+    """Whether SIGTERM or SIGHUP has come."""
 
     def __init__(self, grace_s: float | None) -> None:
         self.grace_s = grace_s
@@ -28,29 +30,37 @@ class TermRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, SIGTERM is noted, if a grace period was given.
+        """Inside, SIGTERM and SIGHUP are noted, if a grace period was given.
 
-        `KeyboardInterrupt` is raised when the period is over, and for a second signal.
+        `KeyboardInterrupt` is raised when the period is over, and for a second SIGTERM.
         """
         if self.grace_s is None or threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {
-            signal.SIGTERM: signal.signal(signal.SIGTERM, self._note),
+            signal.SIGTERM: signal.signal(signal.SIGTERM, self._end_soon),
             signal.SIGALRM: signal.signal(signal.SIGALRM, signal.default_int_handler),
+            signal.SIGHUP: on_hang_up(self._note),
         }
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+                # It has come: a second one must not disturb the ending.
+                del before[signal.SIGHUP]
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _end_soon(self, *_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._note()
+
     def _note(self, *_: Any) -> None:
         assert self.grace_s is not None
-        self.received = True
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, self.grace_s)
+        if not self.received:
+            self.received = True
+            signal.setitimer(signal.ITIMER_REAL, self.grace_s)
 
 
 def saved_steps(folder: Path) -> int:
@@ -62,6 +72,8 @@ def saved_steps(folder: Path) -> int:
 def interrupted(folder: Path, step: int) -> str:
     """The sentence for a run that was interrupted after `step` steps."""
     lost = step - saved_steps(folder)
+    if step == 0:
+        return f"interrupted before the first step; go on with: {resume_command(folder)}"
     if lost <= 0:
         kept = "all of them are saved"
     elif lost == step:
@@ -77,4 +89,4 @@ def resume_command(folder: Path) -> str:
     start = "rlcore"
     if processes != "1":
         start = f"torchrun --nproc_per_node {os.environ.get('LOCAL_WORLD_SIZE', processes)} -m rlcore"
-    return f"{start} train {shlex.quote(str(folder))} --resume"
+    return f"{start} train {shlex.quote(os.path.abspath(folder))} --resume"

@@ -20,11 +20,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from rlcore.errors import RunError
-from rlcore.recipe.load import RUN_MARK, RUN_RECIPE, dump, load
+from rlcore.recipe.load import RUN_RECIPE, dump, load
+from rlcore.recipe.run_mark import RUN_MARK, RunMark, read_mark, write_mark
 from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import Cursor, all_checkpoints, read_cursor, recover
 from rlcore.run.disk import is_full, remove, write_error, writing
@@ -55,6 +57,7 @@ class RunFolder:
         self.served_model = path / ".model"
         """What an engine reads its architecture and tokenizer from while it starts."""
         self._lock: IO[str] | None = None
+        self._mark = RunMark()
 
     def start(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Lock the folder for this process, and empty it or check that its run may be resumed.
@@ -77,9 +80,10 @@ class RunFolder:
                 self._enter(recipe, resume=resume, overwrite=overwrite)
             self.rollouts.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
+            write_mark(self._lock, self._mark)
             _write_atomically(self.recipe, dump(recipe))
         except OSError as error:
-            if is_full(error):
+            if resume or is_full(error):
                 raise write_error("its recipe", self.path, error) from None
             raise RunError(
                 f"the run folder {self.path} cannot be written ({error.strerror or error}): "
@@ -107,7 +111,7 @@ class RunFolder:
                 "name=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = mark.open("w")
+        self._lock = mark.open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -115,6 +119,24 @@ class RunFolder:
                 f"another process is running in {self.path}: wait for it, or choose another name "
                 "with name=..."
             ) from None
+        self._mark = read_mark(self.path)
+        if not self._mark.started_in:
+            self._mark = replace(self._mark, started_in=os.getcwd())
+
+    def note_saved(self, step: int) -> None:
+        """Note in the mark that there is a checkpoint; only the main process holds it."""
+        if self._lock is not None:
+            with self.writing(RUN_MARK):
+                self._mark = replace(self._mark, saved=f"step_{step:06d}")
+                write_mark(self._lock, self._mark)
+
+    def _check_not_lost(self) -> None:
+        """Raise `RunError` where the mark knows of a checkpoint, and there is none any more."""
+        if self._mark.saved and not all_checkpoints(self.checkpoints):
+            raise RunError(
+                f"{self.checkpoints} holds no checkpoint, but {self._mark.saved} was saved there: put it back, "
+                "or start again with --overwrite"
+            )
 
     def _has_recipe(self) -> bool:
         """An empty file, as a kill or a full disk may leave it, is no recipe."""
@@ -125,6 +147,7 @@ class RunFolder:
 
     def _enter(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         if resume:
+            self._check_not_lost()
             if self._has_recipe():
                 self._check_same_recipe(recipe)
         elif overwrite:
@@ -147,6 +170,7 @@ class RunFolder:
             remove(folder, inside=self.path)
         for file in (self.metrics, self.evals, self.recipe, self.picture):
             file.unlink(missing_ok=True)
+        self._mark = RunMark(started_in=os.getcwd())
 
     def forget_after(self, *, step: int, stage: int) -> None:
         """Drop what a killed run wrote after its last checkpoint: resuming writes it again."""
@@ -214,7 +238,8 @@ class RunFolder:
         now = _flat(recipe.model_dump(mode="json"))
         changes = []
         for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key) and not MAY_CHANGE.match(key):
+            is_same = _located(before.get(key)) == _located(now.get(key))
+            if not is_same and not MAY_CHANGE.match(key):
                 changes.append(f"{key} ({before.get(key)!r} -> {now.get(key)!r})")
         if changes:
             raise RunError(
@@ -297,6 +322,14 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in items:
         flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def _located(value: Any) -> Any:
+    """The value; the name of a file that exists as its absolute path."""
+    if not isinstance(value, str):
+        return value
+    file, colon, name = value.rpartition(":") if ".py:" in value else (value, "", "")
+    return f"{os.path.abspath(file)}{colon}{name}" if os.path.isfile(file) else value
 
 
 def _keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

@@ -12,6 +12,8 @@ from rlcore.errors import TaskError
 from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
+    from rlcore.objective.term import Objective
+    from rlcore.run.batches import RolloutBatch
     from rlcore.run.session import Run
 
 STREAM = "text"
@@ -64,3 +66,25 @@ def text_sample(
         mask.append(position > 0 and not overlaps)
     advantages = [float(is_trained) for is_trained in mask]
     return Sample(id=id, token_ids=ids, mask=mask, advantages=advantages, stream=STREAM)
+
+
+def next_token_groups(
+    run: Run, batch: RolloutBatch, objective: Objective
+) -> list[tuple[tuple[int, int, str], list[Sample]]]:
+    """(sort key, samples) of the texts of the batch's tasks, where the objective trains on next tokens too.
+
+    Each text once over all ranks, on the rank that has the first of its tasks in the batch's order.
+    """
+    if STREAM not in objective.streams:
+        return []
+    rank = run.accelerator.process_index
+    pairs = zip(batch.collected.draws, batch.groups, strict=True)
+    tasks = sorted(
+        ((draw.order, group.task) for draw, group in pairs), key=lambda pair: pair[0]
+    )
+    uses = [(order, rank, task.columns.get("text")) for order, task in tasks]
+    first_rank: dict[str, int] = {}
+    for _, user, text in sorted(run.gather(uses), key=lambda use: use[:2]):
+        first_rank.setdefault(text, user)
+    mine = [task for _, task in tasks if first_rank[task.columns.get("text")] == rank]
+    return [((2, 0, text.id), [text]) for text in text_samples(run, mine)]

@@ -56,13 +56,11 @@ class Run:
         saved: Mapping[str, Any] | None,
         tasks: Mapping[str, Sequence[Task]],
     ) -> None:
-        self.recipe, self.folder, self.accelerator, self.policy, self.tracker = (
-            recipe,
-            folder,
-            accelerator,
-            policy,
-            tracker,
-        )
+        self.recipe = recipe
+        self.folder = folder
+        self.accelerator = accelerator
+        self.policy = policy
+        self.tracker = tracker
         self.cursor = cursor
         self.saved = saved
         """Trainer state of the stage the run was killed in, until that stage takes it back."""
@@ -186,7 +184,7 @@ class Run:
         this run; the longest of them are the canary from now on. Before there are any it is the prompt of the first task.
         """
         if generator is not None:
-            generator.take_back()
+            generator.drain()
         if rollouts:
             self._canary = longest_texts(rollouts, self.max_length - 1)
         elif self._canary is None:
@@ -263,10 +261,12 @@ class Run:
         In this order: a checkpoint never knows more than the files beside it.
         """
         self.log_step(metrics)
-        done, steps = self.cursor.stage_step, self.recipe.stages[self.cursor.stage].steps
+        done = self.cursor.stage_step
+        # a stage of a user's own may count its steps by another key.
+        is_last = done == getattr(self.recipe.stages[self.cursor.stage], "steps", None)
         leaving = self._is_leaving()
         due = done % self.recipe.run.checkpoint_every == 0 or leaving
-        if due and done < steps:
+        if due and not is_last:
             self.cursor.curriculum = curriculum.state_dict() if curriculum else {}
             state = self._state(learner)
             if batches is not None:
@@ -304,7 +304,7 @@ class Run:
             raise KeyboardInterrupt
 
     def _is_leaving(self) -> bool:
-        """Whether any rank was told to end by SIGTERM, and `run.save_on_term_s` says to save first."""
+        """Whether any rank was told to end by a signal, and `run.save_on_term_s` says to save first."""
         if self.term.grace_s is None:
             return False
         return any(self.gather([self.term.received]))
@@ -329,6 +329,7 @@ class Run:
             keep=self.recipe.run.keep_checkpoints,
             main=self.accelerator.is_main_process,
         )
+        self.folder.note_saved(self.cursor.step)
         self.accelerator.wait_for_everyone()
 
     def _save_model(self, folder: Path) -> None:

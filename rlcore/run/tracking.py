@@ -83,7 +83,8 @@ class Tracker:
         self.ending = ""
         """Where completions end, as a sentence for those who wonder why none did."""
         self._bar: tuple[Progress, TaskID] | None = None
-        self._total = 0
+        self._total: int | None = None
+        """Steps of the stage; None where it does not say."""
         self._every = 1
 
     def say(self, sentence: str) -> None:
@@ -97,8 +98,8 @@ class Tracker:
         """
         log = StageLog(name=stage.label, kind=stage.kind, headline=stage.headline, done=done)
         self.stages.append(log)
-        self._total = stage.steps
-        self._every = max(1, stage.steps // 10)
+        self._total = getattr(stage, "steps", None)
+        self._every = max(1, (self._total or 100) // 10)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -109,7 +110,7 @@ class Tracker:
         try:
             is_hidden = not self.console.is_terminal
             with Progress(*columns, console=self.console, disable=is_hidden) as progress:
-                bar = progress.add_task(log.name, total=stage.steps, completed=done, shown="")
+                bar = progress.add_task(log.name, total=self._total, completed=done, shown="")
                 self._bar = (progress, bar)
                 yield
         finally:
@@ -168,7 +169,8 @@ class Tracker:
             return
         done = int(progress.tasks[bar].completed)
         if log.steps == 1 or done % self._every == 0 or done == self._total:
-            self.say(f"{log.name} {done}/{self._total}  {headline}")
+            of = f"/{self._total}" if self._total else ""
+            self.say(f"{log.name} {done}{of}  {headline}")
 
     def evaluated(self, stage: Stage, row: Mapping[str, Any]) -> None:
         """Log one evaluation and show it."""

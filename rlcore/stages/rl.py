@@ -36,7 +36,7 @@ from rlcore.recipe.optim_sections import OptimSection, UpdateKeys
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
 from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
 from rlcore.run.metrics import learner_metrics
-from rlcore.run.next_token import STREAM, text_samples
+from rlcore.run.next_token import next_token_groups
 from rlcore.run.own_metrics import build_metrics
 from rlcore.run.plots import draw_categories
 from rlcore.run.policy_rewards import policy_scorer
@@ -66,7 +66,8 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
     )
     method: str = Field(
         "grpo",
-        description="a publication: its loss, baseline, equal-reward rule and filter, each replaceable; docs/objectives.md",
+        description="a publication (GRPO, Dr. GRPO, DAPO, ...): its loss, baseline, equal-reward rule and filter; keys that you "
+        "write win; docs/objectives.md",
     )
     stop_after_tokens: PositiveInt | None = Field(
         None,
@@ -94,7 +95,7 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
     )
     follow_up: str | dict[str, Any] | None = Field(
         None,
-        description="tasks made of a step's answers, answered in the same step: guess_masks, or {use: name, ...}",
+        description="further tasks made of a step's completions, generated and trained in the same step: guess_masks, or {use: name, ...}",
     )
     credit: CreditSection = Field(default_factory=CreditSection)
     objective: str | dict[str, Any] = Field(
@@ -105,7 +106,7 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
 
     @model_validator(mode="before")
     @classmethod
-    def _lay_under_the_methods_keys(cls, value: Any) -> Any:
+    def _fill_in_what_the_method_sets(cls, value: Any) -> Any:
         return with_method(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
@@ -209,9 +210,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     from rlcore.run.throughput import throughput
 
     seed = derive(run.recipe.seed, "rl", run.cursor.stage)
-    tasks = run.tasks(stage.tasks)
-    sampler = build_curriculum(stage.curriculum, tasks, seed=seed)
-    curriculum = build_prefilter(stage, sampler, tasks, seed=seed)
+    curriculum = task_sampler(run, stage, seed=seed)
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     learner = run.learner(stage, objective)
     limit = TokenLimit(run, stage.stop_after_tokens)
@@ -230,18 +229,20 @@ def run_rl(run: Run, stage: RlStage) -> None:
         run.publish(learner.version, batches.generator)
         while run.cursor.stage_step < stage.steps and not limit.reached:
             watch = Stopwatch()
-            batch = batches.next(run.cursor.stage_step, version=learner.version)
+            # draws tasks, generates, scores, replaces rejected groups; see BatchSource._generate
+            batch = batches.generate_and_score(run.cursor.stage_step, version=learner.version)
             watch.lap("rollout")
 
             samples = credit(batch.groups)
             write_rollouts(run, batch, samples)
             metrics = batch_metrics(run, batch, own_metrics, version=learner.version)
-            metrics |= batches.observe(batch, samples)
+            metrics |= batches.update_curriculum(batch, samples)
             watch.lap("credit")
 
             report = run_updates(
                 learner,
-                [*keyed(batch, samples), *keyed_texts(run, batch, objective)],
+                groups_in_global_order(batch, samples)
+                + next_token_groups(run, batch, objective),
                 minibatches=stage.minibatches,
                 update_epochs=stage.update_epochs,
                 by=stage.minibatch_by,
@@ -252,18 +253,25 @@ def run_rl(run: Run, stage: RlStage) -> None:
             metrics |= learner_metrics(report)
             watch.lap("learn")
 
-            if report.updates:
-                learner.version += 1
-                proof = run.publish(learner.version, batches.generator, batch.rollouts)
-                metrics |= proof.metrics()
+            if report.updates:  # otherwise no sample had a gradient, and the engine serves these weights already
+                learner.version += 1  # counts publishes, not optimiser updates
+                sync = run.publish(learner.version, batches.generator, batch.rollouts)
+                metrics |= sync.metrics()
             watch.lap("publish")
 
             times = watch.times(reward=batch.collected.reward_s)
-            speeds = speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
-            metrics |= times | speeds
+            metrics |= times
+            metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
             limit.add(metrics)
             run.end_step(metrics, learner, curriculum, batches)
     run.end_stage(learner, curriculum)
+
+
+def task_sampler(run: Run, stage: RlStage, *, seed: int) -> TaskSampler:
+    """The stage's curriculum, behind its prefilter if it has one."""
+    tasks = run.tasks(stage.tasks)
+    sampler = build_curriculum(stage.curriculum, tasks, seed=seed)
+    return build_prefilter(stage, sampler, tasks, seed=seed)
 
 
 def batch_source(
@@ -278,6 +286,7 @@ def batch_source(
     """This rank's rollout batches: drawn by the curriculum, sampled by the run's engine, scored."""
     collector = run.collector(
         scorer,
+        # keeps what top-k, top-p and min-p left: the learner renormalises over the same tokens
         build_sampling(stage.sampling, keep_support=True),
         group_size=stage.group_size,
         seed_of_batch=partial(derive, seed),
@@ -291,7 +300,7 @@ def batch_source(
         rank=run.accelerator.process_index,
         ranks=run.accelerator.num_processes,
         gather=run.gather,
-        rescore=policy_scorer(run, stage, learner.average),
+        add_policy_rewards=policy_scorer(run, stage, learner.average),
         estimate_step_values=step_values(run, stage.credit.steps, stage, collector, seed=seed),
     )
 
@@ -311,35 +320,16 @@ def batch_plan(stage: RlStage) -> BatchPlan:
     )
 
 
-def keyed(
+def groups_in_global_order(
     batch: RolloutBatch, samples: Sequence[Sequence[Sample]]
 ) -> list[tuple[tuple[int, int, str], list[Sample]]]:
-    """The samples of each group with its place in the global order; groups of follow-up tasks come last."""
+    """(sort key, samples) of each group. The keys make minibatches equal for any number of ranks.
+
+    Groups of follow-up tasks come last.
+    """
     pairs = []
     for draw, of_group in zip(batch.collected.draws, samples, strict=True):
         follow_up = draw.task_index is None
         key = (1, 0, draw.task.id) if follow_up else (0, draw.order, "")
         pairs.append((key, list(of_group)))
     return pairs
-
-
-def keyed_texts(
-    run: Run, batch: RolloutBatch, objective: Objective
-) -> list[tuple[tuple[int, int, str], list[Sample]]]:
-    """The texts of the batch's tasks for next-token training, where the objective asks for it.
-
-    Each text once over all ranks, on the rank that has the first of its tasks in the batch's order.
-    """
-    if STREAM not in objective.streams:
-        return []
-    rank = run.accelerator.process_index
-    pairs = zip(batch.collected.draws, batch.groups, strict=True)
-    tasks = sorted(
-        ((draw.order, group.task) for draw, group in pairs), key=lambda pair: pair[0]
-    )
-    uses = [(order, rank, task.columns.get("text")) for order, task in tasks]
-    first_rank: dict[str, int] = {}
-    for _, user, text in sorted(run.gather(uses), key=lambda use: use[:2]):
-        first_rank.setdefault(text, user)
-    mine = [task for _, task in tasks if first_rank[task.columns.get("text")] == rank]
-    return [((2, 0, text.id), [text]) for text in text_samples(run, mine)]

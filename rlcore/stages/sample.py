@@ -78,7 +78,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
             group_size=stage.num_samples,
             seed_of_batch=lambda batch: seed,
         )
-        rescore = policy_scorer(run, stage)
+        add_policy_rewards = policy_scorer(run, stage)
         estimate = step_values(run, stage.steps, stage, collector, seed=seed)
         for start, positions in rounds(run, stage, num_tasks):
             draws = [
@@ -86,7 +86,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
                 for position in positions
             ]
             collector.start(start, draws)
-            groups = rescore(collector.wait(start).groups)
+            groups = add_policy_rewards(collector.wait(start).groups)
             if estimate:
                 groups, cost = estimate(groups, start)
                 costs.append(cost)

@@ -13,10 +13,10 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from hashlib import blake2b
 from string import ascii_lowercase
-from typing import Literal
+from typing import Any, Literal
 
 from rlcore.errors import TaskError, brief
-from rlcore.tasks.lazy import MOST_TASKS, LazyTasks
+from rlcore.tasks.lazy import LazyTasks, check_size
 from rlcore.types import Task
 
 HELD_OUT_ONE_IN = 8
@@ -47,6 +47,47 @@ def arithmetic(
     so many letters drawn evenly and a colon ("kq:7+15=22"), words that change nothing. Raises `TaskError` for settings that give
     no such problem.
     """
+    _check(split, size, terms, max_number, mistakes, mistaken_step, order, letters)
+    counts = tuple(terms)
+
+    def draw(i: int) -> tuple[list[int], random.Random]:
+        rng = random.Random(f"{seed}/{split}/{i}")
+        return _draw(rng, counts, max_number, held_out=split == "heldout"), rng
+
+    def make(i: int) -> Task:
+        numbers, rng = draw(i)
+        mistaken = _mistaken(rng, len(numbers) - 1, mistakes, mistaken_step)
+        shown = rng.sample(numbers, len(numbers)) if order == "any" else numbers
+        return Task(
+            id=f"arithmetic/{split}/{seed}/{i}",
+            prompt="+".join(map(str, numbers)) + "=?",
+            answer=str(sum(numbers)),
+            category=_category(len(numbers)),
+            demonstration=worked(shown, mistaken, _free(rng, letters)),
+            columns={"level": len(numbers)},
+        )
+
+    def column(name: str) -> list[Any] | None:
+        if name not in ("category", "level"):
+            return None
+        is_one = len(set(counts)) == 1
+        drawn = [counts[0]] * size if is_one else [len(draw(i)[0]) for i in range(size)]
+        return drawn if name == "level" else list(map(_category, drawn))
+
+    make(0)  # settings without a problem for this split are reported now
+    return LazyTasks(size, make, column=column)
+
+
+def _check(
+    split: str,
+    size: int,
+    terms: Sequence[int],
+    max_number: int,
+    mistakes: float,
+    mistaken_step: str,
+    order: str,
+    letters: int,
+) -> None:
     if split not in ("train", "heldout"):
         raise TaskError(f"arithmetic has no split {split!r}: choose 'train' or 'heldout'")
     if size < 1 or not terms or min(terms) < 2 or max_number < 1 or not 0 <= mistakes <= 1:
@@ -54,37 +95,22 @@ def arithmetic(
             f"arithmetic needs size >= 1, terms of 2 or more, max_number >= 1 and mistakes from 0 to 1, "
             f"got size={size}, terms={tuple(terms)}, max_number={max_number}, mistakes={mistakes}"
         )
-    if size > MOST_TASKS:
-        raise TaskError(f"arithmetic makes up to {MOST_TASKS:,} tasks, not size={size}")
     if max(terms) > MOST_PARTS or not 0 <= letters <= MOST_PARTS:
         raise TaskError(
             f"arithmetic takes up to {MOST_PARTS} terms and letters, got terms={brief(terms)} "
             f"and letters={brief(letters)}"
         )
+    check_size("arithmetic", size, max(terms))
     if mistaken_step not in ("last", "any", "each"):
         raise TaskError(
             f"arithmetic.mistaken_step is {mistaken_step!r}: choose 'last', 'any' or 'each'"
         )
     if order not in ("given", "any"):
         raise TaskError(f"arithmetic.order is {order!r}: choose 'given' or 'any'")
-    counts = tuple(terms)
 
-    def make(i: int) -> Task:
-        rng = random.Random(f"{seed}/{split}/{i}")
-        numbers = _draw(rng, counts, max_number, held_out=split == "heldout")
-        mistaken = _mistaken(rng, len(numbers) - 1, mistakes, mistaken_step)
-        shown = rng.sample(numbers, len(numbers)) if order == "any" else numbers
-        return Task(
-            id=f"arithmetic/{split}/{seed}/{i}",
-            prompt="+".join(map(str, numbers)) + "=?",
-            answer=str(sum(numbers)),
-            category=f"{len(numbers)}-terms",
-            demonstration=worked(shown, mistaken, _free(rng, letters)),
-            columns={"level": len(numbers)},
-        )
 
-    make(0)  # settings without a problem for this split are reported now
-    return LazyTasks(size, make)
+def _category(terms: int) -> str:
+    return f"{terms}-terms"
 
 
 def is_held_out(numbers: Sequence[int]) -> bool:

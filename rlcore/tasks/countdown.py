@@ -12,10 +12,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
 from rlcore.errors import TaskError
-from rlcore.tasks.lazy import MOST_TASKS, LazyTasks
+from rlcore.tasks.lazy import LazyTasks, check_size
 from rlcore.types import Task
 
 HELD_OUT_ONE_IN = 8
@@ -43,6 +43,50 @@ def countdown(
     `max_target`; it uses only `operators`. mistakes: probability that the demonstration makes some other number, or the target
     by chance. Raises `TaskError` for settings that give no such problem.
     """
+    _check(split, size, numbers, max_number, max_target, operators, mistakes)
+    counts = tuple(numbers)
+
+    def draw_count(i: int) -> tuple[int, random.Random]:
+        rng = random.Random(f"{seed}/{split}/{i}")
+        return rng.choice(counts), rng
+
+    def make(i: int) -> Task:
+        count, rng = draw_count(i)
+        given, target, steps = _draw(
+            rng, count, max_number, max_target, operators, split == "heldout"
+        )
+        shown = steps
+        if rng.random() < mistakes:
+            tries = (_combine(rng, list(given), max_target, operators) for _ in range(_TRIES))
+            shown = next((found[1] for found in tries if found), steps)
+        return Task(
+            id=f"countdown/{split}/{seed}/{i}",
+            prompt=f"{' '.join(map(str, given))}>{target}?",
+            answer=";".join(steps),
+            category=_category(count),
+            demonstration=";".join(shown),
+            columns={"numbers": given, "target": target, "level": len(given)},
+        )
+
+    def column(name: str) -> list[Any] | None:
+        if name not in ("category", "level"):
+            return None
+        drawn = [draw_count(i)[0] for i in range(size)]
+        return drawn if name == "level" else list(map(_category, drawn))
+
+    make(0)  # settings without a problem for this split are reported now
+    return LazyTasks(size, make, column=column)
+
+
+def _check(
+    split: str,
+    size: int,
+    numbers: Sequence[int],
+    max_number: int,
+    max_target: int,
+    operators: str,
+    mistakes: float,
+) -> None:
     if split not in ("train", "heldout"):
         raise TaskError(f"countdown has no split {split!r}: choose 'train' or 'heldout'")
     if (
@@ -57,32 +101,13 @@ def countdown(
             f"countdown needs size >= 1, numbers from 2 to {MOST_NUMBERS}, max_number and max_target >= 1 and operators among {OPERATORS}, "
             f"got {size}, {tuple(numbers)}, {max_number}, {max_target} and {operators!r}"
         )
-    if size > MOST_TASKS:
-        raise TaskError(f"countdown makes up to {MOST_TASKS:,} tasks, not size={size}")
+    check_size("countdown", size, max(numbers))
     if not 0 <= mistakes <= 1:
         raise TaskError(f"countdown.mistakes is {mistakes}, but must be from 0 to 1")
-    counts = tuple(numbers)
 
-    def make(i: int) -> Task:
-        rng = random.Random(f"{seed}/{split}/{i}")
-        given, target, steps = _draw(
-            rng, rng.choice(counts), max_number, max_target, operators, split == "heldout"
-        )
-        shown = steps
-        if rng.random() < mistakes:
-            tries = (_combine(rng, list(given), max_target, operators) for _ in range(_TRIES))
-            shown = next((found[1] for found in tries if found), steps)
-        return Task(
-            id=f"countdown/{split}/{seed}/{i}",
-            prompt=f"{' '.join(map(str, given))}>{target}?",
-            answer=";".join(steps),
-            category=f"{len(given)}-numbers",
-            demonstration=";".join(shown),
-            columns={"numbers": given, "target": target, "level": len(given)},
-        )
 
-    make(0)  # settings without a problem for this split are reported now
-    return LazyTasks(size, make)
+def _category(count: int) -> str:
+    return f"{count}-numbers"
 
 
 def is_held_out(numbers: Sequence[int], target: int) -> bool:

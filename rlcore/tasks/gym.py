@@ -7,7 +7,7 @@ from typing import Any
 
 from rlcore.errors import TaskError
 from rlcore.plugin import did_you_mean
-from rlcore.tasks.lazy import LazyTasks
+from rlcore.tasks.lazy import LazyTasks, check_size
 from rlcore.types import Task
 
 
@@ -26,6 +26,7 @@ def gym(
         raise TaskError("gym tasks need reasoning-gym: pip install 'rlcore[gym]'") from error
     if name not in DATASETS:
         raise TaskError(f"reasoning-gym has no data set {name!r}{did_you_mean(name, DATASETS)}")
+    check_size("gym", size)
     settings = dict(params or {})
     try:
         data = create_dataset(name, size=size, seed=seed, **settings)
@@ -44,4 +45,7 @@ def gym(
             columns={"entry": entry, "params": settings},
         )
 
-    return LazyTasks(size, make)
+    def column(column_name: str) -> list[str] | None:
+        return [name] * size if column_name == "category" else None
+
+    return LazyTasks(size, make, column=column)

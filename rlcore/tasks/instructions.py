@@ -1,10 +1,12 @@
 """Instructions that a program can check, made on the spot: short texts on a topic, each under constraints of IFEval.
 
-    prompt "Write two sentences about chess, at least 20 words in all. Do not use any commas."    category "no_comma"
-    columns instruction_id_list ["punctuation:no_comma", "length_constraints:number_words"] and kwargs, for the reward `instructions`
+    prompt "Write two sentences about chess, 20 to 45 words in all. Do not use any commas."    category "no_comma"
+    columns instruction_id_list and kwargs, for the reward `instructions`: punctuation:no_comma and, twice,
+    length_constraints:number_words
 
 The names and arguments of the constraints are those of IFEval (arXiv:2311.07911); the sentences are not. Every prompt also asks
-for a least number of words, and that counts like the rest: otherwise a model learns to meet a constraint by saying less.
+for a number of words within bounds, and that counts like the rest. Without a lower bound a model learns to meet constraints by
+saying less; without an upper one it learns to go on until it is cut.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Material:
     frequent: Sequence[str]
     """Words that most texts have: for "do not use"."""
     endings: Sequence[str]
-    least_words: Sequence[int]
+    word_ranges: Sequence[tuple[int, int]]
     counts: Sequence[int]
 
 
@@ -50,7 +52,7 @@ _TRAIN = Material(
     ).split(","),
     frequent=("and", "with", "it", "as"),
     endings=("That is all.", "Hope this helps!", "Have a nice day.", "Any other questions?"),
-    least_words=(18, 20, 24),
+    word_ranges=((18, 40), (20, 45), (24, 50)),
     counts=(2, 4),
 )
 _HELD_OUT = Material(
@@ -61,7 +63,7 @@ _HELD_OUT = Material(
     words="silver,garden,slowly,winter,door,music,hand,field,early,blue,voice,table".split(","),
     frequent=("is", "for"),
     endings=("Now you know.", "See you tomorrow."),
-    least_words=(19, 22),
+    word_ranges=((19, 42), (22, 48)),
     counts=(3,),
 )
 MATERIAL = {"train": _TRAIN, "heldout": _HELD_OUT}
@@ -201,13 +203,13 @@ def instructions(
     seed: int = 0,
     constraints: Sequence[int] = (1,),
     kinds: Sequence[str] = (),
-    least_words: bool = True,
+    word_range: bool = True,
 ) -> Sequence[Task]:
     """Prompts for a short text under constraints, with the columns that the reward `instructions` reads.
 
     Task i is a function of (seed, split, i) and the settings. constraints: how many a prompt has, one of the counts, drawn evenly;
     its category is the kind of constraint where it has one, else "2 constraints". kinds: names of `KINDS`, by default all; they
-    take turns. least_words: every prompt also asks for a least number of words. "heldout" has other topics, words, phrases and
+    take turns. word_range: every prompt also gives bounds for the number of words. "heldout" has other topics, words, phrases and
     numbers than "train". Raises `TaskError`.
     """
     if split not in MATERIAL:
@@ -228,7 +230,7 @@ def instructions(
             f"{', '.join(names)}) that do not contradict each other; got {brief(list(constraints))}"
         )
     counts = tuple(constraints)
-    return LazyTasks(size, lambda i: _make(i, split, seed, counts, names, least_words))
+    return LazyTasks(size, lambda i: _make(i, split, seed, counts, names, word_range))
 
 
 def _make(
@@ -237,7 +239,7 @@ def _make(
     seed: int,
     counts: Sequence[int],
     names: Sequence[str],
-    least_words: bool,
+    word_range: bool,
 ) -> Task:
     rng = random.Random(f"{seed}/{split}/{i}")
     material = MATERIAL[split]
@@ -250,11 +252,12 @@ def _make(
         rules.append(KINDS[name].rule)
         arguments.append(values)
     request = f"Write two sentences about {rng.choice(material.topics)}"
-    if least_words:
-        least = rng.choice(material.least_words)
-        request += f", at least {least} words in all"
-        rules.append("length_constraints:number_words")
+    if word_range:
+        least, most = rng.choice(material.word_ranges)
+        request += f", {least} to {most} words in all"
+        rules += ["length_constraints:number_words"] * 2
         arguments.append({"relation": "at least", "num_words": least})
+        arguments.append({"relation": "less than", "num_words": most + 1})
     return Task(
         id=f"instructions/{split}/{seed}/{i}",
         prompt=" ".join([f"{request}.", *sentences]),

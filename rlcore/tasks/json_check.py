@@ -14,6 +14,8 @@ from rlcore.errors import TaskError, brief, first_line
 
 MAX_DEPTH = 100
 """Lists and objects inside one another in a row."""
+MAX_LINE = 64 << 20
+"""Bytes of a row."""
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
 
@@ -34,8 +36,10 @@ def check_json(file: str) -> None:
 
 def _check_lines(file: str) -> None:
     with _open(file) as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), b""), start=1):
             where = f"{file}, line {number}"
+            if len(line) > MAX_LINE:
+                raise TaskError(f"{where}: it is longer than {MAX_LINE >> 20} MB; no row is")
             _check_text(line, where)
             start = _without_mark(line).lstrip()[:1]
             if start and start != b"{":

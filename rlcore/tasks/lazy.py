@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
+from rlcore.errors import TaskError, brief
 from rlcore.types import Task
 
-MOST_TASKS = 10_000_000
-"""Of a set that is made on the spot: some task samplers look at all of them at the start."""
+MOST_NUMBERS = 2_000_000
+"""In all tasks of a set that is made on the spot."""
+
+
+def check_size(owner: str, size: int, numbers: int = 1) -> None:
+    """Raise `TaskError` where `size` tasks with up to so many numbers each take too long to make.
+
+    Every run, and some task samplers, look at each task at the start.
+    """
+    most = MOST_NUMBERS // numbers
+    if size > most:
+        parts = f" with {numbers} numbers each" if numbers > 1 else ""
+        raise TaskError(
+            f"{owner} makes up to {most:,} tasks{parts}, not size={brief(size)}: lower size"
+        )
 
 
 class LazyTasks(Sequence[Task]):

@@ -9,13 +9,13 @@ import pytest
 
 from rlcore.credit.monte_carlo import MonteCarlo
 from rlcore.credit.split import delimiter
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.rollout.collector import Collector
 from rlcore.rollout.generator import Generator
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Group, Prefix, Request, Rollout, Sampling, Task, Verdict
 from tests.credit.chains import valued
 

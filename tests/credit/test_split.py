@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 
 from rlcore.credit.split import SPLITTERS, by_text, split_steps, text_ends
 from rlcore.errors import RecipeError
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.plugin import build
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Span
 from tests.subwords import subword_tokenizer
 

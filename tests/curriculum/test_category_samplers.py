@@ -85,9 +85,10 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
         resamples = [rng.randint(0, 4), rng.randint(0, 4)]
         firsts = [rank.draw_batch(7) for rank in ranks]
         assert [len(first) for first in firsts] == [4, 3]
-        for rank, n in zip(ranks, resamples, strict=True):
-            rank.draw_replacements(n)
-        taken = [rank.taken for rank in ranks]
+        taken = [
+            first + rank.draw_replacements(n)
+            for first, rank, n in zip(firsts, ranks, resamples, strict=True)
+        ]
         assert [len(t) for t in taken] == [4 + resamples[0], 3 + resamples[1]]
         told = [rank.resamples for rank in ranks]
         for rank in ranks:
@@ -104,7 +105,7 @@ def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
         again = [RankDraws(make(name), tasks(), rank=rank, ranks=2) for rank in range(2)]
         parts = [rank.draw_batch(7) + rank.draw_replacements(2) for rank in again]
         positions = [draw.task_index for draw in parts[0] + parts[1]]
-        assert sorted(positions) == sorted(whole)  # no position is drawn twice or forgotten
+        assert sorted(positions) == sorted(whole)  # no task is drawn twice or forgotten
 
 
 @pytest.mark.parametrize("given", [[1.0], [0.0] * 3, [-1.0, 1.0, 1.0], [float("nan")] * 3])

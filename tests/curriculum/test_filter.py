@@ -15,7 +15,6 @@ from rlcore.curriculum.filter import FILTERS, Filter, zero_variance
 from rlcore.curriculum.rank_draws import Draw, RankDraws
 from rlcore.curriculum.uniform import Uniform
 from rlcore.errors import RecipeError, RewardError
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.plugin import build
 from rlcore.recipe.build import build_filter
 from rlcore.rollout.collector import CollectedBatch, Collector, Resample
@@ -25,6 +24,7 @@ from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.scripted import ScriptedEngine
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
 from rlcore.stages.rl import RlStage
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Group, Request, Rollout, Sampling, Task, Verdict
 
 RATES = {"solved": 1.0, "mixed": 0.5, "impossible": 0.0}

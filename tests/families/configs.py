@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.learner.twin import cut_layers
+from rlcore.tokenizer import byte_tokenizer
 
 LONGEST = 60
 """Tokens of the longest sequence that is compared."""

@@ -119,7 +119,7 @@ def test_another_base_is_noticed(tmp_path):
     policy.save(tmp_path)
     with pytest.raises(ModelError, match="the adapter in .* was trained on another base model"):
         load_policy(config=TINY, tokenizer="bytes", seed=1, peft=LORA, saved=tmp_path)
-    with pytest.raises(ModelError, match="the adapter in .* cannot be read"):
+    with pytest.raises(ModelError, match="cannot load an adapter from"):
         load_policy(config=TINY, tokenizer="bytes", peft=LORA | {"r": 8}, saved=tmp_path)
 
 

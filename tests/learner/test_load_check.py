@@ -17,9 +17,9 @@ from rlcore.learner.module import PackedModule
 from rlcore.learner.noise import arithmetic_noise, in_float32
 from rlcore.learner.packed_check import check_packed, one_by_one, twin_problem
 from rlcore.learner.policy import load_policy
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.learner.twin import twin_config, twin_of
 from rlcore.rope import fix_rope
+from rlcore.tokenizer import byte_tokenizer
 from tests.families.configs import make_model, tiny_config
 
 SIZES = {

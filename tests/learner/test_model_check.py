@@ -121,7 +121,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (without("config.json"), "has no config.json: it holds no model"),
     (write("config.json", '{"model_type": '), "is not a valid JSON file"),
-    (write("config.json", "[1, 2]"), "cannot read the config"),
+    (write("config.json", "[1, 2]"), "cannot load the config of a model"),
     (write("config.json", "{}"), "Should have a `model_type` key"),
     (with_key("model_type", "qwen99"), "does not recognize this architecture"),
     (with_key("hidden_size", "big"), "Field 'hidden_size' expected int, got str"),
@@ -173,7 +173,7 @@ def test_a_broken_model_is_one_sentence_and_an_exit_status(
         ("absent.gguf", None, "the path does not exist"),
         ("file", b"hello", "is a file: name the folder of a model"),
         ("text.gguf", b"hello", "is not a GGUF file"),
-        ("cut.gguf", b"GGUF\x03\x00\x00\x00" + bytes(40), "cannot read"),
+        ("cut.gguf", b"GGUF\x03\x00\x00\x00" + bytes(40), "is the file whole?"),
     ],
 )
 def test_what_is_no_model_is_one_sentence(

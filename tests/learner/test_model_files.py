@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from rlcore.errors import ModelError
 from rlcore.learner.policy import load_policy
 from rlcore.learner.policy_files import check_writable
-from rlcore.learner.tokenizer import byte_tokenizer
+from rlcore.tokenizer import byte_tokenizer
 from tests.families.configs import make_model
 from tests.learner.tiny_model import TINY
 

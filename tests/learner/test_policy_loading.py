@@ -8,7 +8,7 @@ from rlcore.errors import ModelError
 from rlcore.learner.attention import PACKED
 from rlcore.learner.packed_check import _packed, check_packed
 from rlcore.learner.policy import load_policy
-from rlcore.learner.tokenizer import byte_tokenizer
+from rlcore.tokenizer import byte_tokenizer
 
 SMALL = {
     "hidden_size": 32,

@@ -83,7 +83,10 @@ def test_it_loads_and_checks_itself(recipe: str, tmp_path: Path) -> None:
     [
         ("stages.0.stepz=3", "unknown key 'stages.0.stepz'; did you mean 'steps'?"),
         ("stages.0.steps=many", "stages.0.steps: Input should be a valid integer"),
-        ("stages.0.tasks=test", "stages.0.tasks is 'test', but the recipe's task sets are: train"),
+        (
+            "stages.0.tasks=test",
+            "stages.0.tasks is 'test', but the recipe's task sets are: train",
+        ),
         ("stages.0.kind=none.py:Probe", "there is no stage file"),
         ("stages.0.kind=my_stages.py:Prob", "did you mean 'Probe'?"),
         ("stages.0.kind=rlcore.types:Task", "is not a subclass of rlcore.stages.base.Stage"),
@@ -104,6 +107,35 @@ def test_its_keys_are_listed(recipe: str) -> None:
     assert {"name", "tasks", "steps", "scale", "stop_file"} <= keys.keys()
     assert keys["scale"].default == "1.0"
     assert keys["scale"].meaning == "factor of the value"
+
+
+def test_a_stage_without_the_key_steps_runs_and_resumes(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of the README: its key is `rounds`."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = text[text.index("# my_stages.py") :].partition("```")[0]
+    (tmp_path / "my_stages.py").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    raw = RECIPE.format(folder=tmp_path)
+    raw = raw.replace(
+        f"tasks: train, steps: 5, scale: 2.0, stop_file: {tmp_path}/stop", "rounds: 5"
+    )
+    (tmp_path / "probing.yaml").write_text(raw)
+    loaded = load("probing.yaml")
+    check(loaded)
+
+    def stop(step: int, _: dict) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="after 3 steps, the last 1 are not saved"):
+        train(loaded, console=Console(quiet=True), callbacks=[stop])
+    text = io.StringIO()
+    summary = train(loaded, resume=True, console=Console(file=text, width=120))
+    rows = read_rows(Path(summary.run) / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert "resumed after step 2" in text.getvalue()
 
 
 def test_it_resumes_where_it_was_killed_and_stands_in_the_summary(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.errors import RlcoreError
+from rlcore.errors import RecipeError, RlcoreError
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
 
@@ -101,3 +101,27 @@ def test_the_place_comes_first(tmp_path: Path, override: str, place: str) -> Non
     with pytest.raises(RlcoreError) as error:
         check(load(str(tmp_path / "places.yaml"), [override]))
     assert str(error.value).startswith(place), error.value
+
+
+def test_a_parent_is_looked_up_beside_the_recipe_that_extends_it(tmp_path: Path) -> None:
+    """With or without the ending of its file, in another folder, and through two levels."""
+    (tmp_path / "base.yaml").write_text("extends: quickstart\nname: base\n")
+    (tmp_path / "sub").mkdir()
+    for parent in ("../base.yaml", "../base"):
+        (tmp_path / "sub/middle.yaml").write_text(f"extends: {parent}\nseed: 5\n")
+        (tmp_path / "sub/top.yaml").write_text("extends: middle.yaml\nname: top\n")
+        top = load(str(tmp_path / "sub/top.yaml"))
+        assert (top.name, top.seed) == ("top", 5)
+    (tmp_path / "sub/middle.yaml").write_text("extends: ../nothing.yaml\n")
+    with pytest.raises(RecipeError, match="middle.yaml extends '../nothing.yaml', which is not in its folder"):
+        load(str(tmp_path / "sub/top.yaml"))
+
+
+def test_a_folder_that_is_no_run_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="holds no recipe.yaml: name a recipe or a run folder"):
+        load(str(tmp_path))
+    with pytest.raises(RecipeError) as raised:
+        load("runs/zzzzqqqq")
+    assert "nearest" not in str(raised.value)
+    with pytest.raises(RecipeError, match="nearest: quickstart"):
+        load("quickstrat")

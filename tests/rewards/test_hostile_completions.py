@@ -27,10 +27,10 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_a_program_is_looked_for_in_linear_time(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     for wanted, stub in (((), ""), (("f",), ""), (("f",), "def f(x):\n")):
         extract_program(text, wanted=wanted, stub=stub)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(

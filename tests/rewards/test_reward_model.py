@@ -17,9 +17,9 @@ from rewards.judge_local import LocalJudge
 from rewards.reward_model import RewardModel
 from rlcore import RewardSpec, Task, Verdict
 from rlcore.errors import RewardError
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
+from rlcore.tokenizer import byte_tokenizer
 
 PROMPTS = ["2+2=?", [{"role": "system", "content": "count"}, {"role": "user", "content": "2+2=?"}]]
 ANSWERS = ["4", "It is four, I would say.", "", "5" * 40, "x = 4"]
@@ -111,7 +111,7 @@ def test_labels_formats_and_lengths(one_score, tmp_path):
 
 def test_a_model_without_a_trained_head_is_refused(tmp_path):
     path = save(tmp_path, causal=True)
-    with pytest.raises(RewardError, match="score.weight.*not trained to classify"):
+    with pytest.raises(RewardError, match="the whole Qwen2ForSequenceClassification: they lack score.weight"):
         load_reward(RewardSpec("rewards.reward_model:RewardModel", params={"path": path}))
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from rewards.sandbox import Limits, SandboxError, check_program, harness_script, report
 from rewards.sandbox.contain import architecture, landlock_version
-from rewards.sandbox.local import Local
+from rewards.sandbox.local import PATIENCE_S, Local
 
 HOLDS, WHAT = report()
 pytestmark = pytest.mark.skipif(not HOLDS, reason=f"this machine cannot confine programs: {WHAT}")
@@ -388,7 +388,8 @@ def test_tests_that_a_reply_keeps_busy_end_in_time_as_failed():
     limits = replace(QUICK, cpu_s=60, wall_s=1.0)
     began = time.monotonic()
     outcome = check_program("def f(): return range(10**9)", ["assert sum(f()) == 3"], limits=limits)
-    assert not outcome.passed and time.monotonic() - began < 2.5
+    # The bound is one of computing time: on a busy machine it takes longer by the clock.
+    assert not outcome.passed and time.monotonic() - began < limits.wall_s + PATIENCE_S
 
 
 @pytest.mark.parametrize(

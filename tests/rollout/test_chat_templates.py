@@ -19,9 +19,9 @@ from rlcore.chat import (
 )
 from rlcore.errors import TaskError
 from rlcore.learner.policy import load_policy
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.prompt import PromptEncoder
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Task
 from tests.rollout.end_of_turn import greedy, make_base, weights_that_write
 

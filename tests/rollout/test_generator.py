@@ -90,8 +90,8 @@ def test_every_token_has_the_version_and_log_probability_it_was_written_with(
     for version in (1, 2):
         for _ in range(7):
             finished += generate.pump(0.0)  # one token a row
-        with generate.paused():
-            engine.load(models[version].named_parameters(), version)
+        generate.drain()
+        engine.load(models[version].named_parameters(), version)
     finished += finish(generate, 12 - len(finished))
     rollouts = [rollout for done in finished for rollout in done.group.rollouts]
     assert len(rollouts) == 24 and len({rollout.id for rollout in rollouts}) == 24
@@ -134,7 +134,7 @@ def test_taking_back_without_new_weights_changes_only_the_seed_of_the_rest(
     for _ in range(3):
         for _ in range(4):
             disturbed.pump(0.0)
-        disturbed.take_back()
+        disturbed.drain()
     for one, other in zip(finish(undisturbed, 4), finish(disturbed, 4), strict=True):
         for a, b in zip(one.group.rollouts, other.group.rollouts, strict=True):
             assert a.completion_ids == b.completion_ids and a.finish == b.finish
@@ -190,7 +190,7 @@ def test_open_groups_survive_a_checkpoint(model_path: Path) -> None:
     first.start(numbered(TASKS[:2]), batch=1)
     for _ in range(9):
         first.pump(0.0)
-    first.take_back()
+    first.drain()
     state = json.loads(json.dumps(first.state_dict()))
     second = generator(HfEngine(model_path, max_length=256))
     second.load_state_dict(state, lambda saved: TASKS[int(saved["key"][1])])

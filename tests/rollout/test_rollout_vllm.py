@@ -303,7 +303,8 @@ def test_stop_string_and_end_of_sequence(engine: VllmEngine) -> None:
     for completion in generate(
         engine, ref.requests(ref.prompts(8, (9,)), max_tokens=200, ignore_eos=False), 60
     ):
-        assert (completion.finish == "stop") == (completion.token_ids[-1] == 1)
+        # end of sequence, and what the chat template closes a turn with
+        assert (completion.finish == "stop") == (completion.token_ids[-1] in (1, 4))
 
 
 def test_refusals(engine: VllmEngine, model_path: Path) -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from rlcore.recipe.load import load
+from rlcore.run.driver import train
 from rlcore.run.ending import TermRequest, interrupted
 from rlcore.run.folder import read_rows
+from rlcore.signals import end_on_signals
+from rlcore.terminal import SafeConsole
 from tests.run.test_checkpoint import started, write
 from tests.run.whole import Process, run_folder, start, write_recipe
 
@@ -84,6 +93,103 @@ def test_the_grace_period_is_kept() -> None:
             time.sleep(10)
         assert time.monotonic() - began < 5
     assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+def test_a_closed_terminal_ends_a_run_as_sigterm_does(tiny: Path) -> None:
+    """A real terminal, whose other end is closed: the kernel sends SIGHUP, and what is printed has nowhere to go."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlcore", "train", str(tiny), *LONG, "run.save_on_term_s=60"],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    until = time.monotonic() + 120
+    while rows(tiny) < 3:
+        assert process.poll() is None and time.monotonic() < until, said.decode()
+        if select.select([ours], [], [], 0.05)[0]:
+            said += os.read(ours, 65536)
+    os.close(ours)
+    assert process.wait(60) == 130
+    steps = rows(tiny)
+    assert [path.name for path in (run_folder(tiny) / "checkpoints").iterdir()] == [
+        f"step_{steps:06d}"
+    ]
+
+
+def test_sighup_without_a_grace_period_says_what_is_lost(tiny: Path) -> None:
+    """As with `rlcore train ... > log` in a shell that ends."""
+    process = start("train", tiny, "stages.sft.steps=400", "run.checkpoint_every=5")
+    wait_for_rows(tiny, 8, process)
+    for _ in range(2):  # of the shell and of the kernel
+        process.send_signal(signal.SIGHUP)
+    said = ended(process)
+    assert re.search(r"interrupted after \d+ steps, the last \d+ are not saved", said)
+    assert said.count("interrupted") == 1 and f"train {run_folder(tiny)} --resume" in said
+
+
+def test_a_hang_up_is_noted_once_and_sigterm_after_it_keeps_the_grace_period() -> None:
+    """A logout sends both, in any order."""
+    for first, second in ((signal.SIGHUP, signal.SIGTERM), (signal.SIGTERM, signal.SIGHUP)):
+        end_on_signals()
+        request = TermRequest(30.0)
+        with request.listening():
+            for number in (first, second, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            assert request.received
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+        os.kill(os.getpid(), signal.SIGHUP)  # does not disturb what comes after the loop
+
+
+def test_nohup_is_respected(tiny: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    end_on_signals()
+    with TermRequest(5.0).listening():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_an_error_of_a_callback_says_how_to_go_on(tiny: Path) -> None:
+    def fail(step: int, _: dict) -> None:
+        if step == 3:
+            raise ZeroDivisionError("a tracker of my own")
+
+    said = io.StringIO()
+    with pytest.raises(ZeroDivisionError):
+        train(load(str(tiny)), callbacks=[fail], console=SafeConsole(file=said, width=200))
+    assert (
+        f"go on after step_000002 with: rlcore train {run_folder(tiny)} --resume"
+        in said.getvalue()
+    )
+
+
+def test_an_interrupt_while_the_model_loads_says_how_to_go_on(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as raised:
+        patch.setattr("rlcore.run.driver.build_policy", interrupt)
+        train(load(str(tiny)), console=SafeConsole(quiet=True))
+    assert str(raised.value) == (
+        f"interrupted before the first step; go on with: rlcore train {run_folder(tiny)} --resume"
+    )
+    short = ["stages=[{kind: sft, tasks: demonstrations, steps: 1}]", "name=again"]
+    train(load(str(tiny), short), console=SafeConsole(quiet=True))
 
 
 @pytest.mark.parametrize(

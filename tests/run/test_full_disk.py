@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,22 +19,25 @@ from rlcore.errors import RunError
 from rlcore.recipe.load import load
 from rlcore.run import checkpoint
 from rlcore.run.disk import is_full, remove, writing
-from rlcore.run.folder import RunFolder
+from rlcore.run.folder import RunFolder, read_rows
 from tests.run.test_checkpoint import names, started, write
 from tests.run.whole import run_folder, story, write_recipe
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+READ_ONLY = OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
-def refuse_at(patch: pytest.MonkeyPatch, module: Any, function: str, number: int) -> list[str]:
-    """Make the given call (from 1) of a function fail for lack of space; the calls so far."""
+def refuse_at(
+    patch: pytest.MonkeyPatch, module: Any, function: str, number: int, error: OSError = FULL
+) -> list[str]:
+    """Make the given call (from 1) of a function fail, by default for lack of space; the calls so far."""
     calls: list[str] = []
     original = getattr(module, function)
 
     def counted(*arguments: Any, **settings: Any) -> Any:
         calls.append(str(arguments[0]))
         if len(calls) == number:
-            raise FULL
+            raise error
         return original(*arguments, **settings)
 
     patch.setattr(module, function, counted)
@@ -50,9 +54,10 @@ WRITES = [
 ]
 
 
+@pytest.mark.parametrize("error", [FULL, READ_ONLY], ids=["full", "read-only"])
 @pytest.mark.parametrize(("module", "function"), WRITES, ids=[name for _, name in WRITES])
 def test_each_refused_write_of_a_checkpoint_costs_nothing(
-    tmp_path: Path, module: Any, function: str
+    tmp_path: Path, module: Any, function: str, error: OSError
 ) -> None:
     """Also where a step is saved again, so that its first checkpoint is moved aside."""
     number = 0
@@ -62,18 +67,19 @@ def test_each_refused_write_of_a_checkpoint_costs_nothing(
         folder.mkdir(parents=True)
         write(folder, 7, stage=1, keep=1)
         with pytest.MonkeyPatch.context() as patch:
-            calls = refuse_at(patch, module, function, number)
+            calls = refuse_at(patch, module, function, number, error)
             if len(calls) >= number:
                 continue
             try:
                 write(folder, 7, stage=2, keep=1)
-            except RunError as error:
-                sentence = str(error)
+            except RunError as refusal:
+                sentence = str(refusal)
             else:
                 assert number > 1, "the write was never refused"
                 break
-        assert "step_000007 could not be written: the disk of" in sentence
-        assert "is full (" in sentence and "the run is safe up to step_000007" in sentence
+        reason = "the disk of .* is full" if error is FULL else "Read-only file system"
+        assert re.search(f"step_000007 could not be written: {reason}", sentence)
+        assert "the run is safe up to step_000007" in sentence
         assert "--resume" in sentence
         assert names(folder) == ["step_000007"]
         checkpoint.read(folder / "step_000007")
@@ -216,6 +222,35 @@ def test_a_moved_run_goes_on_where_it_is(
     shutil.copytree(last, moved / "checkpoints" / "step_000001")
     assert main(["train", str(moved), *short, "--resume"]) == 0
     assert len(names(moved / "checkpoints")) == 2
+
+
+def test_a_run_goes_on_from_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reward is a file that is named from the working directory of the first start."""
+    first, other = tmp_path / "first", tmp_path / "other"
+    first.mkdir()
+    other.mkdir()
+    recipe = write_recipe(first)
+    (first / "own.py").write_text(
+        "from rlcore import reward\n\n\n@reward\ndef own(completion, answer):\n    return 1.0\n"
+    )
+    settings = [
+        "stages.sft.steps=1",
+        'stages.rl.rewards=[{use: "own.py:own"}]',
+        "run.checkpoint_every=1",
+    ]
+    monkeypatch.chdir(first)
+    assert main(["train", "tiny.yaml", *settings, "stages.rl.steps=1", "run.folder=runs"]) == 0
+    monkeypatch.chdir(other)
+    assert main(["train", str(run_folder(recipe)), "stages.rl.steps=2", "--resume"]) == 0
+    monkeypatch.chdir(first)
+    again = [*settings, "stages.rl.steps=3", "run.folder=runs", "--resume"]
+    assert main(["train", "tiny.yaml", *again]) == 0
+    assert len(read_rows(run_folder(recipe) / "metrics.jsonl")) == 4
+    (first / "own.py").rename(first / "gone.py")
+    monkeypatch.chdir(other)
+    assert main(["train", str(run_folder(recipe)), "stages.rl.steps=4", "--resume"]) == 2
 
 
 def test_a_copy_without_its_mark_is_not_overwritten(tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.rollout.open_group import TaskDraw
-from rlcore.run.next_token import STREAM
-from rlcore.stages.rl import keyed_texts
+from rlcore.run.next_token import STREAM, next_token_groups
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Task
 
 TEXTS = ["one", "two", "one", "three", "two", "one", "four"]
@@ -35,7 +34,7 @@ def texts_of(ranks: int) -> list[tuple[tuple, list[int]]]:
             collected=SimpleNamespace(draws=mine),
             groups=[SimpleNamespace(task=draw.task) for draw in mine],
         )
-        keyed += keyed_texts(run, batch, OBJECTIVE)
+        keyed += next_token_groups(run, batch, OBJECTIVE)
     return sorted((key, sample.token_ids) for key, [sample] in keyed)
 
 

@@ -1,5 +1,6 @@
 """What a forked command finds imported: the engine, and vLLM where it is installed."""
 
+import atexit
 import gc
 import importlib.util
 import os
@@ -19,4 +20,6 @@ if importlib.util.find_spec("vllm") is not None:
 
     import rlcore.rollout.vllm_weights  # noqa: F401
 
+# Else libraries tell at length what they leave behind when the process that is forked ends.
+atexit.register(os._exit, 0)
 gc.freeze()  # collections in what is forked need not look at all that is imported

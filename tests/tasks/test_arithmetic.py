@@ -103,11 +103,21 @@ def test_mistakes_change_no_problem():
         {"mistakes": 1.5},
         {"mistaken_step": "first"},
         {"max_number": 1, "terms": (2,), "split": "heldout"},
+        {"size": 1_000_000, "terms": (2, 3)},
+        {"size": 100_000, "terms": (1000,)},
     ],
 )
 def test_bad_settings_are_met_with_a_sentence(settings):
     with pytest.raises(TaskError, match="arithmetic|no sum"):
         arithmetic(**settings)
+
+
+@pytest.mark.parametrize("terms", [(4,), (2, 3, 5)])
+def test_categories_are_known_without_the_tasks(terms):
+    tasks = arithmetic(size=300, terms=terms, split="heldout", mistakes=0.5)
+    assert tasks.column("category") == [task.category for task in tasks]
+    assert tasks.column("level") == [task.columns["level"] for task in tasks]
+    assert tasks.column("answer") is None
 
 
 def test_letters_come_before_each_step_and_change_nothing_else() -> None:

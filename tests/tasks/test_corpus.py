@@ -16,13 +16,13 @@ import pyarrow.parquet as parquet
 import pytest
 
 from rlcore.errors import TaskError
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.tasks.corpus import prepare as preparing
 from rlcore.tasks.corpus.clean import clean, pieces
 from rlcore.tasks.corpus.overlap import Contamination, SeenBefore, words
 from rlcore.tasks.corpus.prepare import Cleaning, Funnel, Prepared, prepare
 from rlcore.tasks.corpus.read import Source
 from rlcore.tasks.corpus.segment import cut, segmenter
+from rlcore.tokenizer import byte_tokenizer
 
 NOUNS = "river stone letter garden engine window market sailor mirror candle forest bridge harbour winter teacher".split()
 VERBS = "follows carries answers watches repairs remembers crosses paints measures forgets".split()

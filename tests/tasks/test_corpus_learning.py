@@ -16,11 +16,11 @@ from rlcore.credit.category_weights import weighted_categories
 from rlcore.curriculum.easy_to_hard import EasyToHard
 from rlcore.errors import LearnerError, RecipeError, TaskError
 from rlcore.learner.policy import load_policy
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.learner.update import Learner
 from rlcore.objective import objective
 from rlcore.run.next_token import text_sample, text_samples
 from rlcore.tasks.corpus.guess import guess_masks, mask_reward
+from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Group, Rollout, Sample, Task, Verdict
 
 SHAPE = {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,

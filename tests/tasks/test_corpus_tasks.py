@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from rlcore.errors import RecipeError, TaskError
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import override
 from rlcore.recipe.task_sections import TaskSection
@@ -18,6 +17,7 @@ from rlcore.tasks.corpus.read import Source
 from rlcore.tasks.corpus.segment import cut, segmenter
 from rlcore.tasks.corpus.spans import hide, paragraph_tasks, span_tasks
 from rlcore.tasks.corpus.targets import segment_tasks, text_tasks
+from rlcore.tokenizer import byte_tokenizer
 from tests.tasks.test_corpus import story, write
 
 REAL = (

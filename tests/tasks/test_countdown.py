@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 from fractions import Fraction
 from itertools import permutations, product
 
@@ -8,6 +9,7 @@ import pytest
 
 from rewards.countdown import countdown as score
 from rlcore import Verdict
+from rlcore.curriculum.categories import Categories
 from rlcore.errors import TaskError
 from rlcore.tasks.countdown import countdown, is_held_out
 
@@ -120,6 +122,29 @@ def test_rules_that_can_be_changed() -> None:
 def test_bad_settings_are_met_with_a_sentence(settings: dict, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         countdown(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"size": 2_000_001, "numbers": [2]}, "up to 1,000,000 tasks with 2 numbers each"),
+     ({"size": 50_000, "numbers": [3, 50]}, "up to 40,000 tasks with 50 numbers each")],
+)  # fmt: skip
+def test_sets_that_take_minutes_to_make_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        countdown(**settings)
+
+
+def test_categories_are_known_without_the_problems() -> None:
+    """Some task samplers ask for all of them: a search for each problem would take minutes."""
+    settings = {"numbers": (3, 30), "operators": "+-", "max_number": 9, "max_target": 30}
+    tasks = countdown(size=200, split="heldout", **settings)
+    assert tasks.column("category") == [task.category for task in tasks]
+    assert tasks.column("level") == [task.columns["level"] for task in tasks]
+    assert tasks.column("target") is None
+    many = countdown(size=20_000, **settings)
+    began = time.process_time()
+    assert Categories(many, seed=0).names == ["3-numbers", "30-numbers"]
+    assert time.process_time() - began < 2
 
 
 def test_lessons_with_mistakes_join_all_numbers_and_miss_the_target() -> None:

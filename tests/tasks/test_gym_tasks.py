@@ -60,6 +60,14 @@ def test_bad_names_and_params_are_met_with_a_sentence(name, params, message):
         gym(name, size=3, params=params)
 
 
+def test_size_is_bounded_and_the_category_is_known_without_the_tasks():
+    with pytest.raises(TaskError, match="up to 2,000,000 tasks, not size=3000000"):
+        gym("leg_counting", size=3_000_000)
+    tasks = gym("leg_counting", size=3)
+    assert tasks.column("category") == [task.category for task in tasks]
+    assert tasks.column("entry") is None
+
+
 def test_absent_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(TaskError, match=r"pip install 'rlcore\[gym\]'"):

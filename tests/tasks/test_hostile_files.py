@@ -13,6 +13,7 @@ import pytest
 from rlcore.errors import TaskError
 from rlcore.tasks.corpus.read import Source
 from rlcore.tasks.dataset import dataset
+from rlcore.tasks.table import open_table
 
 GOOD = b'{"prompt": "a"}\n{"prompt": "b"}\n'
 DEEP = b'{"prompt": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
@@ -127,3 +128,14 @@ def test_a_deep_row_of_a_corpus_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(DEEP + json.dumps({"text": "b"}).encode())
     rows = list(Source(str(tmp_path / "x.jsonl"), "text", None, "train").rows())
     assert [row.text for row in rows] == [None, "b"]
+
+
+def test_a_row_without_end_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlcore.tasks.json_check.MAX_LINE", 1 << 20)
+    rows = ['{"prompt": "a"}', '{"prompt": "' + "x" * (1 << 21) + '"}', '{"prompt": "b"}']
+    path = tmp_path / "long.jsonl"
+    path.write_text("\n".join(rows))
+    with pytest.raises(TaskError, match="long.jsonl, line 2: it is longer than 1 MB"):
+        open_table(str(path), split="train", subset=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -13,15 +14,25 @@ from rlcore.tasks.instructions import KINDS, MATERIAL, instructions
 from rlcore.types import Task
 
 PLAIN = (
-    "the quiet days pass slowly while we stay near water to talk about old times we had here long ago",
+    "the quiet days pass slowly while we stay near water to talk about old times we had here long ago "
     "they often sing songs when evening comes then walk home along a narrow path under tall dark trees",
+    "With it this is for you, and as you like.",
 )
 
 
 def solve(task: Task) -> str:
-    """A text that meets the constraints, from the rules alone."""
+    """A text that meets the constraints, of the right length, from the rules alone."""
+    for words in range(5, 40):
+        text = write(task, " ".join(PLAIN[0].split()[:words]))
+        least, most = task.columns["kwargs"][-2:]
+        if least["num_words"] <= len(re.findall(r"\w+", text)) < most["num_words"]:
+            return text
+    raise AssertionError(f"no length fits: {task.prompt}")
+
+
+def write(task: Task, sentence: str) -> str:
     rules = dict(zip(task.columns["instruction_id_list"], task.columns["kwargs"], strict=True))
-    parts = [PLAIN[0], PLAIN[1]]
+    parts = [sentence]
 
     def argument(rule: str, name: str) -> object:
         return rules.get(rule, {}).get(name)
@@ -43,12 +54,12 @@ def solve(task: Task) -> str:
     ):
         count = argument(rule, name)
         if count:
-            texts = [parts[0], *["more " + PLAIN[1]] * (count - 1)]
+            texts = [parts[0], *["they rest"] * (count - 1)]
             parts = [form.format(text, n=n) for n, text in enumerate(texts, start=1)]
     text = "\n".join(parts)
     paragraphs = argument("length_constraints:number_paragraphs", "num_paragraphs")
     if paragraphs:
-        text = "\n***\n".join([text, *[PLAIN[1]] * (paragraphs - 1)])
+        text = "\n***\n".join([text, *["they rest"] * (paragraphs - 1)])
     if "detectable_format:title" in rules:
         text = f"<<days>>\n{text}"
     if "detectable_content:postscript" in rules:
@@ -74,12 +85,13 @@ def test_every_prompt_can_be_met(split: str, constraints: tuple[int, ...]) -> No
 
 
 def test_a_plain_text_fails_and_a_short_one_too() -> None:
-    """Otherwise there is nothing to learn, or the lesson is to say less."""
-    plain = " ".join(PLAIN).capitalize() + ", and with it this is for you."
+    """Otherwise there is nothing to learn, or what is learned is to say less."""
+    plain = f"{' '.join(PLAIN[0].split()[:20]).capitalize()}. {PLAIN[1]}"
     failed = Counter()
     for task in instructions(size=340):
         failed[task.category] += verify(plain, **task.columns).value == 0
         assert verify(solve(task).split()[-1], **task.columns).value == 0
+        assert verify(f"{solve(task)} {PLAIN[0]} {PLAIN[0]}", **task.columns).value == 0
     assert set(failed) == set(KINDS)
     assert min(failed.values()) > 0
 
@@ -87,6 +99,10 @@ def test_a_plain_text_fails_and_a_short_one_too() -> None:
 def test_the_prompt_says_what_is_checked() -> None:
     for task in instructions(size=200, constraints=(1, 2)):
         for arguments in task.columns["kwargs"]:
+            if arguments.get("relation") == "less than":
+                # the rule's bound is the first number that is too many
+                assert f"to {arguments['num_words'] - 1} words" in task.prompt
+                continue
             for name, value in arguments.items():
                 if not name.endswith("relation") and name != "num_highlights":
                     for text in value if isinstance(value, list) else [value]:
@@ -95,7 +111,7 @@ def test_the_prompt_says_what_is_checked() -> None:
 
 def test_splits_share_nothing() -> None:
     train, held_out = MATERIAL["train"], MATERIAL["heldout"]
-    for name in ("topics", "words", "frequent", "endings", "least_words", "counts"):
+    for name in ("topics", "words", "frequent", "endings", "word_ranges", "counts"):
         assert not set(getattr(train, name)) & set(getattr(held_out, name))
 
 
@@ -109,10 +125,8 @@ def test_categories() -> None:
     levels = instructions(size=40, constraints=(2, 3))
     assert {task.category for task in levels} == {"2 constraints", "3 constraints"}
     for task in levels:
-        assert len(task.columns["kwargs"]) == int(task.category[0]) + 1
-    few = instructions(
-        size=20, kinds=["title", "no_comma"], constraints=(2,), least_words=False
-    )
+        assert len(task.columns["kwargs"]) == int(task.category[0]) + 2
+    few = instructions(size=20, kinds=["title", "no_comma"], constraints=(2,), word_range=False)
     for task in few:
         assert set(task.columns["instruction_id_list"]) == {
             "detectable_format:title",

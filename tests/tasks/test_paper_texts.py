@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.learner.tokenizer import byte_tokenizer
 from rlcore.plugin import find, import_file
 from rlcore.recipe.load import load
 from rlcore.tasks.corpus.prepare import Cleaning, Prepared, prepare
 from rlcore.tasks.corpus.read import Source
 from rlcore.tasks.corpus.segment import segmenter
+from rlcore.tokenizer import byte_tokenizer
 
 PAPERS = Path(__file__).resolve().parents[2] / "recipes/papers"
 CORPORA = {"endings": "rlp", "ledgers": "rlpt", "blanks": "pretrain_zero", "rolls": "rmt"}

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlcore.credit.group import Credit, group_credit
 from rlcore.credit.siblings import Siblings
@@ -30,6 +30,7 @@ from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder
 from rlcore.run.stored import read_stored
+from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Group, Sample
 
 HERE = Path(__file__).resolve().parent
@@ -106,7 +107,7 @@ def main() -> None:
     ]
     recipe = load(str(HERE / "noise.yaml"), [*changes, f"name={arguments.out.name}"])
     train(recipe, overwrite=True, console=Console(file=io.StringIO()))
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer = load_tokenizer(place)
 
     def decode(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True)

@@ -1,4 +1,7 @@
-"""Tokenizers by name, and the built-in byte-level tokenizer: it needs no download and loses no text."""
+"""Tokenizers by name, and the built-in byte-level tokenizer: it needs no download and loses no text.
+
+Whatever reads a tokenizer reads it through `load_tokenizer`, so that all read a text as the same tokens.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,17 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
-from rlcore.errors import ModelError, first_line
+from rlcore.errors import ModelError, not_loaded
 from rlcore.gguf import is_gguf, tokenizer_from_gguf
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
 """Ids 256, 257, ...; the last three open a chat message, `<|eos|>` closes the assistant's."""
 
 _FEWEST_WORDS = 2
+GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes that hold nothing but tokenizer.json, as files name them."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -23,25 +29,24 @@ CHAT_TEMPLATE = (
 )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer at a hub name or folder, in a GGUF file, or the built-in one for "bytes".
 
     Raises `ModelError`.
     """
+    name = str(name)
     if name == "bytes":
         return byte_tokenizer()
     if is_gguf(name):
         return tokenizer_from_gguf(name)
     try:
-        if _is_whole(Path(name)):
+        if _is_generic(name):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(name)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
     except Exception as error:  # files of any content, and code that reads them
-        raise ModelError(
-            f"cannot load a tokenizer from {name!r}: {first_line(error)}"
-        ) from None
+        raise not_loaded("a tokenizer", name, error) from None
     # transformers makes an empty one of some classes where their files are missing
     if len(words) < _FEWEST_WORDS:
         raise ModelError(
@@ -51,21 +56,19 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a folder says that tokenizer.json is all there is to its tokenizer.
+def _is_generic(name: str) -> bool:
+    """Whether its files say that tokenizer.json is all there is to a tokenizer.
 
-    For some model types (qwen2, phi3) AutoTokenizer does not believe it, and puts that type's own
+    For some model types (qwen2) AutoTokenizer does not believe it, and puts that type's own
     normalizer and special tokens in: a resumed run would read its prompts in another way.
     """
     try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings_file = cached_file(name, "tokenizer_config.json")
+        settings = json.loads(Path(settings_file).read_text(encoding="utf-8"))
+        generic = settings.get("tokenizer_class") in GENERIC
+        return generic and cached_file(name, "tokenizer.json") is not None
+    except (OSError, ValueError, AttributeError):  # absent, or not what it should be
         return False
-    is_generic = settings.get("tokenizer_class") in (
-        "TokenizersBackend",
-        "PreTrainedTokenizerFast",
-    )
-    return is_generic and (folder / "tokenizer.json").is_file()
 
 
 def byte_tokenizer(max_length: int = 1_000_000) -> PreTrainedTokenizerFast:
