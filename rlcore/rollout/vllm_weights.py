@@ -24,13 +24,7 @@ if current_platform.is_cpu():
 
 
 _DERIVED = ("W_UV", "W_UK_T")
-"""Parameters of multi-head latent attention that vLLM computes from `kv_b_proj`, for decoding."""
-
-
-def _latent_attentions(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Name and layer of each attention that holds derived parameters."""
-    layers = model.named_modules()
-    return [(name, layer) for name, layer in layers if hasattr(layer, _DERIVED[1])]
+"""Parameters of multi-head latent attention that are views of its `kv_b_proj`, for decoding."""
 
 
 def _widen(model: nn.Module) -> None:
@@ -89,22 +83,11 @@ class WeightExtension:
         """All weights have been copied: renew what the back end derived from them."""
         if current_platform.is_cpu():
             pack_again(self.get_model())
-        for _, layer in _latent_attentions(self.get_model()):
-            layer.process_weights_after_loading(layer.W_UK_T.dtype)
 
     @torch.no_grad()
     def rlcore_stale_copies(self) -> list[str]:
         """Names of the layers that compute with a copy of other weights than those they hold."""
-        stale = stale_copies(self.get_model()) if current_platform.is_cpu() else []
-        for name, layer in _latent_attentions(self.get_model()):
-            held = [getattr(layer, part).clone() for part in _DERIVED]
-            layer.process_weights_after_loading(layer.W_UK_T.dtype)
-            for part, before in zip(_DERIVED, held, strict=True):
-                renewed = getattr(layer, part)
-                if not torch.equal(before, renewed):
-                    stale.append(f"{name}.{part}")
-                    renewed.copy_(before)
-        return stale
+        return stale_copies(self.get_model()) if current_platform.is_cpu() else []
 
     def rlcore_digests(self, dtype: str) -> list[tuple[str, int, int]]:
         """Name and digest of each distinct raw parameter held by this worker, the tensors of an adapter slot among them."""

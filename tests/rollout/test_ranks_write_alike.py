@@ -45,7 +45,7 @@ def completions_of(ranks: int, model_path: Path) -> list[tuple[int, str, list[in
             ranks=ranks,
         )
         for step in range(STEPS):
-            for rollout in source.next(step, version=0).rollouts:
+            for rollout in source.generate_and_score(step, version=0).rollouts:
                 (completion,) = (turn for turn in rollout.turns if turn.role == "completion")
                 written.append((step, rollout.id, list(completion.token_ids)))
     return sorted(written)
