@@ -10,12 +10,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlcore.errors import first_line
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SLOT = "@@completion@@"
-_OPEN_TAG = re.compile(r"(?:<\w+>|\[[A-Z_]+\])\s*\Z")
-"""A tag that the text so far leaves open, such as `<think>` or `[THINK]`."""
+_OPEN_TAG = re.compile(r"(?:<[\w:.-]+>|\[[A-Z_]+\]|\u25c1\w+\u25b7)\s*\Z")
+"""A tag that the text so far leaves open, such as `<think>`, `<seed:think>` or `[THINK]`."""
+_OPEN_THINKING = re.compile(
+    r"(?:<(?:\w+:)?(?:think|thinking|thought|reason|reasoning)>|\[THINK\]|\u25c1think\u25b7)\s*\Z"
+)
+_PAIRED = re.compile(r"(<|\[|\u25c1)/?([\w:.-]+)(>|\]|\u25b7)\Z")
+"""An opening or closing tag."""
 _ASKED_FOR = re.compile(r"\b(\w+) is (?:not )?defined\b")
 """How a template asks whether the caller has set a variable."""
 _PASSED = {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
@@ -109,14 +116,24 @@ def frame_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     frame = {id for id in roles if id is not None} | set(end_ids(tokenizer))
     if not tokenizer.chat_template:
         return frame
-    special = special_ids(tokenizer)
+    markers = special_ids(tokenizer) - _tag_ids(tokenizer)
     system = {"role": "system", "content": "?"}
     # Some templates refuse a system message; most write thinking only before the last answer.
     for messages in ([system, _USER, _ASSISTANT, _USER], [_USER, _ASSISTANT, _USER]):
         text = _rendered_or_none(tokenizer, messages)
         if text is not None:
-            frame |= special & set(tokenizer(text, add_special_tokens=False).input_ids)
+            frame |= markers & set(tokenizer(text, add_special_tokens=False).input_ids)
     return frame
+
+
+def _tag_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Special tokens that come in pairs, `<think>` and `</think>`: words, also where a template writes an empty pair."""
+    ids: dict[tuple[str, ...], list[int]] = {}
+    for id in special_ids(tokenizer):
+        tag = _PAIRED.match(tokenizer.convert_ids_to_tokens(id))
+        if tag:
+            ids.setdefault(tag.groups(), []).append(id)
+    return {id for pair in ids.values() if len(pair) > 1 for id in pair}
 
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -132,6 +149,17 @@ def opening(tokenizer: PreTrainedTokenizerBase, **arguments: Any) -> str:
     if before is None or text is None or not text.startswith(before):
         return ""
     tag = _OPEN_TAG.search(text.removeprefix(before))
+    if not tag:
+        return ""
+    # What stands before every turn of the assistant is its header, `<bot>` say.
+    turn = _rendered_or_none(tokenizer, [_USER, _ASSISTANT], **arguments) or ""
+    is_header = turn.partition(_SLOT)[0].rstrip().endswith(tag[0].strip())
+    return "" if is_header else tag[0]
+
+
+def opened_thinking(text: str) -> str:
+    """The tag of thinking that a prompt leaves open at its end, "" if it leaves none."""
+    tag = _OPEN_THINKING.search(text)
     return tag[0] if tag else ""
 
 
@@ -153,6 +181,15 @@ def _rendered_or_none(
         return render(tokenizer, messages, **arguments)
     except Exception:  # templates are programs and raise what they like
         return None
+
+
+def template_problem(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Why the chat template cannot write a prompt of one user message; "" if it can."""
+    try:
+        render(tokenizer, [_USER], generate=True)
+    except Exception as error:  # templates are programs and raise what they like
+        return first_line(error)
+    return ""
 
 
 def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:

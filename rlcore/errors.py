@@ -89,5 +89,10 @@ def brief(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's exception says, as part of a sentence of ours: its first line, or its type where it says nothing."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
+    """What a library's exception says, as part of a sentence of ours: its first line, or its type where it says nothing.
+
+    A first line that only announces the second, with a colon, comes with it.
+    """
+    lines = [line.strip() for line in str(error).strip().split("\n")]
+    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return (line or type(error).__name__)[:200]

@@ -55,6 +55,16 @@ def get_model(name: str, folder: Path | None = None) -> Path:
     return target
 
 
+def brought(path: str) -> str:
+    """The folder of a model that `get_model` knows by this name; other paths as they are. Raises `ModelError`."""
+    if path not in KNOWN_MODELS or Path(path).exists():
+        return path
+    folder = (CACHE / path).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"{path} is not on this machine: run `rlcore models get {path}` first")
+    return str(folder)
+
+
 def _from_hub(repository: str, target: Path) -> str | None:
     """Download a repository; what went wrong, if anything did."""
     from huggingface_hub import snapshot_download

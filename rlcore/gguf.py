@@ -27,7 +27,7 @@ def model_from_gguf(file: str | Path, dtype: str, *, attention: str) -> PreTrain
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    source = _source(file)
+    source = source_of(file)
     try:
         read = AutoModelForCausalLM.from_pretrained(**source, dtype=getattr(torch, dtype))
     except Exception as error:  # files of any content, and code that reads them
@@ -52,7 +52,7 @@ def tokenizer_from_gguf(file: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**_source(file))
+        tokenizer = AutoTokenizer.from_pretrained(**source_of(file))
     except Exception as error:
         raise not_loaded("a tokenizer", file, error) from error
     for role, id in _special_ids(file).items():
@@ -60,7 +60,7 @@ def tokenizer_from_gguf(file: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _source(file: str | Path) -> dict[str, Any]:
+def source_of(file: str | Path) -> dict[str, Any]:
     """How transformers is told of the file. Raises `ModelError` where it is not there or cannot be read."""
     path = Path(file).expanduser()
     if not path.is_file():
@@ -77,7 +77,10 @@ def _source(file: str | Path) -> dict[str, Any]:
 def _special_ids(file: str | Path) -> dict[str, int]:
     from gguf import GGUFReader
 
-    fields = GGUFReader(Path(file).expanduser()).fields
+    try:
+        fields = GGUFReader(Path(file).expanduser()).fields
+    except Exception as error:  # the reader meets the end of the file, or no GGUF at all
+        raise not_loaded("the tokens of a GGUF file", file, error) from error
     ids = {}
     for role, key in _SPECIAL.items():
         field = fields.get(f"tokenizer.ggml.{key}")

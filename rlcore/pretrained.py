@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlcore.errors import ModelError, first_line, not_loaded
-from rlcore.gguf import is_gguf, model_from_gguf
+from rlcore.gguf import is_gguf, model_from_gguf, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 _WIDENED = ("mxfp4",)
 """Kinds of quantised weights that transformers reads as bfloat16."""
@@ -40,12 +40,67 @@ def first_existing(paths: Sequence[str]) -> str:
     raise ModelError(f"none of the models in model.path can be had: {'; '.join(problems)}")
 
 
+def load_config(path: str | Path) -> PretrainedConfig:
+    """The config at a hub name or folder, or in a GGUF file. Raises `ModelError`."""
+    from transformers import AutoConfig
+
+    require_model(path)
+    source = source_of(path) if is_gguf(path) else {"pretrained_model_name_or_path": path}
+    try:
+        with _quiet():
+            return AutoConfig.from_pretrained(**source, trust_remote_code=False)
+    except Exception as error:  # files of any content, and code that reads them
+        what = "a model (is the file whole?)" if is_gguf(path) else "the config of a model"
+        raise not_loaded(what, path, error) from error
+
+
+def load_generation_config(path: str | Path) -> GenerationConfig | None:
+    """The generation config at a hub name or folder, None where there is none. Raises `ModelError`.
+
+    One that cannot be read is an error here; transformers goes on without, and so without its end
+    tokens.
+    """
+    from transformers import GenerationConfig
+
+    if is_gguf(path):
+        return None
+    try:
+        return GenerationConfig.from_pretrained(path)
+    except Exception as error:
+        if not (Path(path).expanduser() / "generation_config.json").exists():
+            return None
+        raise ModelError(
+            f"cannot read generation_config.json of {str(path)!r}: {first_line(error).rstrip('.')}; "
+            "correct the file or take it away"
+        ) from error
+
+
+def require_model(path: str | Path) -> None:
+    """Raise `ModelError` unless the path is a folder with a config.json, a GGUF file, or may be a hub name."""
+    here = Path(path).expanduser()
+    if not str(path).strip():
+        raise ModelError("the path of the model is empty: name a folder or a hub name")
+    if here.is_dir():
+        if not (here / "config.json").is_file():
+            is_adapter = (here / "adapter_config.json").is_file()
+            kind = "an adapter alone, without its model" if is_adapter else "no model"
+            raise ModelError(f"the folder {str(path)!r} has no config.json: it holds {kind}")
+    elif here.is_file():
+        if not is_gguf(path):
+            raise ModelError(
+                f"{str(path)!r} is a file: name the folder of a model, or a .gguf file"
+            )
+    elif is_gguf(path) or str(path).startswith(("/", ".", "~")) or str(path).count("/") > 1:
+        raise ModelError(f"there is no model at {str(path)!r}: the path does not exist")
+
+
 def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTrainedModel:
     """The language model at a hub name or folder, or in a GGUF file, in one data type, to be trained.
 
     attention: an implementation of transformers, "eager" or "sdpa".
     Raises `ModelError` as `load_model` does, and where the weights are quantised or of another model.
     """
+    load_generation_config(path)
     if is_gguf(path):
         with _quiet():
             return model_from_gguf(path, dtype, attention=attention)
@@ -68,16 +123,6 @@ def load_model(
     of another shape.
     """
     return _load(path, dtype, head, None)[0]
-
-
-def load_config(path: str | Path) -> PretrainedConfig:
-    """The configuration of the model at a hub name or folder. Raises `ModelError`."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # files of any content, and code that reads them
-        raise not_loaded("a model", path, error) from error
 
 
 def _load(
@@ -113,7 +158,8 @@ def _load(
 def _refuse_quantised(path: str | Path, config: PretrainedConfig) -> None:
     """Raise `ModelError` for weights that are not numbers to be trained."""
     settings = config.to_dict().get("quantization_config")
-    if settings is None:
+    # Those of a GGUF file are widened when it is read.
+    if settings is None or is_gguf(path):
         return
     method = dict(settings).get("quant_method", "of an unknown kind")
     if method not in _WIDENED:

@@ -12,12 +12,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from rlcore.errors import not_loaded
+from rlcore.errors import ModelError, not_loaded
 from rlcore.gguf import is_gguf, tokenizer_from_gguf
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
 """Ids 256, 257, ...; the last three open a chat message, `<|eos|>` closes the assistant's."""
 
+_FEWEST_WORDS = 2
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes that hold nothing but tokenizer.json, as files name them."""
 
@@ -40,10 +41,19 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         return tokenizer_from_gguf(name)
     try:
         if _is_generic(name):
-            return PreTrainedTokenizerFast.from_pretrained(name)
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(name)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
     except Exception as error:  # files of any content, and code that reads them
         raise not_loaded("a tokenizer", name, error) from None
+    # transformers makes an empty one of some classes where their files are missing
+    if len(words) < _FEWEST_WORDS:
+        raise ModelError(
+            f"the tokenizer of {name!r} has no vocabulary: tokenizer.json, or the files it is made "
+            "of, are missing; copy them from the model, or name another tokenizer in model.tokenizer"
+        )
+    return tokenizer
 
 
 def _is_generic(name: str) -> bool:

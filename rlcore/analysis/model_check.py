@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlcore import chat
 from rlcore.errors import ModelError, first_line
+from rlcore.pretrained import load_config, load_generation_config
 from rlcore.rope import depends_on_length, pretrained_length
 
 if TYPE_CHECKING:
@@ -38,19 +39,14 @@ class Finding:
 def check_model(path: str, *, weights: bool = True) -> list[Finding]:
     """Everything that is known of the model at a hub name or folder without training it.
 
-    Raises `ModelError` where it cannot be read. weights: also read the weights, and compare the packed forward with the model's own.
+    weights: also read the weights, and compare the packed forward with the model's own.
+    Raises `ModelError` where there is no config, tokenizer or generation config that can be read.
     """
-    from transformers import GenerationConfig
-
-    from rlcore.pretrained import load_config
     from rlcore.tokenizer import load_tokenizer
 
     config = load_config(path)
     tokenizer = load_tokenizer(path)
-    try:
-        generation = GenerationConfig.from_pretrained(path)
-    except OSError:
-        generation = None
+    generation = load_generation_config(path)
     findings = [
         *_end(tokenizer, generation, config),
         *_template(tokenizer),
@@ -83,6 +79,14 @@ def _end(tokenizer: PreTrainedTokenizerBase, *settings: Any) -> Iterator[Finding
 def _template(tokenizer: PreTrainedTokenizerBase) -> Iterator[Finding]:
     if not tokenizer.chat_template:
         yield Finding("chat template", "none: prompts must have the format plain", "note")
+        return
+    problem = chat.template_problem(tokenizer)
+    if problem:
+        yield Finding(
+            "chat template",
+            f"it cannot be used ({problem}): correct it, or set prompt.format to plain",
+            "problem",
+        )
         return
     if chat.turn_end(tokenizer) is None:
         yield Finding(

@@ -24,7 +24,9 @@ def add_commands(
         "what a model folder or hub name needs and lacks, before a long run",
         verbs,
     )
-    sub.add_argument("path", metavar="PATH", help="a folder or hub name")
+    sub.add_argument(
+        "path", metavar="PATH", help="a folder, a GGUF file, a hub name, or smollm2"
+    )
     sub.add_argument(
         "--no-weights",
         action="store_true",
@@ -50,8 +52,9 @@ def models_get(arguments: argparse.Namespace) -> None:
 def models_check(arguments: argparse.Namespace) -> int:
     """1 if a run with this model would stop."""
     from rlcore.analysis.model_check import check_model
+    from rlcore.get_model import brought
 
-    findings = check_model(arguments.path, weights=not arguments.no_weights)
+    findings = check_model(brought(arguments.path), weights=not arguments.no_weights)
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:

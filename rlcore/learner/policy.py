@@ -25,7 +25,7 @@ from rlcore.learner.policy_files import check_writable
 from rlcore.learner.reference import ShardedReference, frozen_copy
 from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
-from rlcore.pretrained import is_converted, load_causal_lm
+from rlcore.pretrained import is_converted, load_causal_lm, require_model
 from rlcore.rope import fix_rope
 from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Sample
@@ -225,6 +225,8 @@ def load_policy(
     max_length: longest sequence of the run; it decides rotary frequencies (`rlcore.rope`).
     """
     _check_arguments(path, config, tokenizer, dtype)
+    if path is not None:
+        require_model(path)
     loaded_tokenizer = load_tokenizer(tokenizer or str(path))
     is_mixed = dtype == "bfloat16" and peft is None
     stored_dtype = "float32" if is_mixed else dtype

@@ -154,6 +154,8 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
     """
     config = _config(settings)
     kind = settings["type"]
+    if getattr(config, "target_modules", None) == "all-linear" and not config.exclude_modules:
+        config.exclude_modules = _odd_linear_layers(model) or None
     before = names_and_shapes(model.state_dict().items())
     from peft import get_peft_model
 
@@ -173,6 +175,15 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
         ) from None
     check_same_names(before, adapter)
     return adapter
+
+
+def _odd_linear_layers(model: PreTrainedModel) -> list[str]:
+    """Names of layers that are linear by class and compute something else, as the routers of some mixtures do."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
+    ]
 
 
 def _config(settings: Mapping[str, Any]) -> PeftConfig:

@@ -53,7 +53,7 @@ def twin_config(config: PretrainedConfig) -> PretrainedConfig:
         if isinstance(value, int):
             small_value = _small_int(name, value)
             if small_value != value:
-                setattr(small, name, small_value)
+                _set(small, name, small_value)
         elif name in _CAPS:
             setattr(small, name, _CAPS[name])
         elif re.search(r"(^|_)(pad|bos|eos|sep)_token_id$", name):
@@ -67,6 +67,13 @@ def twin_config(config: PretrainedConfig) -> PretrainedConfig:
         if "dynamic" in str(parameters.get("rope_type")):
             small.max_position_embeddings = ROPE_LIMIT
     return small
+
+
+def _set(config: PretrainedConfig, name: str, value: int | None) -> None:
+    try:
+        setattr(config, name, value)
+    except Exception:  # some configs check types, and want a number where others take None
+        setattr(config, name, 0)
 
 
 def _small_int(name: str, value: int) -> int | None:
@@ -99,9 +106,18 @@ def cut_layers(config: PretrainedConfig) -> None:
     kept = sorted((first_of_kind + others)[: max(2, len(first_of_kind))])[:_MAX_LAYERS]
     if len(kept) >= count:
         return
+    # what single layers have otherwise, by their number
+    sizes = config.to_dict().get("per_layer_config")
+    if sizes:
+        config.per_layer_config = {}
     for key, value in lists.items():
         setattr(config, key, [value[i] for i in kept])
     setattr(config, name, len(kept))
+    if sizes:
+        of_layer = {int(layer): values for layer, values in sizes.items()}
+        config.per_layer_config = {
+            new: of_layer[old] for new, old in enumerate(kept) if old in of_layer
+        }
 
 
 @torch.no_grad()

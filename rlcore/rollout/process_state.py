@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from transformers import CONFIG_MAPPING
 
 
 def launched() -> bool:
@@ -24,9 +25,11 @@ def launched() -> bool:
 
 @contextmanager
 def guest_manners() -> Iterator[None]:
-    """Restore the global random states, which an engine seeds anew; keep the launcher's process groups, which an engine
-    destroys when it ends; hide the deprecation warnings of its imports."""
+    """Restore the global random states, which an engine seeds anew, and the classes that transformers reads configs
+    with, some of which vLLM replaces by its own; keep the launcher's process groups, which an engine destroys when it
+    ends; hide the deprecation warnings of its imports."""
     python, numpy = random.getstate(), np.random.get_state()
+    config_classes = dict(CONFIG_MAPPING._extra_content)
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     keep_groups = (
         mock.patch("torch.distributed.destroy_process_group") if launched() else nullcontext()
@@ -34,6 +37,9 @@ def guest_manners() -> Iterator[None]:
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), keep_groups:
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        yield
+        try:
+            yield
+        finally:
+            CONFIG_MAPPING._extra_content = config_classes
     random.setstate(python)
     np.random.set_state(numpy)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlcore.chat import frame_ids, in_words, opening, render, turn_end
+from rlcore.chat import frame_ids, in_words, opened_thinking, opening, render, turn_end
 from rlcore.errors import TaskError, first_line
 from rlcore.types import Message, Task
 from rlcore.types.plain import whole_text
@@ -14,8 +14,9 @@ from rlcore.types.plain import whole_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_TAG_STARTS = ("<", "[", "\u25c1")
 _TAIL = 32
-"""Tokens at the end of a prompt among which a tag that the template opened is looked for."""
+"""Tokens at the end of a prompt among which an open tag is looked for."""
 
 
 class PromptEncoder:
@@ -71,7 +72,7 @@ class PromptEncoder:
     def encode_demonstration(self, task: Task) -> list[int]:
         """The worked answer and its end token: end-of-sequence, or in chat format what the template closes a turn with.
 
-        What the template itself opens (`<think>`) is part of the prompt, not of the demonstration.
+        A tag that the prompt leaves open at its end (`<think>`) is part of it, not of the demonstration.
         """
         if task.demonstration is None:
             raise TaskError(
@@ -79,9 +80,9 @@ class PromptEncoder:
                 "or leave the row out of the data"
             )
         text = task.demonstration
-        if self._opening and not self._is_begun(task):
-            begun = text.removeprefix(self._opening)
-            text = begun.removeprefix(self._opening.strip())
+        tag = self._opened(self.encode(task)) if text[:1] in _TAG_STARTS else ""
+        if tag:
+            text = text.removeprefix(tag).removeprefix(tag.strip())
         return [*self._ids(text), self._end_of_turn]
 
     def ending(self, end_ids: Sequence[int]) -> str:
@@ -102,15 +103,21 @@ class PromptEncoder:
     def completion_text(self, prompt_ids: list[int], completion_ids: list[int]) -> str:
         """What reward functions see.
 
-        A tag that the template opened at the end of the prompt, `<think>`, belongs to it: a
-        well-formed completion has both its opening and its closing tag.
+        A tag that the prompt leaves open at its end belongs to it, whether the template, a begun
+        message or the prompt itself wrote it: a well-formed completion of `<think>` has both its
+        opening and its closing tag.
         """
-        text = self.decode(completion_ids)
-        if not self._opening:
-            return text
+        return self._opened(prompt_ids) + self.decode(completion_ids)
+
+    def _opened(self, prompt_ids: list[int]) -> str:
+        """The tag that the prompt leaves open at its end."""
         # Text and not ids: tokens may have merged at the border of the tag.
-        tail = self.tokenizer.decode(prompt_ids[-_TAIL:], skip_special_tokens=False)
-        return self._opening + text if tail.endswith(self._opening) else text
+        tail = self.tokenizer.decode(
+            prompt_ids[-_TAIL:], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        if self._opening and tail.endswith(self._opening):
+            return self._opening
+        return opened_thinking(tail)
 
     def _encode_plain(self, task: Task) -> list[int]:
         if not isinstance(task.prompt, str):
@@ -138,12 +145,6 @@ class PromptEncoder:
         if self.system is None or (messages and messages[0]["role"] == "system"):
             return messages
         return [{"role": "system", "content": self.system}, *messages]
-
-    @staticmethod
-    def _is_begun(task: Task) -> bool:
-        """Whether the prompt ends inside a message of the assistant."""
-        is_messages = not isinstance(task.prompt, str) and bool(task.prompt)
-        return is_messages and task.prompt[-1]["role"] == "assistant"
 
     def _ids(self, text: str) -> list[int]:
         """Tokens of the text alone: a chat template writes its own special tokens, plain prompts get `_beginning`."""

@@ -166,8 +166,9 @@ def publish(
     served = engine.fingerprint()
     if served != published:
         raise PublishError(
-            f"{failed} the engine serves fingerprint {served}, the learner published {published}; some weights were "
-            f"dropped or changed on the way (check that the names and the dtype {served_dtype!r} agree)"
+            f"{failed} the engine does not hold the published weights: {_difference(served, published)} "
+            f"(its fingerprint is {served}, the learner's {published}); both must be made from one model in "
+            f"the dtype {served_dtype!r}: if they are, set engine.use=hf, or engine.sync=merged for an adapter"
         )
     ours = score(canary)
     gap, gap_max = canary_gap([scored.logprobs for scored in engine.score(canary)], ours)
@@ -176,8 +177,9 @@ def publish(
     if not gap <= limit:
         raise PublishError(
             f"{failed} the canary's log-probabilities differ by {gap:.3g} nats a token between engine and learner (limit "
-            f"{limit:.3g}, the learner's own rounding makes {noise:.3g}) although the fingerprints agree ({served}); the "
-            "engine computes with other weights than those it holds, or the two sides run different models"
+            f"{limit:.3g}, the learner's own rounding makes {noise:.3g}) although the fingerprints agree ({served}): the "
+            "engine's code for this model computes something else than transformers', or with other weights than those it "
+            "holds; set engine.use=hf"
         )
     return PublishReport(
         version=version,
@@ -187,6 +189,16 @@ def publish(
         limit=limit,
         seconds=time.monotonic() - started,
     )
+
+
+def _difference(served: str, published: str) -> str:
+    """What two fingerprints say about how the weights differ."""
+    held, sent = (int(text.split("/")[1].split()[0]) for text in (served, published))
+    if held < sent:
+        return f"it lacks {sent - held} of {sent} numbers"
+    if held > sent:
+        return f"it holds {held - sent} numbers more than the {sent} published"
+    return "it holds as many numbers, some of other values (of an earlier version, or in a lower precision)"
 
 
 def longest_texts(rollouts: Sequence[Rollout], max_length: int) -> list[list[int]]:

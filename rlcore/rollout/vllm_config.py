@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from rlcore.chat import end_ids
 from rlcore.errors import EngineError, RlcoreError, first_line
-from rlcore.pretrained import load_config
+from rlcore.pretrained import load_config, load_generation_config
 from rlcore.rollout.process_state import launched
 from rlcore.tokenizer import load_tokenizer
 
+_LONGEST_REASON = 200
+"""Characters of a reason that vLLM gives."""
+_TARGETS = re.compile(r"expected target modules in (\{.*?\}) but received (\[.*?\])", re.DOTALL)
+"""How vLLM refuses layers of an adapter: those that it knows, and those that came."""
 _OTHER_WINDOWS = {
     "cohere2": "makes windows one token wider",
     "cohere2_moe": "makes windows one token wider",
@@ -50,12 +55,7 @@ def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int)
 
 def read_end_ids(model_folder: str | Path, config: Any) -> list[int]:
     """Tokens at which a completion ends. vLLM itself knows those of the config and generation config only."""
-    tokenizer = load_tokenizer(model_folder)
-    try:
-        generation = GenerationConfig.from_pretrained(model_folder)
-    except OSError:
-        generation = None
-    return end_ids(tokenizer, generation, config)
+    return end_ids(load_tokenizer(model_folder), load_generation_config(model_folder), config)
 
 
 @contextmanager
@@ -68,10 +68,37 @@ def in_our_words(
     except RlcoreError:
         raise
     except Exception as error:  # vLLM, pydantic and torch each have their own
-        # pydantic puts a headline before the reason
-        _, _, reason = str(error).partition("Value error, ")
-        reason = reason.partition(" [type=")[0].split("\n")[0] or first_line(error)
-        raise EngineError(f"vLLM {problem}: {reason.rstrip('.')}; {remedy}") from error
+        raise EngineError(f"vLLM {problem}: {_reason(error)}; {remedy}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why vLLM stopped: its own sentence, or what its code ran into."""
+    # pydantic puts a headline before the reason
+    _, _, stated = str(error).partition("Value error, ")
+    if stated:
+        return _first_sentences(stated.partition(" [type=")[0])
+    unknown = _TARGETS.search(str(error))
+    if unknown:
+        adapted = {name.rpartition(".")[2] for name in re.findall(r"'([^']+)'", unknown[2])}
+        known = set(re.findall(r"'([^']+)'", unknown[1]))
+        return f"it has no adapters for {', '.join(sorted(adapted - known))} of this model"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if "raise" in (frame.line or ""):
+        return _first_sentences(str(error)) or type(error).__name__
+    # Nobody meant to say this: an attribute that is not there, shapes that do not fit.
+    said = f": {first_line(error)}" if str(error) else f" at `{frame.line}`"
+    file = Path(frame.filename).name
+    return (
+        f"its code does not fit this model or machine ({type(error).__name__}{said}, in {file})"
+    )
+
+
+def _first_sentences(text: str) -> str:
+    """The first line without advice to write to vLLM's authors, cut between sentences where it is long."""
+    line = text.strip().split("\n")[0].partition(" Please ")[0]
+    if len(line) > _LONGEST_REASON:
+        line = line[:_LONGEST_REASON].rpartition(". ")[0] or line[:_LONGEST_REASON]
+    return line.rstrip(".")
 
 
 def _kv_heads(config: Any) -> int:

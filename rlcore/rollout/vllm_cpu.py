@@ -33,6 +33,7 @@ def keep_raw_weights() -> None:
     plain = getattr(ranks, "_torchdynamo_orig_callable", ranks)
     sampler_module.batched_count_greater_than = plain
     _keep_raw_experts()
+    _route_by_corrected_scores()
 
 
 def pack_again(model: nn.Module) -> None:
@@ -105,6 +106,43 @@ def _keep_raw_experts() -> None:
 
     CPUUnquantizedExperts.process_weights_after_loading = process_weights_after_loading
     CPUUnquantizedExperts.apply = apply
+
+
+def _route_by_corrected_scores() -> None:
+    """Let the router on a CPU add the bias that corrects the scores of experts, and take sigmoids.
+
+    It knows both only where experts form groups, and else leaves the bias out. One group of all
+    experts is no group.
+    """
+    try:
+        from vllm.model_executor.layers.fused_moe.router import cpu_router
+    except ImportError:  # another version of vLLM; the canary tells if its routers differ
+        return
+    route = cpu_router.CPURouter._compute_routing
+
+    def compute_routing(
+        self: Any,
+        hidden_states: torch.Tensor,
+        router_logits: torch.Tensor,
+        indices_type: torch.dtype | None,
+        **keywords: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        is_plain = self.scoring_func == "softmax" and self.e_score_correction_bias is None
+        is_known = self.use_grouped_topk or self.scoring_func == "sqrtsoftplus"
+        if is_plain or is_known or self.custom_routing_function is not None:
+            return route(self, hidden_states, router_logits, indices_type, **keywords)
+        return cpu_router._grouped_topk(
+            gating_output=router_logits,
+            topk=self.top_k,
+            renormalize=self.renormalize,
+            num_expert_group=1,
+            topk_group=1,
+            scoring_func=self.scoring_func,
+            routed_scaling_factor=self.routed_scaling_factor,
+            e_score_correction_bias=self.e_score_correction_bias,
+        )
+
+    cpu_router.CPURouter._compute_routing = compute_routing
 
 
 def _mixtures(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:

@@ -283,9 +283,7 @@ def _start_engine(**arguments: Any) -> LLMEngine:
     )
 
 
-def _sampling_params(
-    request: Request, vocabulary: int, end_ids: Sequence[int]
-) -> SamplingParams:
+def _sampling_params(request: Request, vocabulary: int, ends: Sequence[int]) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -298,7 +296,7 @@ def _sampling_params(
         min_p=sampling.min_p,
         stop=list(sampling.stop),
         ignore_eos=sampling.ignore_eos,
-        stop_token_ids=[] if sampling.ignore_eos else list(end_ids),
+        stop_token_ids=[] if sampling.ignore_eos else list(ends),
         seed=request.seed,
         logprobs=logprobs_needed(sampling, vocabulary),
         detokenize=bool(sampling.stop),

@@ -23,6 +23,17 @@ if current_platform.is_cpu():
     keep_raw_weights()
 
 
+_DERIVED = ("W_UV", "W_UK_T")
+"""Parameters of multi-head latent attention that are views of its `kv_b_proj`, for decoding."""
+
+
+def _widen(model: nn.Module) -> None:
+    """Hold all parameters in float32: vLLM makes some, as those of xIELU, in bfloat16 whatever the model's type."""
+    for parameter in model.parameters():
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
 def _decorate_for_vllm_alone(
     self: Any, cls: type[nn.Module], *arguments: Any, **keywords: Any
 ) -> None:
@@ -63,6 +74,8 @@ class WeightExtension:
     @torch.no_grad()
     def rlcore_load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Copy weights (checkpoint names, unfused) into the model; fusing and sharding are vLLM's."""
+        if current_platform.is_cpu() and self.model_config.dtype == torch.float32:
+            _widen(self.get_model())
         self.get_model().load_weights(weights)
 
     @torch.no_grad()
@@ -79,7 +92,10 @@ class WeightExtension:
     def rlcore_digests(self, dtype: str) -> list[tuple[str, int, int]]:
         """Name and digest of each distinct raw parameter held by this worker, the tensors of an adapter slot among them."""
         is_new = Distinct()
-        named = [(name, p) for name, p in self.get_model().named_parameters() if is_new(p)]
+        named = []
+        for name, parameter in self.get_model().named_parameters():
+            if name.rpartition(".")[2] not in _DERIVED and is_new(parameter):
+                named.append((name, parameter))
         for name, module in self.get_model().named_modules():
             for part in ("lora_a_stacked", "lora_b_stacked"):
                 named += [(f"{name}.{part}", slot) for slot in getattr(module, part, ())]

@@ -43,9 +43,9 @@ SIZES: dict[str, Any] = {
     "first_k_dense_replace": 1,
     # multi-head latent attention
     "q_lora_rank": 24,
-    "kv_lora_rank": 16,
+    "kv_lora_rank": 512,
     "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 16,
+    "qk_rope_head_dim": 64,
     "v_head_dim": 32,
 }
 """Set where the architecture's default config has the key."""
@@ -71,9 +71,17 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25},
     "nemotron": {"num_key_value_heads": 2},
-    "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "topk_method": "greedy"},
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v2": {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "deepseek_v3": {"topk_method": "noaux_tc"},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "gptj": {"rotary_dim": 16},
+    "phi": {"intermediate_size": 512},
+    "minimax_m2": {"rotary_dim": 16},
     "glm4_moe": {"head_dim": 32},
     "ministral": {"head_dim": 32},
     "hunyuan_v1_dense": {"head_dim": 32},
@@ -94,6 +102,56 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "xlm-roberta-xl": {"pad_token_id": 1},
     "xmod": {"pad_token_id": 1},
     "codegen": {"rotary_dim": 16},
+    "hy_v3": {"expert_hidden_dim": 32},
+    "dbrx": {
+        "d_model": 128,
+        "n_heads": 4,
+        "n_layers": 2,
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma4_text": {"num_kv_shared_layers": 0},
+    "gemma4_unified_text": {"num_kv_shared_layers": 0},
+    "mamba2": {"num_heads": 8, "head_dim": 32, "state_size": 16, "n_groups": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    "plbart": {"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+    "whisper": {"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+    "prophetnet": {"num_encoder_layers": 1, "num_decoder_layers": 1, "pad_token_id": 0},
+    "reformer": {
+        "is_decoder": True,
+        "axial_pos_shape": [16, 16],
+        "axial_pos_embds_dim": [64, 64],
+    },
+    "xlnet": {"n_head": 4, "d_head": 32, "d_inner": 96},
+    "zaya": {"num_experts_per_tok": 1},
+    "longcat_flash": {
+        "num_layers": 2,
+        "ffn_hidden_size": 64,
+        "expert_ffn_hidden_size": 32,
+        "zero_expert_num": 2,
+    },
+    "phi4_multimodal": {
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+        "audio_config": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_blocks": 1,
+            "num_attention_heads": 2,
+        },
+    },
+    "git": {"vision_config": VISION},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        }
+    },
 }
 """What makes the family what it is, or what its sizes must be to fit together."""
 
@@ -138,6 +196,24 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3, tied head": ("qwen3", {"tie_word_embeddings": True}),
 }
 """Settings of a family that users meet and that have gone wrong elsewhere: name -> model type, keys."""
+
+LEFT_OUT = {
+    "blt": "it reads patches of bytes, made by a second model, and not tokens",
+    "cohere_compass_text": "transformers' default config of it makes no model",
+    "emu3": "its tokens of images make it large; its text half is a Llama",
+    "gemma3n": "its images need the package timm; the row gemma3n_text is its text half",
+    "gemma4": "its part for images stays large; the row gemma4_text is its text half",
+    "gemma4_assistant": "it drafts tokens for another model and has no text of its own",
+    "gemma4_unified": "its part for images stays large; the row gemma4_unified_text is its text half",
+    "gemma4_unified_assistant": "it drafts tokens for another model and has no text of its own",
+    "musicgen": "it writes sound, for a text that another model reads",
+    "musicgen_melody": "it writes sound, for a text that another model reads",
+    "qwen4_exp": "transformers' default config of it makes no model",
+    "qwen4_exp_text": "transformers' default config of it makes no model",
+    "zamba": "its layers share weights in a pattern that two layers do not have; it has Mamba layers",
+    "zamba2": "its layers share weights in a pattern that two layers do not have; it has Mamba layers",
+}
+"""Architectures without a tiny model here, and why."""
 
 MOST_PARAMETERS = 30_000_000
 SPECIAL = {"pad_token_id": 256, "bos_token_id": 257, "eos_token_id": 258}

@@ -53,7 +53,8 @@ def page(rows: Mapping[str, Mapping[str, str]], before: str) -> str:
     ]
     for name, cell in refused.items():
         if not cell.startswith("not made"):
-            lines.append(f"| {name} | {_reason(cell)} |")
+            fault = "FAULT: " if cell.startswith("fault") else ""
+            lines.append(f"| {name} | {fault}{_reason(cell)} |")
     lines += [
         "\n### Not examined\n",
         "No tiny model of these could be made from the sizes that the script sets, or they were left out.\n",

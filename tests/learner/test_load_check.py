@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from rlcore.learner.policy import load_policy
 from rlcore.learner.twin import twin_config, twin_of
 from rlcore.rope import fix_rope
 from rlcore.tokenizer import byte_tokenizer
+from tests.families.configs import make_model, tiny_config
 
 SIZES = {
     "vocab_size": 262,
@@ -224,6 +226,24 @@ def test_architectures_that_pass_no_keywords_on_get_the_layout_too() -> None:
     with torch.no_grad():
         with pytest.raises(ModelError, match="gradient_checkpointing=false"):
             policy.model(input_ids=torch.tensor([[1, 2]]))
+
+
+def test_the_twin_is_allowed_its_own_rounding(
+    monkeypatch: pytest.MonkeyPatch, fresh_cache: None
+) -> None:
+    """A model that runs its layers again and again makes more of it than any fixed limit allows."""
+    config = tiny_config("hrm_text")
+    assert twin_problem(config) == ""
+    packed_check._twin_problem.cache_clear()
+    replace_attention(monkeypatch, lambda keywords: keywords.update(scaling=0.2))
+    assert "differ from the model's own by" in twin_problem(config)
+
+
+def test_heads_of_more_than_one_matrix_are_named(tmp_path: Path) -> None:
+    for family in ("modernbert-decoder", "rembert"):
+        make_model(family, tmp_path / family)
+        with pytest.raises(ModelError, match="output head is more than one matrix"):
+            load_policy(path=str(tmp_path / family))
 
 
 def test_bfloat16_is_compared_with_the_models_own_noise() -> None:

@@ -19,6 +19,7 @@ from rlcore.errors import ModelError
 from rlcore.learner.policy import load_policy
 from rlcore.learner.policy_files import check_writable
 from rlcore.tokenizer import byte_tokenizer
+from tests.families.configs import make_model
 from tests.learner.tiny_model import TINY
 
 SIZES = {
@@ -236,6 +237,18 @@ def test_what_is_saved_under_an_adapter_computes_what_the_policy_does(
     assert load_policy(path=str(tmp_path)).score([text])[0] == pytest.approx(
         policy.score([text])[0], abs=1e-4
     )
+
+
+def test_all_linear_layers_are_those_that_compute_a_product(tmp_path: Path) -> None:
+    """Phimoe's router is linear by class, and returns three things."""
+    make_model("phimoe", tmp_path)
+    peft = {"type": "lora", "r": 2, "target_modules": "all-linear"}
+    policy = load_policy(path=str(tmp_path), peft=peft)
+    adapted = {name for name, _ in policy.model.named_parameters() if "lora_A" in name}
+    assert any("q_proj" in name for name in adapted)
+    assert not any("router" in name for name in adapted)
+    with pytest.raises(ModelError, match="does model.peft adapt plain linear layers only"):
+        load_policy(path=str(tmp_path), peft=peft | {"target_modules": ["router"]})
 
 
 @pytest.mark.parametrize("model_type", ["olmo2", "qwen2", "phi3", "granite"])

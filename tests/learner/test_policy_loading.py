@@ -109,10 +109,10 @@ def test_calling_the_packed_model_directly_is_met_with_a_sentence(make_policy):
             {"config": {"hidden_size": 8}, "tokenizer": "bytes"},
             "no architecture of model_type None",
         ),
-        ({"path": "/nowhere/at/all"}, "cannot load a tokenizer from '/nowhere/at/all'"),
+        ({"path": "/nowhere/at/all"}, "there is no model at '/nowhere/at/all'"),
         (
             {"path": "/nowhere/at/all", "tokenizer": "bytes"},
-            "cannot load a model from '/nowhere/at/all'",
+            "there is no model at '/nowhere/at/all'",
         ),
         (
             {"config": {"model_type": "qwen2"}, "tokenizer": "bytes", "dtype": "float23"},

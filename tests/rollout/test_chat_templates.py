@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from rewards.text import tags
+from rewards.text import spans, tags
 from rlcore.chat import (
     end_ids,
     keeps_prefix,
@@ -45,6 +46,11 @@ QWEN3 = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
     "{% endif %}{% endif %}"
+)
+EMPTY_THINKING = CHATML.replace(
+    "{{ m.content }}",
+    "{% if m.role == 'assistant' and '</think>' not in m.content %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}",
 )
 TASK = Task(id="t", prompt="2+2?", demonstration="<think>\n2 and 2\n</think>\n\n4")
 
@@ -98,27 +104,69 @@ def test_the_turn_end_of_a_template_that_fails_is_left_to_the_tokenizer() -> Non
     assert end_ids(tokenizer, None, GenerationConfig(eos_token_id=[7, 258])) == [7, 258]
 
 
+@pytest.mark.parametrize("opened", ["<think>\n", "<think>", "<think>\n\n"])
+@pytest.mark.parametrize("template", [CHATML, EMPTY_THINKING], ids=["chatml", "empty_thinking"])
 @pytest.mark.parametrize("special", [True, False])
-def test_rewards_see_the_thinking_that_the_template_opened(special: bool) -> None:
+def test_rewards_see_the_thinking_that_the_template_opened(
+    special: bool, template: str, opened: str
+) -> None:
     """Also where the tags are special tokens, which a tokenizer would leave out of the text."""
+    opens = template.replace("assistant\n{% endif", f"assistant\n{opened}{{% endif")
+    encoder = PromptEncoder(thinking_tokenizer(opens, special), format="chat")
+    assert opening(encoder.tokenizer) == opened
+    assert_well_formed(encoder, Task(id="t", prompt="2+2?"))
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("opened", ["<think>\n", "<think>"])
+@pytest.mark.parametrize("format", ["plain", "chat"])
+def test_rewards_see_the_thinking_that_the_prompt_opened(
+    format: str, opened: str, special: bool
+) -> None:
+    """A begun message of the assistant, or the prompt of a base model."""
+    encoder = PromptEncoder(thinking_tokenizer(CHATML, special), format=format)
+    begun = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": opened}]
+    assert_well_formed(
+        encoder, Task(id="t", prompt=begun if format == "chat" else f"2+2? Answer: {opened}")
+    )
+
+
+def thinking_tokenizer(template: str, special: bool) -> PreTrainedTokenizerFast:
     marks = ("<think>", "</think>")
-    tokenizer = tokenizer_with(
-        DEEPSEEK_R1,
+    return tokenizer_with(
+        template,
         *("<|im_start|>", "<|im_end|>", *(marks if special else ())),
         added=() if special else marks,
     )
-    encoder = PromptEncoder(tokenizer, format="chat")
-    assert opening(tokenizer) == "<think>\n"
-    prompt = encoder.encode(TASK)
-    written = encoder.encode_demonstration(TASK)
+
+
+def assert_well_formed(encoder: PromptEncoder, task: Task) -> None:
+    """The rest that a model writes is a whole text for rewards, and a whole text is taught as the rest."""
+    prompt = encoder.encode(task)
+    written = encoder._ids("a</think><answer>4</answer>")
     text = encoder.completion_text(prompt, written)
-    assert text == TASK.demonstration
-    assert text.split("</think>")[-1].strip() == "4"
-    think = Task(id="t", prompt="?", demonstration="<think>a</think><answer>4</answer>")
-    text = encoder.completion_text(prompt, encoder.encode_demonstration(think))
-    assert tags(text) == 1.0
-    # the demonstration does not open it a second time
-    assert tokenizer.decode(prompt + written).count("<think>") == 1
+    assert text.replace("\n", "") == "<think>a</think><answer>4</answer>"
+    assert tags(text) == 1.0 and spans(text).value == 1.0
+    assert text.split("</think>")[-1] == "<answer>4</answer>"
+    whole = replace(task, demonstration="<think>\na</think><answer>4</answer>")
+    taught = encoder.encode_demonstration(whole)
+    assert encoder.tokenizer.decode(prompt + taught).count("<think>") == 1
+
+
+def test_a_template_that_heads_each_turn_with_a_tag_opens_nothing() -> None:
+    template = (
+        "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<|eos|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+    )
+    encoder = PromptEncoder(tokenizer_with(template), format="chat")
+    assert opening(encoder.tokenizer) == ""
+    assert encoder.completion_text(encoder.encode(TASK), encoder._ids("4")) == "4"
+
+
+def test_a_prompt_that_ends_in_other_markup_adds_nothing() -> None:
+    encoder = PromptEncoder(tokenizer_with(CHATML))
+    task = Task(id="t", prompt="<p>So <b>")
+    assert encoder.completion_text(encoder.encode(task), encoder._ids("4")) == "4"
 
 
 def test_a_prompt_that_opens_nothing_adds_nothing() -> None:
@@ -144,12 +192,20 @@ def test_template_arguments_reach_the_template() -> None:
         PromptEncoder(tokenizer, template_arguments={"enable_thinking": False})
 
 
-@pytest.mark.parametrize("template", [CHATML, QWEN3])
-def test_a_begun_answer_is_continued(template: str) -> None:
+@pytest.mark.parametrize("begun", ["It is", "It is ", "<think>\nso", "4</think>\n\nIt"])
+@pytest.mark.parametrize(
+    "template", [CHATML, LLAMA3, MISTRAL, DEEPSEEK_R1, QWEN3, EMPTY_THINKING]
+)
+def test_a_begun_answer_is_continued(template: str, begun: str) -> None:
+    """Neither closed, nor opened a second time, nor cut where a template trims it."""
     tokenizer = tokenizer_with(template, "<|im_start|>", "<|im_end|>")
-    messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "It is"}]
-    ids = PromptEncoder(tokenizer, format="chat").encode(Task(id="t", prompt=messages))
-    assert tokenizer.decode(ids).endswith("<|im_start|>assistant\nIt is")
+    messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": begun}]
+    encoder = PromptEncoder(tokenizer, format="chat")
+    ids = encoder.encode(Task(id="t", prompt=messages))
+    text = tokenizer.decode(ids)
+    assert text.rstrip().endswith(begun.rstrip())
+    assert text.count(begun.strip()) == 1
+    assert encoder.completion_text(ids, encoder._ids("4")) == "4"
 
 
 def test_what_a_template_supports() -> None:

@@ -152,7 +152,7 @@ def test_a_corrupt_raw_weight_is_found_by_the_fingerprint(
     ):
         with pytest.raises(
             PublishError,
-            match=r"version 1: the engine serves fingerprint \w+/\d+.*, the learner published \w+/",
+            match=r"version 1: .* as many numbers, .* fingerprint is \w+/\d+.*, the learner's \w+/",
         ):
             publish_to(engine, learner, 1)
 
@@ -303,7 +303,8 @@ def test_stop_string_and_end_of_sequence(engine: VllmEngine) -> None:
     for completion in generate(
         engine, ref.requests(ref.prompts(8, (9,)), max_tokens=200, ignore_eos=False), 60
     ):
-        assert (completion.finish == "stop") == (completion.token_ids[-1] == 1)
+        # end of sequence, and what the chat template closes a turn with
+        assert (completion.finish == "stop") == (completion.token_ids[-1] in (1, 4))
 
 
 def test_refusals(engine: VllmEngine, model_path: Path) -> None:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig
 
 from rlcore.errors import EngineError, ModelError
 from rlcore.learner.policy import load_policy
+from rlcore.rollout.publish import fingerprint
+from rlcore.rollout.vllm_config import in_our_words
 from rlcore.rollout.vllm_local import VllmEngine
 from tests.families.configs import LONGEST, make_model
-from tests.families.examine import LORA, check_engine, open_engine, sequences
+from tests.families.examine import (
+    LORA,
+    check_engine,
+    check_lora,
+    open_engine,
+    perturb,
+    sequences,
+)
 from tests.rollout.end_of_turn import greedy, make_base, weights_that_write
 from tests.rollout.test_chat_templates import CHATML, tokenizer_with
 
@@ -33,11 +46,15 @@ def test_a_base_model_stops_where_its_chat_template_ends_a_turn(tmp_path: Path) 
         assert (completion.token_ids, completion.finish) == ([end_id], "stop")
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "olmo2"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "olmo2", "ernie4_5_moe", "apertus"])
 def test_published_weights_are_those_that_vllm_computes_with(
     family: str, tmp_path: Path
 ) -> None:
-    """Experts, which it packs in place on a CPU; a class of transformers, which it shares with the learner."""
+    """Experts, which it packs in place on a CPU; a class of transformers, which it shares with the learner.
+
+    Scores of experts with a correction, which its router on a CPU leaves out; parameters that it
+    makes in bfloat16.
+    """
     make_model(family, tmp_path)
     policy = load_policy(path=str(tmp_path), max_length=LONGEST)
     before = policy.score(sequences())
@@ -45,6 +62,81 @@ def test_published_weights_are_those_that_vllm_computes_with(
     # The learner's class is what it was, for models made before and after the engine's.
     again = load_policy(path=str(tmp_path), max_length=LONGEST)
     assert again.score(sequences()) == before
+
+
+def test_weights_that_are_views_of_others_are_counted_once(tmp_path: Path) -> None:
+    """Latent attention decodes with two halves of `kv_b_proj`, which are parameters too."""
+    make_model("deepseek_v2", tmp_path)
+    policy = load_policy(path=str(tmp_path), max_length=LONGEST)
+    engine = open_engine("vllm", tmp_path)
+
+    def halves(worker: Any) -> list[torch.Tensor]:
+        model = worker.get_model()
+        return [layer.W_UV.clone() for layer in model.modules() if hasattr(layer, "W_UV")]
+
+    try:
+        held = []
+        for version in (1, 2):
+            perturb(policy, version)
+            engine.load(policy.weights(), version)
+            assert engine.fingerprint() == fingerprint(policy.module.parameters())
+            held.append(engine._engine.collective_rpc(halves)[0])
+        assert len(held[0]) == 2 and not any(map(torch.equal, *held))
+    finally:
+        engine.close()
+
+
+def test_the_learner_reads_configs_with_its_own_classes_after_vllm_has_started(
+    tmp_path: Path,
+) -> None:
+    make_model("hyperclovax", tmp_path)
+    before = type(AutoConfig.from_pretrained(tmp_path))
+    open_engine("vllm", tmp_path).close()
+    assert type(AutoConfig.from_pretrained(tmp_path)) is before
+
+
+def test_layers_that_vllm_does_not_adapt_are_named_at_the_first_publish(
+    tmp_path: Path,
+) -> None:
+    make_model("glm4", tmp_path)
+    with pytest.raises(EngineError) as error:
+        check_lora("vllm", tmp_path, apart=True)
+    assert str(error.value) == (
+        "vLLM did not take the weights of version 1: it has no adapters for gate_up_proj of this "
+        "model; set engine.sync=merged"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (lambda: raised(ValueError("No such thing. Please open an issue.")), "No such thing"),
+        (lambda: raised(NotImplementedError("not yet\nsee docs")), "not yet"),
+        (lambda: raised(ValueError("a. " * 300)), "a. a"),
+        (lambda: raised(KeyError()), "KeyError"),
+        (lambda: {}["layers.1.bias"], "(KeyError: 'layers.1.bias', in test_vllm_families.py)"),
+        (lambda: print.nothing, "(AttributeError: "),
+        (lambda: refuse_silently(), "(AssertionError"),
+        (lambda: torch.zeros(3).narrow(0, 0, 9), "(RuntimeError: "),
+    ],
+)
+def test_what_vllm_runs_into_is_told_apart_from_what_it_says(
+    error: Callable[[], Any], said: str
+) -> None:
+    with pytest.raises(EngineError) as told, in_our_words("cannot start"):
+        error()
+    sentence = str(told.value)
+    assert sentence.startswith("vLLM cannot start: ") and said in sentence
+    assert "\n" not in sentence and "Please" not in sentence and len(sentence) < 400
+    assert sentence.endswith("; set engine.use=hf, which serves every model that rlcore trains")
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+def refuse_silently() -> None:
+    assert 1 > 2  # noqa: B011
 
 
 @pytest.mark.parametrize(

@@ -75,3 +75,14 @@ def test_a_step_without_a_score_leaves_its_rollouts(recipe: Path) -> None:
     )
     rollouts = read_rows(run_folder(recipe) / "rollouts" / "000002.jsonl")
     assert len(rollouts) == 16 and all(row["finish"] == "aborted" for row in rollouts)
+
+
+def test_where_all_completions_are_cut_the_end_tokens_are_named(tmp_path: Path) -> None:
+    """Those at which the engine stops, and the one that demonstrations teach."""
+    short = ("stages.sft.steps=1", "stages.rl.steps=1", "stages.before.limit=1", "stages.after.limit=1")
+    out = finish(start("train", write_recipe(tmp_path), *short, "stages.rl.sampling.max_tokens=1"))
+    assert "every completion was cut at sampling.max_tokens" in out
+    assert (
+        "Completions end at <|eos|> (258); in the prompt format 'plain' demonstrations teach <|eos|> (258)"
+        in out
+    )

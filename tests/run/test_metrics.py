@@ -104,6 +104,13 @@ def test_where_all_rewards_are_equal_a_scheme_may_still_teach() -> None:
     assert "nothing was learned" in dead_states(equal | {"tokens/frac_wasted": 1.0})[0]
 
 
+def test_a_step_of_cut_completions_says_where_one_ends() -> None:
+    cut = {"completions/frac_truncated": 1.0}
+    [sentence] = dead_states(cut, "Completions end at <|eos|> (258)")
+    assert sentence.endswith("(an sft stage). Completions end at <|eos|> (258)")
+    assert dead_states(cut | {"completions/frac_truncated": 0.9}, "Completions end") == []
+
+
 def test_a_step_without_a_token_reports_only_what_is_known() -> None:
     assert learner_metrics(NOTHING) == {"lr": 1e-3, "tokens/trained": 0}
 
