@@ -17,6 +17,7 @@ at the first line that is neither indented nor a comment. `rewards.sandbox` runs
 from __future__ import annotations
 
 import builtins
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -24,6 +25,7 @@ from typing import Any
 
 from rewards.code_blocks import parsed, python_blocks, with_helpers
 from rewards.sandbox import Limits, Sandbox, SandboxError, check_program
+from rewards.thoughts import after_thoughts
 from rlcore import Verdict, find, reward
 
 
@@ -90,12 +92,15 @@ def code_tests(
 
 
 def _listed(tests: Sequence[str] | str | None) -> list[str]:
-    """The tests of a column; a string is one test."""
-    return (
-        [tests]
-        if isinstance(tests, str) and tests
-        else list(tests if tests is not None else [])
-    )
+    """The tests of a column; a string is one test, or a list of them in JSON."""
+    if not isinstance(tests, str):
+        return list(tests if tests is not None else [])
+    if tests.lstrip().startswith("["):
+        try:
+            return [str(test) for test in json.loads(tests)]
+        except ValueError:
+            pass
+    return [tests] if tests else []
 
 
 def extract_program(
@@ -105,7 +110,7 @@ def extract_program(
 
     wanted: names a program should define. stub: the start of a program that the answer may continue (HumanEval's prompt).
     """
-    completion = completion.rpartition("</think>")[2].replace("\r\n", "\n")
+    completion = after_thoughts(completion).replace("\r\n", "\n").lstrip("\ufeff")
     fenced = python_blocks(completion)
     blocks = [block.code for block in fenced if block.closed]
     if blocks:

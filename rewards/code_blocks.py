@@ -24,8 +24,9 @@ class Block:
 def python_blocks(text: str) -> list[Block]:
     """The blocks in Python or without a language, in order.
 
-    A fence is three or more backquotes or tildes; the same sign, as often or more, closes it. What
-    it is indented by is taken off its content, as in a list.
+    A fence is three or more backquotes or tildes; the same sign, as often or more, closes it,
+    unless it is indented by four columns more: that is a fence in a docstring. What a block is
+    indented by is taken off its content, as in a list.
     """
     blocks: list[Block] = []
     lines = text.replace("\r\n", "\n").split("\n")
@@ -35,10 +36,9 @@ def python_blocks(text: str) -> list[Block]:
         position += 1
         if opening is None:
             continue
-        indent, fence, info = opening.groups()
+        indent, _, info = opening.groups()
         start = position
-        while position < len(lines) and not _closes(lines[position], fence):
-            position += 1
+        position = _end(lines, start, opening)
         if _PYTHON.fullmatch(info.strip()):
             content = [_outdented(line, len(indent)) for line in lines[start:position]]
             closed = position < len(lines)
@@ -73,9 +73,28 @@ def parsed(program: str) -> ast.Module | None:
         return None
 
 
+def _end(lines: Sequence[str], start: int, opening: re.Match[str]) -> int:
+    """The line that closes a block; one indented too far where there is no other, or the last."""
+    indent, fence, _ = opening.groups()
+    furthest = _columns(indent + ".") + 3
+    far = len(lines)
+    for number in range(start, len(lines)):
+        if _closes(lines[number], fence):
+            if _columns(lines[number]) <= furthest:
+                return number
+            far = min(far, number)
+    return far
+
+
 def _closes(line: str, fence: str) -> bool:
     bare = line.strip()
     return len(bare) >= len(fence) and set(bare) == {fence[0]}
+
+
+def _columns(line: str) -> int:
+    """How far a line is indented; a tab stands for four columns."""
+    expanded = line.expandtabs(4)
+    return len(expanded) - len(expanded.lstrip(" "))
 
 
 def _outdented(line: str, columns: int) -> str:

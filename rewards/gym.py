@@ -10,6 +10,7 @@ from typing import Any
 from reasoning_gym import create_dataset
 from reasoning_gym.utils import extract_answer
 
+from rewards.thoughts import after_thoughts
 from rlcore import reward
 
 
@@ -33,7 +34,7 @@ def gym_answer(
     >>> gym_answer("so <answer>4</answer>", "4", entry=entry)
     1.0
     """
-    completion = completion.rpartition("</think>")[2]
+    completion = after_thoughts(completion)
     tagged = extract_answer(completion, tag)
     if tagged is None and not finished:
         return 0.0

@@ -114,7 +114,10 @@ def nth_paragraph_starts_with(
 
 @_rule("detectable_content:number_placeholders")
 def placeholder_count(text: str, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[.*?\]", text)) >= num_placeholders
+    # up to the last bracket of a line all match: without the cut the search is quadratic
+    lines = [line.rpartition("]") for line in text.split("\n")]
+    found = sum(len(re.findall(r"\[[^]]*\]", line + end)) for line, end, _ in lines)
+    return found >= num_placeholders
 
 
 @_rule("detectable_content:postscript")
@@ -129,8 +132,9 @@ def has_postscript(text: str, postscript_marker: str) -> bool:
 
 @_rule("detectable_format:number_bullet_lists")
 def bullet_count(text: str, num_bullets: int) -> bool:
-    stars = re.findall(r"^\s*\*[^\*].*$", text, re.MULTILINE)
-    return len(stars) + len(re.findall(r"^\s*-.*$", text, re.MULTILINE)) == num_bullets
+    # IFEval's `^\s*` counts the same, and is quadratic in blank lines
+    stars = re.findall(r"^[^\S\n]*\*[^\*].*$", text, re.MULTILINE)
+    return len(stars) + len(re.findall(r"^[^\S\n]*-.*$", text, re.MULTILINE)) == num_bullets
 
 
 @_rule("detectable_format:number_highlighted_sections")
@@ -165,9 +169,13 @@ def is_json(text: str) -> bool:
 
 @_rule("detectable_format:title")
 def has_title(text: str) -> bool:
-    return any(
-        title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text)
-    )
+    for line in text.split("\n"):
+        # up to the last `>>` of the line; without the cut the search is quadratic
+        inside, end, _ = line.rpartition(">>")
+        titles = re.findall(r"<<.+>>", inside + end) if end else []
+        if any(title.lstrip("<").rstrip(">").strip() for title in titles):
+            return True
+    return False
 
 
 # Combinations

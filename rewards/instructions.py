@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from rewards.instruction_rules import RELATIONS, RULES
+from rewards.thoughts import after_thoughts
 from rlcore import Verdict, reward
 
+_WORDS = ("keywords", "forbidden_words")
+_NUMBERS = frozenset(
+    name
+    for rule in RULES.values()
+    for name, parameter in inspect.signature(rule).parameters.items()
+    if parameter.annotation in (int, "int")
+)
+"""Names of arguments that are whole numbers."""
 _ANSWER_TAGS = re.compile(r"</?answer>")
 
 
@@ -43,13 +53,18 @@ def instructions(
         raise ValueError(
             f"mode is strict or loose, several is all or average; got mode={mode!r}, several={several!r}"
         )
-    arguments = list(kwargs) if kwargs else [{}] * len(instruction_id_list)
+    instruction_id_list, kwargs = _from_json(instruction_id_list), _from_json(kwargs)
+    if isinstance(instruction_id_list, str) or isinstance(kwargs, str | Mapping):
+        return _unscorable("instruction_id_list and kwargs must be lists, or lists in JSON")
+    arguments = (
+        [_from_json(one) for one in kwargs] if kwargs else [{}] * len(instruction_id_list)
+    )
     if not instruction_id_list or len(arguments) != len(instruction_id_list):
         return _unscorable(
             f"{len(instruction_id_list)} instructions with {len(arguments)} kwargs"
         )
-    _, thinks, text = completion.rpartition("</think>")
-    text = text.lstrip() if thinks else text
+    text = after_thoughts(completion)
+    text = text.lstrip() if "</think>" in completion else text
     if strip_tags:
         text = _ANSWER_TAGS.sub("", text).strip()
     # each once
@@ -73,7 +88,7 @@ def instructions(
 def follows(name: str, given: Mapping[str, Any] | None, text: str) -> bool:
     """Whether a text follows one instruction; an empty text follows none."""
     used = {
-        key: _number(value)
+        key: _number(value) if key in _NUMBERS else value
         for key, value in (given or {}).items()
         if value is not None and key in _needs(name)
     }
@@ -84,6 +99,8 @@ def missing(name: str, given: Mapping[str, Any] | None) -> str:
     """Why an instruction cannot be checked, "" if it can."""
     if name not in RULES:
         return f"there is no rule for the instruction {name!r}"
+    if given is not None and not isinstance(given, Mapping):
+        return f"the kwargs of {name!r} are no mapping"
     values = {key: (given or {}).get(key) for key in _needs(name)}
     absent = [key for key, value in values.items() if value is None]
     if absent:
@@ -94,7 +111,10 @@ def missing(name: str, given: Mapping[str, Any] | None) -> str:
         if key.endswith("relation") and value not in RELATIONS
     ]
     known = " or ".join(map(repr, RELATIONS))
-    return f"{name!r} has the relation {unknown[0]!r}; IFEval knows {known}" if unknown else ""
+    if unknown:
+        return f"{name!r} has the relation {unknown[0]!r}; IFEval knows {known}"
+    wrong = [key for key, value in values.items() if not _is_kind(key, value)]
+    return f"{wrong[0]} of {name!r} is {values[wrong[0]]!r}" if wrong else ""
 
 
 def loose_variants(text: str) -> Iterator[str]:
@@ -112,9 +132,33 @@ def _needs(name: str) -> list[str]:
     return list(inspect.signature(RULES[name]).parameters)[1:]
 
 
+def _is_kind(key: str, value: Any) -> bool:
+    """Whether an argument is a whole number, a list of words or a text, as its name wants."""
+    if key in _NUMBERS:
+        return isinstance(_number(value), int)
+    if key in _WORDS:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        return is_list and len(value) > 0 and all(isinstance(word, str) for word in value)
+    return isinstance(value, str)
+
+
 def _number(value: Any) -> Any:
-    """Columns that went through a table of mixed rows hold 3.0 for 3."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    """Columns that went through a table hold 3.0 or "3" for 3."""
+    try:
+        number = float(value)
+        return int(number) if number.is_integer() and not isinstance(value, int) else value
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
+def _from_json(value: Any) -> Any:
+    """The list or mapping in a column of JSON; all else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _unscorable(reason: str) -> Verdict:

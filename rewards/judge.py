@@ -1,8 +1,8 @@
 """A language model behind an OpenAI-compatible endpoint as the reward.
 
 The verdict is the last match of an expression, or a key of the last JSON object, in the judge's
-reply. A reply without one is `unscorable`, never 0; so is a judge that cannot be reached. An empty
-completion is 0 and is not sent.
+reply. A reply without one is `unscorable`, never 0; so is a judge that cannot be reached. What
+stands before `</think>` is not sent, and an answer that is empty without it is 0.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from rewards.thoughts import after_thoughts
 from rlcore import Message, Verdict, reward
 
 TEMPLATE = """You compare an answer with the correct one. Everything inside <{fence}> was written by \
@@ -40,7 +41,12 @@ Answer to judge:
 
 Say in one sentence whether the final answer in <{fence}> agrees with the correct answer. An answer that names several \
 candidates, or none, does not. Then write a last line: VERDICT: 1 if it agrees, VERDICT: 0 if it does not."""
-VERDICT = r"(?im)^\W*verdict\W+(-?\d+(?:\.\d+)?|yes|no|correct|incorrect)\b"
+VERDICT = (
+    r"(?im)^\W*verdict\b(?:\W*?([-\u2212]?(?:\d+(?:\.\d+)?|\.\d+)|yes|no|correct|incorrect)\b"
+    r"(?![,.\u2013-]\d|[ \t]*/[ \t]*\d|[ \t]+(?:or|and|to|out of)[ \t]+(?:\d|yes|no|in))"
+    r"|\W{0,3}[:=].*)"
+)
+"""The last line with a verdict decides; one that hedges, `1 or 0`, or is no score, `1/10`, gives none."""
 _WORDS = {"yes": 1.0, "correct": 1.0, "true": 1.0, "no": 0.0, "incorrect": 0.0, "false": 0.0}
 _WORTH_RETRYING = {408, 409, 425, 429, 500, 502, 503, 504}
 _LONGEST_PAUSE_S = 30.0
@@ -92,6 +98,10 @@ class Judge:
             load_template(template),
             Reader(verdict, json_key, lowest, highest),
         )
+        if not re.match(r"https?://[^/]", url):
+            raise ValueError(f"url is {url!r}; write it whole, as http://localhost:8000/v1")
+        if attempts < 1:
+            raise ValueError(f"attempts is {attempts}; a question takes at least 1")
         self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
         self.attempts, self.pause_s = attempts, pause_s
@@ -108,8 +118,9 @@ class Judge:
     async def __call__(
         self, completion: str, answer: Any, prompt: str | list[Message], **columns: Any
     ) -> Verdict:
+        completion = after_thoughts(completion)
         if not completion.strip():
-            return Verdict(value=0.0, reason="an empty completion is not sent to the judge")
+            return Verdict(value=0.0, reason="an empty answer is not sent to the judge")
         body = {
             **self.settings,
             "messages": [
@@ -148,7 +159,7 @@ class Judge:
 
     async def _ask(self, body: Mapping[str, Any]) -> str:
         """The judge's words. Raises httpx.HTTPError, or ValueError for a reply that is no chat completion."""
-        failure: Exception = ValueError("no try was allowed")
+        failures: list[Exception] = []
         for attempt in range(1, self.attempts + 1):
             pause = self.pause_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
             pause = min(_LONGEST_PAUSE_S, pause)
@@ -157,7 +168,7 @@ class Judge:
                 response = await self.client.post(self.url, json=body)
                 if response.status_code not in _WORTH_RETRYING:
                     return _words(response)
-                failure = ValueError(_status(response))
+                failures.append(ValueError(_status(response)))
                 told = _retry_after(response.headers.get("retry-after", ""))
                 if told is not None:
                     # a limit of rate holds for all questions of this worker
@@ -170,12 +181,13 @@ class Judge:
                 IndexError,
                 TypeError,
             ) as error:
-                failure = error
+                failures.append(error)
             if attempt < self.attempts:
                 await asyncio.sleep(pause)
-        if isinstance(failure, httpx.HTTPError):
-            raise failure
-        raise ValueError(f"{failure} after {self.attempts} tries")
+        if isinstance(failures[-1], httpx.HTTPError):
+            raise failures[-1]
+        reasons = dict.fromkeys(str(failure) for failure in failures)
+        raise ValueError(f"{', then '.join(reasons)} after {self.attempts} tries")
 
     def _kept(self, body: Mapping[str, Any]) -> Path | None:
         if self.cache is None:
@@ -188,16 +200,17 @@ class Reader:
     """Reads verdicts out of replies. Raises ValueError if the expression does not have exactly one group."""
 
     def __init__(self, verdict: str, json_key: str, lowest: float, highest: float) -> None:
-        self.pattern, self.json_key, self.lowest, self.highest = (
-            re.compile(verdict, re.IGNORECASE),
-            json_key,
-            lowest,
-            highest,
-        )
+        try:
+            self.pattern = re.compile(verdict, re.IGNORECASE)
+        except re.error as error:
+            raise ValueError(
+                f"verdict is {verdict!r}, no regular expression: {error}"
+            ) from None
         if self.pattern.groups != 1:
             raise ValueError(
                 f"the expression {verdict!r} must have one group, which is the score"
             )
+        self.json_key, self.lowest, self.highest = json_key, lowest, highest
         if lowest >= highest:
             raise ValueError(f"lowest ({lowest:g}) must be below highest ({highest:g})")
 
@@ -207,7 +220,7 @@ class Reader:
             if self.json_key
             else (self.pattern.findall(reply) or [None])[-1]
         )
-        word = str(said).strip().lower()
+        word = str(said).strip().lower().replace("\u2212", "-")
         try:
             score = (
                 self.lowest + (self.highest - self.lowest) * _WORDS[word]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rewards.judge import TEMPLATE, VERDICT, Reader, fill, load_template
+from rewards.thoughts import after_thoughts
 from rlcore import Message, Verdict
 
 
@@ -58,6 +59,7 @@ class LocalJudge:
         **columns: Sequence[Any],
     ) -> list[Verdict]:
         texts = [said if isinstance(said, str) else said[-1]["content"] for said in completions]
+        texts = [after_thoughts(text) for text in texts]
         verdicts = [
             Verdict(value=0.0, reason="an empty answer is not shown to the judge")
         ] * len(texts)

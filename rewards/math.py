@@ -1,7 +1,7 @@
 """Compares a final answer with the reference answer by value: `1/2` equals `0.5` and `\\frac{1}{2}`.
 
-**Which part is the final answer.** What stands before the last `</think>` is ignored. Five rules
-look for the final answer in the rest:
+**Which part is the final answer.** What stands before the last `</think>` is ignored, and what
+stands behind a `<think>` that is never closed. Five rules look for the final answer in the rest:
 
     1. boxed    the last `\\boxed{...}` that is not empty
     2. hashes   the text after the last `####`, to the end of its line
@@ -10,6 +10,11 @@ look for the final answer in the rest:
     4. whole    the whole text, if it is one short line of symbols: `\\frac{1}{4}`, `3xy + 1`
     5. last     the last formula between `$`, `\\(..\\)` or `\\[..\\]`, or the last number; else a
                 short text as it is
+
+In prose a number is the answer only where the words around it do not change it. "minus 5", "5 and a
+half", "5 dozen", "3 fifths" and "5 pi" are read. An operation ("half of 12", "5 squared", "5 plus
+6"), a bound ("at least 3", "5 or more"), a denial or doubt ("no longer 5", "I don't know if the
+answer is 5") and a second value ("5 apples and 6 oranges") make it no answer.
 
 `mode` says how they are used:
 
@@ -27,7 +32,8 @@ stands; if the task has a list of answers, any may be met. A reference of words 
 `June 3`, is also met by a short text or a line after "answer is" that is the same as a whole.
 
 **What is equal.** Both sides are brought into one spelling first: Unicode, styles, brackets, money,
-digits in groups, separators of lists. The same text is always right. Plain numbers are compared
+digits in groups, separators of lists. The same text is always right; an answer of over 1000
+characters is compared as text only. Plain numbers are compared
 exactly: `1,234`, `10 000`, `3/4`, `3\\frac{1}{2}`, `1.5e3`, `0.\\overline{3}`. Percent is a unit, so
 `50%` = `50`; but a reference between -1 and 1 is a fraction: reference `0.5` equals `50%` and not
 `0.5%`. Reference `50%` is never `0.5`. A unit may be left out; two that differ in name or power
@@ -68,6 +74,8 @@ the machine is does not matter.
 - a tick behind a value is no part of it, and a percent sign behind the box belongs into it;
 - `\\lg` is the logarithm to base 10 (ISO 80000-2);
 - `A(1,2)` is the point `(1,2)`;
+- "about 3" and `\\approx 3` are 3, and "3 quarters" is no number outside of a box: of a coin it is 3;
+- a column vector is no tuple, and `7 \\bmod 5` is not 2;
 - "I think it's B" names no answer: without "answer is" a letter in prose is an article or a name;
 - `[3,3]` is not 3, and `E` is not `e`.
 """
@@ -75,7 +83,7 @@ the machine is does not matter.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -86,6 +94,7 @@ from rewards.math_parse import CPU_S, cpu_limit
 from rewards.math_spelling import plain_number, respelled, tidy
 from rewards.math_value import same_value
 from rewards.math_words import has_words_and_number, same_text
+from rewards.thoughts import after_thoughts
 from rlcore import Message, Verdict, reward
 
 _OPERATION = re.compile(
@@ -121,12 +130,11 @@ def math_answer(
     """
     if mode not in ("first", "strict", "flex"):
         raise ValueError(f"mode is {mode!r}; choose first, strict or flex")
-    texts = [reference_text(str(one)) for one in _all(answer) if one is not None]
-    answers = [text for text in texts if text]
+    answers = [text for one in _all(answer) if (text := _reference(one))]
     if not answers:
         return None
-    completion = completion.rpartition("</think>")[2]
-    if within is not None:
+    completion = after_thoughts(completion)
+    if within:
         before, closed, _ = completion.rpartition(f"</{within}>")
         _, opened, completion = before.rpartition(f"<{within}>")
         if not (closed and opened):
@@ -137,6 +145,10 @@ def math_answer(
             )
         finished = True
     candidates = final_answers(completion, mode=mode, ended=finished)
+    long = {answer for answer in answers if len(answer) > LONGEST}
+    if long & {completion.strip(), *candidates}:
+        return 1.0
+    answers = [answer for answer in answers if answer not in long]
     if not candidates:
         return Verdict(value=0.0, status="wrong-format", reason="there is no final answer")
     asked = "\n".join(
@@ -192,6 +204,13 @@ def _dense(text: str) -> str:
         r"\\frac\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}\{([^{}]*)\}", r"\1/\2", respelled(text)
     )
     return re.sub(r"[\s${}]|\\[,;!]", "", text)
+
+
+def _reference(answer: Any) -> str:
+    """The final answer in one reference answer; "" for what is none: None, a NaN, a mapping."""
+    if answer is None or answer != answer or isinstance(answer, Mapping):
+        return ""
+    return reference_text(str(answer))
 
 
 def _all(answer: Any) -> Sequence[Any]:

@@ -12,15 +12,18 @@ from functools import lru_cache
 from typing import Literal
 
 from rewards.math_letters import tex_spelling
+from rewards.math_prose import DOUBTED, FUNCTIONS, in_symbols, is_changed
 from rewards.math_spelling import SCALES
 from rewards.math_units import measure
 
 Mode = Literal["first", "strict", "flex"]
 
 LONGEST = 1000
-"""Characters of a final answer; a longer one is not a value."""
+"""Characters of a final answer that is compared by value; a longer one is compared as text."""
 SHORT = 200
 """Characters of a text that may be an answer as a whole."""
+UNREAD = "?"
+"""The final answer of a text that states none that can be read: it equals nothing."""
 TAIL = 5000
 """Characters at the end of a text in which a last value is looked for."""
 _BOX = re.compile(r"\\f?boxed\s*(?:\{|(?=[^\s{])|\s(?=[^\s{]))")
@@ -47,10 +50,11 @@ _JOINT = (
     r"|\\(?:q?quad|lor|vee|cup)(?![a-z])|\\[,;: ]|\\\\"
 )
 _SEPARATOR = re.compile(rf"(?:{_JOINT})*")
+_BESIDE = rf"{_JOINT}|\\?&|\+|\b(?:also|plus|versus|vs)\b"
 _LABELLED = re.compile(
-    rf"(?:{_JOINT})*(?:(?:\d{{1,2}}[.)]|[-•*]|\(?[a-z]\))\s+|(?i:case|if|when|for|else|otherwise)\b[^.\n]{{0,30}}?[:,]\s*)?"
-    rf"(?:{_JOINT})*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
-    rf"|[^.\n]{{0,40}}\b(?:and|or)\b(?:{_JOINT}|[}}])*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_JOINT})*"
+    rf"(?:{_BESIDE})*(?:(?:\d{{1,2}}[.)]|[-•*]|\(?[a-z]\))\s+|(?i:option|choice|answer|solution|candidate|possibility)?\s*\(?[A-Z0-9]\)?\s?[:.)]\s*|(?i:case|if|when|for|else|otherwise)\b[^.\n]{{0,30}}?[:,]\s*)?"
+    rf"(?:{_BESIDE})*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_BESIDE})*"
+    rf"|[^.\n]{{0,40}}\b(?:and|or)\b(?:{_BESIDE}|[}}])*(?:[A-Za-z]\w{{0,3}}\s*=)?(?:{_BESIDE})*"
 )
 """What stands between boxes that answer together: a bullet, the name of a case or of a variable."""
 _HEDGE = re.compile(
@@ -59,13 +63,12 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _UNIT = re.compile(
-    r"\s?(?:(?:square|cubic|sq\.?)\s)?([A-Za-z]+)(?:/[A-Za-z]+)?(?![\w'])(?!\s*[-+*/=(])(?:\^\{?\d\}?)?"
+    r"\s?(?:(?:square|cubic|sq\.?)\s)?([A-Za-z]+)(?:/[A-Za-z]+)?(?![\w'])(?!\s*[-+*/=(])(?:\^\{?\d\}?|\s(?:squared|cubed)\b)?"
 )
 """What may belong to the number before it, if the word is a measure or a scale."""
 _REMARK = re.compile(r"(?<=\s)\([^()$\\]*[A-Za-z]{3,}[^()$\\]*\)")
 _PERCENT = re.compile(r"\s*\$?\s*(\\?%|percent\b)")
 """Behind a box."""
-_DENIED = re.compile(r"(?:\bnot|\bnever|n't)\s+[\W\s]*$", re.IGNORECASE)
 _CHOICE = re.compile(r"\**\(?[A-J][).:]")
 _SHORT_WORDS = frozenset(
     "a am an as at be by do go he hi if in is it me my no of oh on so to up us we "
@@ -99,7 +102,8 @@ def final_answer(text: str, *, mode: Mode = "first", ended: bool = True) -> str:
 def reference_text(answer: str) -> str:
     """The final answer in a reference answer, which may be a whole worked solution; else the text itself."""
     answer = tex_spelling(answer)
-    return boxed(answer) or after_hashes(answer) or after_says(answer) or answer.strip()
+    final = boxed(answer) or after_hashes(answer) or after_says(answer)
+    return answer.strip() if final in ("", None, UNREAD) else final
 
 
 def stated_texts(text: str) -> list[str]:
@@ -137,16 +141,20 @@ def boxed(text: str) -> str | None:
 def after_hashes(text: str) -> str:
     """What follows the last `####`, to the end of its line."""
     _, marker, rest = text.rpartition("####")
+    line = rest.lstrip().partition("\n")[0].strip()
+    if len(line) > LONGEST:
+        return line
     return _stated(rest[: LONGEST * 2]) if marker else ""
 
 
 def after_says(text: str) -> str:
     """What follows the last "answer is" that names a value, to the end of its line; if none does, what follows the last one."""
-    said = [
-        _stated(text[match.end() : match.end() + LONGEST * 2])
-        for match in list(_SAYS.finditer(text))[-4:]
-    ]
-    valued = [value for value in said if re.search(r"\d|\\|^\(?[A-Z]\)?$", value)]
+    matches = list(_SAYS.finditer(text))[-4:]
+    sure = [m for m in matches if not _is_doubted(text, m.start())]
+    if matches and not sure:
+        return UNREAD
+    said = [_stated(text[match.end() : match.end() + LONGEST * 2]) for match in sure]
+    valued = [v for v in said if v == UNREAD or re.search(r"\d|\\|^\(?[A-Z]\)?$", v)]
     return (valued or said or [""])[-1]
 
 
@@ -169,7 +177,7 @@ def whole(text: str) -> str:
 
 def last_value(text: str) -> str:
     """The last formula between dollars or brackets, or the last number, whichever ends later; without either, a short text."""
-    tail = text[-TAIL:]
+    tail = in_symbols(text[-TAIL:])
     # a remark in brackets, "(13 would be too many)", counts where nothing else does
     values = _values(_REMARK.sub(lambda match: " " * len(match[0]), tail)) or _values(tail)
     if not values:
@@ -178,7 +186,7 @@ def last_value(text: str) -> str:
             return letters.pop()
         return text.strip() if len(text) <= SHORT else ""
     start, end, last = values[-1]
-    if _DENIED.search(tail[max(0, start - 20) : start]):
+    if is_changed(tail, start, end, marked=False):
         return ""
     found = [last]
     for before_start, before_end, value in reversed(values[:-1]):
@@ -196,7 +204,7 @@ def last_value(text: str) -> str:
 
 def _stated(rest: str) -> str:
     """The value at the start of `rest`: a formula, a line of symbols or words, or of prose the first number."""
-    rest = re.sub(r"^\$\s+([^$\n]*?)\s*\$", r"$\1$", rest.lstrip(" \t\n*:"))
+    rest = in_symbols(re.sub(r"^\$\s+([^$\n]*?)\s*\$", r"$\1$", rest.lstrip(" \t\n*:")))
     formula = _MATH.match(rest)
     line = rest.partition("\n")[0].strip()
     if not formula and (_CHOICE.match(line) or not _is_prose(line) or not _NUMBER.search(line)):
@@ -205,15 +213,25 @@ def _stated(rest: str) -> str:
             if line.count("$") == 2
             else line.rstrip("*").rstrip(". ")
         )
-    values = _values(line if not formula else rest)
-    if not values or _DENIED.search(line[: values[0][0]][-20:]):
+    line = line if not formula else rest
+    values = _values(line)
+    if not values:
         return line.rstrip(".")
-    found = [values[0][2]]
-    for before, value in zip(values, values[1:], strict=False):
-        if not _joined((line if not formula else rest)[before[1] : value[0]]):
+    found, end = [values[0][2]], values[0][1]
+    for value in values[1:]:
+        if not _joined(line[end : value[0]]):
             break
         found.append(value[2])
+        end = value[1]
+    if is_changed(line, values[0][0], end):
+        return UNREAD
     return _as_list(found)
+
+
+def _is_doubted(text: str, start: int) -> bool:
+    """Whether what says "answer is" at `start` is denied, asked or supposed."""
+    sentence = re.split(r"[.!?;\n]", text[max(0, start - 80) : start])[-1]
+    return bool(DOUBTED.search(sentence))
 
 
 def _values(text: str) -> list[tuple[int, int, str]]:
@@ -269,10 +287,10 @@ def _box_content(text: str, match: re.Match[str]) -> tuple[str, int]:
         assert bare is not None
         return bare[0].rstrip("."), bare.end()
     depth = 1
-    for position in range(start, min(len(text), start + LONGEST + 1)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
+    for brace in re.compile(r"[{}]").finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return text[start:position].strip(), position + 1
+            return text[start : brace.start()].strip(), brace.end()
     return "", start
 
 
@@ -295,7 +313,7 @@ def _inside(match: re.Match[str]) -> str:
 def _is_prose(line: str) -> bool:
     """Whether there are words, rather than symbols with at most units, names of points and products of letters among them."""
     plain = re.sub(
-        r"\\begin\s*\{array\}\s*\{[^{}]*\}|\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b",
+        r"\\begin\s*\{array\}\s*\{[^{}]*\}|\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\b(?:or|and)\b|(?<=\d) to (?=\d)",
         " ",
         line,
     )
@@ -307,17 +325,7 @@ def _is_prose(line: str) -> bool:
 
 def _is_word(match: re.Match[str], text: str, operators: bool) -> bool:
     run = match[0]
-    if (run.isupper() and len(run) <= 4) or run in (
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "exp",
-    ):
+    if (run.isupper() and len(run) <= 4) or run in FUNCTIONS:
         return False
     glued = match.start() > 0 and text[match.start() - 1].isdigit()
     product = (

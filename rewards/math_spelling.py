@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from rewards.math_letters import tex_spelling
+from rewards.math_prose import in_symbols
 from rewards.math_relations import as_interval
 
 _STYLES = (
@@ -50,6 +51,9 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"\\langle(?![a-z])\s*", "("),
     (r"\s*\\rangle(?![a-z])", ")"),
     (r"^<([^<>=]*,[^<>=]*)>$", r"(\1)"),
+    (r"^\]([^][]*,[^][]*)\[$", r"(\1)"),
+    (r"^\]([^][]*,[^][]*)\]$", r"(\1]"),
+    (r"^\[([^][]*,[^][]*)\[$", r"[\1)"),
     # relations
     (r"\\l[et]q?slant(?![a-z])|\\leq?(?![a-z])|\\leqq|<=|=<", r"\\le "),
     (r"\\g[et]q?slant(?![a-z])|\\geq?(?![a-z])|\\geqq|>=|=>(?=\s*-?\d)", r"\\ge "),
@@ -83,6 +87,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     ),
     (r"(?<=\d)\s*(?:\\text\{\s*)?([AaPp])\.?\s?[Mm]\b\.?(?:\s*\})?$", r"\\text{ \1m}"),
     (r"°", r"^\\circ"),
+    (r"(?<=\d)\s*(?:\\text\{\s*)?([kM]?)(?:\s*\})?\s*\\Omega(?![a-z])", r"\\text{ \1ohm}"),
     # numbers in bases
     (r"^\((\w+)\)_(?=\{?\(?\w+\)?\}?$)", r"\1_"),
     (r"(?<=\d)_\s*\{?\(?(\d+)\)?\}?$", r"_{\1}"),
@@ -101,6 +106,7 @@ _FRACTION = re.compile(
 _SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d*)?)(?:[eE]|\\times10\^)\{?([-+]?\d{1,3})\}?")
 _REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\{(\d+)\}")
 SCALES = {
+    "dozen": 12,
     "hundred": 10**2,
     "thousand": 10**3,
     "million": 10**6,
@@ -148,8 +154,7 @@ def tidy(text: str) -> str:
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
         # in pairs they are TeX's, alone a currency
         text = re.sub(r"(?<!\\)\$", " ", text).strip()
-    text = respelled(text)
-    text = _plain_words(text)
+    text = _plain_words(in_symbols(respelled(text)))
     text = _degrees(_money(_LABEL.sub("", text, count=1)))
     text = text.replace("\\$", "$").replace("$", "")
     text = _repeating(_matrix(text))

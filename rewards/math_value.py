@@ -6,6 +6,8 @@ the same list, the same number with an agreeing unit. What is left is a formula,
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
 from fractions import Fraction
 
@@ -34,6 +36,13 @@ _NAME = re.compile(
     r"(?![a-z])|[A-Za-z][A-Za-z']*|_\s*\{[^{}]*\}|_\w|\((?:[^()=]|=)*\)|[|{}\s,]|\\\|)+"
 )
 """What stands for a value on the left of `=`: `x`, `f(2)`, `|AB|`, `\\angle ABC`, `(x,y)`."""
+_ARITHMETIC = re.compile(r"[\d.][-+*/\d.() ]{2,80}")
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 
 def same_value(reference: str, candidate: str) -> bool:
@@ -92,7 +101,9 @@ def _same_spelling(reference: str, candidate: str) -> bool:
         )
     if ":" in reference + candidate and ratios[0] != ratios[1]:
         return False
-    bases = [re.findall(r"\d_\{(\d+)\}", text) for text in (reference, candidate)]
+    # 101_{2}, 0x10: sympy would read an index and a product
+    written = r"\d_\{(\d+)\}|\b(0[xbo]\w+)"
+    bases = [re.findall(written, text, re.IGNORECASE) for text in (reference, candidate)]
     return bases[0] == bases[1]
 
 
@@ -222,12 +233,14 @@ def _same_formula(left: str, right: str) -> bool:
 
 def _without_names(reference: str, candidate: str) -> tuple[str, str] | None:
     """Both answers without the name they give the value, `AM = 5`; None where an equation that is
-    no name stands against a value, or the numbers of a chain differ, `7 = 8`.
+    no name stands against a value, or a chain of numbers is false, `7 = 8`, `2+3 = 6`.
     """
     left, right = (_equation(text) for text in (reference, candidate))
     numbers = {value for side in right if (value := plain_number(side)) is not None}
     if len(right) > 1 and len(left) == 1:
-        return None if len(numbers) > 1 else (reference, right[-1])
+        if len(numbers) > 1 or _is_false(right[-2], right[-1]):
+            return None
+        return reference, right[-1]
     if len(left) > 1 and len(right) == 1:
         return (left[-1], candidate) if _NAME.fullmatch(left[0]) else (reference, candidate)
     if (
@@ -237,6 +250,28 @@ def _without_names(reference: str, candidate: str) -> tuple[str, str] | None:
     ):
         return left[-1], right[-1]
     return reference, candidate
+
+
+def _is_false(worked: str, result: str) -> bool:
+    """Whether a sum or product of plain numbers has another value, also when it is rounded."""
+    value = plain_number(result)
+    if value is None or not _ARITHMETIC.fullmatch(worked):
+        return False
+    try:
+        exact = _worked_out(ast.parse(worked.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, KeyError, ZeroDivisionError, RecursionError):
+        return False
+    return value not in (exact, round(exact, len(result.strip("{} ").partition(".")[2])))
+
+
+def _worked_out(node: ast.AST) -> Fraction:
+    """The value of numbers and + - * /. Raises KeyError for all else."""
+    if isinstance(node, ast.BinOp):
+        operation = _OPERATORS[type(node.op)]
+        return operation(_worked_out(node.left), _worked_out(node.right))
+    if isinstance(node, ast.Constant):
+        return Fraction(str(node.value))
+    raise KeyError(type(node))
 
 
 def _equation(text: str) -> list[str]:

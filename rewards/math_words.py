@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 
+from rewards.math_prose import FUNCTIONS
 from rewards.math_spelling import tidy, unwrapped
-from rewards.math_units import split_unit
+from rewards.math_units import measure, split_unit
 
-_FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc log ln exp max min gcd lcm mod det arcsin arccos arctan sqrt frac pi "
-    "sinh cosh tanh infty".split()
-)
 _CHOICE = re.compile(
     r"(?:(?i:option|choice|answer)[ :]*)?"
     r"(?:\(([A-Ja-j])\)|([A-J])(?=[).:]|$|,?\s+(?:because|since|as|for|due)\b))[).:]*(.*)",
@@ -19,8 +16,11 @@ _CHOICE = re.compile(
 _LETTER = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?\(?([A-Ja-j])[.:)]?")
 _QUALIFIER = re.compile(
     r"(?<![\\\w])(?:not|no|more|less|fewer|greater|smaller|least|most|than|before|after|about"
-    r"|between|except|or|[ap]m|(?:in)?finite\w*)\b"
+    r"|between|except|unless|or|[ap]m|(?:in)?finite\w*)\b"
+    r"|(?<=\d) (?:squared|cubed|factorial|times|plus|minus|over)\b|(?:\\l?c?dots|\.{3})\s*$"
 )
+_SEVERAL = re.compile(r"\d\s*[A-Za-z]{2,},?\s+\d")
+_WORD = re.compile(r"[A-Za-z]{2,}")
 _OPENING = re.compile(
     r"^(?:(?:it|this|that|(?:the )\w+|they) (?:is|are) )?(?:an?|the)?\s*(?=\w)"
 )
@@ -61,7 +61,7 @@ def words(text: str) -> list[str]:
     bare = unwrapped(text)
     value, _ = split_unit(text)
     core = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+", " ", value)
-    runs = [run for run in re.findall(r"[A-Za-z]{3,}", core) if run not in _FUNCTIONS]
+    runs = [run for run in re.findall(r"[A-Za-z]{3,}", core) if run not in FUNCTIONS]
     told = any(re.search(r"[A-Za-z]{2}", part) for part in wrapped) and "\\text" in value
     long = any(len(run) > 4 or (len(run) == 4 and not run.isupper()) for run in runs)
     if told or long or bare.lower() in ("yes", "no"):
@@ -72,11 +72,16 @@ def words(text: str) -> list[str]:
 def same_text(left: str, right: str) -> bool:
     """Whether two tidy answers are the same text; case counts in mathematics only."""
     left, right = unwrapped(left), unwrapped(right)
-    if left == right:
+    if left == right or _SEVERAL.search(left) and _measured(left) == _measured(right):
         return True
     runs = re.findall(r"[A-Za-z]{3,}", left)
-    prose = any(not run.isupper() and run not in _FUNCTIONS for run in runs)
+    prose = any(not run.isupper() and run not in FUNCTIONS for run in runs)
     return prose and left.casefold() == right.casefold() and not re.search(r"[\\^_=+]", left)
+
+
+def _measured(text: str) -> str:
+    """`5 feet 6 inches` and `5 ft 6 in` with one name for each measure."""
+    return _WORD.sub(lambda match: measure(match[0]) or match[0], text)
 
 
 def has_words_and_number(reference: str) -> bool:

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import re
-import string
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+from rewards.thoughts import after_thoughts
 from rlcore import Verdict, reward
+
+_ARTICLES = ("a", "an", "the")
+_PUNCTUATION = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        ("[\u2010-\u2015\u2212]", "-"),
+        (r"(?<=\d),(?=\d{3}(?!\d))", ""),
+        (r"(?<=\w)['\u2019\u02bc](?=\w)", ""),
+        (r"(?<![^\W\d_])([^\W\d_])\.(?=[^\W\d_]\b)", r"\1"),
+        # signs that change a value or a name, in characters that are no punctuation
+        (r"(?<![\w)])-(?=[\d.])", "\ue000"),
+        (r"(?<=\d)\.(?=\d)|(?<!\w)\.(?=\d)", "\ue001"),
+        (r"(?<=\d)/(?=\d)", "\ue002"),
+        (r"(?<=\d) ?%", "\ue003"),
+        (r"(?<=[^\W\d_])#", "\ue004"),
+        (r"\s*([<>=\u2264\u2265\u2260])\s*", r" \1 "),
+    )
+)
+"""What is dropped within a word, `isn't` and `U.S.A.`, and which signs stay."""
+_KEPT = str.maketrans("\ue000\ue001\ue002\ue003\ue004", "-./%#")
 
 
 @reward
@@ -19,24 +40,28 @@ def exact(
     after: str | None = None,
     finished: bool = True,
     **columns: Any,
-) -> float | Verdict:
+) -> float | Verdict | None:
     """1 if the completion is the reference answer, except for outer spaces, else 0.
 
-    What stands before the last `</think>` is ignored. after: compare only the text after the last
-    such marker; a completion without it is `wrong-format` and 0. A completion that was cut off
-    before its end is 0.
+    What stands before the last `</think>` is ignored. The answer may be a list, of which any
+    counts; without an answer there is no score. after: compare only the text after the last such
+    marker; a completion without it is `wrong-format` and 0. A completion that was cut off before
+    its end is 0.
 
     >>> exact("7+15=22;22+4=26", "26", after="=")
     1.0
     """
+    references = [text for one in _all(answer) if (text := _text(one))]
+    if not references:
+        return None
     if not finished:
         return 0.0
-    completion = completion.rpartition("</think>")[2]
+    completion = after_thoughts(completion)
     if after is not None:
         _, marker, completion = completion.rpartition(after)
         if not marker:
             return _wrong_format(f"there is no {after!r} in the completion")
-    return float(completion.strip() == str(answer).strip())
+    return float(completion.strip() in references)
 
 
 @reward
@@ -52,7 +77,10 @@ def match(
     """1 if the completion has the words of the reference answer, else 0.
 
     Case, punctuation, articles (a, an, the) and spaces do not count, as in SQuAD (arXiv
-    1606.05250), nor what stands before the last `</think>`. The answer may be a list, of which any counts; without an answer there is no score.
+    1606.05250), nor how Unicode writes a letter. Signs do: `-5`, `50%`, `C++`, `C#`, `x > 5`, `1.5`
+    and `1/2`; `2,500` is 2500. A text of articles alone keeps them: answer A of a choice. What
+    stands before the last `</think>` is ignored. The answer may be a list, of which any counts;
+    without an answer there is no score.
     within: compare the content of the last `<within>...</within>`, for example "answer"; a text
     without it is `wrong-format` and 0. contains: the words may stand anywhere, which a completion
     that lists every candidate also earns. A completion that was cut off before its end is 0, unless
@@ -61,11 +89,10 @@ def match(
     >>> match("The Eiffel Tower.", ["tour eiffel", "eiffel tower"])
     1.0
     """
-    references = answer if isinstance(answer, list | tuple) else [answer]
-    references = [_plain(reference) for reference in references if _plain(reference)]
+    references = [words for one in _all(answer) if (words := _plain(_text(one)))]
     if not references:
         return None
-    completion = completion.rpartition("</think>")[2]
+    completion = after_thoughts(completion)
     if within is not None:
         block = _last_block(completion, within)
         if block is None:
@@ -172,11 +199,24 @@ def script(
         completion,
         flags=re.DOTALL,
     )
-    wanted = tuple(name.upper() for name in names)
+    wanted = tuple(map(_script, names))
     letters = [
         unicodedata.name(letter, "").startswith(wanted) for letter in prose if letter.isalpha()
     ]
     return sum(letters) / len(letters) if letters else None
+
+
+@lru_cache(maxsize=64)
+def _script(name: str) -> str:
+    """A writing system as Unicode's names of letters begin. Raises ValueError if no letter has it."""
+    start = name.upper()
+    if not any(
+        unicodedata.name(chr(code), "").startswith(f"{start} ") for code in range(1 << 17)
+    ):
+        raise ValueError(
+            f"there is no writing system {name!r}; Unicode has latin, greek, cjk, ..."
+        )
+    return start
 
 
 def _wrong_format(reason: str) -> Verdict:
@@ -189,7 +229,26 @@ def _last_block(text: str, name: str) -> str | None:
     return content if closed and opened else None
 
 
-def _plain(text: Any) -> str:
-    lowered = "" if text is None else str(text).lower()
-    bare = "".join(" " if letter in string.punctuation else letter for letter in lowered)
-    return " ".join(word for word in bare.split() if word not in ("a", "an", "the"))
+def _all(answer: Any) -> Sequence[Any]:
+    """The reference answers of a task: lists and arrays hold several."""
+    answer = answer.tolist() if hasattr(answer, "tolist") else answer
+    return answer if isinstance(answer, list | tuple) else [answer]
+
+
+def _text(answer: Any) -> str:
+    return "" if answer is None or answer != answer else str(answer).strip()
+
+
+def _plain(text: str) -> str:
+    """The words of a text and the signs that change what they say."""
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    for pattern, replacement in _PUNCTUATION:
+        text = pattern.sub(replacement, text)
+    letters = [letter if _is_read(letter) else " " for letter in text]
+    words = "".join(letters).translate(_KEPT).split()
+    return " ".join([word for word in words if word not in _ARTICLES] or words)
+
+
+def _is_read(letter: str) -> bool:
+    """Whether a character is no punctuation; symbols of SQuAD's list are punctuation, too."""
+    return letter not in "$^_`|~" and not unicodedata.category(letter).startswith("P")

@@ -140,17 +140,18 @@ def harness_script(call: str) -> str:
 
 
 def _elsewhere(sandbox: Sandbox, job: dict[str, object], limits: Limits) -> dict[str, object]:
+    said = sandbox(harness_script(f"alone({asdict(limits)!r})"), json.dumps(job), limits)
     try:
-        said = sandbox(harness_script(f"alone({asdict(limits)!r})"), json.dumps(job), limits)
         report = json.loads(said)
         return {
             "results": report["results"],
             "trouble": report["trouble"],
             "refused": report["refused"],
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError):
         raise SandboxError(
-            f"the sandbox did not return the harness's report: {error}"
+            f"the sandbox did not return the harness's report but {str(said)[-200:]!r}; "
+            "see what the program wrote to its stderr"
         ) from None
 
 

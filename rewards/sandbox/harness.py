@@ -149,6 +149,7 @@ def _start_player(
         return child
     try:
         die_with(judge)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(nowhere, standard)

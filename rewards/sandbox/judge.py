@@ -16,7 +16,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rewards.sandbox.exceptions import Exceptions, ProgramError
-from rewards.sandbox.wire import BETWEEN_OBJECTS, OPERATIONS, Gone, Line, decode, encode
+from rewards.sandbox.wire import (
+    BETWEEN_OBJECTS,
+    MUTABLE,
+    OPERATIONS,
+    Gone,
+    Line,
+    decode,
+    encode,
+)
 
 
 class Stop(BaseException):
@@ -105,6 +113,7 @@ class Judge:
                 "__name__": "tests",
                 "__passed__": self._passed,
                 "__failed__": self._failed,
+                "__act__": self._act,
             }
             parsed_setup = ast.parse(setup)
             known = self._bind(space, [parsed_setup, *trees], names)
@@ -155,14 +164,23 @@ class Judge:
         if "error" in reply:
             raise self._exceptions.raised(reply["error"])
         try:
-            value = decode(
-                reply["value"], lambda number: Remote(self, number), self._exceptions.kind
-            )
+            value = self._decoded(reply["value"])
+            if "changed" in reply:
+                _copy_back(given[1:], self._decoded(reply["changed"]))
         except Exception as error:
             raise Stop(f"a reply that cannot be read ({type(error).__name__})") from None
-        if what == "call":
+        if what in ("call", "act"):
             self._gave = _short(value)
         return value
+
+    def _decoded(self, value: Any) -> Any:
+        return decode(value, lambda number: Remote(self, number), self._exceptions.kind)
+
+    def _act(self, function: Any, /, *given: Any, **named: Any) -> Any:
+        """A call whose value the test drops: it is made for what it does to its arguments."""
+        if type(function) is not Remote:
+            return function(*given, **named)
+        return self.ask("act", object.__getattribute__(function, "_number"), given, named)
 
     def _bind(
         self, space: dict[str, Any], trees: Sequence[ast.Module], names: Sequence[str]
@@ -227,6 +245,15 @@ class Judge:
         judge = self
 
         class Numbered(ast.NodeTransformer):
+            def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+                call = node.value
+                if isinstance(call, ast.Call) and isinstance(
+                    call.func, ast.Name | ast.Attribute
+                ):
+                    call.args.insert(0, call.func)
+                    call.func = ast.Name("__act__", ast.Load())
+                return ast.fix_missing_locations(node)
+
             def visit_Assert(self, node: ast.Assert) -> ast.Try:
                 number = len(judge.results)
                 judge.results.append(
@@ -253,6 +280,17 @@ class Judge:
             )
         if not isinstance(error, Exception):
             raise error
+
+
+def _copy_back(arguments: Sequence[Any], changed: Sequence[Any]) -> None:
+    """Put what a call changed in its arguments into the test's own lists, dictionaries and sets."""
+    (ours, ours_named), (theirs, theirs_named) = arguments, changed
+    pairs = [*zip(ours, theirs, strict=True)]
+    pairs += [(ours_named[name], theirs_named[name]) for name in ours_named]
+    for own, new in pairs:
+        if type(own) in MUTABLE:
+            own.clear()
+            (own.extend if hasattr(own, "extend") else own.update)(new)
 
 
 def _defined(nodes: Sequence[ast.AST]) -> set[str]:

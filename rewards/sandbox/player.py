@@ -1,7 +1,8 @@
 """The side nobody trusts: runs a program and does with it what the judge asks, call by call. It never sees a test.
 
 Requests are `[what, ...]`: `run` a source text, look up a `name`, `call` an object, `get` or `set` an attribute, apply an
-operator (`op`). Each has one reply, `{"value": ...}` or `{"error": [types, message, where]}`.
+operator (`op`). Each has one reply, `{"value": ...}` or `{"error": [types, message, where]}`. Where a `call` gives None, or the test
+drops its value (`act`), the arguments it `changed` go back too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import builtins
 import operator
 import sys
 import types
+from collections.abc import Sequence
 from typing import Any
 
 from rewards.sandbox.wire import Gone, Line, decode, encode, exception_names
@@ -37,21 +39,33 @@ def play(line: Line) -> None:
             objects[given[0]],
             [decode(argument, objects.__getitem__) for argument in given[1:]],
         )
-        if what == "call":
-            return thing(*arguments[0], **arguments[1])
+        if what in ("call", "act"):
+            value = thing(*arguments[0], **arguments[1])
+            if what == "act" or value is None:
+                changes(given[1:], arguments)
+            return value
         if what == "op":
             return _operate(thing, *arguments)
         return getattr(thing, arguments[0]) if what == "get" else setattr(thing, *arguments)
 
+    def changes(sent: Sequence[Any], arguments: list[Any]) -> None:
+        """What a function without a value may have done to its arguments goes back with the reply."""
+        after = encode(arguments, keep)
+        if after[1:] != list(sent):
+            reply["changed"] = after
+
+    reply: dict[str, Any] = {}
     while True:
         try:
             request = line.receive()
         except Gone:
             return
         try:
-            reply = {"value": encode(do(*request), keep)}
+            reply.clear()
+            reply["value"] = encode(do(*request), keep)
         except BaseException as error:  # SystemExit too: a program that exits has not answered
-            reply = {"error": _describe(error)}
+            reply.clear()
+            reply["error"] = _describe(error)
         line.send(reply)
 
 

@@ -26,6 +26,16 @@ LONGEST_ITERATOR = 100_000
 MOST_DIGITS = 100_000
 """Before or behind the point of a decimal number."""
 _SMALL = 1 << 53
+MUTABLE = (
+    list,
+    dict,
+    set,
+    bytearray,
+    collections.deque,
+    collections.Counter,
+    collections.OrderedDict,
+)
+"""Types of arguments in which a call may leave its result."""
 BETWEEN_OBJECTS = tuple(
     "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift lt le gt ge".split()
 )

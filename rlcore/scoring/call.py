@@ -58,7 +58,7 @@ class Reward:
         # Plugins raise anything: SystemExit, and the TimeoutException of math-verify, are no
         # subclasses of Exception.
         except BaseException as error:
-            return _crashed(describe_error(error, self.function))
+            return self._crash(error)
 
     def group(self, view: GroupView, deadline_s: float | None = None) -> list[Verdict]:
         """Score all completions at once: one call of a batch function, or concurrent async calls.
@@ -98,7 +98,16 @@ class Reward:
             if clock.expired():
                 reason = f"no reply within {deadline_s:g} s"
                 return Verdict(value=None, status="timed-out", reason=reason)
-            return _crashed(describe_error(error, self.function))
+            return self._crash(error)
+
+    def _crash(self, error: BaseException) -> Verdict:
+        reason = describe_error(error, self.function)
+        if self.form == "verifiers" and isinstance(error, AttributeError | TypeError):
+            reason += (
+                "; `completion` is a list of chat messages here (verifiers' form): "
+                "mark the function or class with @reward to get its text"
+            )
+        return _crashed(reason)
 
     def _offered(self, view: GroupView, i: int) -> dict[str, Any]:
         """The arguments that one call for completion i may ask for (short form and verifiers')."""

@@ -24,7 +24,18 @@ A function without `**` receives only the arguments that it names. Parameters fr
 passed as further keyword arguments. Any form may be `async`: the completions of a group are then
 scored concurrently. Any may be a class: it is constructed once per worker with the recipe's
 parameters, before the deadline of the first call starts, and its objects are called. An attribute
-`memory_gb` replaces the worker's memory limit.
+`memory_gb` replaces the worker's memory limit. A short form that loads something and waits:
+
+    @reward
+    class Lookup:
+        def __init__(self, *, path: str) -> None:
+            self.table = json.loads(Path(path).read_text())
+
+        async def __call__(self, completion, answer, **columns) -> float:
+            return float(self.table.get(completion.strip()) == answer)
+
+In a recipe that is `{use: "my_rewards.py:Lookup", path: table.json}`. Without the mark it would be
+called in verifiers' form, with a list of chat messages as `completion`.
 """
 
 from __future__ import annotations
@@ -67,14 +78,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def reward(function: Function) -> Function:
-    """Mark a function, or a class whose objects are called, as a reward in the short form."""
+    """Mark a function, a class whose objects are called, or its `__call__`, as a reward in the short form."""
     function.short_form = True  # type: ignore[attr-defined]
     return function
 
 
 def form_of(function: Callable[..., Any]) -> Form:
     """The form in which a reward is written; for a class, that of its objects."""
-    if getattr(function, "short_form", False):
+    method = getattr(function, "__call__", None)  # noqa: B004
+    if getattr(function, "short_form", False) or getattr(method, "short_form", False):
         return "short"
     called = function.__call__ if inspect.isclass(function) else function
     names = inspect.signature(called).parameters.keys()

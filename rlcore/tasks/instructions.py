@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from rlcore.errors import TaskError, brief
 from rlcore.plugin import did_you_mean
-from rlcore.tasks.lazy import MOST_TASKS, LazyTasks
+from rlcore.tasks.lazy import LazyTasks, check_size
 from rlcore.types import Task
 
 _TRIES = 20
@@ -214,8 +214,9 @@ def instructions(
     """
     if split not in MATERIAL:
         raise TaskError(f"instructions has no split {split!r}: choose 'train' or 'heldout'")
-    if not 1 <= size <= MOST_TASKS:
-        raise TaskError(f"instructions makes 1 to {MOST_TASKS:,} tasks, not size={size}")
+    if size < 1:
+        raise TaskError(f"instructions makes 1 task or more, not size={size}")
+    check_size("instructions", size)
     names = list(kinds) or list(KINDS)
     for name in names:
         if name not in KINDS:
@@ -230,21 +231,33 @@ def instructions(
             f"{', '.join(names)}) that do not contradict each other; got {brief(list(constraints))}"
         )
     counts = tuple(constraints)
-    return LazyTasks(size, lambda i: _make(i, split, seed, counts, names, word_range))
+
+    def draw_category(i: int) -> tuple[str, int, random.Random]:
+        rng = random.Random(f"{seed}/{split}/{i}")
+        count = rng.choice(counts)
+        return names[i % len(names)] if count == 1 else f"{count} constraints", count, rng
+
+    def make(i: int) -> Task:
+        category, count, rng = draw_category(i)
+        chosen = _choose(rng, names[i % len(names)], count, names)
+        prompt, columns = _write(rng, MATERIAL[split], chosen, word_range)
+        return Task(
+            id=f"instructions/{split}/{seed}/{i}",
+            prompt=prompt,
+            category=category,
+            columns=columns,
+        )
+
+    def column(name: str) -> list[str] | None:
+        return [draw_category(i)[0] for i in range(size)] if name == "category" else None
+
+    return LazyTasks(size, make, column=column)
 
 
-def _make(
-    i: int,
-    split: str,
-    seed: int,
-    counts: Sequence[int],
-    names: Sequence[str],
-    word_range: bool,
-) -> Task:
-    rng = random.Random(f"{seed}/{split}/{i}")
-    material = MATERIAL[split]
-    count = rng.choice(counts)
-    chosen = _choose(rng, names[i % len(names)], count, names)
+def _write(
+    rng: random.Random, material: Material, chosen: Sequence[str], word_range: bool
+) -> tuple[str, dict[str, Any]]:
+    """The prompt that asks for these kinds of constraints, and the columns that name them."""
     sentences, rules, arguments = [], [], []
     for name in chosen:
         sentence, values = KINDS[name].ask(rng, material)
@@ -258,12 +271,8 @@ def _make(
         rules += ["length_constraints:number_words"] * 2
         arguments.append({"relation": "at least", "num_words": least})
         arguments.append({"relation": "less than", "num_words": most + 1})
-    return Task(
-        id=f"instructions/{split}/{seed}/{i}",
-        prompt=" ".join([f"{request}.", *sentences]),
-        category=chosen[0] if count == 1 else f"{count} constraints",
-        columns={"instruction_id_list": rules, "kwargs": arguments},
-    )
+    prompt = " ".join([f"{request}.", *sentences])
+    return prompt, {"instruction_id_list": rules, "kwargs": arguments}
 
 
 def _choose(rng: random.Random, first: str, count: int, names: Sequence[str]) -> list[str]:

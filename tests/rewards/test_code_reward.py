@@ -29,10 +29,14 @@ here = pytest.mark.skipif(
 )
 
 HOLDS, WHAT = report()
-pytestmark = pytest.mark.skipif(not HOLDS, reason=f"this machine cannot confine programs: {WHAT}")
+pytestmark = pytest.mark.skipif(
+    not HOLDS, reason=f"this machine cannot confine programs: {WHAT}"
+)
 
 STUB = 'from typing import List\n\n\ndef total(xs: List[int]) -> int:\n    """Sum. \n    >>> total([1])\n    1\n    """\n'
-CHECK = "def check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n"
+CHECK = (
+    "def check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n"
+)
 TESTS = ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
 GOOD = "def add(a, b):\n    return a + b\n"
 
@@ -68,18 +72,23 @@ WITH_HELPER = "```python\ndef add(a, b):\n    return helper(a) + b\n```\n"
     [
         (HELPER + WITH_HELPER, 1.0),
         (WITH_HELPER + HELPER, 1.0),
-        ("```python\nimport math\n```\n```python\ndef add(a, b):\n    return math.floor(a + b)\n```", 1.0),
+        (
+            "```python\nimport math\n```\n```python\ndef add(a, b):\n    return math.floor(a + b)\n```",
+            1.0,
+        ),
         (f"```python\nbase = 0\n{{}}\n```\n{HELPER}{WITH_HELPER}", 1.0),
         # only definitions are taken, a block's other statements are not run
         (HELPER.replace("def", "1 / 0\ndef", 1) + WITH_HELPER, 1.0),
         # a draft of the program is no helper
-        ("```python\ndef add(a, b): return 3\ndef helper(a): return a\n```\n" + WITH_HELPER, 0.0),
+        (
+            "```python\ndef add(a, b): return 3\ndef helper(a): return a\n```\n" + WITH_HELPER,
+            0.0,
+        ),
         (WITH_HELPER, 0.0),
     ],
 )
 def test_helpers_in_blocks_of_their_own(answer, value):
     assert code_tests(answer, test_list=TESTS).value == value
-
 
 
 @pytest.mark.parametrize(
@@ -99,7 +108,9 @@ def test_helpers_in_blocks_of_their_own(answer, value):
     ],
 )
 def test_the_program_is_found(answer):
-    assert code_tests(answer, test_list=TESTS).value == 1.0, extract_program(answer, wanted=["add"])
+    assert code_tests(answer, test_list=TESTS).value == 1.0, extract_program(
+        answer, wanted=["add"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +222,9 @@ def test_a_test_that_ends_well_without_an_assert_reached_has_passed(test):
 def test_a_value_that_cannot_travel_is_unscorable(given):
     tests = [f"class Point: pass\nassert f({given}) == 1"]
     verdict = code_tests("def f(x): return 1", test_list=tests)
-    assert verdict.status == "unscorable" and "cannot be handed to the program" in verdict.reason
+    assert (
+        verdict.status == "unscorable" and "cannot be handed to the program" in verdict.reason
+    )
 
 
 def test_a_string_is_one_test():
@@ -239,7 +252,9 @@ def test_a_sandbox_from_a_file(plugin):
 
 
 def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][::STRIDE]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][
+        ::STRIDE
+    ]
 
 
 def score(rollout, items: list[tuple[Task, list[str]]]) -> list[list[float | None]]:
@@ -248,7 +263,9 @@ def score(rollout, items: list[tuple[Task, list[str]]]) -> list[list[float | Non
         workers=2,
         deadline_s=30,
     ) as scorer:
-        groups = scorer.score([(task, [rollout(text) for text in texts]) for task, texts in items])
+        groups = scorer.score(
+            [(task, [rollout(text) for text in texts]) for task, texts in items]
+        )
     wrong = {
         task.id: verdicts[0].reason
         for (task, _), verdicts in zip(items, groups, strict=True)
@@ -337,3 +354,93 @@ def test_a_hanging_program_is_wrong_not_unscored(rollout):
         verdicts = scorer.score([(task, [rollout(hang), rollout(GOOD)])])[0]
     assert [verdict.value for verdict in verdicts] == [0.0, 1.0]
     assert "over 1 s of CPU time" in verdicts[0].reason
+
+
+DOCSTRING_FENCES = ["    ```", "        ```", "\t```", "    ```python", "    ~~~"]
+
+
+@pytest.mark.parametrize("fence", DOCSTRING_FENCES)
+@pytest.mark.parametrize("outer", ["", "    "])
+def test_a_fence_in_a_docstring_ends_no_program(fence, outer):
+    closing = re.sub("python", "", fence)
+    lines = [
+        "```python",
+        "def f(x):",
+        "    '''Squares.",
+        fence,
+        "    f(2)",
+        closing,
+        "    '''",
+        "    return x * x",
+        "```",
+    ]
+    answer = "\n".join(outer + line for line in lines) + "\nThat is all."
+    assert code_tests(answer, test_list=["assert f(2) == 4"]).value == 1.0
+    assert code_tests(answer, test_list=["assert f(2) == 5"]).value == 0.0
+
+
+def test_a_fence_indented_too_far_closes_where_no_other_does():
+    answer = "```python\ndef f(x):\n    return x * x\n    ```\nThat is all."
+    assert code_tests(answer, test_list=["assert f(2) == 4"]).value == 1.0
+
+
+def test_a_byte_order_mark_and_tests_as_json():
+    answer = "\ufeff```python\ndef f(x):\n    return x * x\n```"
+    assert code_tests(answer, test_list='["assert f(2) == 4", "assert f(3) == 9"]').value == 1.0
+    assert (
+        code_tests(
+            answer, test_list='["assert f(2) == 4", "assert f(3) == 8"]', partial=True
+        ).value
+        == 0.5
+    )
+
+
+IN_PLACE = {
+    "a = [2, 1]; f(a); assert a == [1, 2]": (
+        "a.sort()",
+        "a.sort(); return a",
+        "a.sort(); return 7",
+    ),
+    "a = [2, 1]; r = f(a); assert r is None and a == [1, 2]": ("a.sort()",),
+    "a = {2: [1]}; f(a); assert a == {2: [1, 3]}": ("a[2].append(3)",),
+    "a = {2}; f(a); assert a == {1, 2}": ("a.add(1)", "a |= {1}"),
+    "a = [2, 1]\ndef helper(g):\n    g(a=a)\nhelper(f); assert a == [1, 2]": ("a.sort()",),
+}
+
+
+@pytest.mark.parametrize(("test", "bodies"), IN_PLACE.items())
+def test_a_test_sees_what_a_call_changed_in_place(test, bodies):
+    for body in bodies:
+        assert code_tests(f"```\ndef f(a): {body}\n```", test_list=[test]).value == 1.0
+    for wrong in (
+        "pass",
+        "return [1, 2]",
+        "a = [1, 2]",
+        "a.clear()",
+        "a.append(a)" if "[2" in test else "a.clear()",
+    ):
+        assert code_tests(f"```\ndef f(a): {wrong}\n```", test_list=[test]).value == 0.0
+
+
+def test_a_program_cannot_change_what_its_value_is_compared_with():
+    for body in ("a.clear(); return 0", "a[:] = [5]; return 5"):
+        verdict = code_tests(
+            f"```\ndef f(a): {body}\n```", test_list=["a = [2, 1]\nassert f(a) == sum(a)"]
+        )
+        assert verdict.value == 0.0
+    equal = "class E(int):\n    def __eq__(self, other): return True\ndef f(a): a[:] = [E()]"
+    verdict = code_tests(f"```\n{equal}\n```", test_list=["a = [2]; f(a); assert a == [1]"])
+    assert verdict.value == 0.0
+
+
+def test_a_sandbox_that_fails_says_what_came_back(plugin):
+    path = plugin(
+        "def run(program, stdin, limits): return 'Cannot connect to the Docker daemon'"
+    )
+    verdict = code_tests(
+        "```\nf = abs\n```", test_list=["assert f(1) == 1"], sandbox=f"{path}:run"
+    )
+    assert (
+        verdict.status == "unscorable"
+        and "Cannot connect to the Docker daemon" in verdict.reason
+    )

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rewards.instruction_rules import RULES, count_sentences
+from rewards.instruction_rules import (
+    RULES,
+    bullet_count,
+    count_sentences,
+    has_title,
+    placeholder_count,
+)
 from rewards.instructions import follows, instructions, loose_variants
 from rlcore import RewardSpec, Task
 from rlcore.scoring.scorer import Scorer
@@ -117,20 +127,20 @@ def test_there_are_25_and_all_have_cases():
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_instruction_strict_and_loose(name):
-    for given, good, bad in CASES[name]:
+    for arguments, good, bad in CASES[name]:
         for text in good:
-            assert follows(name, given, text), (given, text)
-            assert score(text, name, given, mode="loose").value == 1.0, (
+            assert follows(name, arguments, text), (arguments, text)
+            assert score(text, name, arguments, mode="loose").value == 1.0, (
                 "loose accepts what strict accepts"
             )
         for text in bad:
-            assert not follows(name, given, text), (given, text)
-            verdict = score(text, name, given)
+            assert not follows(name, arguments, text), (arguments, text)
+            verdict = score(text, name, arguments)
             assert verdict.value == 0.0 and verdict.reason == f"not followed: {name}"
         for text in ("", "  \n"):
             assert (
-                score(text, name, given).value
-                == score(text, name, given, mode="loose").value
+                score(text, name, arguments).value
+                == score(text, name, arguments, mode="loose").value
                 == 0.0
             )
 
@@ -364,3 +374,64 @@ def test_every_real_prompt_can_be_scored(rollout):
         values = [[verdict.value for verdict in verdicts] for verdicts in groups]
         assert values[::2] == values[1::2], "nulls change nothing"
         assert 0.0 < sum(map(sum, values)) / sum(map(len, values)) < 1.0
+
+
+IFEVAL_PATTERNS = {
+    "detectable_content:number_placeholders": lambda text: len(re.findall(r"\[.*?\]", text)),
+    "detectable_format:number_bullet_lists": lambda text: len(
+        re.findall(r"^\s*\*[^\*].*$", text, flags=re.MULTILINE)
+    )
+    + len(re.findall(r"^\s*-.*$", text, flags=re.MULTILINE)),
+    "detectable_format:title": lambda text: any(
+        title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text)
+    ),
+}
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.text("[]<>*- \n\r\tab", max_size=30))
+def test_patterns_count_as_those_of_ifeval(text):
+    brackets, bullets, title = (pattern(text) for pattern in IFEVAL_PATTERNS.values())
+    assert all(placeholder_count(text, n) == (brackets >= n) for n in range(4))
+    assert bullet_count(text, bullets) and not bullet_count(text, bullets + 1)
+    assert has_title(text) == title
+
+
+LONG_TEXTS = {
+    "brackets": "[" * 200_000,
+    "pointed": "<" * 200_000,
+    "stars": "*" * 200_000,
+    "lines": "a" + "\n" * 200_000 + "b",
+    "blank lines": "a" + " \n" * 100_000 + "b",
+    "mixed": "a" + "[<*" * 60_000 + "b",
+}
+
+
+@pytest.mark.parametrize("name", LONG_TEXTS)
+def test_no_text_keeps_a_pattern_busy(name):
+    started = time.process_time()
+    placeholder_count(LONG_TEXTS[name], 1)
+    bullet_count(LONG_TEXTS[name], 1)
+    has_title(LONG_TEXTS[name])
+    RULES["detectable_format:number_highlighted_sections"](LONG_TEXTS[name], num_highlights=1)
+    assert time.process_time() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments", "value"),
+    [
+        ("length_constraints:number_words", {"num_words": "3", "relation": "at least"}, 1.0),
+        ("length_constraints:number_words", {"num_words": "4.0", "relation": "at least"}, 0.0),
+        ("length_constraints:number_words", {"num_words": "many", "relation": "at least"}, None),
+        ("length_constraints:number_words", {"num_words": 3.5, "relation": "at least"}, None),
+        ("keywords:existence", {"keywords": ["two", "one"]}, 1.0),
+        ("keywords:existence", {"keywords": "owt"}, None),
+        ("keywords:existence", {"keywords": []}, None),
+        ("keywords:forbidden_words", {"forbidden_words": "two"}, None),
+        ("keywords:frequency", {"keyword": 3, "frequency": 1, "relation": "at least"}, None),
+    ],
+)
+@pytest.mark.parametrize("spell", [lambda column: column, json.dumps])
+def test_columns_as_lists_or_json(rule, arguments, value, spell):
+    verdict = instructions("one two three", instruction_id_list=spell([rule]), kwargs=spell([arguments]))
+    assert verdict.value == value and verdict.status == ("unscorable" if value is None else "ok")

@@ -66,7 +66,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(status)
             self.send_header("Content-Length", str(len(reply)))
             if status == 429:
-                self.send_header("Retry-After", server.retry_after)
+                # HTTP's dates have whole seconds
+                in_seconds = formatdate(time.time() + 2, usegmt=True)
+                self.send_header("Retry-After", server.retry_after or in_seconds)
             self.end_headers()
             self.wfile.write(reply)
         except OSError:
@@ -163,8 +165,7 @@ def test_what_fails_is_tried_again_and_never_a_zero(endpoint, rollout):
 @pytest.mark.parametrize("dated", [False, True])
 def test_a_limit_of_rate_holds_for_all_questions_of_a_worker(endpoint, rollout, dated):
     if dated:
-        # HTTP's dates have whole seconds
-        endpoint.retry_after = formatdate(time.time() + 2, usegmt=True)
+        endpoint.retry_after = ""
     texts = ["limited once 4", *(f"it is {n}" for n in (3, 4, 5))]
     verdicts = judged(endpoint, rollout, texts, concurrency=1)
     assert [verdict.value for verdict in verdicts] == [1.0, 0.0, 1.0, 0.0]
@@ -303,3 +304,48 @@ def test_verdicts_are_read_from_the_end():
     assert judge.url == "https://api.openai.com/v1/chat/completions" and isinstance(
         judge.client, httpx.AsyncClient
     )
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        ("VERDICT: -1", 0.0),
+        ("**VERDICT:** \u22121", 0.0),
+        ("VERDICT: -.5", 0.25),
+        ("VERDICT: .5", 0.75),
+        ("VERDICT - 1", 1.0),
+        ("VERDICT: 1. 2 and 2 make 4", 1.0),
+        ("VERDICT: 1/10", None),
+        ("VERDICT: 1 / 10", None),
+        ("VERDICT: 0,5", None),
+        ("VERDICT: 1 or 0", None),
+        ("VERDICT: yes or no", None),
+        ("VERDICT: 0-1", None),
+        ("VERDICT: 1\nVERDICT: 1 or 0", None),
+        ("VERDICT: 1\nVERDICT: I cannot say", None),
+        ("VERDICT: 0 or 1\nVERDICT: 1", 1.0),
+    ],
+)
+def test_signs_and_hedges_of_a_verdict(reply, value):
+    assert Judge(model="any", lowest=-1, highest=1).read(reply).value == value
+
+
+@pytest.mark.parametrize(
+    ("params", "problem"),
+    [
+        ({"url": "localhost:8765/v1"}, "url is 'localhost:8765/v1'; write it whole"),
+        ({"url": "ftp://x"}, "url is"),
+        ({"attempts": 0}, "attempts is 0"),
+        ({"verdict": "("}, "verdict is '(', no regular expression"),
+    ],
+)
+def test_a_judge_that_cannot_work_is_not_made(params, problem):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        Judge(model="any", **params)
+
+
+def test_the_judge_reads_no_thoughts_and_all_tries_are_named(endpoint, rollout):
+    texts = ["<think>4</think>it is 5", "<think>it is 4", "<think>x</think>"]
+    verdicts = judged(endpoint, rollout, texts)
+    assert [verdict.value for verdict in verdicts] == [0.0, 0.0, 0.0]
+    assert set(endpoint.seen) == {"it is 5"}

@@ -292,3 +292,41 @@ def test_entry_points_of_installed_packages(tmp_path: Path, monkeypatch, rollout
         and listed["someones"].signature == "(completions)"
     )
     assert "has no 'nothing'" in listed["broken"].summary
+
+
+CLASSES = """
+    from rlcore import reward
+
+    @reward
+    class Marked:
+        def __init__(self, *, pay: float = 1.0):
+            self.pay = pay
+        async def __call__(self, completion, answer, **columns):
+            return self.pay * (completion.encode() == answer.encode())
+
+    class MarkedCall:
+        def __init__(self, *, pay: float = 1.0):
+            self.pay = pay
+        @reward
+        async def __call__(self, completion, answer, **columns):
+            return self.pay * (completion.encode() == answer.encode())
+
+    class Unmarked:
+        async def __call__(self, completion, answer, **columns):
+            return float(completion.encode() == answer.encode())
+
+    def unmarked(completion, answer, **columns):
+        return float(completion.strip() == answer)
+"""
+
+
+@pytest.mark.parametrize("name", ["Marked", "MarkedCall"])
+def test_a_class_may_be_marked_or_its_call(name, plugin, rollout):
+    spec = RewardSpec(f"{plugin(CLASSES)}:{name}", params={"pay": 0.5})
+    assert [verdict.value for verdict in _score(spec, [rollout("4"), rollout("5")])] == [0.5, 0.0]
+
+
+@pytest.mark.parametrize("name", ["Unmarked", "unmarked"])
+def test_a_forgotten_mark_is_named(name, plugin, rollout):
+    (verdict,) = _score(RewardSpec(f"{plugin(CLASSES)}:{name}"), [rollout("4")])
+    assert verdict.status == "crashed" and "mark the function or class with @reward" in verdict.reason

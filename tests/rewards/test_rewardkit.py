@@ -5,14 +5,18 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import json
+import re
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlcore import RewardSpec, Verdict
 from rlcore.cli.main import main
 from rlcore.errors import RewardError
+from rlcore.recipe.shared_sections import RewardSection
 from rlcore.scoring.kit import (
     FAULTS,
     PROBES,
@@ -73,7 +77,8 @@ def test_a_fragile_reward_is_found_out(plugin):
     said = " | ".join(found.problems)
     assert "1 of 3 cases did not get the expected value, first planted" in said
     assert (
-        "the fault 'empty' earns 1, and a right completion 1" in said and len(found.problems) == 2
+        "the fault 'empty' earns 1, and a right completion 1" in said
+        and len(found.problems) == 2
     )
     statuses = {trial.name: trial.verdict.status for trial in found.faults}
     assert list(statuses) == list(FAULTS) and statuses["spaces"] == "crashed"
@@ -89,7 +94,8 @@ def test_its_process_may_die_in_every_way_and_the_pool_is_as_before(plugin):
         ("infinite loop", "timed-out"), ("exit", "crashed"), ("segmentation fault", "crashed"), ("memory hog", "crashed")
     ]  # fmt: skip
     assert all(
-        trial.contained and trial.next_is_right and trial.workers == 2 for trial in found.process
+        trial.contained and trial.next_is_right and trial.workers == 2
+        for trial in found.process
     )
     reasons = {trial.name: trial.verdict.reason for trial in found.process}
     assert "exit code 3" in reasons["exit"] and "SIGSEGV" in reasons["segmentation fault"]
@@ -130,7 +136,9 @@ def test_a_naive_reward_is_caught_and_careful_ones_are_not(plugin):
     assert not caught & {"empty", "empty box", "format only", "very long"}
     assert not [result for result in probe("rewards.text:exact") if result.earned]
     assert not [
-        result for result in probe("rewards.text:exact", params={"after": "####"}) if result.earned
+        result
+        for result in probe("rewards.text:exact", params={"after": "####"})
+        if result.earned
     ]
     naive = [
         Case(answer="4", completion="It is 4", expected=1, prompt="2+2=?"),
@@ -221,9 +229,16 @@ def test_a_new_reward_passes_everything_as_it_is(tmp_path, monkeypatch, capsys):
     assert said["accuracy"] == 1.0 and said["cases"] == 7 and said["problems"] == []
     assert main(["rewards", "probe", "is_capital.py", "--cases", "is_capital.jsonl"]) == 0
     assert "0 of 27 exploits earned credit" in capsys.readouterr().out
-    assert main(["rewards", "new", "is_capital.py"]) == 2 and "exists" in capsys.readouterr().err
+    (line,) = re.findall(r"In a recipe: +(.*)", module.__doc__)
+    (named,) = yaml.safe_load(line)["rewards"]
+    section = RewardSection.model_validate(named)
+    assert (section.use, section.parameters) == ("is_capital.py", {"ignore_case": False})
     assert (
-        main(["rewards", "new", "Is-Capital.txt"]) == 2 and "cannot name" in capsys.readouterr().err
+        main(["rewards", "new", "is_capital.py"]) == 2 and "exists" in capsys.readouterr().err
+    )
+    assert (
+        main(["rewards", "new", "Is-Capital.txt"]) == 2
+        and "cannot name" in capsys.readouterr().err
     )
 
 
@@ -248,7 +263,9 @@ def test_exit_statuses_tell_a_bad_reward_from_a_bad_command(tmp_path, plugin, ca
         main(["rewards", "test", use, "--cases", str(cases)]) == 2
         and "line 1 of" in capsys.readouterr().err
     )
-    assert main(["rewards", "test", f"{use}x"]) == 2 and "did you mean" in capsys.readouterr().err
+    assert (
+        main(["rewards", "test", f"{use}x"]) == 2 and "did you mean" in capsys.readouterr().err
+    )
 
 
 def test_cases_carry_prompts_and_columns(tmp_path):
@@ -318,6 +335,59 @@ def test_a_row_that_is_no_case_is_named(graded):
         read_cases(graded)
 
 
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ('{"completion": 5}', "line 1 of .* is no case .*type int, not a text"),
+        ('{"completion": [{"role": "assistant", "content": "5"}]}', "line 1 .*type list"),
+        ('{"completion": "5", "expected": NaN}', "line 1 .*expected value is nan"),
+        ('{"completion": "5"}\n{"completion": null}', "line 2 .*type NoneType"),
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("\udcff\udcfe\x00", "no text in UTF-8"),
+    ],
+)
+def test_bad_cases_are_named(tmp_path, row, problem, capsys):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(row.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RewardError, match=problem):
+        read_cases(path)
+    assert main(["rewards", "compare", "math", "exact", "--cases", str(path)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_part_of_a_case(tmp_path):
+    (tmp_path / "c.jsonl").write_text('\ufeff{"completion": "a"}', encoding="utf-8")
+    assert read_cases(tmp_path / "c.jsonl")[0].completion == "a"
+
+
+def test_a_comparison_is_grouped_by_keys_that_exist(graded):
+    cases = read_cases(graded, {"cause": "lists"})
+    with pytest.raises(RewardError, match="no case has the key 'nokey' .*columns: cause, note"):
+        compare("math", "exact", cases, by="nokey")
+    assert {group.group for group in compare("math", "exact", cases, by="note").groups} == {
+        "all",
+        "n",
+    }
+
+
+def test_a_reward_that_hangs_or_scores_nothing_is_told_soon(plugin, capsys):
+    path = plugin("""
+        import time
+        from rlcore import reward
+
+        @reward
+        def hangs(completion, answer, **columns):
+            time.sleep(60)
+    """)
+    started = time.monotonic()
+    found = examine(f"{path}:hangs", [], deadline_s=0.5)
+    assert len(found.faults) == 3 and "3 calls timed out" in found.problems[0]
+    assert time.monotonic() - started < 30
+    assert main(["rewards", "test", "code"]) == 1
+    assert "no completion got a value" in capsys.readouterr().out
+
+
 # Documentation
 
 
@@ -359,10 +429,15 @@ def test_the_page_shows_parameters_examples_and_what_cannot_be_imported(plugin):
     (info, broken) = describe_rewards(
         {"shown": f"{plugin(source)}:shown", "zz": "no_such_module:f"}
     )
-    assert (info.form, info.params, info.summary) == ("short", ("limit = 2",), "Says something.")
+    assert (info.form, info.params, info.summary) == (
+        "short",
+        ("limit = 2",),
+        "Says something.",
+    )
     page = markdown([info, broken])
     assert (
-        '```python\n>>> shown("4", "4")\n1.0\n>>> shown("5", "4")\n0.0\n```\n\nMore text.' in page
+        '```python\n>>> shown("4", "4")\n1.0\n>>> shown("5", "4")\n0.0\n```\n\nMore text.'
+        in page
     )
     assert "cannot import no_such_module" in page and "Recipe parameters: `limit = 2`." in page
     assert load_reward(RewardSpec(f"{plugin(source)}:shown")).params == {}

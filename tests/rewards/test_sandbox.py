@@ -708,3 +708,9 @@ def test_a_slow_program_is_still_wrong():
     program = "import time\ndef f(x): time.sleep(9)"
     outcome = check_program(program, ["assert f(1) == 1"], limits=Limits(wall_s=0.5))
     assert not outcome.passed and "no reply in time" in outcome.results[0].reason
+
+
+def test_an_alarm_of_the_program_is_its_own():
+    program = "import signal\ndef f(): signal.raise_signal(signal.SIGALRM)"
+    outcome = check_program(program, ["assert f() == 3"])
+    assert outcome.feedback == "the program died of SIGALRM"

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
+from rewards.code import code_tests
+from rewards.countdown import countdown
+from rewards.instructions import instructions
+from rewards.math import math_answer
 from rewards.text import exact, match, repetition, script, spans, tags
 
 
@@ -15,11 +21,22 @@ from rewards.text import exact, match, repetition, script, spans, tags
         ("22+4=26;26-4=22", "26", {"after": "="}, 0.0, "ok"),
         ("26", "26", {"after": "="}, 0.0, "wrong-format"),
         ("26", "26", {"finished": False}, 0.0, "ok"),
+        ("None", None, {}, None, "ok"),
+        ("26", None, {}, None, "ok"),
+        ("", "", {}, None, "ok"),
+        ("<think>a</think>", " ", {}, None, "ok"),
+        ("26", ["25", 26], {}, 1.0, "ok"),
+        ("['25', '26']", ["25", "26"], {}, 0.0, "ok"),
+        ("nan", float("nan"), {}, None, "ok"),
+        ("<think>it is 26", "26", {"after": " "}, 0.0, "wrong-format"),
     ],
 )
 def test_exact(completion, answer, settings, value, status):
     result = exact(completion, answer, prompt="p", **settings)
-    assert (getattr(result, "value", result), getattr(result, "status", "ok")) == (value, status)
+    assert (getattr(result, "value", result), getattr(result, "status", "ok")) == (
+        value,
+        status,
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +105,8 @@ def test_tags_with_other_names():
 def test_spans_lose_exactly_the_malformed_one(completion, think, final):
     verdict = spans(completion)
     assert (
-        verdict.parts == {"think": think, "answer": final} and verdict.value == (think + final) / 2
+        verdict.parts == {"think": think, "answer": final}
+        and verdict.value == (think + final) / 2
     )
 
 
@@ -101,7 +119,9 @@ def test_repetition():
     assert repetition("loop " * 1002) == pytest.approx(1 / 1000 - 1)
     assert repetition("a b c a b c") == pytest.approx(3 / 4 - 1)  # abc bca cab abc
     assert (
-        repetition("A b, c. a B c") == repetition("a b c a b c") != repetition("a b c a b c", n=1)
+        repetition("A b, c. a B c")
+        == repetition("a b c a b c")
+        != repetition("a b c a b c", n=1)
     )
     assert repetition("\u597d\u7684\u597d\u7684", n=2) == pytest.approx(2 / 3 - 1)
     with pytest.raises(ValueError, match="n is 0"):
@@ -125,3 +145,75 @@ def test_thoughts_are_no_part_of_the_answer():
     assert exact("1=2</think>7+15=22", "22", after="=") == 1.0
     assert match("<think>Cats.</think>The elephant", "elephant") == 1.0
     assert match("<think>an elephant</think>Cats.", "elephant", contains=True) == 0.0
+
+
+ORNAMENTS = [
+    "\u201c{}\u201d",
+    "{}\u2026",
+    "\xab{}\xbb",
+    "\xbf{}?",
+    "{}\u3002",
+    "({}),",
+    "**{}**",
+    "`{}`",
+    "the {}!",
+]
+NAMES = [
+    "Paris",
+    "caf\xe9",
+    "stra\xdfe",
+    "\u5317\u4eac",
+    "isn't",
+    "U.S.A.",
+    "2,500",
+    "-5",
+    "C++",
+    "50%",
+    "A",
+    "The",
+]
+WIDE = {ord(" ") + n: 0xFF00 + n for n in range(1, 95)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_match_reads_letters_not_their_spelling(name):
+    for ornament in ORNAMENTS[:-1] if name in ("A", "The") else ORNAMENTS:
+        assert match(ornament.format(name), name) == 1.0
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert match(unicodedata.normalize(form, name), name) == 1.0
+    assert match(name.translate(WIDE), name) == match(name.upper(), name) == 1.0
+    assert match(name.replace("'", "\u2019").replace("-", "\u2212"), name) == 1.0
+    assert not any(match(name, other) for other in NAMES if other != name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("-5", "5"), ("C++", "C"), ("C#", "C"), ("x > 5", "x < 5"), ("50%", "50"), ("1.5", "15"),
+     (".5", "5"), ("1/2", "12"), ("3:30", "330"), ("1.5", "1 5"), ("A", "The")],
+)  # fmt: skip
+def test_match_keeps_signs_apart(one, other):
+    assert match(one, other) == match(other, one) == 0.0 and match(one, one) == 1.0
+
+
+def test_match_as_squad_deletes_within_words():
+    same = [("USA", "U.S.A."), ("isnt", "isn\u2019t"), ("2500", "2,500"), ("x>5", "x > 5")]
+    assert all(match(left, right) == match(right, left) == 1.0 for left, right in same)
+
+
+def test_thoughts_without_an_end_are_no_answer():
+    assert match("<think>Paris", "Paris", contains=True) == 0.0
+    assert (
+        math_answer("<think>I guess \\boxed{5} but let me check", "5").status == "wrong-format"
+    )
+    answered = countdown("<think><answer>(8-5)*3</answer>", numbers=[3, 5, 8], target=9)
+    assert answered.status == "wrong-format"
+    assert instructions("<think>so", instruction_id_list=["punctuation:no_comma"]).value == 0.0
+    assert (
+        code_tests("<think>```python\nf = abs\n```", test_list=["assert f(1) == 1"]).value
+        == 0.0
+    )
+
+
+def test_an_unknown_writing_system_is_refused():
+    with pytest.raises(ValueError, match="no writing system 'klingon'"):
+        script("abc", names=["latin", "klingon"])

@@ -53,7 +53,9 @@ def test_the_worked_answer_solves_every_problem() -> None:
             )
             assert 1 <= target <= 100 and max(numbers) <= 20
     assert (
-        countdown(size=5, seed=1)[3] == countdown(size=9, seed=1)[3] != countdown(size=9, seed=2)[3]
+        countdown(size=5, seed=1)[3]
+        == countdown(size=9, seed=1)[3]
+        != countdown(size=9, seed=2)[3]
     )
 
 
@@ -104,7 +106,9 @@ def test_answers_by_hand(answer: str, expected: float) -> None:
 def test_what_is_no_answer_is_wrong_format_and_nothing_runs(answer: str) -> None:
     verdict = score(answer, numbers=[3, 5, 8], target=9)
     assert (
-        isinstance(verdict, Verdict) and verdict.status == "wrong-format" and verdict.value == 0.0
+        isinstance(verdict, Verdict)
+        and verdict.status == "wrong-format"
+        and verdict.value == 0.0
     )
 
 
@@ -153,15 +157,23 @@ def test_lessons_with_mistakes_join_all_numbers_and_miss_the_target() -> None:
         for task in tasks:
             assert len(task.demonstration.split(";")) == task.columns["level"] - 1
             made = int(task.demonstration.rpartition("=")[2])
-            assert score(task.demonstration, numbers=task.columns["numbers"], target=made) == 1.0
             assert (
-                score(task.answer, numbers=task.columns["numbers"], target=task.columns["target"])
+                score(task.demonstration, numbers=task.columns["numbers"], target=made) == 1.0
+            )
+            assert (
+                score(
+                    task.answer, numbers=task.columns["numbers"], target=task.columns["target"]
+                )
                 == 1.0
             )
         return (
             sum(
                 value(
-                    score(t.demonstration, numbers=t.columns["numbers"], target=t.columns["target"])
+                    score(
+                        t.demonstration,
+                        numbers=t.columns["numbers"],
+                        target=t.columns["target"],
+                    )
                 )
                 for t in tasks
             )
@@ -171,3 +183,28 @@ def test_lessons_with_mistakes_join_all_numbers_and_miss_the_target() -> None:
     assert rate(0.0) == 1.0 and 0.45 < rate(0.5) < 0.65 and rate(1.0) < 0.2
     with pytest.raises(TaskError, match=r"mistakes is 1\.5, but must be from 0 to 1"):
         countdown(mistakes=1.5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("(8-5)*3 = 9", True),
+        ("(8-5)*3=9.", True),
+        (r"$(8-5)\times 3$", True),
+        (r"\((8 − 5) \cdot 3\)", True),
+        ("<answer>(8-5)*3 = 9</answer>", True),
+        ("(8-5)*3 = 10", False),
+        ("8-5+3 = 9", False),
+        ("0x8-5+0b11", False),
+        ("(8-5)*3 = 9 = 9", False),
+    ],
+)
+def test_spellings_of_an_expression_and_its_result(answer: str, right: bool) -> None:
+    value = score(answer, numbers=[3, 5, 8], target=9)
+    assert getattr(value, "value", value) == float(right)
+
+
+def test_numbers_from_a_table_of_texts() -> None:
+    assert score("(8-5)*3", numbers=["3", "5", "8"], target="9") == 1.0
+    verdict = score("(8-5)*3", numbers=["three"], target=9)
+    assert verdict.status == "unscorable" and "no whole numbers" in verdict.reason

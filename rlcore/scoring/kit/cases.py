@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,13 +66,19 @@ def read_cases(path: Path, where: Mapping[str, str] | None = None) -> list[Case]
     cases: list[Case] = []
     number = 0
     try:
-        lines = path.read_text(encoding="utf-8").strip("\n").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").strip("\n").split("\n")
+        if lines == [""]:
+            raise RewardError(f"the cases file {path} is empty")
         for number, line in enumerate(lines, start=1):
             row = json.loads(line)
             if all(str(row.get(key)) == value for key, value in (where or {}).items()):
                 cases.append(_case(row, f"line {number}"))
     except OSError as error:
         raise RewardError(f"cannot read the cases {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RewardError(
+            f"the cases {path} are no text in UTF-8; write a jsonl file"
+        ) from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RewardError(
             f"line {number} of {path} is no case ({error}); "
@@ -91,9 +98,13 @@ def as_group(case: Case) -> tuple[Task, list[Rollout]]:
 def _case(row: dict[str, Any], name: str) -> Case:
     row = {_OTHER_NAMES.get(key, key): value for key, value in row.items()}
     completion = row.pop("completion")
+    if not isinstance(completion, str):
+        raise TypeError(f"its completion is of type {type(completion).__name__}, not a text")
     answer = row.pop("answer", None)
     prompt = row.pop("prompt", "")
     expected = row.pop("expected", None)
+    if expected is not None and not math.isfinite(float(expected)):
+        raise ValueError(f"the expected value is {expected}")
     columns = row.pop("columns", None) or {}
     return Case(
         name=name,

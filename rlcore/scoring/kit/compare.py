@@ -95,6 +95,12 @@ def compare(
     """
     if not cases:
         raise RewardError("there are no cases to compare the rewards on")
+    keys = {key for case in cases for key in case.columns}
+    if by != "cause" and by not in keys:
+        known = ", ".join(sorted(keys)) or "none"
+        raise RewardError(
+            f"no case has the key {by!r} to group by; the cases' columns: {known}"
+        )
     cases = [_as_trl_has_it(case) for case in cases]
     first = _verdicts(RewardSpec(left, params=params[0]), cases, deadline_s)
     second = _verdicts(RewardSpec(right, params=params[1]), cases, deadline_s)

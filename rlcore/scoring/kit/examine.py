@@ -15,6 +15,8 @@ from rlcore.scoring.kit.standard import EXAMPLES, Standard, standards
 from rlcore.scoring.scorer import Scorer
 
 PERCENTILES = (50, 90, 99, 100)
+HANGS = 3
+"""Calls in a row that may time out at the start; the rest would take minutes and tell no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,12 @@ def examine(
     """
     spec = RewardSpec(use, params=params or {})
     with Scorer([spec], workers=1, deadline_s=deadline_s) as scorer:
+        first = _until_an_answer(scorer, _default(cases))
+        if first[-1].verdict.status == "timed-out":
+            problem = f"{HANGS} calls timed out one after the other, and nothing else was tried"
+            return Examination(
+                reward=use, cases=[], faults=first, process=[], problems=[problem]
+            )
         trials = [run_case(scorer, case) for case in _named(cases)]
         measured = standards(scorer, cases, limit=1)
         base = measured[0].case if measured else _default(cases)
@@ -104,6 +112,16 @@ def try_reward(
         return [run_case(scorer, case) for case in all_cases]
 
 
+def _until_an_answer(scorer: Scorer, case: Case) -> list[Trial]:
+    """The case again and again, up to `HANGS` times, until a call does not time out."""
+    trials: list[Trial] = []
+    while len(trials) < HANGS:
+        trials.append(run_case(scorer, case))
+        if trials[-1].verdict.status != "timed-out":
+            break
+    return trials
+
+
 def _problems(
     trials: Sequence[Trial],
     faults: Sequence[Trial],
@@ -130,6 +148,12 @@ def _problems(
     if all(trial.verdict.status == "crashed" for trial in everything):
         reason = everything[0].verdict.reason
         problems.append(f"the reward crashed on every completion: {reason}")
+    elif all(trial.verdict.value is None for trial in everything):
+        first = everything[0].verdict
+        problems.append(
+            f"no completion got a value, so nothing was tested ({first.status}: {first.reason}); "
+            "give cases with the columns that the reward needs"
+        )
     return problems
 
 

@@ -13,7 +13,7 @@ REWARD = '''"""The reward NAME. Try it:
     rlcore rewards test FILE --cases CASES
     rlcore rewards probe FILE
 
-In a recipe:    rewards: [{use: FILE, params: {ignore_case: false}}]
+In a recipe:    rewards: [{use: FILE, ignore_case: false}]
 """
 
 import json

@@ -123,6 +123,7 @@ def test_a_task_is_a_function_of_its_number_and_seed() -> None:
 def test_categories() -> None:
     assert Counter(task.category for task in instructions(size=34)) == dict.fromkeys(KINDS, 2)
     levels = instructions(size=40, constraints=(2, 3))
+    assert levels.column("category") == [task.category for task in levels]
     assert {task.category for task in levels} == {"2 constraints", "3 constraints"}
     for task in levels:
         assert len(task.columns["kwargs"]) == int(task.category[0]) + 2
@@ -139,6 +140,7 @@ def test_categories() -> None:
     [
         ({"split": "test"}, "no split 'test'"),
         ({"size": 0}, "not size=0"),
+        ({"size": 10**9}, "up to 2,000,000 tasks"),
         ({"kinds": ["titel"]}, "did you mean 'title'"),
         ({"constraints": (9,)}, "counts from 1 to"),
         ({"constraints": ()}, "counts from 1 to"),
