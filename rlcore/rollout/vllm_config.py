@@ -83,7 +83,8 @@ def _reason(error: Exception) -> str:
         known = set(re.findall(r"'([^']+)'", unknown[1]))
         return f"it has no adapters for {', '.join(sorted(adapted - known))} of this model"
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    if "raise" in (frame.line or ""):
+    is_stated = isinstance(error, AssertionError) and str(error)
+    if is_stated or "raise" in (frame.line or ""):
         return _first_sentences(str(error)) or type(error).__name__
     # Nobody meant to say this: an attribute that is not there, shapes that do not fit.
     said = f": {first_line(error)}" if str(error) else f" at `{frame.line}`"

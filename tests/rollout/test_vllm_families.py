@@ -114,19 +114,20 @@ def test_layers_that_vllm_does_not_adapt_are_named_at_the_first_publish(
         (lambda: raised(NotImplementedError("not yet\nsee docs")), "not yet"),
         (lambda: raised(ValueError("a. " * 300)), "a. a"),
         (lambda: raised(KeyError()), "KeyError"),
+        (lambda: raised(AssertionError("Windows are not had.")), "here: Windows are not had;"),
         (lambda: {}["layers.1.bias"], "(KeyError: 'layers.1.bias', in test_vllm_families.py)"),
         (lambda: print.nothing, "(AttributeError: "),
-        (lambda: refuse_silently(), "(AssertionError"),
+        (lambda: refuse_silently(), "(AssertionError at "),
         (lambda: torch.zeros(3).narrow(0, 0, 9), "(RuntimeError: "),
     ],
 )
 def test_what_vllm_runs_into_is_told_apart_from_what_it_says(
     error: Callable[[], Any], said: str
 ) -> None:
-    with pytest.raises(EngineError) as told, in_our_words("cannot start"):
+    with pytest.raises(EngineError) as told, in_our_words("cannot start here"):
         error()
     sentence = str(told.value)
-    assert sentence.startswith("vLLM cannot start: ") and said in sentence
+    assert sentence.startswith("vLLM cannot start here: ") and said in sentence
     assert "\n" not in sentence and "Please" not in sentence and len(sentence) < 400
     assert sentence.endswith("; set engine.use=hf, which serves every model that rlcore trains")
 
@@ -136,7 +137,8 @@ def raised(error: Exception) -> None:
 
 
 def refuse_silently() -> None:
-    assert 1 > 2  # noqa: B011
+    """An assertion that pytest does not rewrite."""
+    exec(compile("assert 1 > 2", "vllm_code.py", "exec"))
 
 
 @pytest.mark.parametrize(
