@@ -64,13 +64,13 @@ def test_a_broken_file_is_a_sentence(
 @pytest.mark.parametrize("cut", [10, 25, -1])
 def test_a_compressed_file_that_was_cut_is_a_sentence(tmp_path: Path, cut: int) -> None:
     for name in ("x.jsonl.gz", "x.json.gz"):
-        (tmp_path / name).write_bytes(gzip.compress(GOOD * 100)[:cut])
+        (tmp_path / name).write_bytes(gzip.compress(GOOD * 100, mtime=0)[:cut])
         with pytest.raises(TaskError, match=f"{name} cannot be read"):
             dataset(str(tmp_path / name))
 
 
 def test_an_empty_compressed_file_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b"", mtime=0))
     with pytest.raises(TaskError, match="x.jsonl.gz"):
         dataset(str(tmp_path / "x.jsonl.gz"))
 
@@ -115,7 +115,7 @@ def test_odd_files_are_read(tmp_path: Path, name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ['{"text": "é"}\n'.encode("latin-1"), gzip.compress(b"x" * 1000)[:20]]
+    "content", ['{"text": "é"}\n'.encode("latin-1"), gzip.compress(b"x" * 1000, mtime=0)[:20]]
 )
 def test_a_broken_corpus_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     name = "x.jsonl.gz" if content[:1] == b"\x1f" else "x.jsonl"
