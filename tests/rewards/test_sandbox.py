@@ -428,9 +428,14 @@ def test_the_right_program_passes_the_tests_that_stop_the_cheats():
 
 
 def test_where_program_and_tests_share_a_process_the_tests_are_found():
-    space, tests = {}, TWO  # the mistake this design avoids
-    exec(LOOK_FOR_TESTS, space)
-    assert space["f"](2) == 4 and len(tests) == 2
+    """The mistake that this design avoids; in a small process, since the program looks at every object."""
+    program = f"""
+tests = {TWO!r}
+space = {{}}
+exec({LOOK_FOR_TESTS!r}, space)
+assert space["f"](2) == 4 and len(tests) == 2
+"""
+    subprocess.run([sys.executable, "-"], input=program, text=True, check=True, timeout=60)
 
 
 def test_a_program_cannot_bring_its_own_helpers():

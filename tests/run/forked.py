@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import sys
 import tempfile
@@ -110,6 +111,7 @@ def _warm(environment: Mapping[str, str]) -> None:
 
 
 def _run(command: list[str], environment: Mapping[str, str], folder: str, said: list[Path]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

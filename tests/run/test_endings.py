@@ -95,13 +95,18 @@ def test_the_grace_period_is_kept() -> None:
     assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
 
 
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where these tests run under nohup
+
+
 def test_a_closed_terminal_ends_a_run_as_sigterm_does(tiny: Path) -> None:
     """A real terminal, whose other end is closed: the kernel sends SIGHUP, and what is printed has nowhere to go."""
     ours, theirs = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "rlcore", "train", str(tiny), *LONG, "run.save_on_term_s=60"],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_take_terminal,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
     os.close(theirs)

@@ -22,6 +22,8 @@ from rlcore.run.driver import train
 from rlcore.terminal import SafeConsole
 from tests.run.whole import run_folder, story
 
+pytestmark = pytest.mark.slow
+
 VERSION_3 = 0x20080522
 DAC_OVERRIDE = 1 << 1
 """The right to write wherever one wants, as of linux/capability.h."""

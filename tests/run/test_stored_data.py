@@ -151,7 +151,7 @@ def test_which_objectives_need_behaviour_logprobs() -> None:
         (
             "kind: offline, objective: grpo",
             lambda row: row,
-            "needs the log-probabilities of the policy that wrote an answer",
+            "needs the log-probabilities of the policy that wrote a completion",
         ),
         (
             "kind: offline, keep: correct",
