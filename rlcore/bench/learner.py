@@ -36,7 +36,7 @@ def bench_learner(
     """Seconds from samples to gradients, packing included; TRL's padded batch is made before the clock starts.
 
     `dtype` bfloat16: float32 masters computed with in bfloat16, on both sides. `trl_micro_batch` is how many sequences TRL takes
-    at once, 0 for all. For the other numbers see `_rates`; `peak_gb` see there.
+    at once, 0 for all. For the other numbers see `_rates` and `peak_gb`.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = make_model(Path(folder) / "model", model, hidden_size=hidden_size, layers=layers)

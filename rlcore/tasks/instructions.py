@@ -69,6 +69,10 @@ _HELD_OUT = Material(
 MATERIAL = {"train": _TRAIN, "heldout": _HELD_OUT}
 
 
+Ask = Callable[[random.Random, Material], tuple[str, dict[str, Any]]]
+"""-> the sentence of the prompt, and the arguments of the rule."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of constraint: how it is asked for, and how IFEval names it."""
@@ -76,124 +80,139 @@ class Kind:
     rule: str
     aspects: frozenset[str]
     """Constraints of one prompt share no aspect: they would contradict each other."""
-    ask: Callable[[random.Random, Material], tuple[str, dict[str, Any]]]
-    """-> the sentence of the prompt, and the rule's arguments."""
+    ask: Ask
 
 
-KINDS: dict[str, Kind] = {}
-_Ask = Callable[[random.Random, Material], tuple[str, dict[str, Any]]]
+def _kind(rule: str, aspects: str, ask: Ask) -> Kind:
+    return Kind(rule, frozenset(aspects.split()), ask)
 
 
-def _kind(rule: str, *aspects: str) -> Callable[[_Ask], _Ask]:
-    def register(ask: _Ask) -> _Ask:
-        KINDS[ask.__name__.strip("_")] = Kind(rule, frozenset(aspects), ask)
-        return ask
-
-    return register
+def _fixed(sentence: str, **arguments: Any) -> Ask:
+    return lambda rng, material: (sentence, dict(arguments))
 
 
-@_kind("punctuation:no_comma", "punctuation")
-def _no_comma(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    return "Do not use any commas.", {}
+def _counted(sentence: str, count_argument: str, **others: Any) -> Ask:
+    """A sentence with {count}, which is one of the split's counts and an argument of the rule."""
+
+    def ask(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+        count = rng.choice(material.counts)
+        return sentence.format(count=count), {count_argument: count, **others}
+
+    return ask
 
 
-@_kind("change_case:english_lowercase", "case")
-def _lowercase(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    return "Write everything in lowercase letters.", {}
-
-
-@_kind("change_case:english_capital", "case")
-def _capitals(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    return "Write everything in capital letters.", {}
-
-
-@_kind("change_case:capital_word_frequency", "case")
-def _capital_words(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    count = rng.choice(material.counts)
-    arguments = {"capital_frequency": count, "capital_relation": "at least"}
-    return f"Write at least {count} words in capital letters.", arguments
-
-
-@_kind("startend:quotation", "frame", "layout")
-def _quotation(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    return "Put the whole answer in double quotation marks.", {}
-
-
-@_kind("startend:end_checker", "frame")
 def _end_phrase(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
     phrase = rng.choice(material.endings)
     return f"Finish with exactly this phrase: {phrase}", {"end_phrase": phrase}
 
 
-@_kind("detectable_content:postscript", "frame")
-def _postscript(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    return "Add a postscript at the end that starts with P.S.", {"postscript_marker": "P.S."}
-
-
-@_kind("detectable_format:json_format", "frame", "layout", "case", "punctuation", "content")
-def _json(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    return "Give the whole answer as one JSON object.", {}
-
-
-@_kind("detectable_format:title", "title")
-def _title(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    return "Give it a title in double angular brackets, such as <<a fine day>>.", {}
-
-
-@_kind("detectable_format:number_bullet_lists", "layout")
-def _bullets(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    count = rng.choice(material.counts)
-    sentence = f"Answer with exactly {count} bullet points, each beginning with '* '."
-    return sentence, {"num_bullets": count}
-
-
-@_kind("detectable_format:number_highlighted_sections", "layout")
-def _highlights(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    count = rng.choice(material.counts)
-    sentence = f"Highlight at least {count} parts with asterisks, *like this*."
-    return sentence, {"num_highlights": count}
-
-
-@_kind("detectable_format:multiple_sections", "layout", "case")
-def _sections(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    count = rng.choice(material.counts)
-    sentence = (
-        f"Give it {count} sections and begin each with its number: Section 1, Section 2 ..."
-    )
-    return sentence, {"section_spliter": "Section", "num_sections": count}
-
-
-@_kind("length_constraints:number_paragraphs", "layout")
-def _paragraphs(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    count = rng.choice(material.counts)
-    sentence = f"Write {count} paragraphs, with a line of three asterisks, ***, between them."
-    return sentence, {"num_paragraphs": count}
-
-
-@_kind("detectable_content:number_placeholders", "content")
-def _placeholders(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
-    count = rng.choice(material.counts)
-    sentence = f"Use at least {count} placeholders in square brackets, such as [name]."
-    return sentence, {"num_placeholders": count}
-
-
-@_kind("keywords:existence", "words")
 def _keywords(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
     first, second = rng.sample(material.words, 2)
     return f"Use the words {first} and {second}.", {"keywords": [first, second]}
 
 
-@_kind("keywords:frequency", "words")
 def _keyword_frequency(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
     word, count = rng.choice(material.words), rng.choice(material.counts)
     arguments = {"keyword": word, "frequency": count, "relation": "at least"}
     return f"Use the word {word} at least {count} times.", arguments
 
 
-@_kind("keywords:forbidden_words", "words")
 def _forbidden_words(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
     word = rng.choice(material.frequent)
     return f"Do not use the word {word}.", {"forbidden_words": [word]}
+
+
+KINDS: dict[str, Kind] = {
+    "no_comma": _kind(
+        "punctuation:no_comma",
+        "punctuation",
+        _fixed("Do not use any commas."),
+    ),
+    "lowercase": _kind(
+        "change_case:english_lowercase",
+        "case",
+        _fixed("Write everything in lowercase letters."),
+    ),
+    "capitals": _kind(
+        "change_case:english_capital",
+        "case",
+        _fixed("Write everything in capital letters."),
+    ),
+    "capital_words": _kind(
+        "change_case:capital_word_frequency",
+        "case",
+        _counted(
+            "Write at least {count} words in capital letters.",
+            "capital_frequency",
+            capital_relation="at least",
+        ),
+    ),
+    "quotation": _kind(
+        "startend:quotation",
+        "frame layout",
+        _fixed("Put the whole answer in double quotation marks."),
+    ),
+    "end_phrase": _kind("startend:end_checker", "frame", _end_phrase),
+    "postscript": _kind(
+        "detectable_content:postscript",
+        "frame",
+        _fixed("Add a postscript at the end that starts with P.S.", postscript_marker="P.S."),
+    ),
+    "json": _kind(
+        "detectable_format:json_format",
+        "frame layout case punctuation content",
+        _fixed("Give the whole answer as one JSON object."),
+    ),
+    "title": _kind(
+        "detectable_format:title",
+        "title",
+        _fixed("Give it a title in double angular brackets, such as <<a fine day>>."),
+    ),
+    "bullets": _kind(
+        "detectable_format:number_bullet_lists",
+        "layout",
+        _counted(
+            "Answer with exactly {count} bullet points, each beginning with '* '.",
+            "num_bullets",
+        ),
+    ),
+    "highlights": _kind(
+        "detectable_format:number_highlighted_sections",
+        "layout",
+        _counted(
+            "Highlight at least {count} parts with asterisks, *like this*.", "num_highlights"
+        ),
+    ),
+    "sections": _kind(
+        "detectable_format:multiple_sections",
+        "layout case",
+        _counted(
+            "Give it {count} sections and begin each with its number: Section 1, Section 2 ...",
+            "num_sections",
+            section_spliter="Section",
+        ),
+    ),
+    "paragraphs": _kind(
+        "length_constraints:number_paragraphs",
+        "layout",
+        _counted(
+            "Write {count} paragraphs, with a line of three asterisks, ***, between them.",
+            "num_paragraphs",
+        ),
+    ),
+    "placeholders": _kind(
+        "detectable_content:number_placeholders",
+        "content",
+        _counted(
+            "Use at least {count} placeholders in square brackets, such as [name].",
+            "num_placeholders",
+        ),
+    ),
+    "keywords": _kind("keywords:existence", "words", _keywords),
+    "keyword_frequency": _kind("keywords:frequency", "words", _keyword_frequency),
+    "forbidden_words": _kind("keywords:forbidden_words", "words", _forbidden_words),
+}
+"""In this order they take turns."""
 
 
 def instructions(
