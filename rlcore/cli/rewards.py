@@ -208,14 +208,7 @@ def _takes_two(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--by", default="cause", metavar="KEY", help="groups rows (default cause)")
     sub.add_argument("--html", type=Path, metavar="FILE.html", help="also write a page")
-    sub.add_argument(
-        "--deadline",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="for a case (default 10)",
-    )
-    sub.add_argument("--json", action="store_true", help="print one line of JSON")
+    _takes_deadline_and_json(sub)
 
 
 def _takes_reward(sub: argparse.ArgumentParser) -> None:
@@ -231,6 +224,10 @@ def _takes_reward(sub: argparse.ArgumentParser) -> None:
         metavar="FILE.jsonl",
         help="rows of {completion, answer, expected}; other keys are columns",
     )
+    _takes_deadline_and_json(sub)
+
+
+def _takes_deadline_and_json(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--deadline",
         type=seconds,

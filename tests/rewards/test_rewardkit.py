@@ -441,3 +441,13 @@ def test_the_page_shows_parameters_examples_and_what_cannot_be_imported(plugin):
     )
     assert "cannot import no_such_module" in page and "Recipe parameters: `limit = 2`." in page
     assert load_reward(RewardSpec(f"{plugin(source)}:shown")).params == {}
+
+
+@pytest.mark.parametrize("command", [["test", "math"], ["compare", "math", "exact"]])
+@pytest.mark.parametrize("deadline", ["nan", "0", "-1"])
+def test_a_deadline_that_is_no_time_is_a_sentence(command, deadline, tmp_path, capsys):
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text('{"completion": "5", "answer": "5", "expected": 1}\n')
+    with pytest.raises(SystemExit):
+        main(["rewards", *command, "--cases", str(cases), f"--deadline={deadline}"])
+    assert "is no time from" in capsys.readouterr().err
