@@ -18,6 +18,8 @@ from sympy import Basic, FiniteSet, I, Integer, MatrixBase, Symbol, Tuple, simpl
 
 CPU_S = 3.0
 """Seconds of CPU time for one verdict: a busy machine changes none."""
+REPEAT_S = 0.2
+"""Seconds of CPU time after which an interruption that had no effect is tried again."""
 CLOSE = Fraction(1, 100_000)
 """Largest relative difference of a decimal and the value it stands for."""
 _CONFIG = (LatexExtractionConfig(boxed_match_priority=0),)
@@ -29,19 +31,25 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 def cpu_limit(seconds: float) -> Iterator[None]:
     """Raises math-verify's `TimeoutException`, a BaseException, after so much CPU time of this
     process. Only the main thread can be interrupted; elsewhere there is no limit.
+
+    The timer goes on: Python swallows what is raised while it runs a finalizer or a callback of
+    the garbage collector, and a signal sent once would be lost with it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    over = False
 
     def stop(*_: Any) -> None:
-        raise TimeoutException(f"over {seconds:g} s of CPU time")
+        if not over:
+            raise TimeoutException(f"over {seconds:g} s of CPU time")
 
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, REPEAT_S)
     try:
         yield
     finally:
+        over = True
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
 

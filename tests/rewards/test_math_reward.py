@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import gc
 import re
 import time
+import weakref
 
 import pytest
+from math_verify.errors import TimeoutException
 
 from rewards.math import math_answer
 from rewards.math_final import final_answer
+from rewards.math_parse import cpu_limit
 from rewards.math_spelling import plain_number
 from rewards.math_units import read_unit, split_unit
 from rewards.math_words import choice
@@ -506,6 +510,55 @@ def test_an_endless_computation_is_timed_out_not_zero():
     assert verdict.status == "timed-out" and re.search(
         r"over 3 s of CPU time for '\(x\+y\+z\)", verdict.reason
     )
+
+
+def compute_for(seconds):
+    """Computes for so much CPU time of this process."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+class SlowFinalizer:
+    def __del__(self):
+        compute_for(0.3)
+
+
+class Plain:
+    pass
+
+
+def in_a_finalizer():
+    SlowFinalizer()
+
+
+def in_a_weak_reference():
+    target = Plain()
+    reference = weakref.ref(target, lambda _: compute_for(0.3))
+    del target
+    assert reference() is None
+
+
+def in_the_garbage_collector():
+    def callback(phase, info):
+        if phase == "start":
+            compute_for(0.3)
+
+    gc.callbacks.append(callback)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(callback)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "swallow", [in_a_finalizer, in_a_weak_reference, in_the_garbage_collector]
+)
+def test_a_limit_whose_exception_python_swallows_interrupts_again(swallow):
+    with pytest.raises(TimeoutException), cpu_limit(0.1):
+        swallow()
+        compute_for(5.0)
 
 
 @pytest.mark.parametrize(
