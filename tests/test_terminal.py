@@ -47,7 +47,7 @@ def test_ordinary_text_is_left_alone() -> None:
 def test_the_picture_of_a_rollout_shows_what_a_model_wrote() -> None:
     row = {
         "id": HOSTILE, "optimiser_step": 1, "value": 1.0, "answer": HOSTILE, "prompt": HOSTILE, "mask": [1],
-        "steps": {"spans": [[0, 1]], "values": [0.5, 1.0], "advantages": [0.5]},
+        "steps": {"spans": [[0, 1]], "values": [0.5, 1.0]}, "advantages": [[0.5, 1]],
     }  # fmt: skip
     said = printed(terminal(row, [HOSTILE]))
     assert "\x1b[2J" not in said and "\x1b]0" not in said and "\x07" not in said

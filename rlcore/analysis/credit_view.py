@@ -165,7 +165,8 @@ def _steps(row: dict[str, Any]) -> list[tuple[list[int] | None, str, str]]:
 
 def _advantages(row: dict[str, Any]) -> tuple[list[float | None], float]:
     """Of each completion token, [L], and the largest size among them."""
-    advantages = row["steps"].get("advantages") or [None] * sum(row["mask"])
+    runs = row.get("advantages") or [(None, sum(row["mask"]))]
+    advantages = [advantage for advantage, tokens in runs for _ in range(tokens)]
     return advantages, max(
         (abs(advantage) for advantage in advantages if advantage is not None), default=0.0
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,8 @@ def open_run(
 def _tidy(recipe: Recipe, folder: RunFolder, cursor: checkpoint.Cursor) -> None:
     """Drop what was written after the last checkpoint, and checkpoints that are too many."""
     folder.forget_after(step=cursor.step, stage=cursor.stage)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    folder.log_start({"after_step": cursor.step, "stage_index": cursor.stage, "time": now})
     with folder.writing("the list of checkpoints"):
         # Only now: the last one has been read, and is complete.
         checkpoint.keep_newest(folder.checkpoints, recipe.run.keep_checkpoints)

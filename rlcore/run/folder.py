@@ -4,6 +4,7 @@ runs/<name>/
     recipe.yaml             the resolved recipe
     metrics.jsonl           one object a step
     eval.jsonl              one object an evaluation
+    starts.jsonl            one object a process that started or resumed the run
     rollouts/NNNNNN.jsonl   one object a rollout
     checkpoints/step_NNNNNN/
     curriculum.svg          fraction, pass rate and value of each category, if there are several
@@ -25,14 +26,12 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from rlcore.errors import RunError
-from rlcore.recipe.load import RUN_RECIPE, dump, load
+from rlcore.recipe.load import RUN_RECIPE, dump
 from rlcore.recipe.run_mark import RUN_MARK, RunMark, read_mark, write_mark
 from rlcore.recipe.schema import Recipe
-from rlcore.run.checkpoint import Cursor, all_checkpoints, read_cursor, recover
+from rlcore.run.checkpoint import all_checkpoints, recover
 from rlcore.run.disk import is_full, remove, write_error, writing
-
-MAY_CHANGE = re.compile(r"run\.|stages\.\d+\.steps$")
-"""Keys that may have other values in a resumed run; with more steps the run is extended."""
+from rlcore.run.same_recipe import check_same_recipe
 
 ROLLOUT_FILE = re.compile(r"(\d+)(\.rank\d+)?\.jsonl")
 
@@ -48,6 +47,7 @@ class RunFolder:
         self.recipe = path / RUN_RECIPE
         self.metrics = path / "metrics.jsonl"
         self.evals = path / "eval.jsonl"
+        self.starts = path / "starts.jsonl"
         self.rollouts = path / "rollouts"
         self.checkpoints = path / "checkpoints"
         self.references = path / "references"
@@ -149,7 +149,7 @@ class RunFolder:
         if resume:
             self._check_not_lost()
             if self._has_recipe():
-                self._check_same_recipe(recipe)
+                check_same_recipe(self.path, recipe)
         elif overwrite:
             self._empty()
         else:
@@ -168,7 +168,7 @@ class RunFolder:
             self.pairs,
         ):
             remove(folder, inside=self.path)
-        for file in (self.metrics, self.evals, self.recipe, self.picture):
+        for file in (self.metrics, self.evals, self.starts, self.recipe, self.picture):
             file.unlink(missing_ok=True)
         self._mark = RunMark(started_in=os.getcwd())
 
@@ -191,6 +191,9 @@ class RunFolder:
 
     def log_eval(self, row: Mapping[str, Any]) -> None:
         self._write_rows(self.evals, [row], mode="a")
+
+    def log_start(self, row: Mapping[str, Any]) -> None:
+        self._write_rows(self.starts, [row], mode="a")
 
     def write_rollouts(self, step: int, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """One file a step and process; the main process's has no suffix."""
@@ -232,48 +235,6 @@ class RunFolder:
         ):
             file.writelines(_line(row) for row in rows)
 
-    def _check_same_recipe(self, recipe: Recipe) -> None:
-        saved = load(str(self.recipe))
-        before = _flat(saved.model_dump(mode="json"))
-        now = _flat(recipe.model_dump(mode="json"))
-        changes = []
-        for key in sorted(before.keys() | now.keys()):
-            is_same = _located(before.get(key)) == _located(now.get(key))
-            if not is_same and not MAY_CHANGE.match(key):
-                changes.append(f"{key} ({before.get(key)!r} -> {now.get(key)!r})")
-        if changes:
-            raise RunError(
-                f"the run in {self.path} was made by another recipe, first difference: "
-                f"{', '.join(changes[:3])}; resume it without that change (run.* and the stages' "
-                "steps may change), or start a new one with name=..."
-            )
-        self._check_steps(saved, recipe)
-
-    def _check_steps(self, before: Recipe, now: Recipe) -> None:
-        """Raise `RunError` for a change of `steps` that comes too late.
-
-        Steps of a stage cannot change after a later stage has begun to train, and cannot be fewer
-        than were made.
-        """
-        checkpoints = all_checkpoints(self.checkpoints)
-        if not checkpoints:
-            return
-        cursor = read_cursor(checkpoints[-1])
-        for index, (old, new) in enumerate(zip(before.stages, now.stages, strict=True)):
-            if index > cursor.stage or old.model_dump() == new.model_dump():
-                continue
-            done = _steps_done(cursor, index)
-            if done is None:
-                problem = "it has ended, and others went on from it"
-            elif new.steps < done:
-                problem = f"it has made {done} steps"
-            else:
-                continue
-            raise RunError(
-                f"stages.{index}.steps cannot become {new.steps}: {problem}; start a new run with "
-                "name=..."
-            )
-
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a jsonl file; a last line that a kill cut short is left out.
@@ -299,37 +260,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 f"line {number} of {path} is damaged: it is no JSON object; repair or delete it"
             )
     return rows
-
-
-def _steps_done(cursor: Cursor, stage: int) -> int | None:
-    """Steps that a stage has made; None for one that has ended and cannot go on."""
-    if stage == cursor.stage:
-        return cursor.stage_step
-    if stage == cursor.stage - 1:
-        return cursor.ended_after
-    return None
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts and lists as one dict, with dots between the keys."""
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list):
-        items = list(enumerate(value))
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in items:
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def _located(value: Any) -> Any:
-    """The value; the name of a file that exists as its absolute path."""
-    if not isinstance(value, str):
-        return value
-    file, colon, name = value.rpartition(":") if ".py:" in value else (value, "", "")
-    return f"{os.path.abspath(file)}{colon}{name}" if os.path.isfile(file) else value
 
 
 def _keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

@@ -216,11 +216,13 @@ def learner_metrics(report: StepReport) -> dict[str, float]:
 def rollout_rows(
     groups: Iterable[tuple[int | None, Group, bool]],
     steps: Mapping[str, Any] = MappingProxyType({}),
+    advantages: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterable[dict[str, Any]]:
     """One JSON object a rollout: enough to read it, score it again, and learn from it offline.
 
     groups: (position in the task set, group, whether the filter accepted it). steps: by rollout
-    id, what is known of its reasoning steps (`run.step_values.step_rows`).
+    id, what is known of its reasoning steps (`run.step_values.step_rows`). advantages: by rollout
+    id, as `token_advantages` returns them.
     """
     for index, group, accepted in groups:
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
@@ -245,10 +247,33 @@ def rollout_rows(
                 "logprobs": rollout.logprobs,
                 **({} if rollout.support is None else {"support": rollout.support}),
                 **({"steps": steps[rollout.id]} if rollout.id in steps else {}),
+                **({"advantages": advantages[rollout.id]} if rollout.id in advantages else {}),
             }
-            if rollout.id in steps:
-                row["steps"] = steps[rollout.id]
             yield row
+
+
+def token_advantages(
+    groups: Iterable[Group], samples: Iterable[Iterable[Sample]]
+) -> dict[str, list[list[float | None]]]:
+    """By rollout id, [advantage, number of tokens] for each run of completion tokens of one advantage.
+
+    An advantage is None where the token is not trained; a rollout without a sample has no entry.
+    """
+    mask_of = {rollout.id: rollout.mask for group in groups for rollout in group.rollouts}
+    advantages: dict[str, list[list[float | None]]] = {}
+    for sample in (sample for group in samples for sample in group):
+        wrote = mask_of.get(sample.id)
+        if sample.stream != "policy" or wrote is None:
+            continue
+        completion = [
+            advantage if is_trained else None
+            for advantage, is_trained, is_completion in zip(
+                sample.advantages, sample.mask, wrote, strict=True
+            )
+            if is_completion
+        ]
+        advantages[sample.id] = [[value, len(list(run))] for value, run in groupby(completion)]
+    return advantages
 
 
 def _version_runs(rollout: Rollout) -> list[list[int]]:

@@ -30,6 +30,7 @@ from rlcore.run.batches import BatchSource
 from rlcore.run.disk import remove
 from rlcore.run.ending import TermRequest
 from rlcore.run.folder import RunFolder
+from rlcore.run.memory import memory_metrics
 from rlcore.run.tracking import Tracker
 from rlcore.run.usable import needs_of, usable_tasks
 from rlcore.types import Rollout, Sampling, Task
@@ -279,7 +280,7 @@ class Run:
         """Log an optimiser step and move the cursor past it."""
         self.cursor.step += 1
         self.cursor.stage_step += 1
-        self.tracker.step(self.cursor.step, metrics)
+        self.tracker.step(self.cursor.step, {**metrics, **memory_metrics()})
 
     def end_stage(
         self,

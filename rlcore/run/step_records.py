@@ -13,6 +13,7 @@ from rlcore.run.metrics import (
     rollout_rows,
     staleness_counts,
     staleness_metrics,
+    token_advantages,
 )
 from rlcore.run.own_metrics import GroupMetric, mean_metrics, measure_groups
 from rlcore.run.step_values import step_metrics, step_rows
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 def write_rollouts(run: Run, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]) -> None:
     """Put every rollout of the batch on disk, before anything can stop the run."""
-    rows = rollout_rows(batch.placed(), step_rows(batch.groups, samples))
+    rows = rollout_rows(
+        batch.placed(), step_rows(batch.groups), token_advantages(batch.groups, samples)
+    )
     run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
 
 

@@ -9,7 +9,7 @@ from rlcore.credit.estimator import Cost
 from rlcore.recipe.build_credit import build_step_values
 from rlcore.rollout.collector import Collector
 from rlcore.run.seeds import derive
-from rlcore.types import Group, Prefix, Sample
+from rlcore.types import Group, Prefix
 
 if TYPE_CHECKING:
     from rlcore.recipe.credit_sections import StepValuesSection
@@ -70,20 +70,10 @@ def step_metrics(costs: Sequence[Cost], *, written: int) -> dict[str, float]:
     }
 
 
-def step_rows(
-    groups: Iterable[Group], samples: Iterable[Sequence[Sample]]
-) -> dict[str, dict[str, Any]]:
-    """By rollout id, what a row of `rollouts/` says of steps: spans, values, and the advantage of each completion token.
-
-    An advantage is None where the token is not trained; the key is absent where the completion gave no sample.
-    """
-    rows = {
+def step_rows(groups: Iterable[Group]) -> dict[str, dict[str, Any]]:
+    """By rollout id, what a row of `rollouts/` says of reasoning steps: their spans and values."""
+    return {
         id: {"spans": [list(span) for span in steps.spans], "values": steps.values}
         for group in groups
         for id, steps in group.step_values.items()
     }
-    for sample in (sample for group in samples for sample in group if sample.id in rows):
-        answer = sum(span[1] - span[0] for span in rows[sample.id]["spans"])
-        trained = zip(sample.advantages[-answer:], sample.mask[-answer:], strict=True)
-        rows[sample.id]["advantages"] = [advantage if on else None for advantage, on in trained]
-    return rows

@@ -91,7 +91,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
                 groups, cost = estimate(groups, start)
                 costs.append(cost)
             placed = zip(positions, groups, [True] * len(groups), strict=True)
-            rows = list(rollout_rows(placed, step_rows(groups, [])))
+            rows = list(rollout_rows(placed, step_rows(groups)))
             if stage.demonstrations:
                 chosen = {draw.task_index: draw.task for draw in draws}
                 rows += demonstration_rows(run, chosen, scorer)

@@ -67,6 +67,10 @@ def test_every_scheme_trains_and_says_what_it_costs(told: Path) -> None:
     )  # and are not counted as answers
 
 
+def token_advantages_of(row: dict) -> list[float | None]:
+    return [advantage for advantage, tokens in row["advantages"] for _ in range(tokens)]
+
+
 def test_rollouts_say_what_their_steps_were_worth(told: Path) -> None:
     rows = [
         row for path in sorted((run_folder(told) / "rollouts").iterdir()) for row in read_rows(path)
@@ -79,8 +83,8 @@ def test_rollouts_say_what_their_steps_were_worth(told: Path) -> None:
             spans[0][0] == 0 and spans[-1][1] == sum(row["mask"]) and len(values) == len(spans) + 1
         )
         assert values[-1] == row["value"]
-        if "advantages" in row["steps"]:
-            assert len(row["steps"]["advantages"]) == sum(row["mask"])
+        if "advantages" in row:
+            assert len(token_advantages_of(row)) == sum(row["mask"])
 
 
 def test_a_run_stopped_in_the_middle_resumes_bit_for_bit(told: Path, tmp_path: Path) -> None:
@@ -142,9 +146,9 @@ def test_the_picture_shows_every_token_and_value(
     rows = [
         row
         for row in read_rows(folder / "rollouts" / f"{first_pit[-1]:06d}.jsonl")
-        if "advantages" in row.get("steps", {})
+        if "steps" in row and "advantages" in row
     ]
-    row = next(row for row in rows if None in row["steps"]["advantages"])
+    row = next(row for row in rows if None in token_advantages_of(row))
     assert (
         main(
             [
@@ -172,9 +176,9 @@ def test_the_picture_shows_every_token_and_value(
         .startswith(row["text"])
     )
     assert [title == "not trained" for _, title, _ in tokens] == [
-        a is None for a in row["steps"]["advantages"]
+        a is None for a in token_advantages_of(row)
     ]
-    for (style, _, _), advantage in zip(tokens, row["steps"]["advantages"], strict=True):
+    for (style, _, _), advantage in zip(tokens, token_advantages_of(row), strict=True):
         if advantage:
             red, _, blue = map(int, re.findall(r"\d+", style))
             assert (red > blue) == (advantage < 0)

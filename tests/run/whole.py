@@ -83,7 +83,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def untimed(rows: list[dict]) -> list[dict]:
-    timed = ("time/", "tokens_per_s/", "mfu")
+    timed = ("time/", "tokens_per_s/", "memory/", "mfu")
     return [{key: value for key, value in row.items() if not key.startswith(timed)} for row in rows]
 
 

@@ -1,0 +1,92 @@
+"""Whether a recipe may continue a run: it must be the one that the run was made by, but for a few keys."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from rlcore.errors import RunError
+from rlcore.recipe.load import RUN_RECIPE, load
+from rlcore.recipe.schema import Recipe
+from rlcore.run.checkpoint import Cursor, all_checkpoints, read_cursor
+
+MAY_CHANGE = re.compile(r"run\.|stages\.\d+\.steps$")
+"""Keys that may have other values in a resumed run; with more steps the run is extended."""
+
+
+def check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise `RunError` where the recipe of the run in `folder` differs in a key that may not change."""
+    saved = load(str(folder / RUN_RECIPE))
+    before = _flat(saved.model_dump(mode="json"))
+    now = _flat(recipe.model_dump(mode="json"))
+    changes = []
+    for key in sorted(before.keys() | now.keys()):
+        is_same = _located(before.get(key)) == _located(now.get(key))
+        if not is_same and not MAY_CHANGE.match(key):
+            changes.append(f"{key} ({before.get(key)!r} -> {now.get(key)!r})")
+    if changes:
+        raise RunError(
+            f"the run in {folder} was made by another recipe, first difference: "
+            f"{', '.join(changes[:3])}; resume it without that change (run.* and the stages' "
+            "steps may change), or start a new one with name=..."
+        )
+    _check_steps(folder, saved, recipe)
+
+
+def _check_steps(folder: Path, before: Recipe, now: Recipe) -> None:
+    """Raise `RunError` for a change of `steps` that comes too late.
+
+    Steps of a stage cannot change after a later stage has begun to train, and cannot be fewer
+    than were made.
+    """
+    checkpoints = all_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        return
+    cursor = read_cursor(checkpoints[-1])
+    for index, (old, new) in enumerate(zip(before.stages, now.stages, strict=True)):
+        if index > cursor.stage or old.model_dump() == new.model_dump():
+            continue
+        done = _steps_done(cursor, index)
+        if done is None:
+            problem = "it has ended, and others went on from it"
+        elif new.steps < done:
+            problem = f"it has made {done} steps"
+        else:
+            continue
+        raise RunError(
+            f"stages.{index}.steps cannot become {new.steps}: {problem}; start a new run with "
+            "name=..."
+        )
+
+
+def _steps_done(cursor: Cursor, stage: int) -> int | None:
+    """Steps that a stage has made; None for one that has ended and cannot go on."""
+    if stage == cursor.stage:
+        return cursor.stage_step
+    if stage == cursor.stage - 1:
+        return cursor.ended_after
+    return None
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict, with dots between the keys."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _located(value: Any) -> Any:
+    """The value; the name of a file that exists as its absolute path."""
+    if not isinstance(value, str):
+        return value
+    file, colon, name = value.rpartition(":") if ".py:" in value else (value, "", "")
+    return f"{os.path.abspath(file)}{colon}{name}" if os.path.isfile(file) else value
