@@ -10,9 +10,7 @@ from typing import Any
 from rich.console import Group as Lines
 from rich.text import Text
 
-from rlcore.credit.split import text_ends
 from rlcore.errors import RunError
-from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.types import StepValues
 
@@ -52,29 +50,16 @@ def find_row(
 
 
 def pieces(row: dict[str, Any], folder: RunFolder) -> list[str]:
-    """The text of each completion token, [L], by the tokenizer of the run's last checkpoint; special tokens by name."""
-    from rlcore.tokenizer import load_tokenizer
+    """The text of each completion token, [L]; special tokens by name. Raises `RunError`."""
+    from rlcore.analysis.token_texts import TokenTexts, run_tokenizer
 
-    found = all_checkpoints(folder.checkpoints)
-    if not found:
+    tokenizer = run_tokenizer(folder)
+    if tokenizer is None:
         raise RunError(
             f"{folder.path} has no checkpoint, whose tokenizer would say what the tokens are"
         )
-    tokenizer = load_tokenizer(str(found[-1]))
     ids = [token for token, wrote in zip(row["token_ids"], row["mask"], strict=True) if wrote]
-
-    def decode(tokens: list[int]) -> str:
-        return tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-
-    text, ends = decode(ids), text_ends(ids, decode)
-    cut = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    special = set(tokenizer.all_special_ids)
-    return [
-        tokenizer.convert_ids_to_tokens(id) if id in special else piece
-        for id, piece in zip(ids, cut, strict=True)
-    ]
+    return TokenTexts(tokenizer)(ids)
 
 
 def terminal(row: dict[str, Any], texts: Sequence[str]) -> Lines:

@@ -7,6 +7,27 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from rlcore.credit.split import text_ends
+from rlcore.errors import ModelError
+from rlcore.pretrained import first_existing
+from rlcore.recipe.load import load
+from rlcore.run.checkpoint import all_checkpoints
+from rlcore.run.folder import RunFolder
+from rlcore.tokenizer import load_tokenizer
+
+
+def run_tokenizer(folder: RunFolder) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a run: of its last checkpoint, or before there is one of its model; None where it cannot be loaded."""
+    names: list[str | list[str]] = [
+        str(path) for path in all_checkpoints(folder.checkpoints)[-1:]
+    ]
+    model = load(str(folder.recipe)).model
+    names += [name for name in (model.tokenizer, model.path) if name]
+    for name in names:
+        try:
+            return load_tokenizer(name if isinstance(name, str) else first_existing(name))
+        except ModelError:
+            continue
+    return None
 
 
 class TokenTexts:

@@ -26,10 +26,11 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         Chart("Reward", r"reward/mean", "mean over all scored completions of the step"),
         Chart(
             "Reward by part",
-            r"reward/(?!mean|std|frac_)(.+)",
+            r"reward/(?!mean|std|frac_)([^/]+)",
             "each reward without its weight",
             fewest=2,
         ),
+        Chart("Parts of rewards", r"reward/([^/]+/.+)"),
         Chart("Metrics of your own", r"metric/(.+)"),
         Chart("Accuracy on pairs", r"accuracy|margin", "prefer stages"),
     ),
@@ -69,7 +70,9 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         Chart("Loss", r"loss|loss/(?!kl$)(.+)", "in rl stages it does not measure progress"),
     ),
     "Curriculum": (
-        Chart("Shares", r"curriculum/(.+)/frac", "fraction of the groups", kind="stack", fewest=2),
+        Chart(
+            "Shares", r"curriculum/(.+)/frac", "fraction of the groups", kind="stack", fewest=2
+        ),
         Chart("Pass rate", r"curriculum/(.+)/pass_rate", fewest=2),
         Chart("Value to the task sampler", r"curriculum/(.+)/value"),
         Chart("Length budget", r"budget", unit="tokens"),

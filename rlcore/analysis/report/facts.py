@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
+from rlcore.recipe.yaml_text import read_yaml
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.terminal import visible
 
@@ -28,7 +27,7 @@ STAGE_KEYS = (
 
 def recipe_facts(folder: RunFolder) -> list[list[str]]:
     """[what, value] pairs: model, engine, a line a stage, and when processes started."""
-    recipe = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
+    recipe = read_yaml(folder.recipe.read_text(encoding="utf-8"), str(folder.recipe))
     model = recipe.get("model", {})
     config = model.get("config") or {}
     source = model.get("path") or f"from scratch ({config.get('model_type', 'config')})"

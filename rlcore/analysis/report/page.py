@@ -14,8 +14,7 @@ from rlcore.analysis.report.charts import sections
 from rlcore.analysis.report.curves import evaluations, resumes, series, stages
 from rlcore.analysis.report.facts import recipe_facts
 from rlcore.analysis.report.rollouts import RunRollouts, Texts, as_script_json
-from rlcore.errors import ModelError, RunError
-from rlcore.run.checkpoint import all_checkpoints
+from rlcore.errors import RunError
 from rlcore.run.disk import writing
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.terminal import visible
@@ -57,7 +56,8 @@ class Report:
                 shutil.rmtree(self._beside, ignore_errors=True)
             else:
                 self._write_indices(data)
-            script = f"RlcoreReport.show({as_script_json(data)})\n{script}"
+            # the chunks first, so that what is shown finds them
+            script += f"RlcoreReport.show({as_script_json(data)})\n"
             self._page.write_text(page_with(script, ", ".join(self._names)), encoding="utf-8")
 
     def write_live(self) -> None:
@@ -155,17 +155,11 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _texts(folder: RunFolder) -> Texts | None:
-    """The texts of tokens, by the tokenizer of the last checkpoint; None where there is none yet."""
-    saved = all_checkpoints(folder.checkpoints)
-    if not saved:
-        return None
-    from rlcore.analysis.token_texts import TokenTexts
-    from rlcore.tokenizer import load_tokenizer
+    """The texts of tokens; None where the run's tokenizer cannot be loaded."""
+    from rlcore.analysis.token_texts import TokenTexts, run_tokenizer
 
-    try:
-        return TokenTexts(load_tokenizer(saved[-1]))
-    except ModelError:
-        return None
+    tokenizer = run_tokenizer(folder)
+    return TokenTexts(tokenizer) if tokenizer else None
 
 
 def _last_step(rows: Sequence[dict[str, Any]]) -> int:

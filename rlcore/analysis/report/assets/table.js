@@ -6,7 +6,7 @@ function showOverview(data) {
     const swatch = data.runs.length > 1 ? element("span", { class: "swatch", style: `background:var(--c${number % 10})` }) : null
     const facts = run.facts.map(([name, value]) => element("tr", {}, element("th", {}, name), element("td", { class: "value" }, value)))
     return element("div", { class: "card" },
-      element("h4", { style: "margin:0 0 .4rem" }, swatch, run.folder),
+      element("h4", {}, swatch, run.folder),
       element("table", {}, element("tbody", {}, facts)),
       element("details", {}, element("summary", {}, "the whole recipe"), element("pre", { class: "recipe" }, run.recipe)))
   })

@@ -16,10 +16,12 @@ const Chunks = {
     if (resolve) { this.waiting.delete(key); resolve(content) } else this.inside.set(key, content)
   },
 
-  /** The chunk if it is in memory. */
+  /** The chunk if it is in memory, and has not grown since in a live page. */
   ready(run, number) {
     const key = `${run}/${number}`
-    return this.inside.get(key) || (this.loaded.get(key) || {}).content
+    const loaded = this.loaded.get(key)
+    const isWhole = loaded && loaded.size === RlcoreReport.data.runs[run].rollouts.chunks[number]
+    return this.inside.get(key) || (isWhole ? loaded.content : null)
   },
 
   async get(run, number) {
