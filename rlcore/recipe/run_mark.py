@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,3 +34,15 @@ def write_mark(file: IO[str], mark: RunMark) -> None:
     file.truncate(0)
     file.write(json.dumps(asdict(mark)) + "\n")
     file.flush()
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process of this machine holds the run's folder."""
+    try:
+        with (folder / RUN_MARK).open(encoding="utf-8") as mark:
+            fcntl.flock(mark, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no mark, or a file system without locks
+        return False
+    return False

@@ -107,7 +107,7 @@ def test_where_all_rewards_are_equal_a_scheme_may_still_teach() -> None:
 def test_a_step_of_cut_completions_says_where_one_ends() -> None:
     cut = {"completions/frac_truncated": 1.0}
     [sentence] = dead_states(cut, "Completions end at <|eos|> (258)")
-    assert sentence.endswith("(an sft stage). Completions end at <|eos|> (258)")
+    assert "(an sft stage). Completions end at <|eos|> (258) [docs/not_learning.md#" in sentence
     assert dead_states(cut | {"completions/frac_truncated": 0.9}, "Completions end") == []
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rlcore.analysis.diagnose import Finding, diagnose
 from rlcore.analysis.report.charts import sections
 from rlcore.analysis.report.curves import evaluations, resumes, series, stages
 from rlcore.analysis.report.facts import recipe_facts
@@ -94,7 +96,7 @@ class Report:
                     "resumes": resumes(folder),
                     "series": series(rows, max_points=max_points),
                     "evaluations": evaluations(folder),
-                    "findings": [],
+                    "findings": [_shown(finding) for finding in diagnose(rows)],
                     "rollouts": {
                         "count": len(rollouts.index),
                         "chunks": rollouts.chunks.sizes,
@@ -160,6 +162,13 @@ def _texts(folder: RunFolder) -> Texts | None:
 
     tokenizer = run_tokenizer(folder)
     return TokenTexts(tokenizer) if tokenizer else None
+
+
+def _shown(finding: Finding) -> dict[str, Any]:
+    shown = {**asdict(finding), "link": finding.link}
+    return {
+        key: visible(value) if isinstance(value, str) else value for key, value in shown.items()
+    }
 
 
 def _last_step(rows: Sequence[dict[str, Any]]) -> int:

@@ -78,16 +78,23 @@ function card(grid, chart) {
   }
 }
 
+/** What is taken off a run's steps: with a stage chosen, they count from its beginning. */
+function stepOffset(run, settings) {
+  const stage = run.stages.find((span) => span.name === settings.stage)
+  return stage ? stage.first - 1 : 0
+}
+
 /** The steps at which a run measured any of the metrics, in the chosen stage, and their values. */
 function columnsOf(run, keys, settings) {
   const stage = run.stages.filter((span) => span.name === settings.stage)
+  const offset = stepOffset(run, settings)
   const columns = keys.map((key) => run.series.columns[key] || [])
   const kept = []
   run.series.step.forEach((step, i) => {
     const chosen = !settings.stage || stage.some((span) => span.first <= step && step <= span.last)
     if (chosen && columns.some((column) => column[i] !== null && column[i] !== undefined)) kept.push(i)
   })
-  return [kept.map((i) => run.series.step[i]), ...columns.map((column) => kept.map((i) => column[i] ?? null))]
+  return [kept.map((i) => run.series.step[i] - offset), ...columns.map((column) => kept.map((i) => column[i] ?? null))]
 }
 
 function lineChart(chart, runs, settings) {
@@ -118,7 +125,7 @@ function lineChart(chart, runs, settings) {
   }
   if (!tables.length) return null
   const columns = tables.length > 1 ? uPlot.join(tables) : tables[0]
-  return { ...chart, columns, options: { ...commonOptions(runs), series } }
+  return { ...chart, columns, options: { ...commonOptions(runs, settings), series } }
 }
 
 /** Exponential moving average that is not pulled to its first value; as long as the values, null where they are. */
@@ -149,7 +156,7 @@ function stackChart(chart, run, settings, several) {
       value: (_, __, ___, index) => (index === null ? "" : shortNumber(values[k][index])),
     })
   }
-  const options = commonOptions([run])
+  const options = commonOptions([run], settings)
   options.scales.y = { range: (_, low, high) => [0, high || 1] }
   const title = several ? `${chart.title}: ${run.name}` : chart.title
   return { ...chart, title, columns: [steps, ...order.map((k) => heights[k])], options: { ...options, series } }
@@ -208,7 +215,8 @@ function drawIntervals(plot, { rows, paint }) {
   ctx.restore()
 }
 
-function commonOptions(runs) {
+/** settings: where the chart shows the chosen stage alone. */
+function commonOptions(runs, settings = {}) {
   const axis = { stroke: cssValue("--muted"), grid: { stroke: cssValue("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" }
   return {
     // a chart of one step still has a width
@@ -217,7 +225,7 @@ function commonOptions(runs) {
     cursor: { sync: { key: "step", scales: ["x", null] }, points: { size: 6 } },
     legend: { live: true },
     hooks: {
-      drawClear: [(plot) => runs.forEach((run) => drawMarks(plot, run, runs.length > 1))],
+      drawClear: [(plot) => runs.forEach((run) => drawMarks(plot, run, runs.length > 1, stepOffset(run, settings)))],
       // a raw line follows its smoothed one
       setSeries: [(plot, i) => {
         const raw = plot.series[i + 1]
@@ -236,7 +244,7 @@ function rangeOf(_, low, high) {
 }
 
 /** Dotted lines where the run was resumed; for a single run dashed ones where a stage begins. */
-function drawMarks(plot, run, several) {
+function drawMarks(plot, run, several, offset) {
   const marks = run.resumes.map((step) => ({ at: step + 0.5, text: "resumed", dash: [2, 3], paint: several ? colour(run.number) : cssValue("--alarm") }))
   if (!several) {
     run.stages.slice(1).forEach((stage) => marks.push({ at: stage.first - 0.5, text: stage.name, dash: [7, 4], paint: cssValue("--muted") }))
@@ -247,7 +255,7 @@ function drawMarks(plot, run, several) {
   ctx.font = `${10 * scale}px system-ui`
   ctx.lineWidth = scale
   for (const mark of marks) {
-    const x = plot.valToPos(mark.at, "x", true)
+    const x = plot.valToPos(mark.at - offset, "x", true)
     if (x < bbox.left || x > bbox.left + bbox.width) continue
     ctx.strokeStyle = ctx.fillStyle = mark.paint
     ctx.setLineDash(mark.dash.map((length) => length * scale))

@@ -19,7 +19,7 @@ function shownFinding(finding, run) {
   const where = [run, finding.stage, finding.first === finding.last ? `step ${finding.first}` : `steps ${finding.first} to ${finding.last}`]
   return element("div", { class: "finding" },
     element("b", {}, finding.title), " ", element("small", {}, where.filter(Boolean).join(", ")),
-    element("div", {}, finding.sentence), element("small", {}, `docs/not_learning.md#${finding.anchor}`))
+    element("div", {}, finding.sentence), element("small", {}, finding.link))
 }
 
 const EVALUATION_COLUMNS = [

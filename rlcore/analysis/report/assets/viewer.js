@@ -260,7 +260,7 @@ const Viewer = {
   },
 
   groupCards(members, rollouts, scale) {
-    const cards = rollouts.map((rollout, i) => element("div", { class: "card" }, this.facts(members[i], rollout, true), ...shownTurns(rollout, this.colouring, scale), verdict(rollout)))
+    const cards = rollouts.map((rollout, i) => element("div", { class: "card" }, this.facts(members[i], rollout, true), ...shownTurns(rollout, this.colouring, scale), verdict(rollout, true)))
     return [element("div", { class: "members" }, cards)]
   },
 
@@ -278,9 +278,10 @@ const Viewer = {
   },
 }
 
-/** The parts of a verdict and its reason. */
-function verdict(rollout) {
-  const parts = Object.entries(rollout.parts).map(([name, value]) => element("span", {}, `${name} `, element("b", {}, value === null ? "none" : shortNumber(value))))
+/** The parts of a verdict and its reason; in brief only whole rewards, without their own parts. */
+function verdict(rollout, brief = false) {
+  const entries = Object.entries(rollout.parts).filter(([name]) => !brief || !name.includes("/"))
+  const parts = entries.map(([name, value]) => element("span", {}, `${name} `, element("b", {}, value === null ? "none" : shortNumber(value))))
   const reason = rollout.reason ? element("span", { class: "reason" }, rollout.reason) : null
   return element("div", { class: "chips verdict" }, parts, reason)
 }

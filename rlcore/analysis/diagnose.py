@@ -1,0 +1,104 @@
+"""What went wrong in a run, by the rules of `rlcore.run.rules`, from its metrics alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from rlcore.errors import RunError
+from rlcore.run.dead_states import PAGE
+from rlcore.run.folder import RunFolder, read_rows
+from rlcore.run.rules import STAGE_RULES, STEP_RULES, Row
+
+MOST_OFTEN = 0.5
+"""Fraction of a stage's steps in which a step rule must have held for the run to be called ill."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong."""
+
+    rule: str
+    title: str
+    sentence: str
+    stage: str
+    first: int
+    last: int
+    """Steps of the run that it is seen in, from first to last."""
+
+    @property
+    def link(self) -> str:
+        return f"{PAGE}#{self.rule}"
+
+
+def diagnose_run(run: Path) -> list[Finding]:
+    """The findings of a run folder. Raises `RunError` where it has no step of an rl stage yet."""
+    folder = RunFolder(run)
+    if not folder.recipe.is_file():
+        raise RunError(f"{run} is no run folder: there is no recipe.yaml in it")
+    rows = read_rows(folder.metrics)
+    if not any("reward/mean" in row or "reward/frac_unscored" in row for row in rows):
+        raise RunError(f"{run} has no step of an rl stage yet: there is nothing to diagnose")
+    return diagnose(rows)
+
+
+def diagnose(rows: Sequence[Row]) -> list[Finding]:
+    """The findings in rows of metrics.jsonl, stage by stage; stages that do not generate have none."""
+    findings = []
+    for stage, of_stage in groupby(rows, key=lambda row: str(row.get("stage", ""))):
+        stage_rows = [row for row in of_stage if "reward/frac_unscored" in row]
+        if stage_rows:
+            findings += _step_findings(stage, stage_rows)
+            findings += _stage_findings(stage, stage_rows)
+    return _without_consequences(findings)
+
+
+def _step_findings(stage: str, rows: Sequence[Row]) -> list[Finding]:
+    """Of rules that held in most steps."""
+    findings = []
+    for rule in STEP_RULES:
+        hits = [row for row in rows if rule.says(row) is not None]
+        if not hits or len(hits) < MOST_OFTEN * len(rows):
+            continue
+        last = hits[-1]
+        sentence = (
+            f"in {len(hits)} of {len(rows)} steps; at step {last['step']}: {rule.says(last)}"
+        )
+        findings.append(
+            Finding(rule.name, rule.title, sentence, stage, hits[0]["step"], last["step"])
+        )
+    return findings
+
+
+def _stage_findings(stage: str, rows: Sequence[Row]) -> list[Finding]:
+    findings = []
+    for rule in STAGE_RULES:
+        sentence = rule.says(rows)
+        if sentence is not None:
+            span = rows[0]["step"], rows[-1]["step"]
+            findings.append(Finding(rule.name, rule.title, sentence, stage, *span))
+    return findings
+
+
+CONSEQUENCES = {
+    "constant-reward": {"equal-rewards", "zero-advantages", "waste"},
+    "wrong-format": {"constant-reward", "equal-rewards", "waste", "reward-flat"},
+    "equal-rewards": {"waste", "reward-flat"},
+    "kl-exploded": {"clipped"},
+}
+"""Rule -> rules that then hold as well and say less."""
+
+
+def _without_consequences(findings: Sequence[Finding]) -> list[Finding]:
+    kept = []
+    for finding in findings:
+        causes = [
+            other.rule
+            for other in findings
+            if other.stage == finding.stage and finding.rule in CONSEQUENCES.get(other.rule, ())
+        ]
+        if not causes:
+            kept.append(finding)
+    return kept

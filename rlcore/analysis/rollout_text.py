@@ -1,0 +1,120 @@
+"""Stored completions for a terminal: chosen by step, category, status, reward or text, and printed with prompt and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group as Lines
+from rich.text import Text
+
+from rlcore.errors import RunError
+from rlcore.run.folder import ROLLOUT_FILE, RunFolder, read_rows
+from rlcore.types import Verdict
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rollouts are wanted; what is None or empty chooses nothing."""
+
+    step: int | None = None
+    """None: the last step with rollouts."""
+    failed: bool = False
+    """Only those that did not pass: without a value, or with a first reward below 0.5."""
+    category: str = ""
+    status: str = ""
+    finish: str = ""
+    search: str = ""
+    """In prompt, completion, answer or reason, in any case."""
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        if self.failed and _passed(row):
+            return False
+        for key in ("category", "status", "finish"):
+            wanted = getattr(self, key)
+            if wanted and row.get(key) != wanted:
+                return False
+        if self.search:
+            texts = (row.get(key) for key in ("task", "prompt", "text", "answer", "reason"))
+            return self.search.lower() in "\n".join(map(str, texts)).lower()
+        return True
+
+
+def chosen_rows(folder: RunFolder, choice: Choice) -> tuple[int, list[dict[str, Any]]]:
+    """The step, and its rollouts that are wanted. Raises `RunError` where there are no rollouts."""
+    steps = _steps(folder)
+    if not steps:
+        raise RunError(f"{folder.path} has no stored rollouts")
+    step = max(steps) if choice.step is None else choice.step
+    if step not in steps:
+        raise RunError(
+            f"{folder.path} has no rollouts of step {step}: it has those of steps {min(steps)} to {max(steps)}"
+        )
+    rows = [row for path in steps[step] for row in read_rows(path)]
+    return step, [row for row in rows if choice.takes(row)]
+
+
+def _steps(folder: RunFolder) -> dict[int, list[Any]]:
+    """Step -> its files, one a process."""
+    files: dict[int, list[Any]] = {}
+    for path in sorted(folder.rollouts.glob("*.jsonl")):
+        name = ROLLOUT_FILE.fullmatch(path.name)
+        if name:
+            files.setdefault(int(name[1]), []).append(path)
+    return files
+
+
+def shown(rows: list[dict[str, Any]], step: int) -> Lines:
+    """Rollouts for a terminal; the prompt stands once above those of its task."""
+    lines: list[Text] = []
+    task = None
+    for row in rows:
+        if row.get("task") != task:
+            task = row.get("task")
+            lines.append(Text(f"\ntask {task}, step {step}", style="bold"))
+            lines.append(Text(_prompt(row), style="dim"))
+            if row.get("answer") is not None:
+                lines.append(Text(f"answer: {row['answer']}", style="dim"))
+        lines.append(Text(_verdict(row), style="bold green" if _passed(row) else "bold red"))
+        lines.append(Text("\n".join(_indented(str(row.get("text", ""))))))
+        if row.get("reason"):
+            lines.append(Text(f"  reason: {row['reason']}", style="dim"))
+    return Lines(*lines)
+
+
+def _passed(row: dict[str, Any]) -> bool:
+    verdict = Verdict(
+        value=row.get("value"), status=row.get("status", "ok"), parts=row.get("parts", {})
+    )
+    return verdict.value is not None and verdict.passed()
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    value = row.get("value")
+    text = f"reward {value:.4g}" if value is not None else f"no score ({row.get('status')})"
+    parts = {
+        name: part
+        for name, part in row.get("parts", {}).items()
+        if part is not None and "/" not in name  # whole rewards, not their own parts
+    }
+    if len(parts) > 1:
+        text += f" ({', '.join(f'{name} {part:.3g}' for name, part in parts.items())})"
+    text += f", {sum(row.get('mask', ()))} tokens"
+    if row.get("finish") != "stop":
+        text += ", truncated" if row.get("finish") == "length" else f", {row.get('finish')}"
+    if row.get("status") == "wrong-format":
+        text += ", wrong format"
+    return text
+
+
+def _prompt(row: dict[str, Any]) -> str:
+    prompt = row.get("prompt", "")
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def _indented(text: str) -> Iterator[str]:
+    for line in text.split("\n"):
+        yield f"  {line}"
