@@ -30,6 +30,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 NOT_RUN = {
     "README.md": "tests/test_readme.py runs its commands",
+    "rlcore rollouts runs/short": "needs a run; tests/report/test_report_records.py runs it",
+    "rlcore report runs/short": "needs a run; tests/report/test_report_records.py runs it",
     "rlcore curriculum replay runs/short": "needs a run; tests/test_readme.py runs it",
     "rlcore curriculum plot runs/short": "needs a run; tests/curriculum/test_replay.py draws one",
     "rlcore credit show runs/NAME": "needs a run; tests/credit/test_step_credit.py shows one",

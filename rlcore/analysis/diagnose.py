@@ -86,6 +86,7 @@ CONSEQUENCES = {
     "constant-reward": {"equal-rewards", "zero-advantages", "waste"},
     "wrong-format": {"constant-reward", "equal-rewards", "waste", "reward-flat"},
     "equal-rewards": {"waste", "reward-flat"},
+    "entropy-collapse": {"equal-rewards", "waste"},
     "kl-exploded": {"clipped"},
 }
 """Rule -> rules that then hold as well and say less."""

@@ -21,6 +21,8 @@ MISMATCH_KL = 0.02
 """Nats a token (k3). bfloat16 gives up to 0.005, float32 1e-8."""
 KL_EXPLODED = 0.5
 """Nats a token: the policy then gives a typical token less than two thirds of its old probability."""
+MANY_CLIPPED = 0.3
+"""Fraction of the tokens. About half is the most there can be: a clip acts only against the sign of the advantage."""
 FEWEST_STEPS = 8
 """Steps that a trend is seen in."""
 STANDARD_ERRORS = 3.0
@@ -159,7 +161,7 @@ def kl_exploded(rows: Sequence[Row]) -> str | None:
 
 def clipped(rows: Sequence[Row]) -> str | None:
     fraction = _late_mean(rows, "clip_frac")
-    if fraction is None or fraction < 0.5:
+    if fraction is None or fraction < MANY_CLIPPED:
         return None
     return (
         f"{fraction:.0%} of the trained tokens were clipped, so their gradient is lost: lower optim.lr, make fewer updates of a "
@@ -168,19 +170,29 @@ def clipped(rows: Sequence[Row]) -> str | None:
 
 
 def entropy_collapsed(rows: Sequence[Row]) -> str | None:
-    first, last = _ends(rows, "entropy")
+    entropy_first, entropy_last = _ends(rows, "entropy")
+    equal_first, equal_last = _ends(rows, "reward/frac_zero_std")
     spread = _late_mean(rows, "reward/std") or 0.0
-    equal = _late_mean(rows, "reward/frac_zero_std") or 0.0
-    if first is None or last is None or first < 0.05 or last > 0.1 * first:
+    # A policy that has solved its tasks is sure as well: then rewards of all tasks are equal.
+    if (
+        equal_last is None
+        or equal_last < 0.5
+        or spread < 0.2 * max(_values(rows, "reward/std"))
+    ):
         return None
-    # A policy that has solved its tasks is sure as well: then all rewards are equal and high.
-    all_spreads = _values(rows, "reward/std")
-    if equal < 0.5 or not spread or spread < 0.2 * max(all_spreads):
+    # Entropy is measured on trained tokens, so only in the groups that are still mixed.
+    is_sure = (
+        entropy_first is not None
+        and 0.05 < entropy_first
+        and entropy_last < 0.2 * entropy_first
+    )
+    is_alike = equal_first < 0.85 and equal_last > NEARLY_ALL
+    if not is_sure and not is_alike:
         return None
     return (
-        f"entropy fell from {first:.3g} to {last:.3g} nats a token while rewards of different tasks still differ "
-        f"(std {spread:.3g}) and {equal:.0%} of the groups have equal ones: the policy repeats itself; lower optim.lr, "
-        "raise clip_high, or add an entropy or kl term"
+        f"entropy went from {_shown(entropy_first)} to {_shown(entropy_last)} nats a token, and groups with equal rewards from "
+        f"{equal_first:.0%} to {equal_last:.0%}, while rewards of different tasks still differ (std {spread:.3g}): the policy "
+        "repeats itself; lower optim.lr, raise clip_high, or add an entropy or kl term"
     )
 
 
@@ -206,10 +218,15 @@ def length_exploded(rows: Sequence[Row]) -> str | None:
 
 def reward_fell(rows: Sequence[Row]) -> str | None:
     change = _change(rows, "reward/mean")
-    if change is None or change.standard_errors > -STANDARD_ERRORS:
+    if change is None:
+        return None
+    # A policy that is lost in the first steps has lost its reward before the first third is over.
+    peak = _peak(rows, "reward/mean")
+    is_lost = 0 < peak and change.last < 0.5 * peak
+    if change.standard_errors > -STANDARD_ERRORS and not is_lost:
         return None
     return (
-        f"reward/mean fell from {change.first:.3g} to {change.last:.3g} over {len(rows)} steps: optim.lr is too high, "
+        f"reward/mean fell from {max(peak, change.first):.3g} to {change.last:.3g} over {len(rows)} steps: optim.lr is too high, "
         "advantages have the wrong sign, or what is optimised (weights, kl, length terms) is not this reward"
     )
 
@@ -270,6 +287,14 @@ def _change(rows: Sequence[Row], key: str) -> Change | None:
     return Change(first, last, (last - first) / error)
 
 
+def _peak(rows: Sequence[Row], key: str) -> float:
+    """The highest mean over a tenth of the steps, at least two, that follow each other."""
+    values = _values(rows, key)
+    width = max(2, len(values) // 10)
+    windows = range(max(1, len(values) - width + 1))
+    return max(statistics.fmean(values[start : start + width]) for start in windows)
+
+
 def _ends(rows: Sequence[Row], key: str) -> tuple[float | None, float | None]:
     """Means of the first and the last fifth of a metric; None where there are too few steps."""
     values = _values(rows, key)
@@ -288,6 +313,10 @@ def _late_mean(rows: Sequence[Row], key: str) -> float | None:
 
 def _values(rows: Sequence[Row], key: str) -> list[float]:
     return [row[key] for row in rows if key in row]
+
+
+def _shown(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3g}"
 
 
 def _all(fraction: float) -> str:

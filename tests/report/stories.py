@@ -22,7 +22,9 @@ def new_run(folder: Path, *, steps: int = 6, starts: Sequence[int] = (0,)) -> Ru
     run.start(validate(read_yaml(TINY, "tiny"), where="tiny"), resume=False, overwrite=False)
     run.release()
     for step in starts:
-        run.log_start({"after_step": step, "stage_index": 0, "time": "2026-11-28T10:00:00+00:00"})
+        run.log_start(
+            {"after_step": step, "stage_index": 0, "time": "2026-11-28T10:00:00+00:00"}
+        )
     log_steps(run, range(1, steps + 1))
     for step, accuracy in ((0, 0.25), (steps, 0.75)):
         run.log_eval(
@@ -89,7 +91,9 @@ def multi_turn(task: Task) -> Rollout:
     ):
         ids = list(text.encode())
         written = {"logprobs": [-0.5] * len(ids), "versions": [1] * len(ids), "finish": "stop"}
-        turns.append(Turn(role=role, token_ids=ids, **(written if role == "completion" else {})))
+        turns.append(
+            Turn(role=role, token_ids=ids, **(written if role == "completion" else {}))
+        )
     return Rollout(id=f"{task.id}#0", task_id=task.id, turns=tuple(turns), text="It is 42.")
 
 
@@ -110,14 +114,18 @@ def group_rows(task: Task, texts: Sequence[str], *, steps: bool = False) -> Iter
         rollout = single_turn(task, i, text, value)
         rollouts.append(rollout)
         verdicts.append(
-            Verdict(value=value, status=status, parts={"exact": value}, reason=f"because {text}")
+            Verdict(
+                value=value, status=status, parts={"exact": value}, reason=f"because {text}"
+            )
         )
         length = sum(rollout.mask)
         if value is not None:
             advantages[rollout.id] = [[value - 0.5, length - 1], [None, 1]]
         if steps and length > 3 and value is not None:
             spans = [Span(0, length // 2), Span(length // 2, length)]
-            of_rollout = StepValues(rollout_id=rollout.id, spans=spans, values=[0.5, 0.25, value])
+            of_rollout = StepValues(
+                rollout_id=rollout.id, spans=spans, values=[0.5, 0.25, value]
+            )
             values[rollout.id] = {"spans": spans, "values": of_rollout.values}
     group = Group(task=task, rollouts=rollouts, verdicts=verdicts)
     yield from rollout_rows([(0, group, True)], values, advantages)

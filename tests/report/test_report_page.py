@@ -70,7 +70,12 @@ def written(*runs: Path, to: Path) -> Path:
 def small_run(folder: Path, **settings) -> RunFolder:
     run = new_run(folder, **settings)
     for step in range(1, 7):
-        task = Task(id=f"sum/{step}", prompt=f"{step}+1=", answer=str(step + 1), category="easy" if step % 2 else "hard")
+        task = Task(
+            id=f"sum/{step}",
+            prompt=f"{step}+1=",
+            answer=str(step + 1),
+            category="easy" if step % 2 else "hard",
+        )
         texts = [f"step {step} says {step + i}" * (i + 1) for i in range(8)]
         write_group(run, step, task, texts, steps=step == 6)
     return run
@@ -78,7 +83,9 @@ def small_run(folder: Path, **settings) -> RunFolder:
 
 @pytest.mark.parametrize("size", ["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_is_drawn_without_a_complaint(browser, tmp_path: Path, size: str, scheme: str) -> None:
+def test_everything_is_drawn_without_a_complaint(
+    browser, tmp_path: Path, size: str, scheme: str
+) -> None:
     small_run(tmp_path / "small", starts=(0, 2, 4))
     page = written(tmp_path / "small", to=tmp_path / "report.html")
     assert page.stat().st_size < 3_000_000 and not (tmp_path / "report_files").exists()
@@ -90,7 +97,10 @@ def test_everything_is_drawn_without_a_complaint(browser, tmp_path: Path, size: 
             " let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n })"
         )
         assert all(pixels > 500 for pixels in painted)
-        assert shown.page.evaluate("document.documentElement.scrollWidth") <= shown.page.viewport_size["width"]
+        assert (
+            shown.page.evaluate("document.documentElement.scrollWidth")
+            <= shown.page.viewport_size["width"]
+        )
         assert shown.page.locator("#evaluations tbody tr").count() == 2 * 2  # and by category
         shown.screenshot(f"small_{size}_{scheme}")
         assert shown.problems == []
@@ -114,8 +124,12 @@ def test_resumes_and_intervals_are_painted(browser, tmp_path: Path) -> None:
             return [2.5, 4.5, 1.5, 3.5, 5.5].map(alarm)
         }""")
         assert all(n > 20 for n in columns[:2]) and all(n < 20 for n in columns[2:])
-        low, high = shown.page.evaluate("RlcoreReport.data.runs[0].evaluations.map(r => [r.low, r.high])")[0]
-        assert low == pytest.approx(0.1606, abs=1e-3) and high == pytest.approx(0.3682, abs=1e-3)
+        low, high = shown.page.evaluate(
+            "RlcoreReport.data.runs[0].evaluations.map(r => [r.low, r.high])"
+        )[0]
+        assert low == pytest.approx(0.1606, abs=1e-3) and high == pytest.approx(
+            0.3682, abs=1e-3
+        )
 
 
 def test_filters_and_search(browser, tmp_path: Path) -> None:
@@ -134,13 +148,17 @@ def test_filters_and_search(browser, tmp_path: Path) -> None:
         assert shown.count() == "6 of 48 rollouts"
         page.click("#clear")
         page.select_option("#status", "timed-out")
-        assert shown.count() == "6 of 48 rollouts" and "no score" in page.inner_text(".list .row >> nth=0")
+        assert shown.count() == "6 of 48 rollouts" and "no score" in page.inner_text(
+            ".list .row >> nth=0"
+        )
         page.click("#clear")
         page.select_option("#finish", "length")
         assert shown.count() == "6 of 48 rollouts"
         page.click("#clear")
         page.fill("#length-to", "20")
-        expected = sum(len(f"step {s} says {s + i}" * (i + 1)) <= 20 for s in range(1, 7) for i in range(8))
+        expected = sum(
+            len(f"step {s} says {s + i}" * (i + 1)) <= 20 for s in range(1, 7) for i in range(8)
+        )
         assert shown.count() == f"{expected} of 48 rollouts"
         page.click("#clear")
         page.fill("#search", "BECAUSE step 3 says 3")
@@ -179,9 +197,13 @@ def test_turns_of_a_multi_turn_rollout(browser, tmp_path: Path) -> None:
     run = new_run(tmp_path / "turns")
     task = Task(id="tool/1", prompt="6*7?", answer="42")
     group = Group(task=task, rollouts=[multi_turn(task)], verdicts=[Verdict(value=1.0)])
-    run.write_rollouts(1, 0, rollout_rows([(0, group, True)], {}, {"tool/1#0": [[0.5, 16], [-0.5, 9]]}))
+    run.write_rollouts(
+        1, 0, rollout_rows([(0, group, True)], {}, {"tool/1#0": [[0.5, 16], [-0.5, 9]]})
+    )
     for size in ("desktop", "phone"):
-        with opened(browser, written(tmp_path / "turns", to=tmp_path / "report.html"), size=size) as shown:
+        with opened(
+            browser, written(tmp_path / "turns", to=tmp_path / "report.html"), size=size
+        ) as shown:
             page = shown.page
             page.click(".list .row")
             assert page.locator(".detail .turn small").all_inner_texts() == [
@@ -198,22 +220,54 @@ def test_hostile_texts_are_shown_as_text(browser, tmp_path: Path) -> None:
     assert len(PAYLOADS) == 30
     run = new_run(tmp_path / "hostile")
     for step, text in enumerate(PAYLOADS, start=1):
-        task = Task(id=f"{step}/{text}", prompt=[{"role": text, "content": text}], answer=text, category=text)
+        task = Task(
+            id=f"{step}/{text}",
+            prompt=[{"role": text, "content": text}],
+            answer=text,
+            category=text,
+        )
         write_group(run, step, task, [text, text])
-    run.log_metrics({"step": 31, "stage": PAYLOADS[0], f"reward/{PAYLOADS[2]}": 1.0, f"curriculum/{PAYLOADS[3]}/frac": 1.0})
+    run.log_metrics(
+        {
+            "step": 31,
+            "stage": PAYLOADS[0],
+            f"reward/{PAYLOADS[2]}": 1.0,
+            f"curriculum/{PAYLOADS[3]}/frac": 1.0,
+        }
+    )
     with opened(browser, written(tmp_path / "hostile", to=tmp_path / "report.html")) as shown:
         page = shown.page
         page.select_option("#order", "oldest")
         for i, text in enumerate(PAYLOADS):
             page.evaluate(f"Viewer.open({2 * i})")
-            shown.until(f"document.querySelector('.detail .turn.prompt small').textContent.includes('{i + 1}/')")
-            assert page.evaluate("document.querySelector('.detail .turn.completion pre').textContent") == visible(text)
-            assert page.evaluate("document.querySelector('.detail .turn.prompt pre').textContent") == visible(f"{text}: {text}\n")
+            shown.until(
+                f"document.querySelector('.detail .turn.prompt small').textContent.includes('{i + 1}/')"
+            )
+            assert page.evaluate(
+                "document.querySelector('.detail .turn.completion pre').textContent"
+            ) == visible(text)
+            assert page.evaluate(
+                "document.querySelector('.detail .turn.prompt pre').textContent"
+            ) == visible(f"{text}: {text}\n")
             page.click("#group")
             assert page.locator(".members > .card").count() == 2
             page.click("#group")
-        tags = page.evaluate("[...new Set([...document.body.querySelectorAll('*')].map(n => n.localName))]")
-        assert not {"img", "svg", "iframe", "object", "embed", "video", "form", "link", "base", "math", "style"} & set(tags)
+        tags = page.evaluate(
+            "[...new Set([...document.body.querySelectorAll('*')].map(n => n.localName))]"
+        )
+        assert not {
+            "img",
+            "svg",
+            "iframe",
+            "object",
+            "embed",
+            "video",
+            "form",
+            "link",
+            "base",
+            "math",
+            "style",
+        } & set(tags)
         assert page.evaluate("window.hacked") is None
         assert shown.problems == []
 
@@ -221,13 +275,17 @@ def test_hostile_texts_are_shown_as_text(browser, tmp_path: Path) -> None:
 def test_several_runs_overlay(browser, tmp_path: Path) -> None:
     for name in ("one", "two"):
         small_run(tmp_path / name)
-    with opened(browser, written(tmp_path / "one", tmp_path / "two", to=tmp_path / "both.html")) as shown:
+    with opened(
+        browser, written(tmp_path / "one", tmp_path / "two", to=tmp_path / "both.html")
+    ) as shown:
         page = shown.page
         labels = page.evaluate("drawn[1].series.map(s => s.label)")
         assert labels == ["step", "one", "two"]
         before = page.evaluate("charts")
         page.click("#run-choice input >> nth=1")
-        assert page.evaluate("charts") == before - 2  # the stacked charts are drawn for each run
+        assert (
+            page.evaluate("charts") == before - 2
+        )  # the stacked charts are drawn for each run
         page.select_option("#run", "1")
         assert shown.count() == "48 of 48 rollouts"
         shown.screenshot("overlay")
@@ -236,7 +294,16 @@ def test_several_runs_overlay(browser, tmp_path: Path) -> None:
 
 def test_the_live_page_follows_the_run(browser, tmp_path: Path) -> None:
     run = small_run(tmp_path / "live")
-    command = [sys.executable, "-m", "rlcore", "report", str(run.path), "--serve", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "rlcore",
+        "report",
+        str(run.path),
+        "--serve",
+        "--port",
+        "0",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         address = re.search(r"http://\S+", server.stdout.readline())[0]
@@ -248,7 +315,9 @@ def test_the_live_page_follows_the_run(browser, tmp_path: Path) -> None:
             assert shown.page.evaluate("Math.max(...drawn[1].data[0])") == 7
             shown.page.wait_for_selector(".list .preview:has-text('late text')")
             server.send_signal(signal.SIGINT)
-            shown.until("document.getElementById('written').textContent === 'the server has ended'")
+            shown.until(
+                "document.getElementById('written').textContent === 'the server has ended'"
+            )
             assert server.wait(timeout=20) == 130
     finally:
         server.kill()
@@ -259,7 +328,12 @@ def test_a_hundred_thousand_rollouts(browser, tmp_path: Path) -> None:
     for step in range(1, 101):
         rows = []
         for k in range(125):
-            task = Task(id=f"t{step}/{k}", prompt=f"What is {step} + {k}?", answer=str(step + k), category=f"kind {k % 5}")
+            task = Task(
+                id=f"t{step}/{k}",
+                prompt=f"What is {step} + {k}?",
+                answer=str(step + k),
+                category=f"kind {k % 5}",
+            )
             rows += group_rows(task, [f"The sum is {step + k + i}, I say." for i in range(8)])
         run.write_rollouts(step, 0, rows)
     page = written(tmp_path / "large", to=tmp_path / "report.html")
@@ -272,13 +346,21 @@ def test_a_hundred_thousand_rollouts(browser, tmp_path: Path) -> None:
         opened_s = tab.evaluate("performance.now()") / 1000
         assert shown.count() == "100,000 of 100,000 rollouts"
         seconds = {"page opens": opened_s}
-        for box, value, expected in (("reward-from", "0.9", "12,500"), ("step-to", "50", "50,000"), ("length-from", "1", "100,000")):
+        for box, value, expected in (
+            ("reward-from", "0.9", "12,500"),
+            ("step-to", "50", "50,000"),
+            ("length-from", "1", "100,000"),
+        ):
             started = time.perf_counter()
             tab.fill(f"#{box}", value)
             assert shown.count().startswith(f"{expected} of")
             seconds[box] = time.perf_counter() - started
             tab.click("#clear")
-        for box, value in (("category", "kind 3"), ("status", "timed-out"), ("order", "highest reward")):
+        for box, value in (
+            ("category", "kind 3"),
+            ("status", "timed-out"),
+            ("order", "highest reward"),
+        ):
             started = time.perf_counter()
             tab.select_option(f"#{box}", value)
             shown.count()
@@ -286,8 +368,12 @@ def test_a_hundred_thousand_rollouts(browser, tmp_path: Path) -> None:
             tab.click("#clear")
         started = time.perf_counter()
         tab.fill("#search", "what is 97 + 12?")
-        shown.until("document.getElementById('count').textContent.startsWith('8 of')", timeout_s=60)
-        shown.until("!document.getElementById('count').textContent.includes('searched')", timeout_s=60)
+        shown.until(
+            "document.getElementById('count').textContent.startsWith('8 of')", timeout_s=60
+        )
+        shown.until(
+            "!document.getElementById('count').textContent.includes('searched')", timeout_s=60
+        )
         search_s = time.perf_counter() - started
         print(json.dumps({**seconds, "search of all texts": search_s}))
         assert seconds.pop("page opens") < 2

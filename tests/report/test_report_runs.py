@@ -1,0 +1,121 @@
+"""Reports of real runs in a real browser: the quickstart, and SmolLM2 killed twice. Slow tier: run with -m slow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlcore.analysis.diagnose import diagnose_run
+from rlcore.analysis.report.page import Report
+from rlcore.run.folder import read_rows
+from tests.report.browser import browser_session, opened
+
+pytestmark = pytest.mark.slow
+
+SMOLLM2 = Path("~/.cache/rlcore/models/smollm2").expanduser()
+DEADLINE_S = 900
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browser_session() as session:
+        yield session
+
+
+def command(recipe: str, folder: Path, *settings: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "rlcore",
+        "train",
+        recipe,
+        f"run.folder={folder}",
+        "engine.use=hf",
+        *settings,
+    ]
+
+
+def kill_after(arguments: list[str], metrics: Path, rows: int) -> None:
+    """Start a run, and kill it without warning when it has logged this many steps."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < rows:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "the run takes too long"
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait(timeout=60)
+
+
+def check_page(browser, run: Path, rollouts: int, name: str) -> None:
+    """Everything drawn, no complaint, filters answer, at both widths."""
+    page = run / "report.html"
+    Report([run], page).write()
+    assert page.stat().st_size < 3_000_000
+    for size in ("desktop", "phone"):
+        with opened(browser, page, size=size) as shown:
+            tab = shown.page
+            assert tab.evaluate("charts") > 15
+            assert (
+                tab.evaluate("document.documentElement.scrollWidth")
+                <= tab.viewport_size["width"]
+            )
+            assert shown.count() == f"{rollouts:,} of {rollouts:,} rollouts"
+            best = max(
+                row["value"] for path in (run / "rollouts").iterdir() for row in read_rows(path)
+            )
+            tab.fill("#reward-from", str(best))
+            tab.click(".list .row >> nth=0")
+            tab.wait_for_selector(".detail .token")
+            assert f"{best:.4g}" in tab.inner_text(".list .row >> nth=0")
+            tab.click("#clear")
+            shown.screenshot(f"{name}_{size}")
+            assert shown.problems == []
+
+
+def test_the_quickstart(browser, tmp_path: Path) -> None:
+    short = ("stages.sft.steps=200", "stages.rl.steps=12", "stages.rl.groups_per_step=16")
+    subprocess.run(
+        command("quickstart", tmp_path, *short),
+        check=True,
+        timeout=DEADLINE_S,
+        stdout=subprocess.DEVNULL,
+    )
+    check_page(browser, tmp_path / "quickstart", 12 * 16 * 16, "quickstart")
+    assert diagnose_run(tmp_path / "quickstart") == []
+
+
+@pytest.mark.skipif(
+    not SMOLLM2.is_dir(), reason="no SmolLM2 here: rlcore models get smollm2 brings it"
+)
+def test_smollm2_killed_twice(browser, tmp_path: Path) -> None:
+    short = (
+        "stages.rl.steps=5",
+        "stages.rl.groups_per_step=3",
+        "stages.rl.group_size=4",
+        "sampling.max_tokens=24",
+    )
+    short += (
+        "stages.before.limit=4",
+        "stages.after.limit=4",
+        "run.checkpoint_every=1",
+        "run.keep_checkpoints=1",
+    )
+    arguments = command("instruct", tmp_path, *short)
+    run = tmp_path / "instruct"
+    kill_after(arguments, run / "metrics.jsonl", 2)
+    kill_after([*arguments, "--resume"], run / "metrics.jsonl", 4)
+    subprocess.run(
+        [*arguments, "--resume"], check=True, timeout=DEADLINE_S, stdout=subprocess.DEVNULL
+    )
+    resumed_after = [row["after_step"] for row in read_rows(run / "starts.jsonl")]
+    assert len(resumed_after) == 3 and 0 < resumed_after[1] < resumed_after[2]
+    check_page(browser, run, 5 * 12, "smollm2")
+    with opened(browser, run / "report.html") as shown:
+        assert shown.page.evaluate("RlcoreReport.data.runs[0].resumes") == resumed_after[1:]
