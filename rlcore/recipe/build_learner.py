@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ENGINES = {
     "vllm_local": "rlcore.rollout.vllm_local:VllmEngine",
+    "vllm_server": "rlcore.rollout.vllm_server:VllmServers",
     "hf": "rlcore.rollout.hf:HfEngine",
 }
 """Name in a recipe -> a class; its parameters are the keys beside `use`."""

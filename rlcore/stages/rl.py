@@ -133,7 +133,7 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
                 "so RL learns nothing"
             )
         truncated = self.sampling.top_p < 1 or self.sampling.min_p > 0
-        if truncated and self.sampling.top_k == 0 and recipe.engine.use == "vllm_local":
+        if truncated and self.sampling.top_k == 0 and recipe.engine.use.startswith("vllm_"):
             yield (
                 "sampling has top_p or min_p without top_k: vLLM reports which tokens were kept only if "
                 "top_k bounds their number; set top_k too, leave them out, or use engine.use=hf"

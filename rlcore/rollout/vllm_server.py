@@ -1,0 +1,389 @@
+"""vLLM servers as the engine: one engine for all ranks of the learner, on any number of machines.
+
+A request is one HTTP call, and lies under one version of the weights: none is under way while weights change, because every
+rank has taken its requests back (`Generator.drain`) before `load` begins. So the version of each token is known.
+
+    learner ranks                                 servers
+    submit   POST /v1/completions ------------->  generate under version v
+    drain    POST /abort_requests ------------->  hand back the tokens so far
+    load     (all ranks meet: nothing is under way)
+             rank 0: pause, load files, resume -> serve version v + 1
+             (all ranks meet)
+    submit   the rest of each completion, with the tokens so far as its prefix
+
+A server that dies, freezes or answers nonsense costs what was under way there: such requests come back as "lost", and the
+generator asks for the rest elsewhere. A server that comes back is used again as soon as it holds the present weights; rank 0
+gives them to one that does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+import time
+import uuid
+from collections.abc import Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from rlcore.errors import EngineError, PublishError
+from rlcore.rollout.engine import SequenceScore
+from rlcore.rollout.partial import Draft, check_requests
+from rlcore.rollout.served_weights import ServedWeights
+from rlcore.rollout.server_client import (
+    ADAPTER,
+    Post,
+    Server,
+    ServerError,
+    completion_body,
+    entries_of,
+    tokens_of,
+)
+from rlcore.rollout.server_pool import ServerPool
+from rlcore.rollout.server_process import ServerProcesses, ServerSettings
+from rlcore.rollout.vllm_config import read_config, read_end_ids
+from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
+from rlcore.types import Completion, Finish, Request
+
+SERVERS = "RLCORE_SERVERS"
+"""Environment variable with the addresses of servers, separated by commas."""
+RETRY_S = 0.5
+"""Before a request that failed is handed back to be asked for again."""
+ABORT_AGAIN_S = 0.2
+SCORE_S = 600.0
+"""Deadline for the log-probabilities of one sequence."""
+
+T = TypeVar("T")
+
+
+class VllmServers:
+    """Samples from vLLM servers that all ranks share.
+
+    servers: addresses as http://host:8000, started by `rlcore serve`; by default those in the environment variable
+    `RLCORE_SERVERS`. start: start so many on this machine instead. tensor_parallel: GPUs of each of these. memory_gb: size of
+    their key-value cache. folder: where weights are written for the servers to read; memory of this machine by default, a
+    shared folder where servers run elsewhere. in_flight: load weights while completions are under way, which go on under the
+    new ones; else a load waits for them. start_deadline_s: longest wait for the servers to start. reconnect_s: longest time
+    without any server. Raises `EngineError`.
+    """
+
+    shared = True
+    deterministic = False
+
+    def __init__(
+        self,
+        model_folder: str | Path,
+        *,
+        dtype: str = "float32",
+        max_length: int,
+        max_sequences: int = 256,
+        adapter_rank: int | None = None,
+        servers: Sequence[str] = (),
+        start: int = 0,
+        tensor_parallel: int = 1,
+        memory_gb: float | None = None,
+        folder: str | None = None,
+        in_flight: bool = True,
+        start_deadline_s: float = 600.0,
+        reconnect_s: float = 600.0,
+    ) -> None:
+        self.version = 0
+        self.in_flight = in_flight
+        self._max_length, self._reconnect_s = max_length, reconnect_s
+        self._has_adapter = adapter_rank is not None
+        self._state = PartialState()
+        config = read_config(model_folder, 1, max_length)
+        self._end_ids = read_end_ids(model_folder, config)
+        self._vocabulary = int(config.vocab_size)
+        self._run = self._from_main(uuid.uuid4().hex[:12])
+        self._processes: ServerProcesses | None = None
+        urls = list(servers) or _addresses(os.environ.get(SERVERS, ""))
+        if start:
+            if self._is_main:
+                settings = ServerSettings(
+                    model=str(model_folder),
+                    dtype=dtype,
+                    max_length=max_length,
+                    max_sequences=max_sequences,
+                    tensor_parallel=tensor_parallel,
+                    adapter_rank=adapter_rank,
+                    memory_gb=memory_gb,
+                )
+                self._processes = ServerProcesses(settings, start)
+            urls = self._from_main(self._processes.urls if self._processes else [])
+        if not urls:
+            raise EngineError(
+                "engine vllm_server has no server: set engine.servers or RLCORE_SERVERS to addresses that "
+                "`rlcore serve RECIPE` prints, or engine.start to a number of servers to start here"
+            )
+        self._weights = ServedWeights(
+            self._run, urls, folder=folder, dtype=dtype, adapter=self._has_adapter
+        )
+        self._updating = False
+        self._requests: dict[str, asyncio.Task[None]] = {}
+        self._unwanted: set[str] = set()
+        self._post_numbers = itertools.count()
+        self._background: set[asyncio.Task[None]] = set()
+        self._done: list[Completion] = []
+        self._failure: EngineError | None = None
+        self._arrived = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        try:
+            self._call(self._open(urls, start_deadline_s))
+        except EngineError:
+            self.close()
+            raise
+
+    # the protocol ----------------------------------------------------------------------------------------------
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Send requests, each to the server with the fewest or to one that has read its prompt."""
+        for request in requests:
+            logprobs_needed(request.sampling, self._vocabulary)  # raises where it cannot tell
+        self._call(self._submit(requests))
+
+    def poll(self, timeout_s: float) -> list[Completion]:
+        """Wait until a completion has arrived or the time is up."""
+        with self._arrived:
+            if not self._done and self._failure is None:
+                self._arrived.wait(timeout_s)
+            if self._failure is not None:
+                raise self._failure
+            done, self._done = self._done, []
+        none_since = self._pool.none_since
+        if not done and none_since and time.monotonic() - none_since > self._reconnect_s:
+            raise EngineError(
+                f"no server has answered for {self._reconnect_s:g} s ({self._pool.whys}); start them again "
+                "with `rlcore serve` and go on with --resume"
+            )
+        return done
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Stop requests; the tokens that the servers have so far come back."""
+        self._call(self._abort(request_ids))
+
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Have all servers serve these weights. Collective: every rank calls it, rank 0 gives its weights.
+
+        Raises `EngineError` if no server has taken them.
+        """
+        if self._requests:
+            raise EngineError(
+                f"{len(self._requests)} requests are under way while weights are loaded; drain them before"
+            )
+        self._updating = True
+        self._state.wait_for_everyone()
+        if self._is_main:
+            self._call(self._pool.on_all(Server.pause))
+            for path, size in self._weights.write(weights, version):
+                self._on_all(self._weights.load_file, path, size)
+            self._on_all(self._weights.finish, version)
+        else:
+            for _ in weights:  # gathering the shards of a parameter needs every rank
+                pass
+        self._state.wait_for_everyone()
+        self.version = version
+        self._pool.forget_prompts()
+        self._on_all(self._weights.check, version)
+        self._updating = False
+
+    def fingerprint(self) -> str:
+        """Fingerprint of what every server holds. Collective. Raises `PublishError` if they differ."""
+        texts = self._from_main(self._fingerprints() if self._is_main else {})
+        if len(set(texts.values())) > 1:
+            held = "; ".join(f"{url}: {text}" for url, text in texts.items())
+            raise PublishError(f"the servers hold different weights: {held}")
+        self._weights.fingerprint = next(iter(texts.values()))
+        return self._weights.fingerprint
+
+    def score(self, sequences: Sequence[list[int]], top_k: int = 0) -> list[SequenceScore]:
+        """Prompt log-probabilities, all from one server: another one for each rank and version."""
+        return self._call(self._score(sequences, top_k))
+
+    def close(self) -> None:
+        """Give up what is under way, and end the servers that this engine has started."""
+        if self._loop.is_running():
+            self._call(self._close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+        if self._processes is not None:
+            self._processes.close()
+        self._weights.remove()
+
+    # ranks -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_main(self) -> bool:
+        return self._state.process_index == 0
+
+    def _from_main(self, value: T) -> T:
+        """The value that rank 0 has."""
+        values = [value]
+        if self._state.num_processes > 1:
+            broadcast_object_list(values)
+        return values[0]
+
+    def _fingerprints(self) -> dict[str, str]:
+        texts: dict[str, str] = {}
+
+        async def ask(server: Server) -> None:
+            texts[server.url] = await self._weights.fingerprint_of(server)
+
+        self._call(self._pool.on_all(ask))
+        return texts
+
+    def _on_all(self, step: Any, *arguments: Any) -> None:
+        self._call(self._pool.on_all(lambda server: step(server, *arguments)))
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run in the event loop, from another thread. What takes long in there has deadlines of its own."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    # inside the event loop ---------------------------------------------------------------------------------------
+
+    async def _open(self, urls: Sequence[str], deadline_s: float) -> None:
+        # vLLM closes a connection after an error, and a pooled one would fail at its next use
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._http = httpx.AsyncClient(timeout=None, limits=limits)
+        self._pool = ServerPool(
+            urls, self._http, max_length=self._max_length, rank=self._state.process_index
+        )
+        processes = self._processes
+        await self._pool.wait_for_start(
+            deadline_s, processes.why_ended if processes else lambda url: None
+        )
+        self._start(self._pool.watch(self._refresh))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)  # the event loop itself keeps weak references only
+        task.add_done_callback(self._background.discard)
+
+    async def _refresh(self, server: Server) -> bool:
+        """Whether a server that was away serves the present version; rank 0 gives it to one that does not."""
+        if self._updating:
+            return False
+        served = set(await server.call("rlcore_get_version"))
+        if served != {self._weights.label(self.version)}:
+            server.why = "it waits for the present weights"
+            if not (self._is_main and await self._weights.restore(server, self.version)):
+                return False
+        return not self._updating
+
+    async def _submit(self, requests: Sequence[Request]) -> None:
+        check_requests(requests, self._requests, self._max_length)
+        for request in requests:
+            task = asyncio.create_task(self._generate(request))
+            self._requests[request.id] = task
+
+    async def _generate(self, request: Request) -> None:
+        """One request, from the choice of its server to `_done`."""
+        draft = Draft(request=request)
+        finish: Finish = "lost"
+        failure = None
+        try:
+            finish = await self._ask(draft)
+        except ServerError as error:
+            if error.kind == "refused":
+                failure = EngineError(
+                    f"{error}; the server does not fit this recipe: start it with `rlcore serve RECIPE`"
+                )
+        except EngineError as error:
+            failure = error
+        if finish == "lost" and request.id in self._unwanted:
+            finish = "aborted"
+        self._unwanted.discard(request.id)
+        del self._requests[request.id]
+        with self._arrived:
+            self._failure = self._failure or failure
+            self._done.append(draft.completion(finish))
+            self._arrived.notify_all()
+
+    async def _ask(self, draft: Draft) -> Finish:
+        """Ask one server for the tokens of a request, and add them to the draft. Raises `EngineError`."""
+        request = draft.request
+        server = await self._pool.choose(request, lambda: request.id not in self._unwanted)
+        if server is None:
+            return "aborted"
+        number = logprobs_needed(request.sampling, self._vocabulary)
+        body = completion_body(request, self._model(server), self._end_ids, number)
+        id = f"{self._run}-{self._state.process_index}-{next(self._post_numbers)}"
+        task = asyncio.create_task(server.complete(id, body))
+        server.posts[request.id] = Post(id, task)
+        version = self.version
+        try:
+            await asyncio.wait({task})
+            if task.cancelled():  # the server was found dead
+                return "lost"
+            choice = task.result()
+            tokens, logprobs = tokens_of(choice, server.url)
+            support = None
+            if draft.support is not None and tokens:
+                support = [kept_tokens(entry, request) for entry in entries_of(choice)]
+        except ServerError as error:
+            self._pool.failed(server, error)
+            await asyncio.sleep(RETRY_S)
+            raise
+        finally:
+            del server.posts[request.id]
+        server.failures = 0
+        draft.extend(tokens, logprobs, version, support)
+        reason = choice.get("finish_reason")
+        # "abort" where we have not asked for it: another client of the server has
+        return reason if reason in ("stop", "length") else "lost"
+
+    def _model(self, server: Server) -> str:
+        return ADAPTER if self._has_adapter and self.version else server.model
+
+    async def _abort(self, ids: Sequence[str]) -> None:
+        wanted = {id for id in ids if id in self._requests}
+        self._unwanted |= wanted
+        if wanted:
+            self._start(self._abort_until_back(wanted))
+
+    async def _abort_until_back(self, ids: set[str]) -> None:
+        """Again and again, because an abort may overtake its request; the watcher ends it where the server is dead."""
+        while ids := {id for id in ids if id in self._requests}:
+            calls = []
+            for server in self._pool.alive:
+                posts = [post.id for id, post in server.posts.items() if id in ids]
+                if posts:
+                    calls.append(server.abort(posts))
+            await asyncio.gather(*calls, return_exceptions=True)
+            await asyncio.sleep(ABORT_AGAIN_S)
+
+    async def _score(self, sequences: Sequence[list[int]], top_k: int) -> list[SequenceScore]:
+        while self._pool.alive:
+            alive = sorted(self._pool.alive, key=lambda server: server.url)
+            server = alive[(self._state.process_index + self.version) % len(alive)]
+            try:
+                # one by one: the head of a server with an adapter fails on several prompts at once
+                return [
+                    await server.score(self._model(server), tokens, top_k, SCORE_S)
+                    for tokens in sequences
+                ]
+            except ServerError as error:
+                self._pool.bury(server, str(error))
+        raise EngineError(f"no server is left to score with: {self._pool.whys}")
+
+    async def _close(self) -> None:
+        for task in [*self._background, *self._requests.values()]:
+            task.cancel()
+        await asyncio.gather(
+            *self._background, *self._requests.values(), return_exceptions=True
+        )
+        await self._http.aclose()
+
+
+def _addresses(text: str) -> list[str]:
+    return [url.strip() for url in text.split(",") if url.strip()]
