@@ -41,7 +41,7 @@ class Engine(Protocol):
     shared: bool
     """Whether one engine outside of this process serves all ranks (servers): it generates while the learner works, and
     `load` and `fingerprint` are collective."""
-    in_flight: bool
+    in_flight: bool  # of shared engines only
     """Whether weights may be loaded between two requests of a completion. False: completions end under the weights that
     began them. Has no effect where an engine generates only while it is waited for."""
     deterministic: bool

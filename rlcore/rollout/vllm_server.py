@@ -19,7 +19,6 @@ gives them to one that does not.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import threading
 import time
@@ -27,6 +26,7 @@ import uuid
 from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import torch
@@ -35,28 +35,17 @@ from accelerate.utils import broadcast_object_list
 
 from rlcore.errors import EngineError, PublishError
 from rlcore.rollout.engine import SequenceScore
-from rlcore.rollout.partial import Draft, check_requests
+from rlcore.rollout.partial import check_requests
 from rlcore.rollout.served_weights import ServedWeights
-from rlcore.rollout.server_client import (
-    ADAPTER,
-    Post,
-    Server,
-    ServerError,
-    completion_body,
-    entries_of,
-    tokens_of,
-)
+from rlcore.rollout.server_client import ADAPTER, Server, ServerError
 from rlcore.rollout.server_pool import ServerPool
 from rlcore.rollout.server_process import ServerProcesses, ServerSettings
+from rlcore.rollout.server_requests import ServerRequests
 from rlcore.rollout.vllm_config import read_config, read_end_ids
-from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
-from rlcore.types import Completion, Finish, Request
+from rlcore.types import Completion, Request
 
 SERVERS = "RLCORE_SERVERS"
 """Environment variable with the addresses of servers, separated by commas."""
-RETRY_S = 0.5
-"""Before a request that failed is handed back to be asked for again."""
-ABORT_AGAIN_S = 0.2
 SCORE_S = 600.0
 """Deadline for the log-probabilities of one sequence."""
 
@@ -102,38 +91,28 @@ class VllmServers:
         config = read_config(model_folder, 1, max_length)
         self._end_ids = read_end_ids(model_folder, config)
         self._vocabulary = int(config.vocab_size)
-        self._run = self._from_main(uuid.uuid4().hex[:12])
         self._processes: ServerProcesses | None = None
-        urls = list(servers) or _addresses(os.environ.get(SERVERS, ""))
-        if start:
-            if self._is_main:
-                settings = ServerSettings(
-                    model=str(model_folder),
-                    dtype=dtype,
-                    max_length=max_length,
-                    max_sequences=max_sequences,
-                    tensor_parallel=tensor_parallel,
-                    adapter_rank=adapter_rank,
-                    memory_gb=memory_gb,
-                )
-                self._processes = ServerProcesses(settings, start)
-            urls = self._from_main(self._processes.urls if self._processes else [])
-        if not urls:
-            raise EngineError(
-                "engine vllm_server has no server: set engine.servers or RLCORE_SERVERS to addresses that "
-                "`rlcore serve RECIPE` prints, or engine.start to a number of servers to start here"
+        urls: list[str] = []  # rank 0 knows those of servers that it starts
+        if start and self._is_main:
+            settings = ServerSettings(
+                model=str(model_folder),
+                dtype=dtype,
+                max_length=max_length,
+                max_sequences=max_sequences,
+                tensor_parallel=tensor_parallel,
+                adapter_rank=adapter_rank,
+                memory_gb=memory_gb,
             )
+            self._processes = ServerProcesses(settings, start)
+            urls = self._processes.urls
+        elif not start:
+            urls = _addresses(servers)
+        self._run, urls = self._from_main((uuid.uuid4().hex[:12], urls))
         self._weights = ServedWeights(
             self._run, urls, folder=folder, dtype=dtype, adapter=self._has_adapter
         )
         self._updating = False
-        self._requests: dict[str, asyncio.Task[None]] = {}
-        self._unwanted: set[str] = set()
-        self._post_numbers = itertools.count()
-        self._background: set[asyncio.Task[None]] = set()
-        self._done: list[Completion] = []
-        self._failure: EngineError | None = None
-        self._arrived = threading.Condition()
+        self._watching: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -147,18 +126,12 @@ class VllmServers:
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Send requests, each to the server with the fewest or to one that has read its prompt."""
-        for request in requests:
-            logprobs_needed(request.sampling, self._vocabulary)  # raises where it cannot tell
-        self._call(self._submit(requests))
+        check_requests(requests, self._requests.ids, self._max_length)
+        self._call(self._requests.start(requests, self.version, self._model))
 
     def poll(self, timeout_s: float) -> list[Completion]:
         """Wait until a completion has arrived or the time is up."""
-        with self._arrived:
-            if not self._done and self._failure is None:
-                self._arrived.wait(timeout_s)
-            if self._failure is not None:
-                raise self._failure
-            done, self._done = self._done, []
+        done = self._requests.take_done(timeout_s)
         none_since = self._pool.none_since
         if not done and none_since and time.monotonic() - none_since > self._reconnect_s:
             raise EngineError(
@@ -169,16 +142,16 @@ class VllmServers:
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Stop requests; the tokens that the servers have so far come back."""
-        self._call(self._abort(request_ids))
+        self._call(self._requests.abort(request_ids))
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Have all servers serve these weights. Collective: every rank calls it, rank 0 gives its weights.
 
         Raises `EngineError` if no server has taken them.
         """
-        if self._requests:
+        if self._requests.ids:
             raise EngineError(
-                f"{len(self._requests)} requests are under way while weights are loaded; drain them before"
+                f"{len(self._requests.ids)} requests are under way while weights are loaded; drain them before"
             )
         self._updating = True
         self._state.wait_for_everyone()
@@ -262,12 +235,16 @@ class VllmServers:
         await self._pool.wait_for_start(
             deadline_s, processes.why_ended if processes else lambda url: None
         )
-        self._start(self._pool.watch(self._refresh))
+        self._requests = ServerRequests(
+            self._pool,
+            name=f"{self._run}-{self._state.process_index}",
+            end_ids=self._end_ids,
+            vocabulary=self._vocabulary,
+        )
+        self._watching = asyncio.create_task(self._pool.watch(self._refresh))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)  # the event loop itself keeps weak references only
-        task.add_done_callback(self._background.discard)
+    def _model(self, server: Server) -> str:
+        return ADAPTER if self._has_adapter and self.version else server.model
 
     async def _refresh(self, server: Server) -> bool:
         """Whether a server that was away serves the present version; rank 0 gives it to one that does not."""
@@ -279,88 +256,6 @@ class VllmServers:
             if not (self._is_main and await self._weights.restore(server, self.version)):
                 return False
         return not self._updating
-
-    async def _submit(self, requests: Sequence[Request]) -> None:
-        check_requests(requests, self._requests, self._max_length)
-        for request in requests:
-            task = asyncio.create_task(self._generate(request))
-            self._requests[request.id] = task
-
-    async def _generate(self, request: Request) -> None:
-        """One request, from the choice of its server to `_done`."""
-        draft = Draft(request=request)
-        finish: Finish = "lost"
-        failure = None
-        try:
-            finish = await self._ask(draft)
-        except ServerError as error:
-            if error.kind == "refused":
-                failure = EngineError(
-                    f"{error}; the server does not fit this recipe: start it with `rlcore serve RECIPE`"
-                )
-        except EngineError as error:
-            failure = error
-        if finish == "lost" and request.id in self._unwanted:
-            finish = "aborted"
-        self._unwanted.discard(request.id)
-        del self._requests[request.id]
-        with self._arrived:
-            self._failure = self._failure or failure
-            self._done.append(draft.completion(finish))
-            self._arrived.notify_all()
-
-    async def _ask(self, draft: Draft) -> Finish:
-        """Ask one server for the tokens of a request, and add them to the draft. Raises `EngineError`."""
-        request = draft.request
-        server = await self._pool.choose(request, lambda: request.id not in self._unwanted)
-        if server is None:
-            return "aborted"
-        number = logprobs_needed(request.sampling, self._vocabulary)
-        body = completion_body(request, self._model(server), self._end_ids, number)
-        id = f"{self._run}-{self._state.process_index}-{next(self._post_numbers)}"
-        task = asyncio.create_task(server.complete(id, body))
-        server.posts[request.id] = Post(id, task)
-        version = self.version
-        try:
-            await asyncio.wait({task})
-            if task.cancelled():  # the server was found dead
-                return "lost"
-            choice = task.result()
-            tokens, logprobs = tokens_of(choice, server.url)
-            support = None
-            if draft.support is not None and tokens:
-                support = [kept_tokens(entry, request) for entry in entries_of(choice)]
-        except ServerError as error:
-            self._pool.failed(server, error)
-            await asyncio.sleep(RETRY_S)
-            raise
-        finally:
-            del server.posts[request.id]
-        server.failures = 0
-        draft.extend(tokens, logprobs, version, support)
-        reason = choice.get("finish_reason")
-        # "abort" where we have not asked for it: another client of the server has
-        return reason if reason in ("stop", "length") else "lost"
-
-    def _model(self, server: Server) -> str:
-        return ADAPTER if self._has_adapter and self.version else server.model
-
-    async def _abort(self, ids: Sequence[str]) -> None:
-        wanted = {id for id in ids if id in self._requests}
-        self._unwanted |= wanted
-        if wanted:
-            self._start(self._abort_until_back(wanted))
-
-    async def _abort_until_back(self, ids: set[str]) -> None:
-        """Again and again, because an abort may overtake its request; the watcher ends it where the server is dead."""
-        while ids := {id for id in ids if id in self._requests}:
-            calls = []
-            for server in self._pool.alive:
-                posts = [post.id for id, post in server.posts.items() if id in ids]
-                if posts:
-                    calls.append(server.abort(posts))
-            await asyncio.gather(*calls, return_exceptions=True)
-            await asyncio.sleep(ABORT_AGAIN_S)
 
     async def _score(self, sequences: Sequence[list[int]], top_k: int) -> list[SequenceScore]:
         while self._pool.alive:
@@ -377,13 +272,24 @@ class VllmServers:
         raise EngineError(f"no server is left to score with: {self._pool.whys}")
 
     async def _close(self) -> None:
-        for task in [*self._background, *self._requests.values()]:
-            task.cancel()
-        await asyncio.gather(
-            *self._background, *self._requests.values(), return_exceptions=True
-        )
+        if self._watching is not None:
+            self._watching.cancel()
+            await self._requests.cancel()
         await self._http.aclose()
 
 
-def _addresses(text: str) -> list[str]:
-    return [url.strip() for url in text.split(",") if url.strip()]
+def _addresses(servers: Sequence[str]) -> list[str]:
+    """The recipe's servers or the environment's. Raises `EngineError` if there are none."""
+    named = list(servers) or os.environ.get(SERVERS, "").split(",")
+    urls = [url.strip().rstrip("/") for url in named if url.strip()]
+    if not urls:
+        raise EngineError(
+            f"engine vllm_server has no server: set engine.servers or {SERVERS} to addresses that "
+            "`rlcore serve RECIPE` prints, or engine.start to a number of servers to start here"
+        )
+    for url in urls:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise EngineError(
+                f"{url!r} is no address of a server: write it whole, as http://host:8000"
+            )
+    return urls

@@ -34,12 +34,13 @@ from rlcore.recipe.credit_sections import CreditSection
 from rlcore.recipe.filter_sections import GroupKeys
 from rlcore.recipe.optim_sections import OptimSection, UpdateKeys
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
-from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
+from rlcore.run.batches import BatchPlan, BatchSource
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.next_token import next_token_groups
 from rlcore.run.own_metrics import build_metrics
 from rlcore.run.plots import draw_categories
 from rlcore.run.policy_rewards import policy_scorer
+from rlcore.run.rollout_batch import RolloutBatch
 from rlcore.run.seeds import derive
 from rlcore.run.step_records import batch_metrics, speed_metrics, write_rollouts
 from rlcore.run.step_values import step_values
@@ -229,7 +230,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
         run.publish(learner.version, batches.generator)
         while run.cursor.stage_step < stage.steps and not limit.reached:
             watch = Stopwatch()
-            # draws tasks, generates, scores, replaces rejected groups; see BatchSource._generate
+            # draws tasks, generates, scores, replaces rejected groups
             batch = batches.generate_and_score(run.cursor.stage_step, version=learner.version)
             watch.lap("rollout")
 
@@ -239,19 +240,23 @@ def run_rl(run: Run, stage: RlStage) -> None:
             metrics |= batches.update_curriculum(batch, samples)
             watch.lap("credit")
 
-            report = run_updates(
-                learner,
-                groups_in_global_order(batch, samples)
-                + next_token_groups(run, batch, objective),
-                minibatches=stage.minibatches,
-                update_epochs=stage.update_epochs,
-                by=stage.minibatch_by,
-                old_logprobs=stage.old_logprobs_source(run.recipe),
-                seed=derive(seed, "minibatches", run.cursor.stage_step),
-                gather=run.gather,
-            )
-            metrics |= learner_metrics(report)
-            watch.lap("learn")
+            with batches.generating_meanwhile():
+                report = run_updates(
+                    learner,
+                    groups_in_global_order(batch, samples)
+                    + next_token_groups(run, batch, objective),
+                    minibatches=stage.minibatches,
+                    update_epochs=stage.update_epochs,
+                    by=stage.minibatch_by,
+                    old_logprobs=stage.old_logprobs_source(run.recipe),
+                    seed=derive(seed, "minibatches", run.cursor.stage_step),
+                    gather=run.gather,
+                )
+                metrics |= learner_metrics(report)
+                watch.lap("learn")
+            watch.lap(
+                "rollout"
+            )  # where weights are not loaded in flight: the rest of what is under way
 
             if report.updates:  # otherwise no sample had a gradient, and the engine serves these weights already
                 learner.version += 1  # counts publishes, not optimiser updates
@@ -259,7 +264,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 metrics |= sync.metrics()
             watch.lap("publish")
 
-            times = watch.times(reward=batch.collected.reward_s)
+            times = watch.times(reward=batch.collected.reward_s, engine_idle=batches.idle_s)
             metrics |= times
             metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
             limit.add(metrics)
@@ -302,6 +307,8 @@ def batch_source(
         gather=run.gather,
         add_policy_rewards=policy_scorer(run, stage, learner.average),
         estimate_step_values=step_values(run, stage.credit.steps, stage, collector, seed=seed),
+        overlap=run.engine().shared,
+        in_flight=getattr(run.engine(), "in_flight", True),
     )
 
 
