@@ -31,7 +31,7 @@ _MEMORY = Path("/dev/shm")
 
 
 class ServedWeights:
-    """The weights that servers are to hold. Labels are `<run>/<version>`: a server of another run has none of ours.
+    """The weights that servers are to hold. Every rank has one of these, and calls `begin` for each load.
 
     folder: where files are written; the servers read them there. Raises `EngineError` if it is missing though needed.
     """
@@ -50,21 +50,25 @@ class ServedWeights:
         self._inside = Path(folder) if folder else (_MEMORY if _MEMORY.is_dir() else None)
         self._folder: Path | None = None
         self._files: list[tuple[str, int]] = []
+        self.label = ""
+        """Of the present weights: `<run>/<number of the load>`. A version may be loaded twice, with averaged weights say, and
+        a server that is left over from another run has none of our labels."""
+        self._loads = 0
         self.fingerprint = ""
-        """Of the present version, once it is proved."""
+        """Of the present weights, once it is proved."""
 
-    def label(self, version: int) -> str:
-        return f"{self._run}/{version}"
+    def begin(self) -> None:
+        """New weights are on their way."""
+        self._loads += 1
+        self.label = f"{self._run}/{self._loads}"
+        self.fingerprint = ""
 
     # files ---------------------------------------------------------------------------------------------------------
 
-    def write(
-        self, weights: Iterable[tuple[str, torch.Tensor]], version: int
-    ) -> Iterator[tuple[str, int]]:
-        """(path, bytes) of each file of a version as it is written. Those of the version before are removed at the end."""
-        before = self._files
-        self._files, self.fingerprint = [], ""
-        for path, size in self._write(weights, self._make_folder() / f"version_{version}"):
+    def write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, int]]:
+        """(path, bytes) of each file as it is written. Those of the weights before are removed at the end."""
+        before, self._files = self._files, []
+        for path, size in self._write(weights, self._make_folder() / f"load_{self._loads}"):
             self._files.append((str(path), size))
             yield self._files[-1]
         for path, _ in before:
@@ -128,34 +132,35 @@ class ServedWeights:
         else:
             await server.call("rlcore_load_file", path, deadline_s=deadline_s)
 
-    async def finish(self, server: Server, version: int) -> None:
-        """All files of a version are loaded: let the server work again."""
+    async def finish(self, server: Server) -> None:
+        """All files are loaded: let the server work again."""
         if not self._adapter:
             await server.call("rlcore_loaded", deadline_s=LOAD_S)
-        await server.call("rlcore_set_version", self.label(version))
+        await server.call("rlcore_set_label", self.label)
         await server.resume()
 
-    async def check(self, server: Server, version: int) -> None:
-        """Raise `ServerError` if a server serves another version."""
-        served = set(await server.call("rlcore_get_version"))
-        if served != {self.label(version)}:
-            raise ServerError(
-                f"{server.url} serves version {served}, not {self.label(version)!r}"
-            )
+    async def is_served(self, server: Server) -> bool:
+        """Whether a server says that it has the present weights."""
+        return set(await server.call("rlcore_get_label")) == {self.label}
+
+    async def check(self, server: Server) -> None:
+        """Raise `ServerError` if a server has other weights than the present ones."""
+        if not await self.is_served(server):
+            raise ServerError(f"{server.url} has not taken the weights {self.label}")
 
     async def fingerprint_of(self, server: Server) -> str:
         digests = await server.call("rlcore_digests", self._dtype, deadline_s=DIGEST_S)
         stale = await server.call("rlcore_stale_copies", deadline_s=DIGEST_S)
         return fingerprint_of_workers(digests, stale)
 
-    async def restore(self, server: Server, version: int) -> bool:
-        """Give the present version to a server that was away, with proof. False while there is no proved version."""
+    async def restore(self, server: Server) -> bool:
+        """Give the present weights to a server that was away, with proof. False while they are not proved."""
         if not self.fingerprint:
             return False
         await server.pause()
         for path, size in self._files:
             await self.load_file(server, path, size)
-        await self.finish(server, version)
+        await self.finish(server)
         held = await self.fingerprint_of(server)
         if held != self.fingerprint:
             raise ServerError(f"{server.url} holds other weights ({held}) than those published")

@@ -81,7 +81,7 @@ class ServerPool:
         """Raise `EngineError` where a server does not fit the run."""
         try:
             longest = await server.longest()
-            await server.call("rlcore_get_version")
+            await server.call("rlcore_get_label")
         except ServerError as error:
             raise EngineError(
                 f"{error}; start the server with `rlcore serve RECIPE`, which gives it what rlcore needs"

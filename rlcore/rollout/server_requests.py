@@ -78,13 +78,6 @@ class ServerRequests:
         self._aborting.add(task)  # the event loop itself keeps weak references only
         task.add_done_callback(self._aborting.discard)
 
-    async def cancel(self) -> None:
-        """Give up everything."""
-        tasks = [*self._tasks.values(), *self._aborting]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _abort_until_back(self, ids: set[str]) -> None:
         """Again and again, because an abort may overtake its request. The watcher ends it where the server is dead."""
         while ids := {id for id in ids if id in self._tasks}:

@@ -112,7 +112,6 @@ class VllmServers:
             self._run, urls, folder=folder, dtype=dtype, adapter=self._has_adapter
         )
         self._updating = False
-        self._watching: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -154,19 +153,20 @@ class VllmServers:
                 f"{len(self._requests.ids)} requests are under way while weights are loaded; drain them before"
             )
         self._updating = True
+        self._weights.begin()
         self._state.wait_for_everyone()
         if self._is_main:
             self._call(self._pool.on_all(Server.pause))
-            for path, size in self._weights.write(weights, version):
+            for path, size in self._weights.write(weights):
                 self._on_all(self._weights.load_file, path, size)
-            self._on_all(self._weights.finish, version)
+            self._on_all(self._weights.finish)
         else:
             for _ in weights:  # gathering the shards of a parameter needs every rank
                 pass
         self._state.wait_for_everyone()
         self.version = version
         self._pool.forget_prompts()
-        self._on_all(self._weights.check, version)
+        self._on_all(self._weights.check)
         self._updating = False
 
     def fingerprint(self) -> str:
@@ -250,10 +250,9 @@ class VllmServers:
         """Whether a server that was away serves the present version; rank 0 gives it to one that does not."""
         if self._updating:
             return False
-        served = set(await server.call("rlcore_get_version"))
-        if served != {self._weights.label(self.version)}:
+        if not await self._weights.is_served(server):
             server.why = "it waits for the present weights"
-            if not (self._is_main and await self._weights.restore(server, self.version)):
+            if not (self._is_main and await self._weights.restore(server)):
                 return False
         return not self._updating
 
@@ -272,9 +271,10 @@ class VllmServers:
         raise EngineError(f"no server is left to score with: {self._pool.whys}")
 
     async def _close(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            await self._requests.cancel()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._http.aclose()
 
 

@@ -84,13 +84,13 @@ class WeightExtension:
         with safe_open(path, "pt") as file:
             self.rlcore_load((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
 
-    def rlcore_set_version(self, label: str) -> None:
-        """Note which version of which run the weights are."""
-        self.rlcore_version = label
+    def rlcore_set_label(self, label: str) -> None:
+        """Note what the weights now held are called."""
+        self.rlcore_label = label
 
-    def rlcore_get_version(self) -> str:
+    def rlcore_get_label(self) -> str:
         """What was noted; "" while a server has the weights that it was started with."""
-        return getattr(self, "rlcore_version", "")
+        return getattr(self, "rlcore_label", "")
 
     @torch.no_grad()
     def rlcore_loaded(self) -> None:

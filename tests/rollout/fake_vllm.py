@@ -22,7 +22,7 @@ class FakeVllm:
     def __init__(self, *, longest: int = 512, port: int = 0) -> None:
         self.fault = ""
         self.longest = longest
-        self.version = ""
+        self.label = ""
         self.digests: list[tuple[str, int, int]] = [("w", 1, 1)]
         self.loads: list[str] = []
         self.served: list[dict[str, Any]] = []
@@ -65,10 +65,10 @@ class FakeVllm:
         }
 
     def call(self, method: str, arguments: list[str]) -> Any:
-        if method == "rlcore_get_version":
-            return "another/7" if self.fault == "wrong version" else self.version
-        if method == "rlcore_set_version":
-            self.version = arguments[0]
+        if method == "rlcore_get_label":
+            return "another/7" if self.fault == "wrong label" else self.label
+        if method == "rlcore_set_label":
+            self.label = arguments[0]
         if method == "rlcore_load_file":
             if self.fault == "dies in an update":
                 raise ConnectionError

@@ -243,7 +243,7 @@ def test_weights_while_completions_are_under_way(fakes: list[FakeVllm], start: S
         engine.load(weights(), 9)
 
 
-@pytest.mark.parametrize("fault", ["dies in an update", "wrong version"])
+@pytest.mark.parametrize("fault", ["dies in an update", "wrong label"])
 def test_a_server_that_fails_in_an_update_is_left_out(
     fault: str, fakes: list[FakeVllm], start: Start
 ) -> None:
@@ -255,7 +255,7 @@ def test_a_server_that_fails_in_an_update_is_left_out(
     all_groups(engine)
     fakes[0].fault = ""
     wait_until(lambda: fakes[0].url in alive(engine))
-    assert fakes[0].version == fakes[1].version and fakes[0].digests == fakes[1].digests
+    assert fakes[0].label == fakes[1].label and fakes[0].digests == fakes[1].digests
 
 
 def test_a_server_that_was_started_again_gets_the_present_weights(
@@ -269,6 +269,17 @@ def test_a_server_that_was_started_again_gets_the_present_weights(
     fakes[0] = FakeVllm(port=port)
     wait_until(lambda: len(alive(engine)) == 2)
     assert fakes[0].digests == fakes[1].digests and not fakes[0].paused
+
+
+def test_a_version_that_is_loaded_again_has_another_label(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    """Averaged weights have the version of the policy; a server with the others is not taken for one with these."""
+    engine = start(fakes)
+    publish(engine, 1)
+    before = fakes[0].label
+    publish(engine, 1, 2.0)
+    assert fakes[0].label == fakes[1].label != before
 
 
 def test_servers_with_different_weights_fail_the_proof(
