@@ -44,7 +44,7 @@ def write(task: Task, sentence: str) -> str:
     repeated = argument("keywords:frequency", "keyword")
     if repeated:
         parts[0] += f" {repeated}" * argument("keywords:frequency", "frequency")
-    parts[0] += " [name]" * (
+    parts[0] += " [the day]" * (
         argument("detectable_content:number_placeholders", "num_placeholders") or 0
     )
     parts[0] += " LOUD" * (
