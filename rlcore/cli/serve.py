@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -88,25 +89,42 @@ def _watch(servers: ServerProcesses) -> None:
 
 @contextmanager
 def _served_model(recipe: Recipe, tensor_parallel: int) -> Iterator[ServerSettings]:
-    """What servers of this recipe are started with. A model made from scratch or of a GGUF file is written to a folder first."""
-    from accelerate import Accelerator
-
-    from rlcore.recipe.build_learner import build_policy
-    from rlcore.rollout.server_process import ServerSettings
-
+    """What servers of this recipe are started with."""
     folder = Path(tempfile.mkdtemp(prefix="rlcore_serve_"))
     try:
+        yield _settings(recipe, tensor_parallel, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settings(recipe: Recipe, tensor_parallel: int, folder: Path) -> ServerSettings:
+    """A model made from scratch, of a GGUF file or with another tokenizer is written to the folder first."""
+    from accelerate import Accelerator
+
+    from rlcore.gguf import is_gguf
+    from rlcore.pretrained import load_config
+    from rlcore.recipe.build_learner import build_policy, starting_point
+    from rlcore.rollout.server_process import ServerSettings
+
+    path = starting_point(recipe.model.path) if recipe.model.path else None
+    adapter_rank = None
+    if path and not (is_gguf(path) or recipe.model.tokenizer or recipe.model.peft):
+        served = path
+        config = load_config(path).get_text_config()
+        longest = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    else:
+        served = str(folder)
         policy = build_policy(recipe, None, Accelerator(cpu=True))
         is_apart = recipe.engine.sync == "adapter"
         policy.save(folder, base=is_apart)
-        yield ServerSettings(
-            model=str(folder),
-            dtype=recipe.model.dtype,
-            max_length=min(recipe.engine.max_length, policy.max_length),
-            max_sequences=recipe.engine.max_sequences,
-            tensor_parallel=tensor_parallel,
-            adapter_rank=policy.adapter.rank if is_apart and policy.adapter else None,
-            memory_gb=recipe.engine.parameters.get("memory_gb"),
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        longest = policy.max_length
+        adapter_rank = policy.adapter.rank if is_apart and policy.adapter else None
+    return ServerSettings(
+        model=served,
+        dtype=recipe.model.dtype,
+        max_length=min(recipe.engine.max_length, longest),
+        max_sequences=recipe.engine.max_sequences,
+        tensor_parallel=tensor_parallel,
+        adapter_rank=adapter_rank,
+        memory_gb=recipe.engine.parameters.get("memory_gb"),
+    )
