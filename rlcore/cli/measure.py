@@ -74,6 +74,10 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         sub.add_argument(f"--{option}", type=number, metavar="N", help=about)
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
 
+    _add_corpus(command)
+
+
+def _add_corpus(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command("corpus", corpus, "prepare raw text and count what was dropped at each step")
     sub.add_argument(
         "file",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rlcore.credit.estimator import Cost
 from rlcore.rollout.collector import CollectedBatch
-from rlcore.types import Group, Rollout
+from rlcore.types import Group, Rollout, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +34,20 @@ class RolloutBatch:
     def rollouts(self) -> list[Rollout]:
         """Those to learn from."""
         return [rollout for group in self.groups for rollout in group.rollouts]
+
+    def keyed(
+        self, samples: Sequence[Sequence[Sample]]
+    ) -> list[tuple[tuple[int, int, str], list[Sample]]]:
+        """(sort key, samples) of each group to learn from. The keys make minibatches equal for any number of ranks.
+
+        Groups of follow-up tasks come last.
+        """
+        pairs = []
+        for draw, of_group in zip(self.collected.draws, samples, strict=True):
+            follow_up = draw.task_index is None
+            key = (1, 0, draw.task.id) if follow_up else (0, draw.order, "")
+            pairs.append((key, list(of_group)))
+        return pairs
 
     def placed(self) -> Iterator[tuple[int | None, Group, bool]]:
         """(index in the task set, group, accepted) of every group."""

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
     from rlcore.run.session import Run
-    from rlcore.types import Sample
+    from rlcore.types import Sample, StepReport
 
 
 class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
@@ -207,7 +207,6 @@ def check_streams(demonstrations: str, objective: Objective) -> None:
 
 
 def run_rl(run: Run, stage: RlStage) -> None:
-    from rlcore.learner.updates import run_updates
     from rlcore.run.throughput import throughput
 
     seed = derive(run.recipe.seed, "rl", run.cursor.stage)
@@ -241,22 +240,11 @@ def run_rl(run: Run, stage: RlStage) -> None:
             watch.lap("credit")
 
             with batches.generating_meanwhile():
-                report = run_updates(
-                    learner,
-                    groups_in_global_order(batch, samples)
-                    + next_token_groups(run, batch, objective),
-                    minibatches=stage.minibatches,
-                    update_epochs=stage.update_epochs,
-                    by=stage.minibatch_by,
-                    old_logprobs=stage.old_logprobs_source(run.recipe),
-                    seed=derive(seed, "minibatches", run.cursor.stage_step),
-                    gather=run.gather,
-                )
+                report = update_policy(run, stage, learner, batch, samples, seed=seed)
                 metrics |= learner_metrics(report)
                 watch.lap("learn")
-            watch.lap(
-                "rollout"
-            )  # where weights are not loaded in flight: the rest of what is under way
+            # what is still under way, where weights are not loaded in flight
+            watch.lap("rollout")
 
             if report.updates:  # otherwise no sample had a gradient, and the engine serves these weights already
                 learner.version += 1  # counts publishes, not optimiser updates
@@ -270,6 +258,30 @@ def run_rl(run: Run, stage: RlStage) -> None:
             limit.add(metrics)
             run.end_step(metrics, learner, curriculum, batches)
     run.end_stage(learner, curriculum)
+
+
+def update_policy(
+    run: Run,
+    stage: RlStage,
+    learner: Learner,
+    batch: RolloutBatch,
+    samples: Sequence[Sequence[Sample]],
+    *,
+    seed: int,
+) -> StepReport:
+    """The updates of one step. Collective."""
+    from rlcore.learner.updates import run_updates
+
+    return run_updates(
+        learner,
+        batch.keyed(samples) + next_token_groups(run, batch, learner.objective),
+        minibatches=stage.minibatches,
+        update_epochs=stage.update_epochs,
+        by=stage.minibatch_by,
+        old_logprobs=stage.old_logprobs_source(run.recipe),
+        seed=derive(seed, "minibatches", run.cursor.stage_step),
+        gather=run.gather,
+    )
 
 
 def task_sampler(run: Run, stage: RlStage, *, seed: int) -> TaskSampler:
@@ -325,18 +337,3 @@ def batch_plan(stage: RlStage) -> BatchPlan:
         budget_text=stage.budget_text,
         follow_up=build_follow_up(stage.follow_up),
     )
-
-
-def groups_in_global_order(
-    batch: RolloutBatch, samples: Sequence[Sequence[Sample]]
-) -> list[tuple[tuple[int, int, str], list[Sample]]]:
-    """(sort key, samples) of each group. The keys make minibatches equal for any number of ranks.
-
-    Groups of follow-up tasks come last.
-    """
-    pairs = []
-    for draw, of_group in zip(batch.collected.draws, samples, strict=True):
-        follow_up = draw.task_index is None
-        key = (1, 0, draw.task.id) if follow_up else (0, draw.order, "")
-        pairs.append((key, list(of_group)))
-    return pairs
