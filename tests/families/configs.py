@@ -47,6 +47,11 @@ SIZES: dict[str, Any] = {
     "qk_nope_head_dim": 16,
     "qk_rope_head_dim": 64,
     "v_head_dim": 32,
+    # layers with a state, whose plain form makes [tokens, tokens, heads, states] of each chunk
+    "mamba_chunk_size": 8,
+    "chunk_size": 8,
+    "mamba_d_state": 16,
+    "ssm_state_size": 16,
 }
 """Set where the architecture's default config has the key."""
 
@@ -77,11 +82,12 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
         "n_group": 1,
         "topk_group": 1,
     },
-    "deepseek_v3": {"topk_method": "noaux_tc"},
+    # vLLM reads these two, which transformers has no default for and the published files name
+    "deepseek_v3": {"topk_method": "noaux_tc", "scoring_func": "sigmoid"},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "gptj": {"rotary_dim": 16},
     "phi": {"intermediate_size": 512},
-    "minimax_m2": {"rotary_dim": 16},
+    "minimax_m2": {"rotary_dim": 16, "scoring_func": "sigmoid"},
     "glm4_moe": {"head_dim": 32},
     "ministral": {"head_dim": 32},
     "hunyuan_v1_dense": {"head_dim": 32},
@@ -146,6 +152,7 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
         },
     },
     "git": {"vision_config": VISION},
+    "blenderbot": {"encoder_layers": 1, "decoder_layers": 2, "decoder_ffn_dim": 96},
     "cohere_compass_text": {
         "rope_parameters": {
             "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
