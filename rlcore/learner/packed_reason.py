@@ -52,7 +52,7 @@ def known_limit(config: PretrainedConfig) -> str:
     """
     if getattr(config, "attention_chunk_size", None):
         return "it attends in chunks, which the packed layout does not have"
-    if getattr(config, "index_topk", None):
+    if getattr(config, "index_topk", None) or any("sparse" in t for t in _layer_types(config)):
         return "an indexer chooses the tokens that its attention reads, which the packed layout does not have"
     state = sorted(_STATEFUL & _layer_types(config))
     return _mixed(state) if state else ""

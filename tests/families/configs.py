@@ -82,12 +82,13 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
         "n_group": 1,
         "topk_group": 1,
     },
-    # vLLM reads these two, which transformers has no default for and the published files name
+    # vLLM reads scoring_func, zero_expert_type and use_routing_bias; the published files name them and
+    # transformers has no default for them
     "deepseek_v3": {"topk_method": "noaux_tc", "scoring_func": "sigmoid"},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "gptj": {"rotary_dim": 16},
-    "phi": {"intermediate_size": 512},
-    "minimax_m2": {"rotary_dim": 16, "scoring_func": "sigmoid"},
+    "phi": {"intermediate_size": 512, "num_key_value_heads": 4},
+    "minimax_m2": {"rotary_dim": 32, "scoring_func": "sigmoid", "use_routing_bias": True},
     "glm4_moe": {"head_dim": 32},
     "ministral": {"head_dim": 32},
     "hunyuan_v1_dense": {"head_dim": 32},
@@ -136,6 +137,7 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
         "ffn_hidden_size": 64,
         "expert_ffn_hidden_size": 32,
         "zero_expert_num": 2,
+        "zero_expert_type": "identity",
     },
     "phi4_multimodal": {
         "vision_config": {
@@ -199,6 +201,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_moe, windows on some layers": (
         "qwen2_moe",
         {"use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "minimax_m3_vl_text, sparse attention": (
+        "minimax_m3_vl_text",
+        {
+            "layer_types": ["full_attention", "minimax_m3_sparse"] * 30,
+            "index_head_dim": 32,
+            "index_n_heads": 2,
+            "index_block_size": 4,
+            "index_topk_blocks": 2,
+        },
     ),
     "qwen3, tied head": ("qwen3", {"tie_word_embeddings": True}),
 }
