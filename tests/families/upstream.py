@@ -1,11 +1,12 @@
-"""Families that vLLM on a CPU computes otherwise than transformers, without rlcore: how far, and why.
+"""Families that vLLM on a CPU computes otherwise than transformers, by themselves: how far, and why.
 
 python -m tests.families.upstream             all cases, a line each
 python -m tests.families.upstream CASE        one, in this process
 
 A case is vLLM as it is installed against transformers, both on a folder that transformers wrote:
 the mean difference in nats of the log-probabilities of 40 tokens. The second number of a line is
-the same with the cause taken away, in vLLM, in the reference or in the config.
+the same with the cause taken away, in vLLM, in the reference or in the config. Nothing of rlcore
+takes part but for one case, which vLLM's router for CPUs does not start without it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Case:
     cause: str
     keys: dict[str, Any] = field(default_factory=dict)
     """Of the config, where the cause is taken away."""
+    before: Callable[[], None] = _nothing
+    """What vLLM needs to run at all."""
     in_vllm: Callable[[], None] = _nothing
     in_reference: Callable[[PreTrainedModel], None] = _nothing
 
@@ -48,9 +51,25 @@ def rotate_in_python() -> None:
     RotaryEmbedding.forward_cpu = RotaryEmbedding.forward_native
 
 
+def route_with_rlcore() -> None:
+    from rlcore.rollout.vllm_cpu import keep_raw_weights
+
+    keep_raw_weights()
+
+
 def leave_out_per_layer_embeddings(model: PreTrainedModel) -> None:
     project = model.model.project_per_layer_inputs
     model.model.project_per_layer_inputs = lambda embeddings, _=None: project(embeddings)
+
+
+def read_both_ways(model: PreTrainedModel) -> None:
+    forward = model.model.forward
+
+    def with_types(input_ids: torch.Tensor, **keywords: Any) -> Any:
+        keywords["token_type_ids"] = torch.ones_like(input_ids)
+        return forward(input_ids=input_ids, **keywords)
+
+    model.model.forward = with_types
 
 
 def use_plain_silu(model: PreTrainedModel) -> None:
@@ -86,7 +105,14 @@ CASES = {
     "minimax_m3_vl_text": Case(
         "minimax_m3_vl_text",
         "the Transformers backend computes experts with SiLU, whatever the model's own activation (transformers/moe.py)",
+        before=route_with_rlcore,
         in_reference=use_plain_silu,
+    ),
+    "hrm_text": Case(
+        "hrm_text",
+        "vLLM reads a prompt in both directions, as HRM was trained; transformers does so only if it is "
+        "given token_type_ids (hrm_text.py)",
+        in_reference=read_both_ways,
     ),
 }
 
@@ -96,6 +122,7 @@ def gap(case: Case, *, as_it_is: bool) -> float:
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
     from vllm import LLM, SamplingParams
 
+    case.before()
     if not as_it_is:
         OF_FAMILY[case.family] = OF_FAMILY.get(case.family, {}) | case.keys
         case.in_vllm()
