@@ -42,7 +42,16 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument(
         "what",
-        choices=["learner", "head", "train", "rollout", "rewards", "credit", "corpus"],
+        choices=[
+            "learner",
+            "head",
+            "train",
+            "rollout",
+            "rewards",
+            "credit",
+            "corpus",
+            "overlap",
+        ],
         help="what is timed",
     )
     sub.add_argument(
@@ -65,6 +74,10 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         sub.add_argument(f"--{option}", type=number, metavar="N", help=about)
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
 
+    _add_corpus(command)
+
+
+def _add_corpus(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command("corpus", corpus, "prepare raw text and count what was dropped at each step")
     sub.add_argument(
         "file",

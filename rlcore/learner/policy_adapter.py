@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlcore.errors import ModelError, first_line, not_loaded
+from rlcore.learner.odd_layers import odd_linear_layers
 from rlcore.learner.policy_files import check_same_names, names_and_shapes
 from rlcore.plugin import did_you_mean
 
@@ -154,8 +155,9 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
     """
     config = _config(settings)
     kind = settings["type"]
+    odd = odd_linear_layers(model)
     if getattr(config, "target_modules", None) == "all-linear" and not config.exclude_modules:
-        config.exclude_modules = _odd_linear_layers(model) or None
+        config.exclude_modules = odd or None
     before = names_and_shapes(model.state_dict().items())
     from peft import get_peft_model
 
@@ -168,22 +170,13 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
             torch.manual_seed(seed)
             adapter = Adapter(get_peft_model(model, config))
             adapter.wrapper.eval()
-            _refuse_unfit(model, kind)
+            _refuse_unfit(model, kind, odd)
     except _NOT_FITTING as error:
         raise ModelError(
             f"a {kind} adapter cannot be used with {type(model).__name__}: {first_line(error)}"
         ) from None
     check_same_names(before, adapter)
     return adapter
-
-
-def _odd_linear_layers(model: PreTrainedModel) -> list[str]:
-    """Names of layers that are linear by class and compute something else, as the routers of some mixtures do."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
-    ]
 
 
 def _config(settings: Mapping[str, Any]) -> PeftConfig:
@@ -225,8 +218,11 @@ def _config(settings: Mapping[str, Any]) -> PeftConfig:
     return config
 
 
-def _refuse_unfit(model: PreTrainedModel, kind: str) -> None:
-    """Raise `ModelError` unless the adapter can be merged layer by layer, starts as the base, and leaves the head alone."""
+def _refuse_unfit(model: PreTrainedModel, kind: str, odd: Sequence[str]) -> None:
+    """Raise `ModelError` unless the adapter can be merged layer by layer, starts as the base, and leaves the head alone.
+
+    odd: layers that no adapter can change.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     head, tied = (
@@ -252,6 +248,11 @@ def _refuse_unfit(model: PreTrainedModel, kind: str) -> None:
             "them out of model.peft.target_modules and modules_to_save"
         )
     for name, layer in adapted.items():
+        if name in odd:
+            raise ModelError(
+                f"the adapter reaches {name}, whose weight the model uses otherwise than by calling the layer, so that it "
+                "would change nothing: leave it out of model.peft.target_modules"
+            )
         base, merged = _weight(layer.get_base_layer()), _weight(_merged(layer))
         if base is not None and not (merged - base).norm() <= 0.01 * base.norm():
             raise ModelError(
