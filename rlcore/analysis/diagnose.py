@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 from rlcore.errors import RunError
-from rlcore.run.dead_states import PAGE
+from rlcore.run.dead_states import FIRST_STEPS, PAGE, dead_states
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.rules import STAGE_RULES, STEP_RULES, Row
 
@@ -53,6 +54,16 @@ def diagnose(rows: Sequence[Row]) -> list[Finding]:
             findings += _step_findings(stage, stage_rows)
             findings += _stage_findings(stage, stage_rows)
     return _without_consequences(findings)
+
+
+def first_warnings(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """`stage`, `step` and `sentence` of each warning that the run printed in the first steps of a stage."""
+    warnings = []
+    for stage, of_stage in groupby(rows, key=lambda row: str(row.get("stage", ""))):
+        for row in islice(of_stage, FIRST_STEPS):
+            for sentence in dead_states(row):
+                warnings.append({"stage": stage, "step": row["step"], "sentence": sentence})
+    return warnings
 
 
 def _step_findings(stage: str, rows: Sequence[Row]) -> list[Finding]:

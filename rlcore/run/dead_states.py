@@ -10,6 +10,12 @@ from rlcore.run.rules import STEP_RULES
 PAGE = "docs/not_learning.md"
 """Where each rule has a paragraph of its name."""
 
+FIRST_STEPS = 5
+"""Dead states are named in the first steps of a stage.
+
+There they usually mean a mistake in the set-up.
+"""
+
 
 def dead_states(metrics: Mapping[str, Any], ending: str = "") -> list[str]:
     """Why a step taught the model nothing, each with its paragraph in the docs; empty where it taught something.

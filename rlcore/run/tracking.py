@@ -20,18 +20,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from rlcore.run.dead_states import dead_states, loss_meaning
+from rlcore.run.dead_states import FIRST_STEPS, dead_states, loss_meaning
 from rlcore.run.folder import RunFolder
 from rlcore.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from rlcore.stages.base import Stage
-
-FIRST_STEPS = 5
-"""Dead states are named in the first steps of a stage.
-
-There they usually mean a mistake in the set-up.
-"""
 
 
 class Callback(Protocol):

@@ -272,6 +272,20 @@ def test_hostile_texts_are_shown_as_text(browser, tmp_path: Path) -> None:
         assert shown.problems == []
 
 
+def test_what_is_wrong_stands_first(browser, ill: Path, tmp_path: Path) -> None:
+    with opened(browser, written(ill, to=tmp_path / "report.html")) as shown:
+        assert "All completions are cut rl, steps 1 to 4" in shown.page.inner_text(
+            ".finding >> nth=0"
+        )
+        assert "docs/not_learning.md#all-truncated" in shown.page.inner_text(
+            ".finding >> nth=0"
+        )
+        shown.page.click("#overview details summary >> nth=0")
+        assert shown.page.locator("#overview li").count() >= 4
+        shown.screenshot("ill")
+        assert shown.problems == []
+
+
 def test_several_runs_overlay(browser, tmp_path: Path) -> None:
     for name in ("one", "two"):
         small_run(tmp_path / name)

@@ -89,6 +89,12 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
             kind="stack",
             unit="s",
         ),
+        Chart(
+            "Servers with nothing to do",
+            r"time/engine_idle",
+            "while the learner works",
+            unit="s",
+        ),
         Chart("Tokens per second", r"tokens_per_s/(.+)"),
         Chart("Memory", r"memory/(.+)", "peak of the main process", unit="GB"),
         Chart("Utilisation", r"mfu", "model FLOP utilisation of the learner"),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import html
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rlcore.analysis.diagnose import Finding, diagnose
+from rlcore.analysis.diagnose import diagnose, first_warnings
 from rlcore.analysis.report.charts import sections
 from rlcore.analysis.report.curves import evaluations, resumes, series, stages
 from rlcore.analysis.report.facts import recipe_facts
@@ -38,8 +37,6 @@ class Report:
         self._beside = page.with_name(f"{page.stem}_files")
         self._folders = [_run_folder(run) for run in runs]
         self._names = _names(runs)
-        if self._beside.is_dir():
-            shutil.rmtree(self._beside)
         self._rollouts = [
             RunRollouts(folder, self._beside / f"run{number}_", number, _texts(folder))
             for number, folder in enumerate(self._folders)
@@ -49,18 +46,26 @@ class Report:
         """Write the page. Raises `RunError`."""
         with writing(self._page.name, self._page.parent):
             self._page.parent.mkdir(parents=True, exist_ok=True)
+            self._clear()
             data = self.data()
-            inside = sum(path.stat().st_size for path in self._beside.glob("*.js"))
+            chunks = sorted(self._beside.glob("run*_*.js"))
+            inside = sum(path.stat().st_size for path in chunks)
             script = ""
             if inside <= MOST_INSIDE:
-                chunks = sorted(self._beside.glob("*.js"))
                 script = "".join(path.read_text(encoding="utf-8") for path in chunks)
-                shutil.rmtree(self._beside, ignore_errors=True)
+                self._clear()
             else:
                 self._write_indices(data)
             # the chunks first, so that what is shown finds them
             script += f"RlcoreReport.show({as_script_json(data)})\n"
             self._page.write_text(page_with(script, ", ".join(self._names)), encoding="utf-8")
+
+    def _clear(self) -> None:
+        """Remove what an earlier report left beside the page, and nothing else."""
+        for path in self._beside.glob("run*_*.js"):
+            path.unlink()
+        if self._beside.is_dir() and not any(self._beside.iterdir()):
+            self._beside.rmdir()
 
     def write_live(self) -> None:
         """Write the page without records; it asks for them, which lie beside it, again and again."""
@@ -96,7 +101,11 @@ class Report:
                     "resumes": resumes(folder),
                     "series": series(rows, max_points=max_points),
                     "evaluations": evaluations(folder),
-                    "findings": [_shown(finding) for finding in diagnose(rows)],
+                    "findings": [
+                        _shown({**asdict(finding), "link": finding.link})
+                        for finding in diagnose(rows)
+                    ],
+                    "warnings": [_shown(warning) for warning in first_warnings(rows)],
                     "rollouts": {
                         "count": len(rollouts.index),
                         "chunks": rollouts.chunks.sizes,
@@ -164,10 +173,10 @@ def _texts(folder: RunFolder) -> Texts | None:
     return TokenTexts(tokenizer) if tokenizer else None
 
 
-def _shown(finding: Finding) -> dict[str, Any]:
-    shown = {**asdict(finding), "link": finding.link}
+def _shown(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: visible(value) if isinstance(value, str) else value for key, value in shown.items()
+        key: visible(value) if isinstance(value, str) else value
+        for key, value in record.items()
     }
 
 

@@ -11,6 +11,9 @@ function showOverview(data) {
       element("details", {}, element("summary", {}, "the whole recipe"), element("pre", { class: "recipe" }, run.recipe)))
   })
   const findings = data.runs.flatMap((run) => run.findings.map((finding) => shownFinding(finding, data.runs.length > 1 ? run.name : "")))
+  const warnings = data.runs.flatMap((run) => run.warnings.map((warning) => element("li", {},
+    element("small", {}, `${data.runs.length > 1 ? `${run.name}, ` : ""}${warning.stage}, step ${warning.step}: `), warning.sentence)))
+  if (warnings.length) findings.push(element("details", {}, element("summary", {}, "warnings of the first steps"), element("ul", {}, warnings)))
   const grid = element("div", { class: "grid", style: "grid-template-columns:repeat(auto-fill,minmax(min(100%,34rem),1fr))" }, cards)
   document.getElementById("overview").replaceChildren(element("h2", {}, "Overview"), ...findings, grid)
 }
