@@ -350,8 +350,8 @@ def test_a_hundred_thousand_rollouts(browser, tmp_path: Path) -> None:
             )
             rows += group_rows(task, [f"The sum is {step + k + i}, I say." for i in range(8)])
         run.write_rollouts(step, 0, rows)
-    page = written(tmp_path / "large", to=tmp_path / "report.html")
-    beside = sum(path.stat().st_size for path in (tmp_path / "report_files").glob("*.js"))
+    page = written(tmp_path / "large", to=tmp_path / "100% #1.html")
+    beside = sum(path.stat().st_size for path in (tmp_path / "100% #1_files").glob("*.js"))
     assert page.stat().st_size < 3_000_000 and beside > 10 * MOST_INSIDE
     with opened(browser, page) as shown:
         tab = shown.page

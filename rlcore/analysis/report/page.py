@@ -9,6 +9,7 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rlcore.analysis.diagnose import diagnose, first_warnings
 from rlcore.analysis.report.charts import sections
@@ -25,7 +26,15 @@ MOST_POINTS = 1000
 MOST_INSIDE = 1_500_000
 """Bytes of rollouts that the page itself holds; more are left in files beside it."""
 
-SCRIPTS = ("uPlot.iife.min.js", "page.js", "charts.js", "table.js", "tokens.js", "viewer.js")
+SCRIPTS = (
+    "uPlot.iife.min.js",
+    "page.js",
+    "charts.js",
+    "table.js",
+    "tokens.js",
+    "rollouts.js",
+    "viewer.js",
+)
 STYLES = ("uPlot.min.css", "page.css")
 
 
@@ -109,7 +118,7 @@ class Report:
                     "rollouts": {
                         "count": len(rollouts.index),
                         "chunks": rollouts.chunks.sizes,
-                        "prefix": f"{self._beside.name}/run{number}_",
+                        "prefix": f"{quote(self._beside.name)}/run{number}_",
                         "columns": rollouts.index.columns(),
                     },
                 }
@@ -131,7 +140,9 @@ def page_with(script: str, title: str) -> str:
     """The page with a script that hands it its records."""
     text = _asset("page.html")
     styles = "\n".join(_asset(name) for name in STYLES)
-    scripts = "\n".join(f"<script>\n{_asset(name)}\n</script>" for name in SCRIPTS)
+    licence = _asset("uPlot.LICENSE")  # goes with every copy of the library
+    scripts = f"<!--\nuPlot: {licence}-->\n"
+    scripts += "\n".join(f"<script>\n{_asset(name)}\n</script>" for name in SCRIPTS)
     parts = {
         "TITLE": html.escape(title),
         "STYLES": styles,

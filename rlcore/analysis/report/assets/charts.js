@@ -2,6 +2,7 @@
 "use strict"
 
 const CHART_HEIGHT = 190
+const WHOLE_STEPS = Array.from({ length: 9 }, (_, k) => [1, 2, 5].map((n) => n * 10 ** k)).flat() // between ticks
 
 /** Stage, smoothing, and which runs are shown. */
 function showControls(data, settings, changed) {
@@ -221,7 +222,7 @@ function commonOptions(runs, settings = {}) {
   return {
     // a chart of one step still has a width
     scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) }, y: { range: rangeOf } },
-    axes: [{ ...axis, size: 28 }, { ...axis, size: 52, values: (_, ticks) => ticks.map(shortNumber) }],
+    axes: [{ ...axis, size: 28, incrs: WHOLE_STEPS }, { ...axis, size: 52, values: (_, ticks) => ticks.map(shortNumber) }],
     cursor: { sync: { key: "step", scales: ["x", null] }, points: { size: 6 } },
     legend: { live: true },
     hooks: {
