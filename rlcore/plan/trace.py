@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -91,6 +92,24 @@ def activation_bytes(
     what both need at once less the gradients. device: "cpu" or "cuda". Raises `ModelError` for an architecture whose code
     needs numbers.
     """
+    model = recipe.model.model_dump_json()
+    return _activation_bytes(_Case(recipe, shaped, model), tree, one_pass, several, device)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A model, equal to another one that is made from the same section."""
+
+    recipe: Recipe = field(compare=False)
+    shaped: ShapedModel = field(compare=False)
+    section: str
+
+
+@lru_cache(maxsize=64)
+def _activation_bytes(
+    case: _Case, tree: Tree, one_pass: bool, several: bool, device: str
+) -> int:
+    recipe, shaped = case.recipe, case.shaped
     settings = {"one_pass": one_pass, "several": several, "device": device}
     total = shaped.config.num_hidden_layers
     few, more = (count * _period(shaped.config) for count in _DEPTHS)

@@ -21,6 +21,9 @@ _LONGEST_REASON = 200
 """Characters of a reason that vLLM gives."""
 _TARGETS = re.compile(r"expected target modules in (\{.*?\}) but received (\[.*?\])", re.DOTALL)
 """How vLLM refuses layers of an adapter: those that it knows, and those that came."""
+CPU_CACHE_CAP = 4 << 30
+GPU_CACHE_SHARE = 0.4
+"""Most that the key-value cache takes where `memory_gb` is not set: bytes, and a fraction of a GPU's free memory."""
 _OTHER_WINDOWS = {
     "cohere2": "makes windows one token wider",
     "cohere2_moe": "makes windows one token wider",
@@ -106,6 +109,13 @@ def _kv_heads(config: Any) -> int:
     return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
+def token_bytes(config: Any, dtype: str) -> int:
+    """Bytes of the keys and values of one token, over all layers."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    element = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
+    return 2 * config.num_hidden_layers * _kv_heads(config) * head * element
+
+
 def cache_bytes(
     config: Any,
     dtype: str,
@@ -113,14 +123,16 @@ def cache_bytes(
     max_sequences: int,
     memory_gb: float | None,
     tensor_parallel: int,
+    *,
+    cap: int | None = None,
 ) -> int:
-    """Bytes of key-value cache for each worker."""
+    """Bytes of key-value cache for each worker. cap: by default `CPU_CACHE_CAP`, or 40% of a GPU's free memory."""
     if memory_gb is not None:
         return int(memory_gb * 2**30)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    element = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
-    token = 2 * config.num_hidden_layers * _kv_heads(config) * head * element // tensor_parallel
+    token = token_bytes(config, dtype) // tensor_parallel
     whole_blocks = -(-max_length // 128) * 128
     wanted = token * whole_blocks * (max_sequences + 1)
-    cap = int(0.4 * torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 4 << 30
+    if cap is None:
+        cuda = torch.cuda.is_available()
+        cap = int(GPU_CACHE_SHARE * torch.cuda.mem_get_info()[0]) if cuda else CPU_CACHE_CAP
     return max(min(wanted, cap), 2 * token * whole_blocks)
