@@ -20,6 +20,7 @@ from rich.table import Table
 from rlcore.cli import curriculum as cli_curriculum
 from rlcore.cli import measure as cli_measure
 from rlcore.cli import models as cli_models
+from rlcore.cli import plan as cli_plan
 from rlcore.cli import recipes as cli_recipes
 from rlcore.cli import rewards as cli_rewards
 from rlcore.cli.options import count
@@ -187,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         module.add_commands(group.add_subparsers(required=True, metavar="VERB"), command)
 
     _add_credit(commands, command)
+    cli_plan.add_commands(command)
     cli_measure.add_commands(command)
     sub = command("doctor", doctor, "say what is installed and what works on this machine")
     about = "look at the disk against this recipe's checkpoints"

@@ -158,9 +158,9 @@ def _sharding_items(shaped: ShapedModel, machine: Machine) -> Iterable[Item]:
 
 
 def engine_items(
-    recipe: Recipe, shaped: ShapedModel, machine: Machine, *, held: int
+    recipe: Recipe, shaped: ShapedModel, machine: Machine, *, cache: int
 ) -> list[Item]:
-    """Of the engine, on each device that has one (or a part of one). held: bytes of the device that others hold."""
+    """Of the engine, on each device that has one (or a part of one). cache: bytes of its keys and values."""
     section = recipe.engine
     parallel = int(section.parameters.get("tensor_parallel", 1))
     dtype = recipe.model.dtype
@@ -169,16 +169,8 @@ def engine_items(
     is_vllm = section.use.startswith("vllm")
     if is_vllm and machine.device == "cpu":
         items.append(_engine("weights as the CPU kernels read them", _packed(shaped) * element))
-    longest = min(section.max_length, _positions(shaped))
     rows = section.max_sequences
-    if is_vllm:
-        cap = CPU_CACHE_CAP
-        if machine.device == "cuda":
-            cap = int(GPU_CACHE_SHARE * max(0, machine.memory - CUDA_BYTES - held))
-        memory_gb = section.parameters.get("memory_gb")
-        cache = cache_bytes(shaped.config, dtype, longest, rows, memory_gb, parallel, cap=cap)
-    else:
-        cache = token_bytes(shaped.config, dtype) * longest * rows
+    longest = min(section.max_length, _positions(shaped))
     phase = "" if is_vllm else "generate"
     items.append(_engine("keys and values", cache, phase))
     logits = rows * shaped.config.vocab_size * 4 * LOGIT_COPIES
@@ -187,6 +179,24 @@ def engine_items(
     items.append(_engine("workspace", max(forward, logits), "generate"))
     items.append(_engine("log-probabilities of the canary", scored, "publish"))
     return items
+
+
+def key_value_bytes(
+    recipe: Recipe, shaped: ShapedModel, machine: Machine, *, held: int
+) -> int:
+    """Of an engine's keys and values on one device. held: bytes of the device that others hold when the engine starts."""
+    section = recipe.engine
+    dtype = recipe.model.dtype
+    longest = min(section.max_length, _positions(shaped))
+    rows = section.max_sequences
+    if not section.use.startswith("vllm"):
+        return token_bytes(shaped.config, dtype) * longest * rows
+    cap = CPU_CACHE_CAP
+    if machine.device == "cuda":
+        cap = int(GPU_CACHE_SHARE * max(0, machine.memory - CUDA_BYTES - held))
+    memory_gb = section.parameters.get("memory_gb")
+    parallel = int(section.parameters.get("tensor_parallel", 1))
+    return cache_bytes(shaped.config, dtype, longest, rows, memory_gb, parallel, cap=cap)
 
 
 def host_items(

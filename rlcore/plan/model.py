@@ -16,7 +16,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from rlcore.errors import ModelError, first_line
 from rlcore.learner.attention import PACKED
 from rlcore.learner.base_model import model_from_config
-from rlcore.learner.module import MixedModule, PackedModule
+from rlcore.learner.module import MixedModule, PackedModule, layer_classes
 from rlcore.learner.policy_adapter import insert
 from rlcore.learner.speed import checkpoint_layers
 from rlcore.pretrained import first_existing, load_config
@@ -66,18 +66,18 @@ class ShapedModel:
     @property
     def largest_layer(self) -> int:
         """Bytes of the largest repeated layer, which FSDP2 gathers at a time."""
-        names = set(getattr(self.model, "_no_split_modules", None) or ())
-        layers = [m for m in self.module.modules() if type(m).__name__ in names]
-        sizes = [sum(p.nbytes for p in layer.parameters()) for layer in layers]
+        sizes = [sum(p.nbytes for p in layer.parameters()) for layer in self._layers()]
         return max(sizes, default=self.weight_bytes)
 
     @property
     def outer_bytes(self) -> int:
         """Bytes of what stands outside of the layers, embeddings and head, which FSDP2 gathers together."""
-        names = set(getattr(self.model, "_no_split_modules", None) or ())
-        layers = [m for m in self.module.modules() if type(m).__name__ in names]
-        inside = {id(p) for layer in layers for p in layer.parameters()}
+        inside = {id(p) for layer in self._layers() for p in layer.parameters()}
         return sum(p.nbytes for p in self.module.parameters() if id(p) not in inside)
+
+    def _layers(self) -> list[nn.Module]:
+        names = layer_classes(self.model)
+        return [module for module in self.model.modules() if type(module).__name__ in names]
 
 
 def shaped_model(recipe: Recipe, *, layers: int | None = None) -> ShapedModel:

@@ -19,6 +19,7 @@ from rlcore.plan.memory import (
     StageBytes,
     engine_items,
     host_items,
+    key_value_bytes,
     learner_items,
     tokens_in_flight,
 )
@@ -31,6 +32,8 @@ from rlcore.tokenizer import load_tokenizer
 
 LEAST_SEQUENCES = 8
 """Sequences at a time below which no engine is advised to go."""
+_DEEP = ("model.dtype", "model.peft")
+"""Keys whose change makes another run of it, where the others change speed and memory only."""
 LEAST_TOKENS = 512
 """Tokens of a micro-batch below which none is advised."""
 
@@ -111,7 +114,7 @@ class _Builder:
         self._batches: dict[str, MicroBatch] = {}
         self._unplanned: list[str] = []
         self._cache = 0
-        """Bytes of keys and values of the engine, which stays once it is started."""
+        """Bytes of keys and values: fixed when the engine starts, in the first stage that generates."""
 
     def add(self, stage: Any) -> None:
         recipe, machine, shaped = self._recipe, self._machine, self._shaped
@@ -127,14 +130,15 @@ class _Builder:
                 self._unplanned.append(stage.label)
         if generates or objective is not None:
             self._lengths[stage.label] = lengths
-        held = sum(item.bytes for item in items if not item.phase)
-        engine = engine_items(recipe, shaped, machine, held=0 if machine.serve else held)
-        if generates:
-            self._cache = _bytes_of(engine, "keys and values")
-        elif self._cache:
+        if generates and not self._cache:
+            held = sum(item.bytes for item in items if not item.phase)
+            held = 0 if machine.serve else held
+            self._cache = key_value_bytes(recipe, shaped, machine, held=held)
+        engine = []
+        if self._cache:
+            engine = engine_items(recipe, shaped, machine, cache=self._cache)
+        if not generates:
             engine = [item for item in engine if not item.phase]
-        else:
-            engine = []
         host = host_items(recipe, stage, shaped, machine, lengths)
         self._put(stage.label, items, engine, host)
 
@@ -202,21 +206,25 @@ def advise(before: Plan, run: Path | None = None) -> list[Advice]:
     if enough:
         return enough
     together: list[Advice] = []
+    tried: set[str] = set()
     now = before
-    for index in range(len(_changes(before))):
-        changes = _changes(now)
-        if index >= len(changes):
+    while not now.fits:
+        left = [change for change in _changes(now) if _key(change) not in tried]
+        if not left:
             break
-        advice, after = _tried(changes[0], now, run)
+        tried.add(_key(left[0]))
+        advice, after = _tried(left[0], now, run)
         if advice.peak < now.peak:
             together.append(advice)
             now = after
-        if advice.fits:
-            break
     return together
 
 
 _Change = tuple[str, Recipe, Machine]
+
+
+def _key(change: _Change) -> str:
+    return change[0].partition("=")[0]
 
 
 def _tried(change: _Change, before: Plan, run: Path | None) -> tuple[Advice, Plan]:
@@ -232,10 +240,15 @@ def _changes(now: Plan) -> list[_Change]:
     worst = max(now.devices, key=lambda stage: stage.peak)
     index = [stage.label for stage in recipe.stages].index(worst.stage)
     optim = getattr(recipe.stages[index], "optim", None)
-    for key, value in _keys(now, index, optim):
+    keys = list(_keys(now, index, optim))
+    gentle = [key for key in keys if key[0] not in _DEEP]
+    for key, value in gentle:
         changes.append((f"{key}={value}", changed(recipe, key, value), machine))
     if machine.ranks > 1 and machine.sharding == "ddp":
         changes.append(("--sharding fsdp", recipe, replace(machine, sharding="fsdp")))
+    for key, value in keys:
+        if key in _DEEP:
+            changes.append((f"{key}={value}", changed(recipe, key, value), machine))
     return changes
 
 
@@ -282,6 +295,3 @@ def _encoder(recipe: Recipe) -> PromptEncoder:
         template_arguments=prompt.template_arguments,
     )
 
-
-def _bytes_of(items: list[Item], what: str) -> int:
-    return sum(item.bytes for item in items if item.what == what)
