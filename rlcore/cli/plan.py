@@ -83,9 +83,13 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.probe or arguments.run is not None:
         from rlcore.plan.speed import forecast
 
-        speed = forecast(recipe, machine, planned, run=arguments.run, probe=arguments.probe)
+        speed = forecast(recipe, machine, planned, run=arguments.run, do_probe=arguments.probe)
     if arguments.json:
-        print(json.dumps(report.as_json(planned, advice) | ({"speed": speed.facts} if speed else {})))
+        print(
+            json.dumps(
+                report.as_json(planned, advice) | ({"speed": speed.facts} if speed else {})
+            )
+        )
         return int(not planned.fits)
     console = make_console()
     for stage in planned.stages if arguments.all else report.shown_stages(planned):

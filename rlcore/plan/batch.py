@@ -101,7 +101,9 @@ def stage_lengths(
 
 def measured_lengths(run: Path) -> Lengths | None:
     """Mean lengths of the last rl steps of a run."""
-    rows = [row for row in read_rows(run / "metrics.jsonl") if "tokens/prompt" in row][-_TASKS_READ:]
+    rows = [row for row in read_rows(run / "metrics.jsonl") if "tokens/prompt" in row][
+        -_TASKS_READ:
+    ]
     if not rows:
         return None
     completion = statistics.fmean(row["completions/length/mean"] for row in rows)

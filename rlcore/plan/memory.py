@@ -153,7 +153,9 @@ def _sharding_items(shaped: ShapedModel, machine: Machine) -> Iterable[Item]:
         rest = shaped.weight_bytes - shaped.weight_bytes // machine.shards
         yield _learner("the whole model, before it is sharded", rest, "start")
     if machine.device == "cuda":
-        yield _learner("gradients in the update", shaped.trained_bytes // machine.shards, "update")
+        yield _learner(
+            "gradients in the update", shaped.trained_bytes // machine.shards, "update"
+        )
         yield _learner("AdamW's intermediate", shaped.trained_bytes // machine.shards, "update")
 
 
@@ -165,7 +167,9 @@ def engine_items(
     parallel = int(section.parameters.get("tensor_parallel", 1))
     dtype = recipe.model.dtype
     element = getattr(torch, dtype).itemsize
-    items = [_engine("weights" + _split(parallel), shaped.base_parameters * element // parallel)]
+    items = [
+        _engine("weights" + _split(parallel), shaped.base_parameters * element // parallel)
+    ]
     is_vllm = section.use.startswith("vllm")
     if is_vllm and machine.device == "cpu":
         items.append(_engine("weights as the CPU kernels read them", _packed(shaped) * element))
@@ -175,15 +179,15 @@ def engine_items(
     items.append(_engine("keys and values", cache, phase))
     logits = rows * shaped.config.vocab_size * 4 * LOGIT_COPIES
     forward = PREFILL_TOKENS * _token_workspace(shaped.config) * element // parallel
+    if is_vllm and machine.device == "cpu" and section.sync == "adapter":
+        forward += PREFILL_TOKENS * _adapter_row(shaped) * element
     scored = min(SCORED_TOKENS, longest) * shaped.config.vocab_size * 4 * LOGIT_COPIES
     items.append(_engine("workspace", max(forward, logits), "generate"))
     items.append(_engine("log-probabilities of the canary", scored, "publish"))
     return items
 
 
-def key_value_bytes(
-    recipe: Recipe, shaped: ShapedModel, machine: Machine, *, held: int
-) -> int:
+def key_value_bytes(recipe: Recipe, shaped: ShapedModel, machine: Machine, *, held: int) -> int:
     """Of an engine's keys and values on one device. held: bytes of the device that others hold when the engine starts."""
     section = recipe.engine
     dtype = recipe.model.dtype
@@ -260,6 +264,12 @@ def _positions(shaped: ShapedModel) -> int:
 
 def _largest_tensor(shaped: ShapedModel) -> int:
     return max(parameter.nbytes for parameter in shaped.module.parameters())
+
+
+def _adapter_row(shaped: ShapedModel) -> int:
+    """Numbers of the largest matrix of the adapter: vLLM's CPU kernels copy it for every token of a forward."""
+    named = shaped.module.named_parameters()
+    return max(parameter.numel() for name, parameter in named if "lora_" in name)
 
 
 def _token_workspace(config: Any) -> int:

@@ -153,9 +153,7 @@ def _from_files(path: str | list[str], dtype: str, layers: int | None) -> PreTra
         ) from error
 
 
-def _experts_by_shape(
-    self: Any, hidden: Tensor, experts: Tensor, weights: Tensor
-) -> Tensor:
+def _experts_by_shape(self: Any, hidden: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
     """A mixture's experts with the shapes of transformers' grouped products.
 
     Which expert reads which token depends on numbers, how many rows all of them read does not: here the first reads all.

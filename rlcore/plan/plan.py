@@ -146,7 +146,11 @@ class _Builder:
         self, label: str, learner: list[Item], engine: list[Item], host: list[Item]
     ) -> None:
         cuda = self._machine.device == "cuda"
-        own = [Item("engine", "CUDA context, graphs, kernels (assumed)", CUDA_BYTES)] if cuda else []
+        own = (
+            [Item("engine", "CUDA context, graphs, kernels (assumed)", CUDA_BYTES)]
+            if cuda
+            else []
+        )
         on_server = [*engine, *own] if self._machine.serve and engine else []
         beside = [] if self._machine.serve else engine
         on_host = [] if not cuda else host
@@ -294,4 +298,3 @@ def _encoder(recipe: Recipe) -> PromptEncoder:
         system=prompt.system,
         template_arguments=prompt.template_arguments,
     )
-

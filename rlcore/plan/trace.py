@@ -117,7 +117,8 @@ def _activation_bytes(
         peak = _peak(shaped, tree, **settings)
     else:
         at_few, at_more = (
-            _peak(shaped_model(recipe, layers=layers), tree, **settings) for layers in (few, more)
+            _peak(shaped_model(recipe, layers=layers), tree, **settings)
+            for layers in (few, more)
         )
         peak = at_more + (at_more - at_few) * (total - more) // (more - few)
     return max(0, peak if several else peak - shaped.trained_bytes)

@@ -73,9 +73,17 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     key.write_bytes(os.urandom(1024))
     key.chmod(0o600)
     munge = ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket"]
-    munge += [f"--key-file={key}", f"--pid-file={folder}/munge.pid", f"--seed-file={folder}/seed"]
+    munge += [
+        f"--key-file={key}",
+        f"--pid-file={folder}/munge.pid",
+        f"--seed-file={folder}/seed",
+    ]
     munge += [f"--log-file={folder}/munge.log"]
-    commands = [munge, ["slurmctld", "-D", "-c"], *(["slurmd", "-D", "-N", n] for n in ("n1", "n2"))]
+    commands = [
+        munge,
+        ["slurmctld", "-D", "-c"],
+        *(["slurmd", "-D", "-N", n] for n in ("n1", "n2")),
+    ]
     daemons = []
     try:
         for command in commands:
@@ -111,7 +119,9 @@ def _wait_for(happens, what: str, daemons: list[subprocess.Popen[bytes]] | None 
     until = time.monotonic() + START_S
     while not happens():
         ended = [daemon.args for daemon in daemons or [] if daemon.poll() is not None]
-        assert not ended and time.monotonic() < until, f"no {what} in {START_S:g} s; ended: {ended}"
+        assert not ended and time.monotonic() < until, (
+            f"no {what} in {START_S:g} s; ended: {ended}"
+        )
         time.sleep(0.1)
 
 

@@ -85,7 +85,16 @@ def test_two_nodes_go_on_when_a_process_of_one_is_killed(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = ["--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "static", "--rdzv-id", "test"]
+    shared = [
+        "--nnodes",
+        2,
+        "--nproc-per-node",
+        1,
+        "--rdzv-backend",
+        "static",
+        "--rdzv-id",
+        "test",
+    ]
     shared += ["--master-addr", "127.0.0.1", "--master-port", port, "--max-restarts", 2]
     agents = [torchrun(recipe, *shared, "--node-rank", node) for node in range(2)]
     kill_when(recipe, 11, agents[1], rank=1)
