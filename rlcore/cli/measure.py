@@ -42,7 +42,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument(
         "what",
-        choices=["learner", "head", "train", "rollout", "rewards", "credit", "corpus"],
+        choices=["learner", "head", "train", "rollout", "rewards", "credit", "corpus", "memory"],
         help="what is timed",
     )
     sub.add_argument(

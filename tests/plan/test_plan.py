@@ -157,7 +157,9 @@ def test_shards_divide_what_is_sharded(recipe: Recipe) -> None:
 
 
 def test_servers_have_devices_of_their_own(recipe: Recipe) -> None:
-    planned = plan(changed(recipe, "engine.use", "vllm_local"), Machine(4, 1, 80 * GIB, serve=2))
+    planned = plan(
+        changed(recipe, "engine.use", "vllm_local"), Machine(4, 1, 80 * GIB, serve=2)
+    )
     sides = {stage.where: stage for stage in planned.stages if stage.stage == "rl"}
     assert sides["learner"].of("engine") < sides["server"].of("engine")
     assert not any(item.side == "learner" for item in sides["server"].items)
