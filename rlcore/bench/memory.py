@@ -24,6 +24,15 @@ from rlcore.errors import RunError
 SMOLLM2 = "~/.cache/rlcore/models/smollm2"
 _SHORT_RL = "{kind: rl, tasks: train, steps: 2, groups_per_step: 8, group_size: 8, objective: dapo, optim: {micro_batch_tokens: 1024}}"
 RECIPES = {
+    # so small that its tensors are nothing: what the libraries take for themselves
+    "tiny": [
+        "quickstart",
+        "model.config={model_type: qwen2, hidden_size: 32, intermediate_size: 32, num_hidden_layers: 1, "
+        "num_attention_heads: 1, num_key_value_heads: 1, max_position_embeddings: 128}",
+        "engine.max_sequences=64",
+        "stages.sft.steps=2",
+        "stages.rl.steps=2",
+    ],
     "quickstart": [
         "quickstart",
         "stages.sft.steps=60",
@@ -39,7 +48,7 @@ RECIPES = {
         f"stages=[{_SHORT_RL}]",
     ],
 }
-"""Name -> a recipe and its overrides: a model from scratch, all weights of a pretrained one, an adapter of it."""
+"""Name -> a recipe and its overrides: two models from scratch, all weights of a pretrained one, an adapter of it."""
 DEADLINE_S = 1800
 
 

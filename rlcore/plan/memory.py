@@ -25,6 +25,12 @@ from rlcore.rollout.vllm_config import (
 
 CUDA_BYTES = 2 << 30
 """Context, graphs and kernels of torch and vLLM on a GPU. Assumed, not measured."""
+LIBRARY_BYTES = 70 << 20
+"""What a run on a CPU takes beside its tensors: the excess of the recipe `tiny` of `rlcore bench memory`, with 64 sequences."""
+KERNEL_BYTES = 600 << 10
+"""A kernel that oneDNN compiles for one number of sequences decoded together; measured, 0.5 to 0.9 MiB."""
+KERNELS_KEPT = (64, 224)
+"""Kernels in `LIBRARY_BYTES`, and most that are kept: 64 by oneDNN, and 32 by vLLM for each of some 5 shapes of a layer."""
 PREFILL_TOKENS = 8192
 """Tokens of prompts that vLLM reads in one forward (`max_num_batched_tokens`)."""
 SCORED_TOKENS = 512
@@ -181,6 +187,10 @@ def engine_items(
     forward = PREFILL_TOKENS * _token_workspace(shaped.config) * element // parallel
     if is_vllm and machine.device == "cpu" and section.sync == "adapter":
         forward += PREFILL_TOKENS * _adapter_row(shaped) * element
+    if is_vllm and machine.device == "cpu":
+        counted, most = KERNELS_KEPT
+        kernels = KERNEL_BYTES * max(0, min(rows, most) - counted)
+        items.append(_engine("libraries and kernels they compile", LIBRARY_BYTES + kernels))
     scored = min(SCORED_TOKENS, longest) * shaped.config.vocab_size * 4 * LOGIT_COPIES
     items.append(_engine("workspace", max(forward, logits), "generate"))
     items.append(_engine("log-probabilities of the canary", scored, "publish"))

@@ -23,6 +23,7 @@ from rlcore.rollout.collector import CollectedBatch, Collector, Resample
 from rlcore.rollout.generator import Generator
 from rlcore.rollout.open_group import TaskDraw
 from rlcore.rollout.state import group_state, load_group, task_state
+from rlcore.run.allocator import give_back_freed_memory
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
 from rlcore.types import Group, Outcome, Rollout, Sample, Task
 
@@ -124,6 +125,7 @@ class BatchSource:
         while self._next_draw <= last:
             self._ready[self._next_draw] = self._generate(self._next_draw, version)
             self._next_draw += 1
+        give_back_freed_memory()
         return self._ready.pop(step)
 
     def update_curriculum(
