@@ -54,6 +54,23 @@ def load_config(path: str | Path) -> PretrainedConfig:
         raise not_loaded(what, path, error) from error
 
 
+def layer_configs(config: PretrainedConfig) -> list[PretrainedConfig]:
+    """The text config of each layer: layers of some models, such as Gemma 4, have other heads than their neighbours."""
+    if getattr(config, "is_heterogeneous", False):
+        return list(config.per_layer_config)
+    return [config] * config.num_hidden_layers
+
+
+def kv_heads(layer: PretrainedConfig) -> int:
+    """Key-value heads of a layer, by its config."""
+    return getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+
+
+def head_size(layer: PretrainedConfig) -> int:
+    """Numbers of one head of a layer, by its config."""
+    return getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+
+
 def load_generation_config(path: str | Path) -> GenerationConfig | None:
     """The generation config at a hub name or folder, None where there is none. Raises `ModelError`.
 

@@ -86,7 +86,7 @@ HEAVY = {
     "punkt": ("rewards.instruction_rules",),
     "reasoning_gym": ("rlcore.tasks.gym", "rewards.gym"),
     "peft": ("rlcore.learner.policy",),
-    "trl": ("rlcore.stages.prefer", "rlcore.rollout.vllm_server", "rlcore.bench."),
+    "trl": ("rlcore.stages.prefer", "rlcore.bench."),
 }
 
 

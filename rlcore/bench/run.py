@@ -17,7 +17,8 @@ from rlcore.errors import RecipeError
 
 
 def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of benchmark `what`: "learner", "train" (both with `sizes["shape"]`), "head", "rewards", "credit", "rollout", "corpus" or "memory".
+    """The result of benchmark `what`: "learner", "train" (both with `sizes["shape"]`), "head", "rewards", "credit", "rollout", "overlap",
+    "corpus" or "memory".
 
     Of `sizes`, those that the benchmark knows are taken. Raises `RecipeError` where the other side is not installed.
     """
@@ -27,6 +28,10 @@ def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
         return bench_credit(**_known(bench_credit, sizes))
     if what == "rollout":
         return bench_rollout(**_known(bench_rollout, sizes))
+    if what == "overlap":
+        from rlcore.bench.overlap import bench_overlap
+
+        return bench_overlap(**_known(bench_overlap, sizes))
     if what == "corpus":
         from rlcore.bench.corpus import bench_corpus
 

@@ -23,6 +23,7 @@ from rlcore.cli import models as cli_models
 from rlcore.cli import plan as cli_plan
 from rlcore.cli import recipes as cli_recipes
 from rlcore.cli import rewards as cli_rewards
+from rlcore.cli import serve as cli_serve
 from rlcore.cli.options import count
 from rlcore.errors import RlcoreError
 from rlcore.recipe.load import is_run_folder, load
@@ -182,6 +183,8 @@ def _parser() -> argparse.ArgumentParser:
         ),
         "a recipe's name or file, or a run folder",
     )
+
+    cli_serve.add_commands(command)
 
     for name, module, about in _GROUPS:
         group = commands.add_parser(name, help=about)

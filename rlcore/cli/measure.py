@@ -42,7 +42,17 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument(
         "what",
-        choices=["learner", "head", "train", "rollout", "rewards", "credit", "corpus", "memory"],
+        choices=[
+            "learner",
+            "head",
+            "train",
+            "rollout",
+            "rewards",
+            "credit",
+            "corpus",
+            "overlap",
+            "memory",
+        ],
         help="what is timed",
     )
     sub.add_argument(
@@ -65,6 +75,10 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         sub.add_argument(f"--{option}", type=number, metavar="N", help=about)
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
 
+    _add_corpus(command)
+
+
+def _add_corpus(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command("corpus", corpus, "prepare raw text and count what was dropped at each step")
     sub.add_argument(
         "file",

@@ -70,13 +70,13 @@ class RankDraws:
             self._draw_for_each_rank()
         self._reset()
 
-    def fork(self) -> RankDraws:
+    def fork(self, of_batch: Sequence[Draw] | None = None) -> RankDraws:
         """An independent copy in the middle of the same batch: its draws do not change those of
         this object.
 
         Batches that are resampled while later ones are already drawn use it: fork after `draw_batch`,
         end the batch of this object with no resamples, and call `draw_replacements` of the fork. The fork may draw tasks
-        that the next batch draws as well.
+        that the next batch draws as well. of_batch: the draws of all ranks, where the batch was drawn by another object.
         """
         # A sampler may hold the task set, which is large and never changes: both share it.
         shared = {id(self._tasks): self._tasks}
@@ -85,6 +85,9 @@ class RankDraws:
         twin._resamples = self._resamples
         twin._order = self._order
         twin._occurrences = Counter(self._occurrences)
+        if of_batch is not None:
+            twin._order = len(of_batch)
+            twin._occurrences = Counter(draw.task_index for draw in of_batch)
         return twin
 
     def _draw_for_each_rank(self) -> list[Draw]:

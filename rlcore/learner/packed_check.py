@@ -8,7 +8,6 @@ windows, caps and rotary frequencies that a short text does not reach?
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -21,6 +20,7 @@ from rlcore.errors import ModelError, first_line
 from rlcore.learner.attention import PACKED
 from rlcore.learner.module import PackedModule
 from rlcore.learner.noise import arithmetic_noise
+from rlcore.learner.packed_reason import is_own_attention, known_limit, reason
 from rlcore.learner.twin import ROPE_LIMIT, VOCABULARY, twin_of
 from rlcore.rope import depends_on_length, fix_rope, pretrained_length
 
@@ -55,10 +55,8 @@ def check_packed(
             f"{name} has no output embeddings: it is not a language model rlcore can train"
         )
     text = model.config.get_text_config()
-    if getattr(text, "attention_chunk_size", None):
-        raise ModelError(
-            f"{name} is not supported: it attends in chunks, which the packed layout does not have"
-        )
+    if limit := known_limit(text):
+        raise ModelError(f"{name} is not supported: {limit}")
     sequences = _natural(
         tokenizer, len(head.weight), pretrained_length(text) or _positions(text)
     )
@@ -92,7 +90,7 @@ def check_packed(
     if not difference <= limit:  # also where it is NaN
         raise ModelError(
             f"{name} is not supported: its packed log-probabilities differ from its own by "
-            f"{difference:.2g} nats on average (arithmetic noise allows {limit:.2g}): {_why(model)}"
+            f"{difference:.2g} nats on average (arithmetic noise allows {limit:.2g}): {reason(model, sequences[0])}"
         )
     problem = twin_problem(model.config, str(model.device.type))
     if problem:
@@ -165,7 +163,7 @@ def _twin_problem(key: _Key, device: str) -> str:
             if not difference <= max(TWIN_EXACT, 3 * noise):  # also where it is NaN
                 return (
                     f"in a small model of its kind the log-probabilities of the {layout} layout differ "
-                    f"from the model's own by {difference:.2g} nats on average: {_why(fixed)}"
+                    f"from the model's own by {difference:.2g} nats on average: {reason(fixed, compared[-1])}"
                 )
     return ""
 
@@ -191,23 +189,10 @@ def _not_finite(model: PreTrainedModel) -> str:
     )
 
 
-def _why(model: PreTrainedModel) -> str:
-    """The likely reason for a difference, from what the model is made of."""
-    types = {
-        str(kind) for kind in getattr(model.config.get_text_config(), "layer_types", None) or ()
-    }
-    state = sorted(kind for kind in types if "attention" not in kind or "linear" in kind)
-    if state or any(isinstance(module, torch.nn.Conv1d) for module in model.modules()):
-        kinds = f" ({', '.join(state)})" if state else ""
-        return f"it has layers that carry a state from token to token{kinds}, which a packed row would mix"
-    source = inspect.getsource(inspect.getmodule(type(model)))
-    if "ALL_ATTENTION_FUNCTIONS" not in source:
-        return "its attention is code of its own, outside of the attention interface of transformers"
-    return "its attention or its output head does something rlcore does not know"
-
-
 def _positions(config: PretrainedConfig) -> int:
-    return getattr(config, "max_position_embeddings", None) or max(TWIN_LENGTHS)
+    """Longest text that is read; XLNet says -1 for no limit."""
+    limit = getattr(config, "max_position_embeddings", None) or 0
+    return limit if limit > 0 else max(TWIN_LENGTHS)
 
 
 def _natural(
@@ -263,7 +248,7 @@ def _logit_scale(model: PreTrainedModel, ids: Tensor) -> float:
 @torch.no_grad()
 def _packed_logprobs(module: PackedModule, sequences: Sequence[Tensor]) -> Tensor:
     """The same by the packed forward, the sequences side by side in one row."""
-    return _run(module, lambda: module(*_packed(sequences))[0])
+    return _run(module, sequences[0], lambda: module(*_packed(sequences))[0])
 
 
 def _packed(
@@ -303,11 +288,11 @@ def _tree_logprobs(module: PackedModule, sequences: Sequence[Tensor]) -> Tensor:
         torch.cat(kept),
         targets,
     )
-    return _run(module, lambda: module(*arguments, parents=tuple(parents))[0])
+    return _run(module, sequences[0], lambda: module(*arguments, parents=tuple(parents))[0])
 
 
-def _run(module: PackedModule, forward: Callable[[], Tensor]) -> Tensor:
-    """The forward with packed attention. Raises `ModelError` for what the architecture raises."""
+def _run(module: PackedModule, ids: Tensor, forward: Callable[[], Tensor]) -> Tensor:
+    """The forward with packed attention. ids: a text of it. Raises `ModelError` for what the architecture raises."""
     name = type(module.model).__name__
     try:
         module.model.set_attn_implementation(PACKED)
@@ -315,6 +300,11 @@ def _run(module: PackedModule, forward: Callable[[], Tensor]) -> Tensor:
     except ModelError as error:
         raise ModelError(f"{name} is not supported: {error}") from error
     except Exception as error:  # code that does not know our keywords or our attention
+        if is_own_attention(module.model, ids):
+            raise ModelError(
+                f"{name} is not supported: its attention is code of its own, outside of the attention "
+                "interface of transformers"
+            ) from error
         raise ModelError(
             f"{name} is not supported: its code does not run with rlcore's packed attention "
             f"({first_line(error)})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlcore.errors import ModelError, first_line, not_loaded
+from rlcore.learner.odd_layers import odd_linear_layers
 from rlcore.learner.policy_files import check_same_names, names_and_shapes
 from rlcore.plugin import did_you_mean
 
@@ -154,9 +155,10 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
     fields, and for adapters that cannot be published or trained here: see `_refuse_unfit`.
     """
     before = names_and_shapes(model.state_dict().items())
+    odd = odd_linear_layers(model)
     adapter = insert(model, settings, seed=seed)
     with _fitting(model, settings):
-        _refuse_unfit(model, settings["type"])
+        _refuse_unfit(model, settings["type"], odd)
     check_same_names(before, adapter)
     return adapter
 
@@ -165,7 +167,7 @@ def insert(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
     """The part of `attach` that reads no numbers of the model."""
     config = _config(settings)
     if getattr(config, "target_modules", None) == "all-linear" and not config.exclude_modules:
-        config.exclude_modules = _odd_linear_layers(model) or None
+        config.exclude_modules = odd_linear_layers(model) or None
     from peft import get_peft_model
 
     with _fitting(model, settings), torch.random.fork_rng(devices=[]):
@@ -189,15 +191,6 @@ def _fitting(model: PreTrainedModel, settings: Mapping[str, Any]) -> Iterator[No
         raise ModelError(
             f"a {settings['type']} adapter cannot be used with {type(model).__name__}: {first_line(error)}"
         ) from None
-
-
-def _odd_linear_layers(model: PreTrainedModel) -> list[str]:
-    """Names of layers that are linear by class and compute something else, as the routers of some mixtures do."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
-    ]
 
 
 def _config(settings: Mapping[str, Any]) -> PeftConfig:
@@ -239,8 +232,11 @@ def _config(settings: Mapping[str, Any]) -> PeftConfig:
     return config
 
 
-def _refuse_unfit(model: PreTrainedModel, kind: str) -> None:
-    """Raise `ModelError` unless the adapter can be merged layer by layer, starts as the base, and leaves the head alone."""
+def _refuse_unfit(model: PreTrainedModel, kind: str, odd: Sequence[str]) -> None:
+    """Raise `ModelError` unless the adapter can be merged layer by layer, starts as the base, and leaves the head alone.
+
+    odd: layers that no adapter can change.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     head, tied = (
@@ -266,6 +262,11 @@ def _refuse_unfit(model: PreTrainedModel, kind: str) -> None:
             "them out of model.peft.target_modules and modules_to_save"
         )
     for name, layer in adapted.items():
+        if name in odd:
+            raise ModelError(
+                f"the adapter reaches {name}, whose weight the model uses otherwise than by calling the layer, so that it "
+                "would change nothing: leave it out of model.peft.target_modules"
+            )
         base, merged = _weight(layer.get_base_layer()), _weight(_merged(layer))
         if base is not None and not (merged - base).norm() <= 0.01 * base.norm():
             raise ModelError(

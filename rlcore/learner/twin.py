@@ -20,7 +20,7 @@ WINDOW = 4
 ROPE_LIMIT = 8
 """Tokens up to which the twin has the frequencies of pretraining, where they depend on the length."""
 VOCABULARY = 128
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_LAYERS = ("num_layers_per_stack", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _MAX_LAYERS = 6
 _WIDTH = 64
 _GAIN = 2.0

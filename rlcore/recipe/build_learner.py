@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ENGINES = {
     "vllm_local": "rlcore.rollout.vllm_local:VllmEngine",
+    "vllm_server": "rlcore.rollout.vllm_server:VllmServers",
     "hf": "rlcore.rollout.hf:HfEngine",
 }
 """Name in a recipe -> a class; its parameters are the keys beside `use`."""
@@ -69,7 +70,7 @@ def build_policy(
     if checkpoint and recipe.model.peft is None:
         source |= {"path": str(checkpoint), "config": None, "tokenizer": None}
     elif source["path"]:
-        source["path"] = _start(source["path"])
+        source["path"] = starting_point(source["path"])
     return load_policy(
         **source,
         saved=checkpoint,
@@ -79,7 +80,7 @@ def build_policy(
     )
 
 
-def _start(path: str | list[str]) -> str:
+def starting_point(path: str | list[str]) -> str:
     """What `model.path` stands for: the first of a list that exists, and of a run folder its last checkpoint."""
     from rlcore.pretrained import first_existing
 

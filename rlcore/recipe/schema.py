@@ -143,9 +143,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         lora = (self.model.peft or {}).get("type") == "lora"
-        if self.engine.sync == "adapter" and not (lora and self.engine.use == "vllm_local"):
+        takes_adapters = self.engine.use in ("vllm_local", "vllm_server")
+        if self.engine.sync == "adapter" and not (lora and takes_adapters):
             raise ValueError(
-                "engine.sync is adapter, which needs engine.use vllm_local "
+                "engine.sync is adapter, which needs engine.use vllm_local or vllm_server, "
                 "and model.peft of type lora"
             )
         for name in SHARED:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +67,8 @@ class Collector:
         self._streaming = streaming
         self._batches: dict[int, _BatchInProgress] = {}
         self._continued: dict[int, dict[str, Group]] = {}
+        self.idle_s = 0.0
+        """How long the last `working` had nothing left to do."""
 
     def start(
         self, number: int, draws: Sequence[TaskDraw], resample: Resample | None = None
@@ -91,6 +95,46 @@ class Collector:
         cost = self.generator.cost(number)
         self.generator.forget(number)
         return batch.collected(cost, rollout_s=rollout_s, reward_s=reward_s)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Go on with what was started, in a thread, while the body computes. The body uses neither generator nor scorer.
+
+        What goes wrong in the thread is raised at the end of the body.
+        """
+        stop = threading.Event()
+        errors: list[BaseException] = []
+        ended = time.monotonic()
+
+        def work() -> None:
+            nonlocal ended
+            try:
+                while self._is_unfinished and not stop.is_set():
+                    self._pump()
+            except BaseException as error:
+                errors.append(error)
+            ended = time.monotonic()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            body_ended = time.monotonic()
+            stop.set()
+            thread.join()
+            self.idle_s = max(0.0, body_ended - ended)
+        if errors:
+            raise errors[0]
+
+    def wait_for_all(self) -> None:
+        """Pump until every batch that was started is complete; each is still to be fetched by `wait`."""
+        while self._is_unfinished:
+            self._pump()
+
+    @property
+    def _is_unfinished(self) -> bool:
+        return any(map(self.generator.unfinished_groups, self._batches))
 
     def continue_prefixes(
         self, prefixes: Sequence[Prefix], *, batch: int, seed: int, deadline_s: float

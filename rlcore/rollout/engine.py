@@ -1,4 +1,4 @@
-"""What every engine promises. Three back ends keep it: `vllm_local`, `hf`, and `scripted` for tests."""
+"""What every engine promises. Four back ends keep it: `vllm_local`, `vllm_server`, `hf`, and `scripted` for tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ class Engine(Protocol):
     version: int
     """Version of the weights being served; 0 until the first `load`."""
     shared: bool
-    """Whether one engine serves all ranks (servers): then only rank 0 publishes."""
+    """Whether one engine outside of this process serves all ranks (servers): it generates while the learner works, and
+    `load` and `fingerprint` are collective."""
+    in_flight: bool  # of shared engines only
+    """Whether weights may be loaded between two requests of a completion. False: completions end under the weights that
+    began them. Has no effect where an engine generates only while it is waited for."""
     deterministic: bool
     """Whether requests that are submitted together always get the same completions, bit for bit."""
 

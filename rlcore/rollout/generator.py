@@ -8,8 +8,8 @@ One generator serves a whole stage:
     generator.drain()                        before new weights are loaded: nothing is in the engine afterwards
 
 A completion that the engine stopped early, because it was drained or because its server died, goes on with a further request
-that continues its tokens; such a request is called a leg. A stage that waits for whole batches (`Collector.wait`) never has
-legs. They, and the state of open groups (`state_dict`), are for engines that go on generating while the learner works.
+that continues its tokens; such a request is called a leg. An engine in this process generates only while it is waited for, so
+there nothing is under way when weights are loaded, and no completion has legs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from rlcore.errors import TaskError
 from rlcore.rollout import engine as engines
@@ -297,12 +297,12 @@ class Generator:
         if ids:
             self._engine.abort(ids)
 
-    # weight updates and checkpoints ------------------------------------------------------------------------
+    # weight updates ------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Empty the engine. Requests that are still wanted are queued again with the tokens they have.
 
-        Where every batch is generated whole, only requests of dropped groups are left, whose end is waited for.
+        Where nothing is generated while the learner works, only requests of dropped groups are left, whose end is waited for.
         """
         ids = [*self._in_flight, *self._abandoned]
         if not ids:
@@ -318,21 +318,3 @@ class Generator:
         place = {key: number for number, key in enumerate(self._open)}
         legs = sorted(self._queue, key=lambda entry: (place[entry[0].key], entry[1].id))
         self._queue = deque([*legs, *waiting])
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Open groups with their tokens, as plain values. To be called after `drain`."""
-        assert not self._in_flight, "state_dict needs the generator to be drained"
-        groups = [*self._open.values(), *self._probed.values()]
-        return [group.state() for group in groups if group.prefix is None]
-
-    def load_state_dict(
-        self, state: Sequence[dict[str, Any]], task_of: Callable[[dict[str, Any]], Task]
-    ) -> None:
-        """Go on with saved groups; `task_of` finds a saved group's task again. Scores that were missing are asked for again."""
-        for saved in state:
-            group = OpenGroup.from_state(saved, task_of(saved))
-            self._open[group.key] = group
-            self._costs[group.batch].groups += 1
-            self._queue.extend((group, attempt) for attempt in group.running)
-            if not group.running:
-                self._send_to_scorer(group)

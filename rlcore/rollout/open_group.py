@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from rlcore.types import (
     Completion,
@@ -134,46 +133,6 @@ class OpenGroup:
     def running(self) -> list[Attempt]:
         """Attempts that were asked for and have not finished."""
         return [attempt for attempt in self.attempts[: self.started] if attempt.finish is None]
-
-    def state(self) -> dict[str, Any]:
-        """Plain values; the task is left out."""
-        attempts = []
-        for attempt in self.attempts:
-            values = asdict(attempt)
-            values["sampling"]["stop"] = list(attempt.sampling.stop)
-            attempts.append(values)
-        return {
-            "key": self.key,
-            "batch": self.batch,
-            "task_index": self.draw.task_index,
-            "order": self.draw.order,
-            "occurrence": self.draw.occurrence,
-            "started": self.started,
-            "attempts": attempts,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any], task: Task) -> OpenGroup:
-        """The group as it was, with nothing in flight."""
-        attempts = []
-        for values in state["attempts"]:
-            sampling = Sampling(
-                **values["sampling"] | {"stop": tuple(values["sampling"]["stop"])}
-            )
-            attempts.append(Attempt(**values | {"sampling": sampling}))
-        draw = TaskDraw(
-            task=task,
-            task_index=state["task_index"],
-            order=state["order"],
-            occurrence=state["occurrence"],
-        )
-        return cls(
-            key=state["key"],
-            batch=state["batch"],
-            draw=draw,
-            attempts=attempts,
-            started=state["started"],
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

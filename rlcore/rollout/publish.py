@@ -103,6 +103,26 @@ def format_fingerprint(digests: Iterable[tuple[int, int]]) -> str:
     return f"{sum(total for total, _ in digests) % 2**64:016x}/{sum(nonzero for _, nonzero in digests)}"
 
 
+def fingerprint_of_workers(
+    digests: Sequence[Sequence[tuple[str, int, int]]], stale: Sequence[Sequence[str]]
+) -> str:
+    """Fingerprint of the parameters that tensor-parallel workers hold, from what `WeightExtension` says of each.
+
+    digests: (name, total, non-zero) of the parameters of each worker. A parameter of equal content on all workers is one
+    replicated parameter; others are shards. stale: names of layers that compute with a packed copy that is not one of its
+    raw weight; where there is one, the fingerprint says so and equals no other.
+    """
+    distinct: list[tuple[int, int]] = []
+    for shards in zip(*digests, strict=True):
+        contents = [(total, nonzero) for _, total, nonzero in shards]
+        distinct += contents[:1] if len(set(contents)) == 1 else contents
+    fingerprint = format_fingerprint(distinct)
+    names = [name for of_worker in stale for name in of_worker]
+    if names:
+        return f"{fingerprint} (but {len(names)} packed copies, first of {names[0]}, hold other weights)"
+    return fingerprint
+
+
 class Distinct:
     """Tells tensors of new memory from repeats (tied weights).
 

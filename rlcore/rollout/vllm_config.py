@@ -13,7 +13,13 @@ import torch
 
 from rlcore.chat import end_ids
 from rlcore.errors import EngineError, RlcoreError, first_line
-from rlcore.pretrained import load_config, load_generation_config
+from rlcore.pretrained import (
+    head_size,
+    kv_heads,
+    layer_configs,
+    load_config,
+    load_generation_config,
+)
 from rlcore.rollout.process_state import launched
 from rlcore.tokenizer import load_tokenizer
 
@@ -48,11 +54,11 @@ def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int)
             f"tensor_parallel={tensor_parallel} inside a launched group is not supported: every process owns one "
             "engine; launch one process for each engine or use tensor_parallel=1"
         )
-    heads = _kv_heads(config)
-    if heads % tensor_parallel:
-        raise EngineError(
-            f"tensor_parallel={tensor_parallel} does not divide the model's {heads} key-value heads; choose a divisor"
-        )
+    for heads in sorted({kv_heads(layer) for layer in layer_configs(config)}):
+        if heads % tensor_parallel:
+            raise EngineError(
+                f"tensor_parallel={tensor_parallel} does not divide the model's {heads} key-value heads; choose a divisor"
+            )
     return config
 
 
@@ -105,15 +111,11 @@ def _first_sentences(text: str) -> str:
     return line.rstrip(".")
 
 
-def _kv_heads(config: Any) -> int:
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-
-
 def token_bytes(config: Any, dtype: str) -> int:
     """Bytes of the keys and values of one token, over all layers."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    numbers = sum(2 * kv_heads(layer) * head_size(layer) for layer in layer_configs(config))
     element = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
-    return 2 * config.num_hidden_layers * _kv_heads(config) * head * element
+    return numbers * element
 
 
 def cache_bytes(

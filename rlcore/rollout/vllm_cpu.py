@@ -34,6 +34,7 @@ def keep_raw_weights() -> None:
     sampler_module.batched_count_greater_than = plain
     _keep_raw_experts()
     _route_by_corrected_scores()
+    _rotate_each_head()
 
 
 def pack_again(model: nn.Module) -> None:
@@ -143,6 +144,30 @@ def _route_by_corrected_scores() -> None:
         )
 
     cpu_router.CPURouter._compute_routing = compute_routing
+
+
+def _rotate_each_head() -> None:
+    """Let rotary embeddings on a CPU read [tokens, heads, head size] as multi-head latent attention passes it.
+
+    The kernel takes the stride between heads for the one between tokens, and reads a slice of a
+    larger tensor as if it were a whole one. Python's own form of it does neither.
+    """
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+    rotate = RotaryEmbedding.forward_cpu
+
+    def forward_cpu(
+        self: Any,
+        positions: torch.Tensor,
+        query: torch.Tensor,
+        key: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        is_flat = query.dim() == positions.dim() + 1
+        return (rotate if is_flat else RotaryEmbedding.forward_native)(
+            self, positions, query, key
+        )
+
+    RotaryEmbedding.forward_cpu = forward_cpu
 
 
 def _mixtures(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:

@@ -16,7 +16,7 @@ from rlcore.errors import EngineError
 from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.process_state import guest_manners, launched
-from rlcore.rollout.publish import format_fingerprint
+from rlcore.rollout.publish import fingerprint_of_workers
 from rlcore.rollout.vllm_adapter import AdapterSlot
 from rlcore.rollout.vllm_config import cache_bytes, in_our_words, read_config, read_end_ids
 from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
@@ -140,23 +140,11 @@ class VllmEngine:
         self._engine.collective_rpc("rlcore_loaded")
 
     def fingerprint(self) -> str:
-        """Fingerprint of the raw parameters held, over all tensor-parallel workers.
-
-        A parameter of equal content on all workers is one replicated parameter; others are shards. Where a layer computes
-        with a packed copy that is not one of its raw weight, the fingerprint says so and equals no other.
-        """
-        per_worker = self._engine.collective_rpc("rlcore_digests", args=(self._dtype,))
-        digests: list[tuple[int, int]] = []
-        for shards in zip(*per_worker, strict=True):
-            contents = [(total, nonzero) for _, total, nonzero in shards]
-            digests += contents[:1] if len(set(contents)) == 1 else contents
-        fingerprint = format_fingerprint(digests)
-        stale = [
-            n for names in self._engine.collective_rpc("rlcore_stale_copies") for n in names
-        ]
-        if stale:
-            return f"{fingerprint} (but {len(stale)} packed copies, first of {stale[0]}, hold other weights)"
-        return fingerprint
+        """Fingerprint of the raw parameters held, over all tensor-parallel workers (`fingerprint_of_workers`)."""
+        digests = self._engine.collective_rpc("rlcore_digests", args=(self._dtype,))
+        return fingerprint_of_workers(
+            digests, self._engine.collective_rpc("rlcore_stale_copies")
+        )
 
     def score(self, sequences: Sequence[list[int]], top_k: int = 0) -> list[SequenceScore]:
         """Prompt log-probabilities, computed anew: such requests do not read the prefix cache."""

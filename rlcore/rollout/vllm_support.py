@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import NamedTuple, Protocol
 
 from rlcore.errors import EngineError
 from rlcore.types import Request, Sampling
 
-if TYPE_CHECKING:
-    from vllm.logprobs import Logprob
+
+class HasLogprob(Protocol):
+    """vLLM's own entry, or one that was read from a server's reply."""
+
+    @property
+    def logprob(self) -> float: ...
+
+
+class LogprobEntry(NamedTuple):
+    logprob: float
+
 
 ROOM = 2
 """Log-probabilities asked for at each token, in multiples of top_k: tokens that tie with the k-th are kept too."""
@@ -39,7 +48,7 @@ def logprobs_needed(sampling: Sampling, vocabulary: int) -> int:
     return min(ROOM * sampling.top_k, vocabulary)
 
 
-def kept_tokens(logprobs: Mapping[int, Logprob], request: Request) -> list[int]:
+def kept_tokens(logprobs: Mapping[int, HasLogprob], request: Request) -> list[int]:
     """Ids of the kept tokens, whose probabilities add up to 1.
 
     Raises `EngineError` if there are more of them than were asked for.

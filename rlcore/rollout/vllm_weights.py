@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import vllm.model_executor.models.transformers.base as transformers_backend
+from safetensors import safe_open
 from torch import nn
 from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
@@ -77,6 +78,19 @@ class WeightExtension:
         if current_platform.is_cpu() and self.model_config.dtype == torch.float32:
             _widen(self.get_model())
         self.get_model().load_weights(weights)
+
+    def rlcore_load_file(self, path: str) -> None:
+        """`rlcore_load` of a file of weights that this machine can read."""
+        with safe_open(path, "pt") as file:
+            self.rlcore_load((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+
+    def rlcore_set_label(self, label: str) -> None:
+        """Note what the weights now held are called."""
+        self.rlcore_label = label
+
+    def rlcore_get_label(self) -> str:
+        """What was noted; "" while a server has the weights that it was started with."""
+        return getattr(self, "rlcore_label", "")
 
     @torch.no_grad()
     def rlcore_loaded(self) -> None:

@@ -1,17 +1,22 @@
 """Rollout batches in the order in which they are drawn: from the curriculum's draw to scored groups, and back to the curriculum.
 
-With `max_staleness: n` n batches are generated ahead of the one that is being trained: batch b is drawn after the curriculum
-has observed the batches up to b - 1 - n, and trained in its turn. No token is older than n versions. Each batch is generated
-whole before the next update, so this has the order of asynchronous training without its overlap: it is for studying
-staleness, and saves no time.
+With `max_staleness: n` n batches are under way beyond the one that is being trained: batch b is drawn after the curriculum has
+observed the batches up to b - 1 - n, and trained in its turn. No token is older than n versions.
+
+    n = 1      draw b, b+1 | learn b             | observe b+1, draw b+2 | learn b+1             | ...
+    servers                | generate, score b+1 |                       | generate, score b+2   |
+
+Servers generate while the learner works (`generating_meanwhile`). An engine in this process cannot: there each batch is
+generated whole when it is drawn, in the same order. That is the deterministic reference, and saves no time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlcore.credit.estimator import Cost
 from rlcore.credit.group import group_samples, outcome
@@ -22,10 +27,10 @@ from rlcore.curriculum.task_sampler import TaskSampler
 from rlcore.rollout.collector import CollectedBatch, Collector, Resample
 from rlcore.rollout.generator import Generator
 from rlcore.rollout.open_group import TaskDraw
-from rlcore.rollout.state import group_state, load_group, task_state
-from rlcore.run.allocator import give_back_freed_memory
+from rlcore.run.batch_state import batch_state, load_batch, part_of_rank
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
-from rlcore.types import Group, Outcome, Rollout, Sample, Task
+from rlcore.run.rollout_batch import RolloutBatch
+from rlcore.types import Group, Outcome, Sample, Task
 
 AddRewards = Callable[[Sequence[Group]], list[Group]]
 EstimateStepValues = Callable[[Sequence[Group], int], tuple[list[Group], Cost]]
@@ -49,38 +54,11 @@ class BatchPlan:
     follow_up: FollowUp | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RolloutBatch:
-    """This rank's part of one batch, ready to be learned from."""
-
-    collected: CollectedBatch
-    """`groups` are those to learn from; groups of follow-up tasks come last and have no index in the task set."""
-    value_cost: Cost | None
-    """Of step values, where the stage estimates them."""
-    resamples: int
-    """Draws in place of rejected groups."""
-
-    @property
-    def groups(self) -> list[Group]:
-        return self.collected.groups
-
-    @property
-    def all_groups(self) -> list[Group]:
-        """Rejected ones too."""
-        return self.collected.groups + self.collected.rejected
-
-    @property
-    def rollouts(self) -> list[Rollout]:
-        """Those to learn from."""
-        return [rollout for group in self.groups for rollout in group.rollouts]
-
-    def placed(self) -> Iterator[tuple[int | None, Group, bool]]:
-        """(index in the task set, group, accepted) of every group."""
-        batch = self.collected
-        for draw, group in zip(batch.draws, batch.groups, strict=True):
-            yield draw.task_index, group, True
-        for draw, group in zip(batch.rejected_draws, batch.rejected, strict=True):
-            yield draw.task_index, group, False
+class _StartedBatch(NamedTuple):
+    first: list[Draw]
+    """This rank's draws, without those in place of rejected groups."""
+    draws: RankDraws
+    """Where these come from."""
 
 
 class BatchSource:
@@ -98,16 +76,22 @@ class BatchSource:
         gather: Callable[[Any], list[Any]] = list,
         add_policy_rewards: AddRewards = list,
         estimate_step_values: EstimateStepValues | None = None,
+        overlap: bool = False,
+        in_flight: bool = True,
     ) -> None:
         """gather: joins the items of all ranks; `list` where there is one. add_policy_rewards: adds rewards that read the
-        policy's log-probabilities; `list` adds none. estimate_step_values: adds the step values of per-step credit."""
+        policy's log-probabilities; `list` adds none. estimate_step_values: adds the step values of per-step credit. overlap:
+        the engine generates while the learner works. in_flight: weights may be loaded in the middle of a completion."""
         self._plan, self._tasks = plan, tasks
         self._curriculum, self._collector = curriculum, collector
         self._draws = RankDraws(curriculum, tasks, rank=rank, ranks=ranks)
         self._rank, self._ranks = rank, ranks
         self._gather, self._add_policy_rewards = gather, add_policy_rewards
         self._estimate_step_values = estimate_step_values
+        self._overlap, self._in_flight = overlap, in_flight
+        self._started: dict[int, _StartedBatch] = {}
         self._ready: dict[int, RolloutBatch] = {}
+        self._to_start: dict[int, list[Draw]] = {}
         self._next_draw = 0
 
     @property
@@ -118,15 +102,38 @@ class BatchSource:
     def generate_and_score(self, step: int, *, version: int) -> RolloutBatch:
         """The batch of this step: drawn by the curriculum, generated, scored, filtered, its prefixes continued for step values.
 
-        With staleness, batches beyond it are generated too. version: of the weights served.
+        With staleness, batches beyond it are drawn too, and begun or generated. version: of the weights served.
         """
+        for number, draws in self._to_start.items():
+            self._start_again(number, draws, version)
+        self._to_start = {}
         last = min(step + self._plan.max_staleness, self._plan.steps - 1)
         self._next_draw = max(self._next_draw, step)
         while self._next_draw <= last:
-            self._ready[self._next_draw] = self._generate(self._next_draw, version)
+            self._start(self._next_draw, version)
+            if not self._overlap:
+                self._ready[self._next_draw] = self._finish(self._next_draw)
             self._next_draw += 1
-        give_back_freed_memory()
-        return self._ready.pop(step)
+        return self._ready.pop(step) if step in self._ready else self._finish(step)
+
+    @contextmanager
+    def generating_meanwhile(self) -> Iterator[None]:
+        """The batches that are begun go on while the body computes, where the engine can do that.
+
+        If weights are not to be loaded in flight, they are generated to their end before the context ends.
+        """
+        if not self._overlap:
+            yield
+            return
+        with self._collector.working():
+            yield
+        if not self._in_flight:
+            self._collector.wait_for_all()
+
+    @property
+    def idle_s(self) -> float | None:
+        """How long the engine had nothing to do in the last `generating_meanwhile`; None where it cannot work meanwhile."""
+        return self._collector.idle_s if self._overlap else None
 
     def update_curriculum(
         self, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]
@@ -148,7 +155,7 @@ class BatchSource:
         outcomes = self._gather(_outcomes(collected, samples))
         if self._plan.max_staleness == 0:
             # Replacements advance the sampler, so all ranks must agree how many there were. With staleness they
-            # came from a fork, and `_generate` has ended the batch's draws.
+            # came from a fork, and `_start` has ended the batch's draws.
             self._draws.end_batch([effort.resamples for effort in efforts])
         self._curriculum.observe(sorted(outcomes, key=lambda outcome: outcome.index))
         metrics = effort_metrics(efforts) | self._curriculum.metrics()
@@ -161,10 +168,15 @@ class BatchSource:
         return range(self._rank, self._plan.groups_per_step, self._ranks)
 
     def state_dict(self) -> dict[str, Any]:
-        """The curriculum's state is kept apart; this is the batches that are generated and not trained."""
+        """The curriculum's state is kept apart; this is the batches that are drawn and not trained.
+
+        Of those that are still being generated the draws are kept: they are begun again, with the same ids and seeds.
+        """
+        started = {number: batch.first for number, batch in self._started.items()}
         return {
             "next_draw": self._next_draw,
-            "ready": [_batch_state(batch) for _, batch in sorted(self._ready.items())],
+            "ready": [batch_state(batch) for _, batch in sorted(self._ready.items())],
+            "started": {n: [list(draw) for draw in draws] for n, draws in started.items()},
         }
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
@@ -175,24 +187,41 @@ class BatchSource:
         rank, ranks = self._rank, self._ranks
         ready = []
         for parts in zip(*(state["ready"] for state in states), strict=True):
-            ready.append(parts[rank] if len(parts) == ranks else _part(parts, rank, ranks))
-        batches = [_load_batch(saved, self._task_of) for saved in ready]
+            ready.append(
+                parts[rank] if len(parts) == ranks else part_of_rank(parts, rank, ranks)
+            )
+        batches = [load_batch(saved, self._task_of) for saved in ready]
         self._ready = {batch.collected.number: batch for batch in batches}
+        for number in states[0]["started"]:
+            draws = [Draw(*draw) for state in states for draw in state["started"][number]]
+            self._to_start[number] = sorted(draws, key=lambda draw: draw.order)
 
     def _task_of(self, saved: dict[str, Any], number: int) -> Task:
         if saved["task_index"] is None:
             return Task(**saved["task"])
         return self._task(saved["task_index"], number)
 
-    def _generate(self, number: int, version: int) -> RolloutBatch:
-        plan = self._plan
+    def _start(self, number: int, version: int) -> None:
+        """Draw a batch and begin it."""
+        first = self._draws.draw_batch(self._plan.groups_per_step)
         draws = self._draws
-        first = self._task_draws(draws.draw_batch(plan.groups_per_step), number)
-        resample = None
-        if plan.max_staleness > 0:
+        if self._plan.max_staleness > 0:
             # later batches must not depend on how many tasks this one replaces
-            draws = draws.fork()
+            draws = self._draws.fork()
             self._draws.end_batch([0])
+        self._begin(number, first, draws, version)
+
+    def _start_again(self, number: int, of_batch: Sequence[Draw], version: int) -> None:
+        """Begin a batch that was drawn before the run was killed. of_batch: the draws of all ranks, in order."""
+        first = of_batch[self._rank :: self._ranks]
+        self._begin(number, first, self._draws.fork(of_batch), version)
+
+    def _begin(
+        self, number: int, first: Sequence[Draw], draws: RankDraws, version: int
+    ) -> None:
+        """Hand a batch to the collector. draws: where replacements of rejected groups come from."""
+        plan = self._plan
+        resample = None
         if plan.filter is not None:
             resample = Resample(
                 accepts=partial(plan.filter, version=version),
@@ -202,9 +231,13 @@ class BatchSource:
                 max_gen_batches=plan.max_gen_batches,
                 oversubmit=plan.oversubmit,
             )
-        self._collector.start(number, first, resample)
+        self._started[number] = _StartedBatch(list(first), draws)
+        self._collector.start(number, self._task_draws(first, number), resample)
+
+    def _finish(self, number: int) -> RolloutBatch:
+        """Wait for a batch, and add what is made of its completions: follow-up tasks, rewards by the policy, step values."""
         collected = self._collector.wait(number)
-        resamples = draws.resamples
+        resamples = self._started.pop(number).draws.resamples
         collected = self._follow_up(collected)
         collected = replace(collected, groups=self._add_policy_rewards(collected.groups))
         cost = None
@@ -265,87 +298,3 @@ def _outcomes(collected: CollectedBatch, samples: Sequence[Sequence[Sample]]) ->
         rejected = outcome(draw.task_index, group, group_samples(group))
         outcomes.append(replace(rejected, accepted=i in collected.surplus))
     return outcomes
-
-
-def _batch_state(batch: RolloutBatch) -> dict[str, Any]:
-    collected = batch.collected
-
-    def pairs(draws: Sequence[TaskDraw], groups: Sequence[Group]) -> list[dict[str, Any]]:
-        states = []
-        for draw, group in zip(draws, groups, strict=True):
-            task = task_state(draw.task) if draw.task_index is None else None
-            draw_state = {
-                "task_index": draw.task_index,
-                "order": draw.order,
-                "occurrence": draw.occurrence,
-                "task": task,
-            }
-            states.append({"draw": draw_state, "group": group_state(group)})
-        return states
-
-    return {
-        "number": collected.number,
-        "groups": pairs(collected.draws, collected.groups),
-        "rejected": pairs(collected.rejected_draws, collected.rejected),
-        "surplus": sorted(collected.surplus),
-        "tried": collected.tried,
-        "seconds": [collected.rollout_s, collected.reward_s],
-        "tokens": [collected.prompt_tokens, collected.completion_tokens],
-        "value_cost": None if batch.value_cost is None else asdict(batch.value_cost),
-        "resamples": batch.resamples,
-    }
-
-
-def _part(parts: Sequence[dict[str, Any]], rank: int, ranks: int) -> dict[str, Any]:
-    """One rank's part of a batch that another number of ranks has generated; what it cost stays with the first rank."""
-
-    def groups(key: str) -> list[dict[str, Any]]:
-        joined = [pair for part in parts for pair in part[key]]
-        return sorted(joined, key=lambda pair: pair["draw"]["order"])[rank::ranks]
-
-    first = rank == 0
-    return {
-        "number": parts[0]["number"],
-        "groups": groups("groups"),
-        "rejected": groups("rejected"),
-        "surplus": [],
-        "tried": sum(part["tried"] for part in parts) if first else 0,
-        "seconds": parts[0]["seconds"],
-        "tokens": [sum(part["tokens"][i] for part in parts) if first else 0 for i in range(2)],
-        "value_cost": parts[0]["value_cost"] if first else None,
-        "resamples": 0,
-    }
-
-
-def _load_batch(
-    state: dict[str, Any], task_of: Callable[[dict[str, Any], int], Task]
-) -> RolloutBatch:
-    def load(saved: Sequence[dict[str, Any]]) -> tuple[list[TaskDraw], list[Group]]:
-        draws, groups = [], []
-        for pair in saved:
-            task = task_of(pair["draw"], state["number"])
-            draws.append(TaskDraw(**pair["draw"] | {"task": task}))
-            groups.append(load_group(pair["group"], task))
-        return draws, groups
-
-    draws, groups = load(state["groups"])
-    rejected_draws, rejected = load(state["rejected"])
-    collected = CollectedBatch(
-        number=state["number"],
-        groups=groups,
-        draws=draws,
-        rejected=rejected,
-        rejected_draws=rejected_draws,
-        surplus=set(state["surplus"]),
-        tried=state["tried"],
-        rollout_s=state["seconds"][0],
-        reward_s=state["seconds"][1],
-        prompt_tokens=state["tokens"][0],
-        completion_tokens=state["tokens"][1],
-    )
-    cost = state["value_cost"]
-    return RolloutBatch(
-        collected=collected,
-        value_cost=None if cost is None else Cost(**cost),
-        resamples=state["resamples"],
-    )

@@ -21,7 +21,13 @@ from rlcore.recipe.schema import Recipe
 from rlcore.run import checkpoint
 from rlcore.run.ending import interrupted, resume_command, saved_steps
 from rlcore.run.folder import RunFolder, read_rows
-from rlcore.run.processes import group_settings, lost_process_named, on_main
+from rlcore.run.processes import (
+    group_settings,
+    layout_named,
+    lost_process_named,
+    on_main,
+    refuse_other_layouts,
+)
 from rlcore.run.session import Run
 from rlcore.run.shared_files import check_shared
 from rlcore.run.tracking import Callback, StepFunction, Tracker
@@ -62,12 +68,14 @@ def train(
     check_trackers(recipe.run.trackers)
     transformers.utils.logging.disable_progress_bar()  # loading and saving bars would break ours
     folder = RunFolder(folder or Path(recipe.run.folder).expanduser() / recipe.name)
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        log_with=list(recipe.run.trackers) or None,
-        project_dir=str(folder.path),
-        kwargs_handlers=[group_settings(recipe.run.timeout_s)],
-    )
+    with layout_named():
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            log_with=list(recipe.run.trackers) or None,
+            project_dir=str(folder.path),
+            kwargs_handlers=[group_settings(recipe.run.timeout_s)],
+        )
+    refuse_other_layouts(accelerator)
     tracker = Tracker(folder, accelerator, console or SafeConsole(), callbacks)
     tasks: dict[str, Sequence[Task]] = {}
     for fact in check(recipe, tasks):

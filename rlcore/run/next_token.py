@@ -13,7 +13,7 @@ from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
     from rlcore.objective.term import Objective
-    from rlcore.run.batches import RolloutBatch
+    from rlcore.run.rollout_batch import RolloutBatch
     from rlcore.run.session import Run
 
 STREAM = "text"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
 
 from rlcore.errors import RlcoreError, RunError, first_line
 from rlcore.run.ending import resume_command
@@ -18,6 +18,51 @@ from rlcore.run.ending import resume_command
 def group_settings(timeout_s: float) -> InitProcessGroupKwargs:
     """For `Accelerator(kwargs_handlers=[...])`: the longest wait in a collective operation."""
     return InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))
+
+
+_WITHOUT_CODE = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
+_DIMENSIONS = {
+    "tp_size": "tensor parallelism",
+    "cp_size": "context parallelism",
+    "sp_size": "sequence parallelism",
+    "dp_replicate_size": "replicated shards (HSDP)",
+}
+"""Of accelerate's `ParallelismConfig`, and what they stand for."""
+
+
+_FOLLOWED = "use DDP (accelerate's default) or FSDP2 (--use_fsdp --fsdp_version 2)"
+
+
+@contextmanager
+def layout_named() -> Iterator[None]:
+    """Inside, what accelerate says of a configuration that it cannot start is raised as a `RunError`."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise RunError(
+            f"accelerate cannot start as it is configured: {first_line(error)}; {_FOLLOWED}"
+        ) from error
+
+
+def refuse_other_layouts(accelerator: Accelerator) -> None:
+    """Raise `RunError` where accelerate was told to spread the learner in a way that rlcore does not follow.
+
+    It follows one process, DDP and FSDP2. Under any other layout weights would be published and saved in pieces.
+    """
+    kind = accelerator.distributed_type
+    if kind in _WITHOUT_CODE:
+        raise RunError(
+            f"accelerate is set to {kind.value}, which rlcore has no code for: {_FOLLOWED}"
+        )
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if kind == DistributedType.FSDP and plugin is not None and plugin.fsdp_version == 1:
+        raise RunError(f"accelerate is set to the first version of FSDP: {_FOLLOWED}")
+    layout = getattr(accelerator, "parallelism_config", None)
+    for name, meaning in _DIMENSIONS.items():
+        if layout is not None and (getattr(layout, name, None) or 1) > 1:
+            raise RunError(
+                f"accelerate is set to {meaning} ({name}={getattr(layout, name)}), which the learner does not have: {_FOLLOWED}"
+            )
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:

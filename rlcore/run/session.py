@@ -128,7 +128,8 @@ class Run:
                 else None,
             )
             self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process:
+            # servers that die are started again from it
+            if self.accelerator.is_main_process and not self._engine.shared:
                 remove(folder, inside=self.folder.path)
             give_back_freed_memory()
         return self._engine
@@ -324,6 +325,8 @@ class Run:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+            if self.accelerator.is_main_process:
+                remove(self.folder.served_model, inside=self.folder.path)
 
     def _save(self, state: dict[str, Any]) -> None:
         checkpoint.save(

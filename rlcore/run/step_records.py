@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rlcore.run.batches import RolloutBatch
 from rlcore.run.metrics import (
     group_facts,
     refuse_unscored,
@@ -15,6 +14,7 @@ from rlcore.run.metrics import (
     staleness_metrics,
 )
 from rlcore.run.own_metrics import GroupMetric, mean_metrics, measure_groups
+from rlcore.run.rollout_batch import RolloutBatch
 from rlcore.run.step_values import step_metrics, step_rows
 from rlcore.types import Sample
 

@@ -19,11 +19,11 @@ class Stopwatch:
         self._laps[part] = before + now - self._last
         self._last = now
 
-    def times(self, **extra: float) -> dict[str, float]:
+    def times(self, **extra: float | None) -> dict[str, float]:
         """Seconds since the start as `time/total`, and `time/<part>` for the other parts.
 
-        extra: parts that were measured elsewhere.
+        extra: parts that were measured elsewhere; None for one that does not exist.
         """
         total = time.perf_counter() - self._started
         parts = {**self._laps, **extra, "total": total}
-        return {f"time/{part}": seconds for part, seconds in parts.items()}
+        return {f"time/{part}": s for part, s in parts.items() if s is not None}

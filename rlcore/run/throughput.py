@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from rlcore.learner.policy import Policy
+from rlcore.pretrained import head_size, layer_configs
 from rlcore.types import Sample
 
 PEAK_TFLOPS = {
@@ -88,9 +89,8 @@ class Throughput:
     """Turns token counts and seconds into metrics; made once a stage with `throughput`."""
 
     parameters: int
-    layers: int
     attention_width: int
-    """Heads times the size of a head."""
+    """Heads times the size of a head, of all layers together."""
     frozen: bool
     """Whether only an adapter is trained: the base then needs no gradient of its weights."""
     peak_flops: float | None
@@ -100,7 +100,7 @@ class Throughput:
         """Floating-point operations of one forward and backward pass over the samples.
 
         6 * parameters a token (2 forward, 4 backward; 2 of the backward are for the weights), and
-        6 * layers * width * length^2 a sequence for causal attention (half of the full matrix):
+        6 * width * length^2 a sequence for causal attention (half of the full matrix):
         PaLM, arXiv 2204.02311, appendix B. Recomputation, the reference model and other forward
         passes do not count. A prefix that several samples share counts in each of them, so the
         shared layout raises the utilisation.
@@ -108,7 +108,7 @@ class Throughput:
         tokens = sum(fact.sequence_tokens for fact in facts)
         squared = sum(fact.squared_tokens for fact in facts)
         per_token = (4 if self.frozen else 6) * self.parameters
-        return per_token * tokens + 6 * self.layers * self.attention_width * squared
+        return per_token * tokens + 6 * self.attention_width * squared
 
     def metrics(
         self,
@@ -143,8 +143,7 @@ def throughput(
 ) -> Throughput:
     """peak_tflops: of one device (`run.peak_tflops`); None: looked up by the device's name."""
     config = policy.model.config.get_text_config()
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    widths = [layer.num_attention_heads * head_size(layer) for layer in layer_configs(config)]
     if peak_tflops is None:
         peak_tflops = known_peak_tflops(policy, accelerator.device)
     peak_flops = None
@@ -152,8 +151,7 @@ def throughput(
         peak_flops = peak_tflops * 1e12 * accelerator.num_processes
     return Throughput(
         parameters=_multiplied_parameters(policy),
-        layers=config.num_hidden_layers,
-        attention_width=heads * head_size,
+        attention_width=sum(widths),
         frozen=policy.adapter is not None,
         peak_flops=peak_flops,
     )

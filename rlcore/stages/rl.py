@@ -34,12 +34,14 @@ from rlcore.recipe.credit_sections import CreditSection
 from rlcore.recipe.filter_sections import GroupKeys
 from rlcore.recipe.optim_sections import OptimSection, UpdateKeys
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
-from rlcore.run.batches import BatchPlan, BatchSource, RolloutBatch
+from rlcore.run.allocator import give_back_freed_memory
+from rlcore.run.batches import BatchPlan, BatchSource
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.next_token import next_token_groups
 from rlcore.run.own_metrics import build_metrics
 from rlcore.run.plots import draw_categories
 from rlcore.run.policy_rewards import policy_scorer
+from rlcore.run.rollout_batch import RolloutBatch
 from rlcore.run.seeds import derive
 from rlcore.run.step_records import batch_metrics, speed_metrics, write_rollouts
 from rlcore.run.step_values import step_values
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
     from rlcore.run.session import Run
-    from rlcore.types import Sample
+    from rlcore.types import Sample, StepReport
 
 
 class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
@@ -133,7 +135,7 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
                 "so RL learns nothing"
             )
         truncated = self.sampling.top_p < 1 or self.sampling.min_p > 0
-        if truncated and self.sampling.top_k == 0 and recipe.engine.use == "vllm_local":
+        if truncated and self.sampling.top_k == 0 and recipe.engine.use.startswith("vllm_"):
             yield (
                 "sampling has top_p or min_p without top_k: vLLM reports which tokens were kept only if "
                 "top_k bounds their number; set top_k too, leave them out, or use engine.use=hf"
@@ -206,7 +208,6 @@ def check_streams(demonstrations: str, objective: Objective) -> None:
 
 
 def run_rl(run: Run, stage: RlStage) -> None:
-    from rlcore.learner.updates import run_updates
     from rlcore.run.throughput import throughput
 
     seed = derive(run.recipe.seed, "rl", run.cursor.stage)
@@ -229,8 +230,9 @@ def run_rl(run: Run, stage: RlStage) -> None:
         run.publish(learner.version, batches.generator)
         while run.cursor.stage_step < stage.steps and not limit.reached:
             watch = Stopwatch()
-            # draws tasks, generates, scores, replaces rejected groups; see BatchSource._generate
+            # draws tasks, generates, scores, replaces rejected groups
             batch = batches.generate_and_score(run.cursor.stage_step, version=learner.version)
+            give_back_freed_memory()  # of generation
             watch.lap("rollout")
 
             samples = credit(batch.groups)
@@ -239,19 +241,12 @@ def run_rl(run: Run, stage: RlStage) -> None:
             metrics |= batches.update_curriculum(batch, samples)
             watch.lap("credit")
 
-            report = run_updates(
-                learner,
-                groups_in_global_order(batch, samples)
-                + next_token_groups(run, batch, objective),
-                minibatches=stage.minibatches,
-                update_epochs=stage.update_epochs,
-                by=stage.minibatch_by,
-                old_logprobs=stage.old_logprobs_source(run.recipe),
-                seed=derive(seed, "minibatches", run.cursor.stage_step),
-                gather=run.gather,
-            )
-            metrics |= learner_metrics(report)
-            watch.lap("learn")
+            with batches.generating_meanwhile():
+                report = update_policy(run, stage, learner, batch, samples, seed=seed)
+                metrics |= learner_metrics(report)
+                watch.lap("learn")
+            # what is still under way, where weights are not loaded in flight
+            watch.lap("rollout")
 
             if report.updates:  # otherwise no sample had a gradient, and the engine serves these weights already
                 learner.version += 1  # counts publishes, not optimiser updates
@@ -259,12 +254,36 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 metrics |= sync.metrics()
             watch.lap("publish")
 
-            times = watch.times(reward=batch.collected.reward_s)
+            times = watch.times(reward=batch.collected.reward_s, engine_idle=batches.idle_s)
             metrics |= times
             metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
             limit.add(metrics)
             run.end_step(metrics, learner, curriculum, batches)
     run.end_stage(learner, curriculum)
+
+
+def update_policy(
+    run: Run,
+    stage: RlStage,
+    learner: Learner,
+    batch: RolloutBatch,
+    samples: Sequence[Sequence[Sample]],
+    *,
+    seed: int,
+) -> StepReport:
+    """The updates of one step. Collective."""
+    from rlcore.learner.updates import run_updates
+
+    return run_updates(
+        learner,
+        batch.keyed(samples) + next_token_groups(run, batch, learner.objective),
+        minibatches=stage.minibatches,
+        update_epochs=stage.update_epochs,
+        by=stage.minibatch_by,
+        old_logprobs=stage.old_logprobs_source(run.recipe),
+        seed=derive(seed, "minibatches", run.cursor.stage_step),
+        gather=run.gather,
+    )
 
 
 def task_sampler(run: Run, stage: RlStage, *, seed: int) -> TaskSampler:
@@ -302,6 +321,8 @@ def batch_source(
         gather=run.gather,
         add_policy_rewards=policy_scorer(run, stage, learner.average),
         estimate_step_values=step_values(run, stage.credit.steps, stage, collector, seed=seed),
+        overlap=run.engine().shared,
+        in_flight=getattr(run.engine(), "in_flight", True),
     )
 
 
@@ -318,18 +339,3 @@ def batch_plan(stage: RlStage) -> BatchPlan:
         budget_text=stage.budget_text,
         follow_up=build_follow_up(stage.follow_up),
     )
-
-
-def groups_in_global_order(
-    batch: RolloutBatch, samples: Sequence[Sequence[Sample]]
-) -> list[tuple[tuple[int, int, str], list[Sample]]]:
-    """(sort key, samples) of each group. The keys make minibatches equal for any number of ranks.
-
-    Groups of follow-up tasks come last.
-    """
-    pairs = []
-    for draw, of_group in zip(batch.collected.draws, samples, strict=True):
-        follow_up = draw.task_index is None
-        key = (1, 0, draw.task.id) if follow_up else (0, draw.order, "")
-        pairs.append((key, list(of_group)))
-    return pairs

@@ -33,6 +33,10 @@ class Material:
     """For "use these words", and the like."""
     frequent: Sequence[str]
     """Words that most texts have: for "do not use"."""
+    letters: Sequence[str]
+    """Letters that most texts have a few times."""
+    openers: Sequence[str]
+    """Words that a sentence may begin with."""
     endings: Sequence[str]
     word_ranges: Sequence[tuple[int, int]]
     counts: Sequence[int]
@@ -51,6 +55,8 @@ _TRAIN = Material(
         "warm,friend,road,market,paper,light,evening,house,story,colour"
     ).split(","),
     frequent=("and", "with", "it", "as"),
+    letters=("w", "y", "b"),
+    openers=("Every", "Many", "Some", "Once", "There"),
     endings=("That is all.", "Hope this helps!", "Have a nice day.", "Any other questions?"),
     word_ranges=((18, 40), (20, 45), (24, 50)),
     counts=(2, 4),
@@ -62,6 +68,8 @@ _HELD_OUT = Material(
     ).split(","),
     words="silver,garden,slowly,winter,door,music,hand,field,early,blue,voice,table".split(","),
     frequent=("is", "for"),
+    letters=("g", "p"),
+    openers=("When", "Few", "Our"),
     endings=("Now you know.", "See you tomorrow."),
     word_ranges=((19, 42), (22, 48)),
     counts=(3,),
@@ -106,6 +114,18 @@ def _end_phrase(rng: random.Random, material: Material) -> tuple[str, dict[str, 
     return f"Finish with exactly this phrase: {phrase}", {"end_phrase": phrase}
 
 
+def _first_word(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    word = rng.choice(material.openers)
+    arguments = {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": word}
+    return f"Write one paragraph and begin it with the word {word}.", arguments
+
+
+def _letters(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
+    letter, limit = rng.choice(material.letters), rng.choice(material.counts) + 1
+    arguments = {"letter": letter, "let_frequency": limit, "let_relation": "less than"}
+    return f"Use the letter {letter} less than {limit} times.", arguments
+
+
 def _keywords(rng: random.Random, material: Material) -> tuple[str, dict[str, Any]]:
     first, second = rng.sample(material.words, 2)
     return f"Use the words {first} and {second}.", {"keywords": [first, second]}
@@ -131,7 +151,7 @@ KINDS: dict[str, Kind] = {
     "lowercase": _kind(
         "change_case:english_lowercase",
         "case",
-        _fixed("Write everything in lowercase letters."),
+        _fixed("Use only lowercase letters, no capital letters anywhere, like this."),
     ),
     "capitals": _kind(
         "change_case:english_capital",
@@ -161,7 +181,7 @@ KINDS: dict[str, Kind] = {
     "json": _kind(
         "detectable_format:json_format",
         "frame layout case punctuation content",
-        _fixed("Give the whole answer as one JSON object."),
+        _fixed('Format it as JSON, such as {"text": "..."}.'),
     ),
     "title": _kind(
         "detectable_format:title",
@@ -172,7 +192,7 @@ KINDS: dict[str, Kind] = {
         "detectable_format:number_bullet_lists",
         "layout",
         _counted(
-            "Answer with exactly {count} bullet points, each beginning with '* '.",
+            "Answer with exactly {count} bullet points that begin with *.",
             "num_bullets",
         ),
     ),
@@ -187,7 +207,7 @@ KINDS: dict[str, Kind] = {
         "detectable_format:multiple_sections",
         "layout case",
         _counted(
-            "Give it {count} sections and begin each with its number: Section 1, Section 2 ...",
+            "Write {count} parts and begin them with Section 1, Section 2 and so on.",
             "num_sections",
             section_spliter="Section",
         ),
@@ -208,6 +228,12 @@ KINDS: dict[str, Kind] = {
             "num_placeholders",
         ),
     ),
+    "first_word": _kind(
+        "length_constraints:nth_paragraph_first_word",
+        "frame layout case",
+        _first_word,
+    ),
+    "letters": _kind("keywords:letter_frequency", "content words", _letters),
     "keywords": _kind("keywords:existence", "words", _keywords),
     "keyword_frequency": _kind("keywords:frequency", "words", _keyword_frequency),
     "forbidden_words": _kind("keywords:forbidden_words", "words", _forbidden_words),

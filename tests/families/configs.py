@@ -47,6 +47,11 @@ SIZES: dict[str, Any] = {
     "qk_nope_head_dim": 16,
     "qk_rope_head_dim": 64,
     "v_head_dim": 32,
+    # layers with a state, whose plain form makes [tokens, tokens, heads, states] of each chunk
+    "mamba_chunk_size": 8,
+    "chunk_size": 8,
+    "mamba_d_state": 16,
+    "ssm_state_size": 16,
 }
 """Set where the architecture's default config has the key."""
 
@@ -77,11 +82,13 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
         "n_group": 1,
         "topk_group": 1,
     },
-    "deepseek_v3": {"topk_method": "noaux_tc"},
+    # vLLM reads scoring_func, zero_expert_type and use_routing_bias; the published files name them and
+    # transformers has no default for them
+    "deepseek_v3": {"topk_method": "noaux_tc", "scoring_func": "sigmoid"},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "gptj": {"rotary_dim": 16},
-    "phi": {"intermediate_size": 512},
-    "minimax_m2": {"rotary_dim": 16},
+    "phi": {"intermediate_size": 512, "num_key_value_heads": 4},
+    "minimax_m2": {"rotary_dim": 32, "scoring_func": "sigmoid", "use_routing_bias": True},
     "glm4_moe": {"head_dim": 32},
     "ministral": {"head_dim": 32},
     "hunyuan_v1_dense": {"head_dim": 32},
@@ -130,6 +137,7 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
         "ffn_hidden_size": 64,
         "expert_ffn_hidden_size": 32,
         "zero_expert_num": 2,
+        "zero_expert_type": "identity",
     },
     "phi4_multimodal": {
         "vision_config": {
@@ -146,6 +154,7 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
         },
     },
     "git": {"vision_config": VISION},
+    "blenderbot": {"encoder_layers": 1, "decoder_layers": 2, "decoder_ffn_dim": 96},
     "cohere_compass_text": {
         "rope_parameters": {
             "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
@@ -192,6 +201,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_moe, windows on some layers": (
         "qwen2_moe",
         {"use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "minimax_m3_vl_text, sparse attention": (
+        "minimax_m3_vl_text",
+        {
+            "layer_types": ["full_attention", "minimax_m3_sparse"] * 30,
+            "index_head_dim": 32,
+            "index_n_heads": 2,
+            "index_block_size": 4,
+            "index_topk_blocks": 2,
+        },
     ),
     "qwen3, tied head": ("qwen3", {"tie_word_embeddings": True}),
 }

@@ -17,6 +17,8 @@ the installed transformers has, with large random weights, and sends it through 
 layouts, saving and loading, and each engine, with sequences of up to 60 tokens. The reference is
 transformers' own forward, one sequence at a time. "right" means that all of that agreed within 0.01
 nat at every token, on a CPU in float32. No column says GPU: none of these families was run on one.
+The folders hold what text needs and no image processor, and torchvision is not installed; both are
+why vLLM refuses models for images here.
 
 - learner: forward in both layouts, save and load; mixtures of experts are among the families
 - hf, vllm: the engine serves the published weights, twice and with proof of sync, and completions

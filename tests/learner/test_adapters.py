@@ -13,6 +13,7 @@ from rlcore.learner.policy import load_policy
 from rlcore.objective import objective
 from rlcore.rollout.hf import HfEngine
 from rlcore.rollout.publish import publish
+from tests.families.configs import make_model
 
 LORA = {"type": "lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 KINDS = {
@@ -52,9 +53,14 @@ def bits(policy):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_published_and_saved_weights_are_those_of_peft(tmp_path, kind, tied):
-    base, policy = make(None, tie_word_embeddings=tied), make(KINDS[kind], tie_word_embeddings=tied)
+    base, policy = (
+        make(None, tie_word_embeddings=tied),
+        make(KINDS[kind], tie_word_embeddings=tied),
+    )
     start = dict(base.weights())
-    assert all(torch.allclose(tensor, start[name], atol=1e-6) for name, tensor in policy.weights())
+    assert all(
+        torch.allclose(tensor, start[name], atol=1e-6) for name, tensor in policy.weights()
+    )
     trained(policy)
     before = bits(policy)
     published = dict(policy.weights())
@@ -135,7 +141,9 @@ def test_the_reference_is_the_base_and_no_copy(make_policy):
         assert torch.equal(learner._reference(*inputs)[0], base.module(*inputs)[0])
         assert not torch.equal(policy.module(*inputs)[0], base.module(*inputs)[0])
     assert sum(p.numel() for p in policy.module.parameters()) == held
-    assert all(p.requires_grad == ("lora_" in name) for name, p in policy.module.named_parameters())
+    assert all(
+        p.requires_grad == ("lora_" in name) for name, p in policy.module.named_parameters()
+    )
     assert learner.update(samples).losses["kl"] != 0
 
 
@@ -212,3 +220,30 @@ def test_the_accelerator_takes_a_partly_frozen_model(make_policy):
     )
     losses = [learner.update(make_samples(has_behaviour=False)).loss for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]
+
+
+ROUTERS = {"longcat_flash": "classifier", "phimoe": "router"}
+"""A linear layer whose weight alone is read, and one of a class of its own."""
+
+
+@pytest.mark.parametrize("family", ROUTERS)
+def test_layers_that_no_adapter_can_change_are_left_out(family, tmp_path):
+    make_model(family, tmp_path)
+    policy = load_policy(path=str(tmp_path), peft=LORA)
+    names = [name for name, _ in policy.module.named_parameters() if "lora_" in name]
+    assert names and not any(ROUTERS[family] in name for name in names)
+    with torch.no_grad():
+        for name, parameter in policy.module.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    policy.save(tmp_path / "merged")
+    text = list(range(40, 70))
+    merged = load_policy(path=str(tmp_path / "merged"))
+    assert policy.score([text])[0] == pytest.approx(merged.score([text])[0], abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ROUTERS)
+def test_an_adapter_of_a_layer_that_it_cannot_change_is_refused(family, tmp_path):
+    make_model(family, tmp_path)
+    with pytest.raises(ModelError, match="the adapter|plain linear layers"):
+        load_policy(path=str(tmp_path), peft=LORA | {"target_modules": [ROUTERS[family]]})

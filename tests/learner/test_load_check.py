@@ -20,7 +20,7 @@ from rlcore.learner.policy import load_policy
 from rlcore.learner.twin import twin_config, twin_of
 from rlcore.rope import fix_rope
 from rlcore.tokenizer import byte_tokenizer
-from tests.families.configs import make_model, tiny_config
+from tests.families.configs import VARIANTS, make_model, tiny_config
 
 SIZES = {
     "vocab_size": 262,
@@ -218,6 +218,53 @@ def test_what_the_layout_cannot_hold_is_refused_with_its_reason(
     with pytest.raises(ModelError, match=sentence) as error:
         load_policy(config={"model_type": model_type} | sizes | keys, tokenizer="bytes")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "sentence"),
+    [
+        ("bert", "it reads in both directions"),
+        (
+            "xlnet",
+            "it reads in both directions",
+        ),  # its config says -1 for no limit of positions
+        ("bart", "it numbers the tokens of a row itself"),
+        ("git", "its attention is code of its own"),  # and its images' is not
+        ("reformer", "its attention is code of its own"),
+        ("rembert", "its output head is more than one matrix"),
+        ("deepseek_v32", "an indexer chooses the tokens"),
+        ("minimax_m3_vl_text, sparse attention", "an indexer chooses the tokens"),
+        ("bamba", "carry a state from token to token (linear_attention)"),
+        ("zaya", "carry a state from token to token (hybrid)"),
+    ],
+)
+def test_the_reason_is_what_the_model_does(family: str, sentence: str, tmp_path: Path) -> None:
+    make_model(family, tmp_path)
+    with pytest.raises(ModelError) as error:
+        load_policy(path=str(tmp_path))
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        # limits that a text of some tokens does not reach, with the sizes of the published model
+        ({"index_block_size": 128, "index_topk_blocks": 16}, "an indexer chooses the tokens"),
+        ({"layer_types": ["full_attention"] * 60}, ""),
+    ],
+)
+def test_sparse_attention_is_refused_however_long_its_blocks(
+    keys: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "minimax_m3_vl_text, sparse attention"
+    model_type, variant = VARIANTS[name]
+    monkeypatch.setitem(VARIANTS, name, (model_type, variant | keys))
+    make_model(name, tmp_path)
+    if not sentence:
+        load_policy(path=str(tmp_path))
+        return
+    with pytest.raises(ModelError, match=sentence):
+        load_policy(path=str(tmp_path))
 
 
 def test_architectures_that_pass_no_keywords_on_get_the_layout_too() -> None:

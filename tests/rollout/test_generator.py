@@ -183,23 +183,6 @@ def test_lost_requests_go_on_as_new_legs() -> None:
     assert len({request.seed for request in asked}) == 8
 
 
-def test_open_groups_survive_a_checkpoint(model_path: Path) -> None:
-    """State as plain JSON; a generator that loads it finishes the groups as the one that went on."""
-    first = generator(HfEngine(model_path, max_length=256))
-    first.start(numbered(TASKS), batch=0)
-    first.start(numbered(TASKS[:2]), batch=1)
-    for _ in range(9):
-        first.pump(0.0)
-    first.drain()
-    state = json.loads(json.dumps(first.state_dict()))
-    second = generator(HfEngine(model_path, max_length=256))
-    second.load_state_dict(state, lambda saved: TASKS[int(saved["key"][1])])
-    pairs = zip(finish(first, 6), finish(second, 6), strict=True)
-    for one, other in pairs:
-        assert (one.batch, one.key, one.draw.order) == (other.batch, other.key, other.draw.order)
-        assert one.group.rollouts == other.group.rollouts
-
-
 def test_finished_groups_survive_a_checkpoint() -> None:
     generate = generator(ScriptedEngine(lambda request: [7, 8, 1], logprob=-1.0))
     generate.start(numbered(TASKS), batch=0)

@@ -10,7 +10,7 @@ import torch
 
 from rlcore.errors import EngineError, ModelError, PublishError
 from rlcore.learner.policy import Policy, load_policy
-from rlcore.rollout import vllm_adapter
+from rlcore.rollout import adapter_files
 from rlcore.rollout.engine import generate
 from rlcore.rollout.publish import publish
 from rlcore.types import Request, Sampling
@@ -98,7 +98,7 @@ def test_one_changed_element_stops_the_run(
 ) -> None:
     policy, engine, dtype = served
     perturb(policy, 5)
-    padded = vllm_adapter._padded
+    padded = adapter_files._padded
 
     def damaged(tensors: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
         name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"
@@ -116,7 +116,7 @@ def test_one_changed_element_stops_the_run(
         with pytest.raises(PublishError, match="fingerprint"):
             proof(policy, engine, dtype, 7, other_base)
     else:
-        monkeypatch.setattr(vllm_adapter, "_padded", damaged)
+        monkeypatch.setattr(adapter_files, "_padded", damaged)
         with pytest.raises(PublishError, match="fingerprint"):
             proof(policy, engine, dtype, 6)
 

@@ -13,9 +13,9 @@ from transformers import AutoConfig
 from rlcore.errors import EngineError, ModelError
 from rlcore.learner.policy import load_policy
 from rlcore.rollout.publish import fingerprint
-from rlcore.rollout.vllm_config import in_our_words
+from rlcore.rollout.vllm_config import cache_bytes, in_our_words
 from rlcore.rollout.vllm_local import VllmEngine
-from tests.families.configs import LONGEST, make_model
+from tests.families.configs import LONGEST, make_model, tiny_config
 from tests.families.examine import (
     LORA,
     check_engine,
@@ -46,14 +46,16 @@ def test_a_base_model_stops_where_its_chat_template_ends_a_turn(tmp_path: Path) 
         assert (completion.token_ids, completion.finish) == ([end_id], "stop")
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "olmo2", "ernie4_5_moe", "apertus"])
+@pytest.mark.parametrize(
+    "family", ["qwen3_moe", "olmo2", "ernie4_5_moe", "apertus", "deepseek_v3"]
+)
 def test_published_weights_are_those_that_vllm_computes_with(
     family: str, tmp_path: Path
 ) -> None:
     """Experts, which it packs in place on a CPU; a class of transformers, which it shares with the learner.
 
     Scores of experts with a correction, which its router on a CPU leaves out; parameters that it
-    makes in bfloat16.
+    makes in bfloat16; rotated parts of heads, which its kernel for CPUs looks for elsewhere.
     """
     make_model(family, tmp_path)
     policy = load_policy(path=str(tmp_path), max_length=LONGEST)
@@ -84,6 +86,14 @@ def test_weights_that_are_views_of_others_are_counted_once(tmp_path: Path) -> No
         assert len(held[0]) == 2 and not any(map(torch.equal, *held))
     finally:
         engine.close()
+
+
+def test_the_cache_is_sized_by_the_heads_of_each_layer() -> None:
+    config = tiny_config("gemma4_text").get_text_config()
+    heads = [(layer.num_key_value_heads, layer.head_dim) for layer in config.per_layer_config]
+    assert len(set(heads)) == 2
+    token = sum(2 * count * size * 4 for count, size in heads)
+    assert cache_bytes(config, "float32", 128, 3, None, 1) == 4 * 128 * token
 
 
 def test_the_learner_reads_configs_with_its_own_classes_after_vllm_has_started(

@@ -85,6 +85,13 @@ class Launched:
     def returncode(self) -> int | None:
         return next((rank.returncode for rank in self._ranks if rank.returncode != 0), 0)
 
+    def poll(self) -> int | None:
+        return next((code for rank in self._ranks if (code := rank.poll()) is not None), None)
+
+    def send_signal(self, number: int) -> None:
+        for rank in self._ranks:
+            rank.send_signal(number)
+
     def communicate(self, timeout: float) -> tuple[str, str]:
         """When one of them fails or the time is up, the others are killed: they would wait for it."""
         until = time.monotonic() + timeout

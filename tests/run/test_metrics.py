@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,7 @@ from rlcore.run.throughput import (
     throughput,
 )
 from rlcore.types import Rollout, Sample, StepReport
+from tests.families.configs import make_model
 
 NOTHING = StepReport(
     loss=None,
@@ -139,7 +141,7 @@ def test_staleness_over_the_tokens_of_all_ranks() -> None:
 
 
 def test_tokens_per_second_and_utilisation() -> None:
-    measure = Throughput(parameters=1000, layers=2, attention_width=8, frozen=False, peak_flops=1e6)
+    measure = Throughput(parameters=1000, attention_width=16, frozen=False, peak_flops=1e6)
     step = [sample_facts([sample([1.0, 1.0, 1.0])])]
     flops = 6 * 1000 * 5 + 6 * 2 * 8 * 25
     metrics = measure.metrics(step, {"time/total": 2.0, "time/learn": 0.5}, generated_tokens=40)
@@ -150,12 +152,23 @@ def test_tokens_per_second_and_utilisation() -> None:
     }
 
 
+def test_the_width_of_attention_is_that_of_each_layer(tmp_path: Path) -> None:
+    make_model("gemma4_text", tmp_path)
+    policy = load_policy(path=str(tmp_path))
+    assert throughput(policy, Accelerator(cpu=True)).attention_width == 4 * (256 + 512)
+
+
 def test_the_flops_of_a_model_are_those_that_torch_counts() -> None:
     """Of the matrix products, without attention: torch counts them on the real backward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    config = {"model_type": "qwen2", "num_attention_heads": 2, "num_key_value_heads": 1, **sizes}
+    config = {
+        "model_type": "qwen2",
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        **sizes,
+    }
     policy = load_policy(config=config | {"tie_word_embeddings": False}, tokenizer="bytes")
     measure = throughput(policy, Accelerator(cpu=True), peak_tflops=1e-6)
     model = policy.model
@@ -176,7 +189,8 @@ def test_the_peak_is_looked_up_by_whole_words() -> None:
     assert peak_of("NVIDIA RTX A1000") is None
     assert peak_of("Some New GPU") is None
     assert (
-        known_peak_tflops(SimpleNamespace(arithmetic=torch.bfloat16), torch.device("cpu")) is None
+        known_peak_tflops(SimpleNamespace(arithmetic=torch.bfloat16), torch.device("cpu"))
+        is None
     )
 
 

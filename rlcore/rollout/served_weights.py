@@ -1,0 +1,164 @@
+"""Weights on their way to vLLM servers: files that rank 0 writes, and what is asked of a server to load and to prove them.
+
+Files are kept until the next version is served, so that a server that comes back can be given them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from safetensors.torch import save_file
+
+from rlcore.errors import EngineError
+from rlcore.rollout.adapter_files import write_adapter
+from rlcore.rollout.publish import Distinct, fingerprint_of_workers
+from rlcore.rollout.server_client import Server, ServerError
+
+FILE_BYTES = 1 << 30
+"""Weights are written and loaded in files of about this size, so that rank 0 never holds a second model."""
+BYTES_PER_S = 100e6
+"""Slowest reading of a file that is waited for."""
+LOAD_S = 60.0
+DIGEST_S = 600.0
+"""Deadline of a fingerprint, for which a server reads all its weights."""
+_HERE = ("localhost", "127.0.0.1", "::1")
+_MEMORY = Path("/dev/shm")
+
+
+class ServedWeights:
+    """The weights that servers are to hold. Every rank has one of these, and calls `begin` for each load.
+
+    folder: where files are written; the servers read them there. Raises `EngineError` if it is missing though needed.
+    """
+
+    def __init__(
+        self, run: str, urls: Sequence[str], *, folder: str | None, dtype: str, adapter: bool
+    ) -> None:
+        self._run, self._adapter = run, adapter
+        self._dtype = dtype
+        elsewhere = [url for url in urls if urlsplit(url).hostname not in _HERE]
+        if folder is None and elsewhere:
+            raise EngineError(
+                f"{elsewhere[0]} may be on another machine: set engine.folder to a folder that this machine and "
+                "the servers share (weights are handed over there), or /dev/shm if it is this machine"
+            )
+        self._inside = Path(folder) if folder else (_MEMORY if _MEMORY.is_dir() else None)
+        self._folder: Path | None = None
+        self._files: list[tuple[str, int]] = []
+        self.label = ""
+        """Of the present weights: `<run>/<number of the load>`. A version may be loaded twice, with averaged weights say, and
+        a server that is left over from another run has none of our labels."""
+        self._loads = 0
+        self.fingerprint = ""
+        """Of the present weights, once it is proved."""
+
+    def begin(self) -> None:
+        """New weights are on their way."""
+        self._loads += 1
+        self.label = f"{self._run}/{self._loads}"
+        self.fingerprint = ""
+
+    # files ---------------------------------------------------------------------------------------------------------
+
+    def write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Write files, and then remove those of the weights before."""
+        before, self._files = self._files, []
+        for path, size in self._write(weights, self._make_folder() / f"load_{self._loads}"):
+            self._files.append((str(path), size))
+        for path, _ in before:
+            shutil.rmtree(Path(path) if self._adapter else Path(path).parent, True)
+
+    def _make_folder(self) -> Path:
+        if self._folder is None:
+            try:
+                name = tempfile.mkdtemp(prefix=f"rlcore_{self._run}_", dir=self._inside)
+            except OSError as error:
+                raise EngineError(
+                    f"weights for the servers cannot be written in {self._inside} ({error}); set engine.folder"
+                ) from error
+            self._folder = Path(name)
+            # servers may run as another user
+            self._folder.chmod(0o755)
+        return self._folder
+
+    def _write(
+        self, weights: Iterable[tuple[str, torch.Tensor]], folder: Path
+    ) -> Iterator[tuple[Path, int]]:
+        folder.mkdir()
+        if self._adapter:
+            yield folder, write_adapter(weights, folder)
+            return
+        dtype = getattr(torch, self._dtype)
+        is_new = Distinct()
+        tensors: dict[str, torch.Tensor] = {}
+        size = number = 0
+        for name, tensor in weights:
+            # tied weights share memory, which the file format does not
+            copy = tensor if is_new(tensor) else tensor.clone()
+            tensors[name] = copy.detach().to("cpu", dtype).contiguous()
+            size += tensors[name].nbytes
+            if size >= FILE_BYTES:
+                yield self._save(tensors, folder / f"{number}.safetensors"), size
+                tensors, size, number = {}, 0, number + 1
+        if tensors:
+            yield self._save(tensors, folder / f"{number}.safetensors"), size
+
+    def _save(self, tensors: dict[str, torch.Tensor], path: Path) -> Path:
+        try:
+            save_file(tensors, path)
+        except Exception as error:  # the library has its own type for a full disk
+            raise EngineError(
+                f"weights for the servers cannot be written to {path} ({error}); free space there, or set engine.folder"
+            ) from error
+        return path
+
+    def remove(self) -> None:
+        """Remove all files."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # servers -------------------------------------------------------------------------------------------------------
+
+    async def give(self, server: Server) -> None:
+        """Have a server load the files and serve them."""
+        await server.pause()
+        for path, size in self._files:
+            deadline_s = LOAD_S + size / BYTES_PER_S
+            if self._adapter:
+                await server.load_adapter(path, deadline_s)
+            else:
+                await server.call("rlcore_load_file", path, deadline_s=deadline_s)
+        if not self._adapter:
+            await server.call("rlcore_loaded", deadline_s=LOAD_S)
+        await server.call("rlcore_set_label", self.label)
+        await server.resume()
+
+    async def is_served(self, server: Server) -> bool:
+        """Whether a server says that it has the present weights."""
+        return set(await server.call("rlcore_get_label")) == {self.label}
+
+    async def check(self, server: Server) -> None:
+        """Raise `ServerError` if a server has other weights than the present ones."""
+        if not await self.is_served(server):
+            raise ServerError(f"{server.url} has not taken the weights {self.label}")
+
+    async def fingerprint_of(self, server: Server) -> str:
+        digests = await server.call("rlcore_digests", self._dtype, deadline_s=DIGEST_S)
+        stale = await server.call("rlcore_stale_copies", deadline_s=DIGEST_S)
+        return fingerprint_of_workers(digests, stale)
+
+    async def restore(self, server: Server) -> bool:
+        """Give the present weights to a server that lacks them, with proof. False while they are not proved themselves."""
+        if not self.fingerprint:
+            return False
+        if not await self.is_served(server):
+            await self.give(server)
+        held = await self.fingerprint_of(server)
+        if held != self.fingerprint:
+            raise ServerError(f"{server.url} holds other weights ({held}) than those published")
+        return True

@@ -1,0 +1,194 @@
+"""Which of several vLLM servers are alive: watching them, choosing one for a request, giving up one and taking it back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import httpx
+
+from rlcore.errors import EngineError
+from rlcore.rollout.server_client import Server, ServerError
+from rlcore.types import Request
+
+WATCH_S = 1.0
+"""Between two looks at the servers."""
+MISSES = 3
+"""Health checks that fail before a server counts as dead; each takes up to `HEALTH_S`."""
+FAILURES = 3
+"""Completions that fail one after another before a server that still answers counts as dead."""
+IMBALANCE = 8
+"""Requests that a server may have more than twice as many as another, if it has read their prompt."""
+
+Act = Callable[[Server], Awaitable[None]]
+Refresh = Callable[[Server], Awaitable[bool]]
+"""Gives a server the present weights if it lacks them; whether it has them."""
+
+
+class ServerPool:
+    """The servers of one engine, as one rank sees them. To be used inside one event loop."""
+
+    def __init__(
+        self, urls: Sequence[str], http: httpx.AsyncClient, *, max_length: int, rank: int
+    ) -> None:
+        self._max_length = max_length
+        # each rank begins with another server
+        turned = [urls[(i + rank) % len(urls)] for i in range(len(urls))]
+        self.servers = [Server(url, http) for url in turned]
+        self.none_since: float | None = None
+        """Monotonic time since which no server is alive."""
+        self._readers: dict[tuple[int, ...], Server] = {}
+
+    @property
+    def alive(self) -> list[Server]:
+        return [server for server in self.servers if server.alive]
+
+    @property
+    def whys(self) -> str:
+        """Why each server that is not alive is not."""
+        dead = [server for server in self.servers if not server.alive]
+        return "; ".join(f"{server.url}: {server.why}" for server in dead)
+
+    async def wait_for_start(
+        self, deadline_s: float, why_ended: Callable[[str], str | None]
+    ) -> None:
+        """Wait for servers that are starting. why_ended: of the server at this address, if its process has ended.
+
+        Raises `EngineError` if none is there at the deadline.
+        """
+        until = time.monotonic() + deadline_s
+        waits = [self._wait_for(server, until, why_ended) for server in self.servers]
+        await asyncio.gather(*waits)
+        if not self.alive:
+            raise EngineError(
+                f"no server has started within {deadline_s:g} s ({self.whys}); look at the log of "
+                "`rlcore serve`, or raise engine.start_deadline_s"
+            )
+
+    async def _wait_for(
+        self, server: Server, until: float, why_ended: Callable[[str], str | None]
+    ) -> None:
+        while not await server.is_healthy():
+            ended = why_ended(server.url)
+            server.why = ended or "it does not answer at /health"
+            if ended or time.monotonic() > until:
+                return
+            await asyncio.sleep(0.25)
+        await self._check(server)
+        server.alive = True
+
+    async def _check(self, server: Server) -> None:
+        """Raise `EngineError` where a server does not fit the run."""
+        try:
+            longest = await server.longest()
+            await server.call("rlcore_get_label")
+        except ServerError as error:
+            raise EngineError(
+                f"{error}; start the server with `rlcore serve RECIPE`, which gives it what rlcore needs"
+            ) from error
+        if longest < self._max_length:
+            raise EngineError(
+                f"{server.url} takes {longest} tokens and engine.max_length is {self._max_length}; "
+                "start it with this recipe: `rlcore serve RECIPE`"
+            )
+
+    async def choose(self, request: Request, is_wanted: Callable[[], bool]) -> Server | None:
+        """The server with the fewest requests, or one that has this prompt in its cache.
+
+        Waits while none is alive; None if the request is not wanted any more.
+        """
+        prompt = tuple(request.prompt_ids)
+        while is_wanted():
+            if self.alive:
+                least = min(self.alive, key=lambda server: len(server.posts))
+                reader = self._readers.get(prompt)
+                if reader and len(reader.posts) <= 2 * len(least.posts) + IMBALANCE:
+                    return reader
+                self._readers[prompt] = least
+                return least
+            await asyncio.sleep(0.1)
+        return None
+
+    def forget_prompts(self) -> None:
+        """The caches of all servers were emptied."""
+        self._readers.clear()
+
+    def failed(self, server: Server, error: ServerError) -> None:
+        """A completion has failed."""
+        server.failures += 1
+        if error.kind == "unreachable" or server.failures >= FAILURES:
+            self.bury(server, str(error))
+
+    def bury(self, server: Server, why: str) -> None:
+        """Count a server as dead and cancel what is under way there."""
+        server.alive, server.why = False, why
+        for post in list(server.posts.values()):
+            post.task.cancel()
+        self._readers = {p: other for p, other in self._readers.items() if other is not server}
+        if not self.alive and self.none_since is None:
+            self.none_since = time.monotonic()
+
+    async def on_all(self, act: Act) -> None:
+        """Do something with every server that is alive; those where it fails are dead."""
+
+        async def on_one(server: Server) -> None:
+            try:
+                await act(server)
+            except ServerError as error:
+                self.bury(server, str(error))
+
+        await asyncio.gather(*map(on_one, self.alive))
+
+    async def on_all_or_one(self, act: Act, deadline_s: float) -> None:
+        """`on_all`, and while no server is left with those that come back. Raises `EngineError` after the deadline."""
+        await self.on_all(act)
+        until = time.monotonic() + deadline_s
+        while not self.alive:
+            self._raise_if_late(until, deadline_s)
+            await asyncio.sleep(WATCH_S)
+            for server in self.servers:
+                if await server.is_healthy():
+                    try:
+                        await act(server)
+                        self._revive(server)
+                    except ServerError as error:
+                        server.why = str(error)
+
+    async def wait_for_one(self, deadline_s: float) -> None:
+        """Wait until the watcher knows a server that is alive. Raises `EngineError` after the deadline."""
+        until = time.monotonic() + deadline_s
+        while not self.alive:
+            self._raise_if_late(until, deadline_s)
+            await asyncio.sleep(0.05)
+
+    def _raise_if_late(self, until: float, deadline_s: float) -> None:
+        if time.monotonic() > until:
+            raise EngineError(
+                f"no server has answered for {deadline_s:g} s ({self.whys}); start them again with "
+                "`rlcore serve` and go on with --resume"
+            )
+
+    def _revive(self, server: Server) -> None:
+        server.alive, server.failures = True, 0
+        self.none_since = None
+
+    async def watch(self, refresh: Refresh) -> None:
+        """Look at every server each second, for ever."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await asyncio.gather(*(self._look_at(server, refresh) for server in self.servers))
+
+    async def _look_at(self, server: Server, refresh: Refresh) -> None:
+        healthy = await server.is_healthy()
+        server.misses = 0 if healthy else server.misses + 1
+        if server.alive and server.misses >= MISSES:
+            self.bury(server, f"no answer at /health for {MISSES} times")
+        if server.alive or not healthy:
+            return
+        try:
+            await self._check(server)
+            if await refresh(server):
+                self._revive(server)
+        except EngineError as error:
+            server.why = str(error)

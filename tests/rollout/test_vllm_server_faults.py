@@ -1,0 +1,364 @@
+"""The engine over servers that fail in every way that is known: nothing is lost, every wait ends, each end has its sentence."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import rollout_reference as ref
+import torch
+from fake_vllm import FakeVllm
+
+from rlcore.errors import EngineError, PublishError
+from rlcore.rollout import server_client, server_pool, server_requests, vllm_server
+from rlcore.rollout.collector import numbered
+from rlcore.rollout.generator import Generator
+from rlcore.rollout.prompt import PromptEncoder
+from rlcore.rollout.publish import fingerprint
+from rlcore.rollout.vllm_server import VllmServers
+from rlcore.types import Completion, Sampling, Task, Verdict
+
+Start = Callable[..., VllmServers]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes seconds against real servers takes hundredths here."""
+    monkeypatch.setattr(server_pool, "WATCH_S", 0.02)
+    monkeypatch.setattr(server_client, "HEALTH_S", 0.05)
+    monkeypatch.setattr(server_client, "CONTROL_S", 0.3)
+    monkeypatch.setattr(server_requests, "RETRY_S", 0.01)
+    monkeypatch.setattr(server_requests, "ABORT_AGAIN_S", 0.01)
+
+
+@pytest.fixture
+def fakes() -> Iterator[list[FakeVllm]]:
+    servers = [FakeVllm(), FakeVllm()]
+    yield servers
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def start(model_path: Path) -> Iterator[Start]:
+    engines: list[VllmServers] = []
+
+    def make(fakes: list[FakeVllm], **settings: object) -> VllmServers:
+        options = {"max_length": 256, "start_deadline_s": 0.5, "reconnect_s": 0.3, **settings}
+        engine = VllmServers(model_path, servers=[fake.url for fake in fakes], **options)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def weights(value: float = 1.0) -> list[tuple[str, torch.Tensor]]:
+    return [("a", torch.full((3, 4), value)), ("b", torch.arange(5.0))]
+
+
+def publish(engine: VllmServers, version: int, value: float = 1.0) -> None:
+    engine.load(weights(value), version)
+    assert engine.fingerprint() == fingerprint(tensor for _, tensor in weights(value))
+
+
+def collect(engine: VllmServers, count: int, deadline_s: float = 5.0) -> dict[str, Completion]:
+    """Completions by request, asked for again while they are lost."""
+    done: dict[str, Completion] = {}
+    until = time.monotonic() + deadline_s
+    while len(done) < count:
+        assert time.monotonic() < until, f"{count - len(done)} of {count} are missing"
+        for completion in engine.poll(0.05):
+            done[completion.request_id] = completion
+    return done
+
+
+def generator(engine: VllmServers) -> Generator:
+    class Right:
+        def __init__(self) -> None:
+            self.ready: list[tuple[str, list[Verdict]]] = []
+
+        def submit(self, key: str, task: Task, rollouts: list[object]) -> None:
+            self.ready.append((key, [Verdict(value=1.0) for _ in rollouts]))
+
+        def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
+            ready, self.ready = self.ready, []
+            return ready
+
+        def check_progress(self) -> None:
+            pass
+
+    return Generator(
+        engine=engine,
+        encoder=PromptEncoder(ref.make_tokenizer(), format="plain", system=None),
+        scorer=Right(),
+        sampling=Sampling(max_tokens=20, temperature=1.0),
+        group_size=2,
+        seed_of_batch=lambda batch: batch,
+        max_length=256,
+        deadline_s=10.0,
+    )
+
+
+def all_groups(engine: VllmServers, meanwhile: Callable[[int], None] = lambda turn: None) -> list:
+    """Six groups of two completions, whole and exact: each token continues the count."""
+    generate = generator(engine)
+    generate.start(numbered([Task(id=f"t{i}", prompt="12+34=") for i in range(6)]), batch=0)
+    finished = []
+    until = time.monotonic() + 8
+    turn = 0
+    while len(finished) < 6:
+        assert time.monotonic() < until, f"{6 - len(finished)} groups are missing"
+        finished += generate.pump(0.02)
+        meanwhile(turn)
+        turn += 1
+    for done in finished:
+        for rollout in done.group.rollouts:
+            assert rollout.finish == "length" and len(rollout.completion_ids) == 20
+    return finished
+
+
+FAULTS = ["500", "cut body", "not JSON", "no tokens", "values missing", "freezes", "dead"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_completions_of_a_failing_server_are_generated_by_the_other(
+    fault: str, fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes)
+    publish(engine, 1)
+
+    def meanwhile(turn: int) -> None:
+        if turn == 0:
+            fakes[0].fault = fault
+
+    all_groups(engine, meanwhile)
+    assert fakes[1].served
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_server_that_recovers_is_used_again(
+    fault: str, fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes)
+    publish(engine, 1)
+    fakes[0].fault = fault
+    all_groups(engine)
+    wait_until(lambda: fakes[0].url not in alive(engine) or fault not in ("freezes", "dead"))
+    fakes[0].fault = ""
+    fakes[0].released.set()
+    wait_until(lambda: fakes[0].url in alive(engine))
+    fakes[0].served.clear()
+    all_groups(engine)
+    assert fakes[0].served
+
+
+def alive(engine: VllmServers) -> list[str]:
+    return [server.url for server in engine._pool.alive]
+
+
+def wait_until(holds: Callable[[], bool], deadline_s: float = 5.0) -> None:
+    until = time.monotonic() + deadline_s
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_one_bad_answer_does_not_cost_a_server(fakes: list[FakeVllm], start: Start) -> None:
+    engine = start(fakes[:1])
+    publish(engine, 1)
+    fakes[0].fault = "500"
+    [request] = ref.requests([[5, 6]], max_tokens=4)
+    engine.submit([request])
+    assert collect(engine, 1)[request.id].finish == "lost"
+    assert alive(engine) == [fakes[0].url]
+
+
+def test_an_abort_that_overtakes_its_request_is_repeated(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes[:1])
+    publish(engine, 1)
+    fakes[0].fault = "abort misses"
+    asked = ref.requests([[5, 6]], max_tokens=200)
+    engine.submit(asked)
+    time.sleep(0.05)
+    engine.abort([asked[0].id])
+    done = collect(engine, 1)[asked[0].id]
+    assert done.finish == "aborted" and 0 < len(done.token_ids) < 200
+    assert fakes[0].aborts == 3 and set(done.versions) == {1}
+
+
+def test_requests_of_a_frozen_server_come_back_from_an_abort(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes[:1])
+    publish(engine, 1)
+    fakes[0].fault = "freezes"
+    asked = ref.requests([[5, 6], [7, 8]], max_tokens=20)
+    engine.submit(asked)
+    engine.abort([request.id for request in asked])
+    assert {done.finish for done in collect(engine, 2).values()} == {"aborted"}
+
+
+def test_an_abort_by_somebody_else_is_no_end(fakes: list[FakeVllm], start: Start) -> None:
+    """The completion goes on, and has all its tokens once."""
+    engine = start(fakes[:1])
+    publish(engine, 1)
+
+    fakes[0].fault = "foreign abort"
+
+    def meanwhile(turn: int) -> None:
+        if turn == 2:
+            fakes[0].fault = ""
+
+    all_groups(engine, meanwhile)
+    assert any(len(body["prompt"]) > 6 for body in fakes[0].served), "tokens so far are sent"
+
+
+def test_weights_while_completions_are_under_way(fakes: list[FakeVllm], start: Start) -> None:
+    """Each token has the version of the server that wrote it; nothing is written while weights change."""
+    engine = start(fakes)
+    publish(engine, 1)
+    generate = generator(engine)
+    generate.start(numbered([Task(id=f"t{i}", prompt="12+34=") for i in range(6)]), batch=0)
+    finished: list = []
+    version = 1
+    while len(finished) < 6:
+        finished += generate.pump(0.01)
+        if version < 4:
+            generate.drain()
+            version += 1
+            publish(engine, version, float(version))
+    versions = [
+        rollout.turns[1].versions for done in finished for rollout in done.group.rollouts
+    ]
+    assert all(v == sorted(v) for v in versions) and max(map(len, map(set, versions))) > 1
+    with pytest.raises(EngineError, match="2 requests are under way"):
+        engine.submit(ref.requests([[5], [6]], "late", max_tokens=100))
+        engine.load(weights(), 9)
+
+
+@pytest.mark.parametrize("fault", ["dies in an update", "wrong label"])
+def test_a_server_that_fails_in_an_update_is_left_out(
+    fault: str, fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes)
+    publish(engine, 1)
+    fakes[0].fault = fault
+    publish(engine, 2, 2.0)
+    assert alive(engine) == [fakes[1].url]
+    all_groups(engine)
+    fakes[0].fault = ""
+    wait_until(lambda: fakes[0].url in alive(engine))
+    assert fakes[0].label == fakes[1].label and fakes[0].digests == fakes[1].digests
+
+
+def test_a_server_that_was_started_again_gets_the_present_weights(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes)
+    publish(engine, 1)
+    port = fakes[0].port
+    fakes[0].stop()
+    publish(engine, 2, 2.0)
+    fakes[0] = FakeVllm(port=port)
+    wait_until(lambda: len(alive(engine)) == 2)
+    assert fakes[0].digests == fakes[1].digests and not fakes[0].paused
+
+
+def test_a_version_that_is_loaded_again_has_another_label(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    """Averaged weights have the version of the policy; a server with the others is not taken for one with these."""
+    engine = start(fakes)
+    publish(engine, 1)
+    before = fakes[0].label
+    publish(engine, 1, 2.0)
+    assert fakes[0].label == fakes[1].label != before
+
+
+def test_servers_with_different_weights_fail_the_proof(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes)
+    engine.load(weights(), 1)
+    fakes[1].fault = "other weights"
+    with pytest.raises(PublishError, match="different weights: http://"):
+        engine.fingerprint()
+
+
+def test_without_any_server_the_wait_ends_with_the_reasons(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes)
+    publish(engine, 1)
+    for fake in fakes:
+        fake.stop()
+    with pytest.raises(EngineError, match="no server has answered for 0.3 s") as error:
+        all_groups(engine)
+    assert all(fake.url in str(error.value) for fake in fakes)
+
+
+@pytest.mark.parametrize("moment", ["before", "while loading"])
+def test_weights_wait_for_the_only_server_to_come_back(
+    moment: str, fakes: list[FakeVllm], start: Start
+) -> None:
+    """A cut network at the time of a publish costs the time that it is cut."""
+    engine = start(fakes[:1], reconnect_s=5.0)
+    publish(engine, 1)
+    fakes[0].fault = "freezes" if moment == "before" else "dies in an update"
+    wait_until(lambda: not alive(engine) or moment != "before")
+
+    def mend() -> None:
+        fakes[0].fault = ""
+        fakes[0].released.set()
+
+    timer = threading.Timer(0.3, mend)
+    timer.start()
+    publish(engine, 2, 2.0)
+    assert alive(engine) == [fakes[0].url]
+    all_groups(engine)
+
+
+def test_weights_are_given_up_when_no_server_comes_back(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes[:1])
+    publish(engine, 1)
+    fakes[0].stop()
+    with pytest.raises(EngineError, match=r"no server has answered for 0.3 s \(http://127"):
+        engine.load(weights(), 2)
+
+
+def test_a_request_that_a_server_refuses_ends_the_run_with_its_words(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes)
+    fakes[0].fault = fakes[1].fault = "400"
+    with pytest.raises(EngineError, match=re.escape('answers 400: {"error": "no such thing"}')):
+        all_groups(engine)
+
+
+def test_what_is_wrong_with_servers_is_said_at_the_start(
+    fakes: list[FakeVllm], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes[0].longest = 100
+    with pytest.raises(EngineError, match=r"takes 100 tokens and engine.max_length is 256"):
+        start(fakes[:1])
+    fakes[1].fault = "freezes"
+    with pytest.raises(EngineError, match=r"no server has started within 0.5 s \(http://127"):
+        start(fakes[1:])
+    with pytest.raises(EngineError, match=r"set engine.servers or RLCORE_SERVERS"):
+        start([])
+    monkeypatch.setenv(vllm_server.SERVERS, "localhost:8000")
+    with pytest.raises(EngineError, match=r"'localhost:8000' is no address of a server"):
+        start([])
+    monkeypatch.setenv(vllm_server.SERVERS, "http://node7:8000")
+    with pytest.raises(EngineError, match=r"set engine.folder to a folder that .* share"):
+        start([])
