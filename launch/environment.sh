@@ -1,5 +1,6 @@
 # Sourced by the scripts beside it: makes .venv in the project with all that is needed here, CPU or CUDA, and activates it.
-# A second call with unchanged requirements does nothing. RLCORE_PYTHON chooses the interpreter (3.11 or newer).
+# A second call with unchanged requirements does nothing. RLCORE_PYTHON chooses the interpreter (3.11 or newer), RLCORE_DEVICE
+# (cpu or cuda) the build, where the GPU is not there yet, as in the build of a container.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 
@@ -10,7 +11,10 @@ for candidate in $python python3 python3.13 python3.12 python3.11; do
 done
 [ -n "$python" ] || { echo "error: no Python 3.11 or newer found; install one, or name it in RLCORE_PYTHON" >&2; exit 2; }
 
-if nvidia-smi -L >/dev/null 2>&1; then device=cuda; else device=cpu; fi
+device=${RLCORE_DEVICE:-}
+if [ -z "$device" ]; then
+    if nvidia-smi -L >/dev/null 2>&1; then device=cuda; else device=cpu; fi
+fi
 wanted="$device $(cat pyproject.toml launch/constraints-cpu.txt | cksum)"
 if [ "$(cat .venv/.rlcore 2>/dev/null)" != "$wanted" ]; then
     echo "installing into $root/.venv ($device) ..."

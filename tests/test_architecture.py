@@ -23,6 +23,7 @@ LAYERS = {
     "rlcore.api": 8,
     "rlcore.analysis": 7,
     "rlcore.bench": 7,
+    "rlcore.plan": 6.5,
     "rlcore.run.driver": 6,
     "rlcore.stages": 5,
     "rlcore.run": 4,

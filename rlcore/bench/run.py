@@ -17,7 +17,8 @@ from rlcore.errors import RecipeError
 
 
 def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of benchmark `what`: "learner", "train" (both with `sizes["shape"]`), "head", "rewards", "credit", "rollout", "overlap" or "corpus".
+    """The result of benchmark `what`: "learner", "train" (both with `sizes["shape"]`), "head", "rewards", "credit", "rollout", "overlap",
+    "corpus" or "memory".
 
     Of `sizes`, those that the benchmark knows are taken. Raises `RecipeError` where the other side is not installed.
     """
@@ -35,6 +36,10 @@ def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
         from rlcore.bench.corpus import bench_corpus
 
         return bench_corpus(**_known(bench_corpus, sizes))
+    if what == "memory":
+        from rlcore.bench.memory import bench_memory
+
+        return bench_memory()
     if what == "rewards":
         return bench_rewards(**_known(bench_rewards, sizes))
     given = {item.name: sizes[item.name] for item in fields(Shape) if item.name in sizes}

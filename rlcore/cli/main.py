@@ -20,6 +20,7 @@ from rich.table import Table
 from rlcore.cli import curriculum as cli_curriculum
 from rlcore.cli import measure as cli_measure
 from rlcore.cli import models as cli_models
+from rlcore.cli import plan as cli_plan
 from rlcore.cli import recipes as cli_recipes
 from rlcore.cli import report as cli_report
 from rlcore.cli import rewards as cli_rewards
@@ -192,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_credit(commands, command)
     cli_report.add_commands(command)
+    cli_plan.add_commands(command)
     cli_measure.add_commands(command)
     sub = command("doctor", doctor, "say what is installed and what works on this machine")
     about = "look at the disk against this recipe's checkpoints"

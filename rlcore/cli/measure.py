@@ -51,6 +51,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
             "credit",
             "corpus",
             "overlap",
+            "memory",
         ],
         help="what is timed",
     )

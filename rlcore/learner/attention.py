@@ -251,8 +251,9 @@ def packed_mask(
             "this model masks its attention by a rule of its own (texts that read both ways, say), "
             "which rlcore's packed layout does not have"
         )
-    # Four dimensions and on the CPU: models look at the shape only, and reading it costs nothing.
-    return None if local_size is None else torch.full((1, 1, 1, 1), local_size)
+    # Four dimensions and on the CPU: models look at the shape only, and reading it costs nothing. A constant, so that it can
+    # also be read where tensors hold no numbers (`rlcore.plan`).
+    return None if local_size is None else torch.tensor([[[[local_size]]]])
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -29,6 +29,8 @@ class PackedModule(nn.Module):
         super().__init__()
         self.model = model
         self.logit_scale = logit_scale
+        # accelerate asks for it: FSDP2 then gathers one layer at a time, not the whole model
+        self._no_split_modules = layer_classes(model)
 
     def forward(
         self,
@@ -76,6 +78,12 @@ class PackedModule(nn.Module):
     def in_float32(self) -> AbstractContextManager[None]:
         """Context in which the model computes in float32, whatever precision its weights have: see `noise.in_float32`."""
         return in_float32()
+
+
+def layer_classes(model: PreTrainedModel) -> list[str]:
+    """Names of the classes of the layers that repeat, of those that this model has."""
+    declared = set(getattr(model, "_no_split_modules", None) or ())
+    return sorted(declared & {type(module).__name__ for module in model.modules()})
 
 
 @cache

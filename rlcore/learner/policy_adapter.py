@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,30 +154,43 @@ def attach(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) ->
     `settings` are `{"type": "lora", ...}` with the fields of that type's peft config. Raises `ModelError` for unknown types and
     fields, and for adapters that cannot be published or trained here: see `_refuse_unfit`.
     """
-    config = _config(settings)
-    kind = settings["type"]
-    odd = odd_linear_layers(model)
-    if getattr(config, "target_modules", None) == "all-linear" and not config.exclude_modules:
-        config.exclude_modules = odd or None
     before = names_and_shapes(model.state_dict().items())
+    odd = odd_linear_layers(model)
+    adapter = insert(model, settings, seed=seed)
+    with _fitting(model, settings):
+        _refuse_unfit(model, settings["type"], odd)
+    check_same_names(before, adapter)
+    return adapter
+
+
+def insert(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: int) -> Adapter:
+    """The part of `attach` that reads no numbers of the model."""
+    config = _config(settings)
+    if getattr(config, "target_modules", None) == "all-linear" and not config.exclude_modules:
+        config.exclude_modules = odd_linear_layers(model) or None
     from peft import get_peft_model
 
+    with _fitting(model, settings), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapter = Adapter(get_peft_model(model, config))
+        adapter.wrapper.eval()
+    return adapter
+
+
+@contextmanager
+def _fitting(model: PreTrainedModel, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Context in which what peft raises is one sentence, and what it warns of and is refused anyway is quiet."""
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # refused below where it matters
+        with warnings.catch_warnings():
+            # refused where it matters
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             # settings of peft's own for layers that the model does not have
             warnings.filterwarnings("ignore", message=".*_pattern keys did not match.*")
-            torch.manual_seed(seed)
-            adapter = Adapter(get_peft_model(model, config))
-            adapter.wrapper.eval()
-            _refuse_unfit(model, kind, odd)
+            yield
     except _NOT_FITTING as error:
         raise ModelError(
-            f"a {kind} adapter cannot be used with {type(model).__name__}: {first_line(error)}"
+            f"a {settings['type']} adapter cannot be used with {type(model).__name__}: {first_line(error)}"
         ) from None
-    check_same_names(before, adapter)
-    return adapter
 
 
 def _config(settings: Mapping[str, Any]) -> PeftConfig:

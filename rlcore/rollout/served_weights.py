@@ -65,12 +65,11 @@ class ServedWeights:
 
     # files ---------------------------------------------------------------------------------------------------------
 
-    def write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, int]]:
-        """(path, bytes) of each file as it is written. Those of the weights before are removed at the end."""
+    def write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Write files, and then remove those of the weights before."""
         before, self._files = self._files, []
         for path, size in self._write(weights, self._make_folder() / f"load_{self._loads}"):
             self._files.append((str(path), size))
-            yield self._files[-1]
         for path, _ in before:
             shutil.rmtree(Path(path) if self._adapter else Path(path).parent, True)
 
@@ -125,15 +124,15 @@ class ServedWeights:
 
     # servers -------------------------------------------------------------------------------------------------------
 
-    async def load_file(self, server: Server, path: str, size: int) -> None:
-        deadline_s = LOAD_S + size / BYTES_PER_S
-        if self._adapter:
-            await server.load_adapter(path, deadline_s)
-        else:
-            await server.call("rlcore_load_file", path, deadline_s=deadline_s)
-
-    async def finish(self, server: Server) -> None:
-        """All files are loaded: let the server work again."""
+    async def give(self, server: Server) -> None:
+        """Have a server load the files and serve them."""
+        await server.pause()
+        for path, size in self._files:
+            deadline_s = LOAD_S + size / BYTES_PER_S
+            if self._adapter:
+                await server.load_adapter(path, deadline_s)
+            else:
+                await server.call("rlcore_load_file", path, deadline_s=deadline_s)
         if not self._adapter:
             await server.call("rlcore_loaded", deadline_s=LOAD_S)
         await server.call("rlcore_set_label", self.label)
@@ -154,13 +153,11 @@ class ServedWeights:
         return fingerprint_of_workers(digests, stale)
 
     async def restore(self, server: Server) -> bool:
-        """Give the present weights to a server that was away, with proof. False while they are not proved."""
+        """Give the present weights to a server that lacks them, with proof. False while they are not proved themselves."""
         if not self.fingerprint:
             return False
-        await server.pause()
-        for path, size in self._files:
-            await self.load_file(server, path, size)
-        await self.finish(server)
+        if not await self.is_served(server):
+            await self.give(server)
         held = await self.fingerprint_of(server)
         if held != self.fingerprint:
             raise ServerError(f"{server.url} holds other weights ({held}) than those published")

@@ -21,6 +21,7 @@ FAILURES = 3
 IMBALANCE = 8
 """Requests that a server may have more than twice as many as another, if it has read their prompt."""
 
+Act = Callable[[Server], Awaitable[None]]
 Refresh = Callable[[Server], Awaitable[bool]]
 """Gives a server the present weights if it lacks them; whether it has them."""
 
@@ -128,11 +129,8 @@ class ServerPool:
         if not self.alive and self.none_since is None:
             self.none_since = time.monotonic()
 
-    async def on_all(self, act: Callable[[Server], Awaitable[None]]) -> None:
-        """Do something with every server that is alive; those where it fails are dead.
-
-        Raises `EngineError` if none is left.
-        """
+    async def on_all(self, act: Act) -> None:
+        """Do something with every server that is alive; those where it fails are dead."""
 
         async def on_one(server: Server) -> None:
             try:
@@ -141,8 +139,39 @@ class ServerPool:
                 self.bury(server, str(error))
 
         await asyncio.gather(*map(on_one, self.alive))
-        if not self.alive:
-            raise EngineError(f"no server is left: {self.whys}")
+
+    async def on_all_or_one(self, act: Act, deadline_s: float) -> None:
+        """`on_all`, and while no server is left with those that come back. Raises `EngineError` after the deadline."""
+        await self.on_all(act)
+        until = time.monotonic() + deadline_s
+        while not self.alive:
+            self._raise_if_late(until, deadline_s)
+            await asyncio.sleep(WATCH_S)
+            for server in self.servers:
+                if await server.is_healthy():
+                    try:
+                        await act(server)
+                        self._revive(server)
+                    except ServerError as error:
+                        server.why = str(error)
+
+    async def wait_for_one(self, deadline_s: float) -> None:
+        """Wait until the watcher knows a server that is alive. Raises `EngineError` after the deadline."""
+        until = time.monotonic() + deadline_s
+        while not self.alive:
+            self._raise_if_late(until, deadline_s)
+            await asyncio.sleep(0.05)
+
+    def _raise_if_late(self, until: float, deadline_s: float) -> None:
+        if time.monotonic() > until:
+            raise EngineError(
+                f"no server has answered for {deadline_s:g} s ({self.whys}); start them again with "
+                "`rlcore serve` and go on with --resume"
+            )
+
+    def _revive(self, server: Server) -> None:
+        server.alive, server.failures = True, 0
+        self.none_since = None
 
     async def watch(self, refresh: Refresh) -> None:
         """Look at every server each second, for ever."""
@@ -160,7 +189,6 @@ class ServerPool:
         try:
             await self._check(server)
             if await refresh(server):
-                server.alive, server.failures = True, 0
-                self.none_since = None
+                self._revive(server)
         except EngineError as error:
             server.why = str(error)

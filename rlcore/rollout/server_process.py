@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -131,7 +132,7 @@ class ServerProcesses:
 
     A server that has answered once and dies is started again, up to `RESTARTS` times. ports: free ones by default.
     first_device: of the visible GPUs; by default those after the GPUs of this machine's ranks. log_folder: gets
-    server_<port>.log; a temporary folder by default. say: told when a server is up or has died.
+    server_<port>.log; by default a temporary folder, which is kept if a server has died. say: told when a server is up or has died.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class ServerProcesses:
         log_folder: Path | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self._keep_logs = log_folder is not None
         self._logs = log_folder or Path(tempfile.mkdtemp(prefix="rlcore_servers_"))
         self._logs.mkdir(parents=True, exist_ok=True)
         self._say = say
@@ -195,6 +197,9 @@ class ServerProcesses:
             # also what is left of its group, such as workers
             _signal(server.process, signal.SIGKILL)
             server.process.wait()
+        had_trouble = any(server.restarts or server.why_ended for server in self._servers)
+        if not (self._keep_logs or had_trouble):
+            shutil.rmtree(self._logs, ignore_errors=True)
 
     def _watch(self) -> None:
         while not self._closing.wait(WATCH_S):

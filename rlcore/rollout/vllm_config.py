@@ -27,6 +27,9 @@ _LONGEST_REASON = 200
 """Characters of a reason that vLLM gives."""
 _TARGETS = re.compile(r"expected target modules in (\{.*?\}) but received (\[.*?\])", re.DOTALL)
 """How vLLM refuses layers of an adapter: those that it knows, and those that came."""
+CPU_CACHE_CAP = 4 << 30
+GPU_CACHE_SHARE = 0.4
+"""Most that the key-value cache takes where `memory_gb` is not set: bytes, and a fraction of a GPU's free memory."""
 _OTHER_WINDOWS = {
     "cohere2": "makes windows one token wider",
     "cohere2_moe": "makes windows one token wider",
@@ -108,6 +111,13 @@ def _first_sentences(text: str) -> str:
     return line.rstrip(".")
 
 
+def token_bytes(config: Any, dtype: str) -> int:
+    """Bytes of the keys and values of one token, over all layers."""
+    numbers = sum(2 * kv_heads(layer) * head_size(layer) for layer in layer_configs(config))
+    element = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
+    return numbers * element
+
+
 def cache_bytes(
     config: Any,
     dtype: str,
@@ -115,14 +125,16 @@ def cache_bytes(
     max_sequences: int,
     memory_gb: float | None,
     tensor_parallel: int,
+    *,
+    cap: int | None = None,
 ) -> int:
-    """Bytes of key-value cache for each worker."""
+    """Bytes of key-value cache for each worker. cap: by default `CPU_CACHE_CAP`, or 40% of a GPU's free memory."""
     if memory_gb is not None:
         return int(memory_gb * 2**30)
-    numbers = sum(2 * kv_heads(layer) * head_size(layer) for layer in layer_configs(config))
-    element = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
-    token = numbers * element // tensor_parallel
+    token = token_bytes(config, dtype) // tensor_parallel
     whole_blocks = -(-max_length // 128) * 128
     wanted = token * whole_blocks * (max_sequences + 1)
-    cap = int(0.4 * torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 4 << 30
+    if cap is None:
+        cuda = torch.cuda.is_available()
+        cap = int(GPU_CACHE_SHARE * torch.cuda.mem_get_info()[0]) if cuda else CPU_CACHE_CAP
     return max(min(wanted, cap), 2 * token * whole_blocks)

@@ -234,6 +234,9 @@ def _prepare_environment() -> None:
     # it speaks before it reads the variable
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # On a CPU oneDNN compiles a kernel for each number of sequences decoded together, and keeps 1,024 of them: some 100 KB
+    # each. vLLM itself holds the last 32 of every layer.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if importlib.util.find_spec("flashinfer") is None:
         os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     if importlib.util.find_spec("torchvision") is not None:

@@ -156,17 +156,15 @@ class VllmServers:
         self._weights.begin()
         self._state.wait_for_everyone()
         if self._is_main:
-            self._call(self._pool.on_all(Server.pause))
-            for path, size in self._weights.write(weights):
-                self._on_all(self._weights.load_file, path, size)
-            self._on_all(self._weights.finish)
+            self._weights.write(weights)
+            self._call(self._pool.on_all_or_one(self._weights.give, self._reconnect_s))
         else:
             for _ in weights:  # gathering the shards of a parameter needs every rank
                 pass
         self._state.wait_for_everyone()
         self.version = version
         self._pool.forget_prompts()
-        self._on_all(self._weights.check)
+        self._call(self._pool.on_all(self._weights.check))
         self._updating = False
 
     def fingerprint(self) -> str:
@@ -212,11 +210,10 @@ class VllmServers:
         async def ask(server: Server) -> None:
             texts[server.url] = await self._weights.fingerprint_of(server)
 
-        self._call(self._pool.on_all(ask))
+        while not texts:
+            self._call(self._pool.wait_for_one(self._reconnect_s))
+            self._call(self._pool.on_all(ask))
         return texts
-
-    def _on_all(self, step: Any, *arguments: Any) -> None:
-        self._call(self._pool.on_all(lambda server: step(server, *arguments)))
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run in the event loop, from another thread. What takes long in there has deadlines of its own."""
@@ -250,14 +247,16 @@ class VllmServers:
         """Whether a server that was away serves the present version; rank 0 gives it to one that does not."""
         if self._updating:
             return False
-        if not await self._weights.is_served(server):
-            server.why = "it waits for the present weights"
-            if not (self._is_main and await self._weights.restore(server)):
-                return False
-        return not self._updating
+        if self._is_main and self._weights.fingerprint:
+            has_them = await self._weights.restore(server)
+        else:
+            has_them = await self._weights.is_served(server)
+            server.why = server.why if has_them else "it waits for the present weights"
+        return has_them and not self._updating
 
     async def _score(self, sequences: Sequence[list[int]], top_k: int) -> list[SequenceScore]:
-        while self._pool.alive:
+        while True:
+            await self._pool.wait_for_one(self._reconnect_s)
             alive = sorted(self._pool.alive, key=lambda server: server.url)
             server = alive[(self._state.process_index + self.version) % len(alive)]
             try:
@@ -268,7 +267,6 @@ class VllmServers:
                 ]
             except ServerError as error:
                 self._pool.bury(server, str(error))
-        raise EngineError(f"no server is left to score with: {self._pool.whys}")
 
     async def _close(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}

@@ -30,6 +30,7 @@ from rlcore.run.processes import (
     refuse_other_layouts,
 )
 from rlcore.run.session import Run
+from rlcore.run.shared_files import check_shared
 from rlcore.run.tracking import Callback, StepFunction, Tracker
 from rlcore.terminal import SafeConsole
 from rlcore.types import Task
@@ -85,6 +86,7 @@ def train(
     on_main(accelerator, lambda: folder.start(recipe, resume=resume, overwrite=overwrite))
     run: Run | None = None
     try:
+        check_shared(accelerator, recipe, folder.path)
         accelerator.init_trackers(recipe.name)
         run = open_run(recipe, folder, accelerator, tracker, tasks)
         with lost_process_named(recipe.run.timeout_s, folder.path), run.term.listening():

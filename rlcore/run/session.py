@@ -26,6 +26,7 @@ from rlcore.rollout.generator import Generator, Scorer
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import PublishReport, lengthened, longest_texts, publish
 from rlcore.run import checkpoint
+from rlcore.run.allocator import give_back_freed_memory
 from rlcore.run.batches import BatchSource
 from rlcore.run.disk import remove
 from rlcore.run.ending import TermRequest
@@ -131,6 +132,7 @@ class Run:
             # servers that die are started again from it
             if self.accelerator.is_main_process and not self._engine.shared:
                 remove(folder, inside=self.folder.path)
+            give_back_freed_memory()
         return self._engine
 
     def learner(self, stage: Stage, objective: Objective) -> Learner:
@@ -192,6 +194,8 @@ class Run:
         elif self._canary is None:
             prompt = self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0])
             self._canary = [lengthened(prompt)[: self.max_length - 1]]
+        # the activations of the update that was before this
+        give_back_freed_memory()
         widened = self.policy.arithmetic.itemsize < torch.float32.itemsize
         return publish(
             partial(self.policy.weights, apart=self._apart),
@@ -292,6 +296,7 @@ class Run:
     ) -> None:
         """Move the cursor to the next stage; what a training stage made is saved, so that it can be given more steps later."""
         state = self._state(learner)
+        give_back_freed_memory()
         self.accelerator.free_memory()  # else the next stage's learner would share the parameters with this one's wrapper
         cursor = self.cursor
         cursor.ended_after, cursor.curriculum = (

@@ -34,6 +34,7 @@ from rlcore.recipe.credit_sections import CreditSection
 from rlcore.recipe.filter_sections import GroupKeys
 from rlcore.recipe.optim_sections import OptimSection, UpdateKeys
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
+from rlcore.run.allocator import give_back_freed_memory
 from rlcore.run.batches import BatchPlan, BatchSource
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.next_token import next_token_groups
@@ -231,6 +232,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             watch = Stopwatch()
             # draws tasks, generates, scores, replaces rejected groups
             batch = batches.generate_and_score(run.cursor.stage_step, version=learner.version)
+            give_back_freed_memory()  # of generation
             watch.lap("rollout")
 
             samples = credit(batch.groups)

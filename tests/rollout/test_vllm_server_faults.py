@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -302,6 +303,37 @@ def test_without_any_server_the_wait_ends_with_the_reasons(
     with pytest.raises(EngineError, match="no server has answered for 0.3 s") as error:
         all_groups(engine)
     assert all(fake.url in str(error.value) for fake in fakes)
+
+
+@pytest.mark.parametrize("moment", ["before", "while loading"])
+def test_weights_wait_for_the_only_server_to_come_back(
+    moment: str, fakes: list[FakeVllm], start: Start
+) -> None:
+    """A cut network at the time of a publish costs the time that it is cut."""
+    engine = start(fakes[:1], reconnect_s=5.0)
+    publish(engine, 1)
+    fakes[0].fault = "freezes" if moment == "before" else "dies in an update"
+    wait_until(lambda: not alive(engine) or moment != "before")
+
+    def mend() -> None:
+        fakes[0].fault = ""
+        fakes[0].released.set()
+
+    timer = threading.Timer(0.3, mend)
+    timer.start()
+    publish(engine, 2, 2.0)
+    assert alive(engine) == [fakes[0].url]
+    all_groups(engine)
+
+
+def test_weights_are_given_up_when_no_server_comes_back(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes[:1])
+    publish(engine, 1)
+    fakes[0].stop()
+    with pytest.raises(EngineError, match=r"no server has answered for 0.3 s \(http://127"):
+        engine.load(weights(), 2)
 
 
 def test_a_request_that_a_server_refuses_ends_the_run_with_its_words(

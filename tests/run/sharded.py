@@ -8,6 +8,7 @@ import sys
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from rlcore.cli.main import main
@@ -21,7 +22,6 @@ def sharding(**settings):
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
     )
     AcceleratorState._shared_state |= {
         "distributed_type": DistributedType.FSDP,
@@ -32,6 +32,8 @@ def sharding(**settings):
 
 def update(self, samples, update=Learner.update):
     assert all(isinstance(p, DTensor) for p in self.policy.module.parameters())
+    # each layer is gathered by itself: the engine says which classes they are
+    assert all(isinstance(layer, FSDPModule) for layer in self.policy.model.get_decoder().layers)
     assert self._reference is None or isinstance(self._reference, ShardedReference)
     return update(self, samples)
 

@@ -1,0 +1,1 @@
+"""What a recipe will need: bytes of memory from its config alone, and seconds from a short measurement."""
