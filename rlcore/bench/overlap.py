@@ -8,6 +8,7 @@ steps; the first two of each do not count.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import signal
 import statistics
@@ -58,7 +59,7 @@ run: {{folder: {folder}, checkpoint_every: 1000}}
 
 
 class SlowEngine(HfEngine):
-    """Completions that come back `seconds` after they were asked for, as from a server: the wait costs no CPU time."""
+    """Completions of no sense that come back `seconds` after they were asked for, as from a server: they cost no CPU time."""
 
     def __init__(
         self, model_folder: str | Path, *, dtype: str, max_length: int, seconds: float
@@ -68,16 +69,20 @@ class SlowEngine(HfEngine):
         self.shared, self.deterministic = True, False
         self._seconds = seconds
         self._ready = 0.0
+        self._written: list[Completion] = []
 
     def submit(self, requests: Sequence[Request]) -> None:
-        super().submit(requests)
-        # written at once, so that later only the wait is left
-        self._written = list(self._write_all())
+        for request in requests:
+            count = request.sampling.max_tokens
+            completion = Completion(
+                request_id=request.id,
+                token_ids=[(request.seed + i) % 256 for i in range(count)],
+                logprobs=[-math.log(256)] * count,
+                versions=[self.version] * count,
+                finish="length",
+            )
+            self._written.append(completion)
         self._ready = time.monotonic() + self._seconds
-
-    def _write_all(self) -> Iterator[Completion]:
-        while self._live:
-            yield from super().poll(1.0)
 
     def poll(self, timeout_s: float) -> list[Completion]:
         left = self._ready - time.monotonic()
@@ -86,6 +91,9 @@ class SlowEngine(HfEngine):
             return []
         written, self._written = self._written, []
         return written
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Nothing: what was asked for comes back whole."""
 
 
 def bench_overlap(*, repeats: int = 8) -> dict[str, Any]:

@@ -299,6 +299,10 @@ class Generator:
 
     # weight updates ------------------------------------------------------------------------------------------
 
+    def submit_waiting(self) -> None:
+        """Hand the engine at once what waits for it, without waiting for anything."""
+        self._submit()
+
     def drain(self) -> None:
         """Empty the engine. Requests that are still wanted are queued again with the tokens they have.
 

@@ -162,19 +162,22 @@ def publish(
     score_float32: Score | None = None,
     served_dtype: str,
     tolerance: float | None = None,
+    on_loaded: Callable[[], None] | None = None,
 ) -> PublishReport:
     """Load the learner's weights into the engine and prove that it serves them.
 
     `weights()` is read once, and its tensors are fingerprinted as they pass. canary: natural texts as token ids, each of at
     least two; the gap is the mean over the tokens of all. score: the learner's own scoring, as in `Policy.score`.
     score_float32: the same weights computed with in float32; None where `score` already does that. tolerance: the largest
-    mean gap in nats, by default max(`LEAST_LIMIT`, `NOISE_FACTOR` x noise). Raises `PublishError` with the numbers of both
-    sides.
+    mean gap in nats, by default max(`LEAST_LIMIT`, `NOISE_FACTOR` x noise).
+    on_loaded: called between load and proof. Raises `PublishError` with the numbers of both sides.
     """
     started = time.monotonic()
     digests: list[tuple[int, int]] = []
     passing = _digest_passing(weights(), served_dtype, digests)
     engine.load(passing, version)
+    if on_loaded is not None:
+        on_loaded()
     for _ in passing:  # an engine may stop reading early; the learner published these as well
         pass
     published = format_fingerprint(digests)

@@ -114,6 +114,8 @@ class BatchSource:
             if not self._overlap:
                 self._ready[self._next_draw] = self._finish(self._next_draw)
             self._next_draw += 1
+        if self._overlap:
+            self.generator.submit_waiting()
         return self._ready.pop(step) if step in self._ready else self._finish(step)
 
     @contextmanager
@@ -129,6 +131,13 @@ class BatchSource:
             yield
         if not self._in_flight:
             self._collector.wait_for_all()
+
+    def abandon(self) -> None:
+        """Give up batches under way that will not be trained: the stage ends before its steps are done."""
+        for number in self._started:
+            self.generator.abort_unfinished_groups(number)
+        self.generator.drain()
+        self._started = {}
 
     @property
     def idle_s(self) -> float | None:

@@ -206,6 +206,8 @@ class Run:
             score_float32=self.policy.score_float32 if widened else None,
             served_dtype=self.recipe.model.dtype,
             tolerance=self.recipe.engine.sync_tolerance,
+            # Servers go on while the proof is made; what they generate is trained only if it holds.
+            on_loaded=generator.submit_waiting if generator and self.engine().shared else None,
         )
 
     def collector(

@@ -259,6 +259,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
             limit.add(metrics)
             run.end_step(metrics, learner, curriculum, batches)
+        batches.abandon()
     run.end_stage(learner, curriculum)
 
 

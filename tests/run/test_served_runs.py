@@ -150,6 +150,13 @@ def test_an_adapter_is_served_by_itself(tmp_path: Path) -> None:
     assert "everything is in" in out
 
 
+def test_a_stage_that_ends_early_leaves_nothing_under_way(tmp_path: Path) -> None:
+    """The next stage loads weights, which nothing may be in the way of."""
+    recipe = write_recipe(tmp_path)
+    finish(start("train", recipe, *SERVED, "stages.rl.stop_after_tokens=100"), 300)
+    assert 0 < len(rl_steps(run_folder(recipe))) < 6
+
+
 def test_a_signal_ends_all_servers(serve: Serve) -> None:
     """The last test: nothing is served afterwards."""
     serve.process.terminate()
