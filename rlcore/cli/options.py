@@ -26,6 +26,17 @@ def seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text[:40]!r} is no time from 0 to 10,000,000 seconds")
 
 
+def gibibytes(text: str) -> float:
+    """A size above 0, in GiB."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if 0 < value <= 1e6:
+        return value
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size from 0 to 1,000,000 GiB")
+
+
 def _whole(text: str, least: int) -> int:
     if text.isdecimal() and len(text) < 11 and least <= int(text) <= 10**9:
         return int(text)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from rlcore.cli.options import count, size
+from rlcore.cli.options import count, gibibytes, size
 from rlcore.cli.recipes import takes_recipe
 from rlcore.recipe.load import load
 from rlcore.terminal import make_console
@@ -37,7 +37,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--nodes", type=count, default=1, metavar="N", help="default 1")
     sub.add_argument(
         "--memory",
-        type=count,
+        type=gibibytes,
         metavar="GIB",
         help="of a GPU, or of a node without GPUs (default: what is here, else 80 for a GPU)",
     )
@@ -106,7 +106,7 @@ def _machine(arguments: argparse.Namespace) -> Machine:
 
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = here if arguments.gpus is None else arguments.gpus
-    memory = (arguments.memory or 0) << 30
+    memory = int((arguments.memory or 0) * 2**30)
     if not memory and gpus and here:
         memory = torch.cuda.get_device_properties(0).total_memory
     elif not memory:

@@ -38,7 +38,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--tensor-parallel", type=count, default=1, metavar="T", help="GPUs of each server"
     )
     sub.add_argument(
-        "--port", type=count, default=8000, metavar="P", help="of the first; the others follow"
+        "--port", type=_port, default=8000, metavar="P", help="of the first; the others follow"
     )
     sub.add_argument(
         "--host",
@@ -49,6 +49,13 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--logs", type=Path, metavar="FOLDER", help="for the servers' output; else temporary"
     )
+
+
+def _port(text: str) -> int:
+    number = count(text)
+    if number < 65536:
+        return number
+    raise argparse.ArgumentTypeError(f"{text} is no port: a port is a number up to 65535")
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -67,6 +74,7 @@ def serve(arguments: argparse.Namespace) -> int:
             log_folder=arguments.logs,
             say=lambda text: print(text, flush=True),
         )
+        print(f"starting; {servers.logs} has the output of the servers", flush=True)
         try:
             _watch(servers)
         except KeyboardInterrupt:
@@ -83,8 +91,7 @@ def _watch(servers: ServerProcesses) -> None:
             print(f"RLCORE_SERVERS={','.join(servers.urls)}", flush=True)
             announced = True
         time.sleep(_LOOK_S)
-    reasons = "; ".join(str(servers.why_ended(url)) for url in servers.urls)
-    raise EngineError(f"no server is left: {reasons}")
+    raise EngineError(f"no server is left: {servers.whys}")
 
 
 @contextmanager

@@ -85,6 +85,8 @@ def plan(recipe: Recipe, machine: Machine, run: Path | None = None) -> Plan:
 def check_machine(recipe: Recipe, machine: Machine) -> None:
     """Raise `RecipeError` for a division of devices that cannot be."""
     parallel = int(recipe.engine.parameters.get("tensor_parallel", 1))
+    if parallel < 1:
+        raise RecipeError(f"engine.tensor_parallel is {parallel}: it is a whole number from 1")
     if machine.serve % parallel:
         raise RecipeError(
             f"--serve {machine.serve} is no multiple of engine.tensor_parallel ({parallel}): each server takes {parallel} GPUs"

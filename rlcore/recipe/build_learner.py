@@ -139,6 +139,10 @@ def check_engine(section: schema.EngineSection) -> None:
     if section.use in ENGINES and not (section.parameters and find_spec("torch")):
         return
     engine_maker(section, model_folder=None, dtype=None, device=None, adapter_rank=None)
+    if section.use == "vllm_server":
+        from rlcore.rollout.vllm_server import check_settings
+
+        check_settings(**section.parameters)
 
 
 def build_engine(

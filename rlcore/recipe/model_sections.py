@@ -62,7 +62,7 @@ class EngineSection(PartSection):
     use: str = Field(
         "vllm_local",
         description="what generates completions: vllm_local (vLLM in this process), "
-        "vllm_server (servers that all processes share; docs/scale.md), "
+        "vllm_server (servers that all processes share; docs/servers.md), "
         "hf (transformers), or file.py:Class",
     )
     max_length: Count = Field(2048, description="longest prompt + completion, in tokens")

@@ -5,6 +5,8 @@ Files are kept until the next version is served, so that a server that comes bac
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +30,7 @@ DIGEST_S = 600.0
 """Deadline of a fingerprint, for which a server reads all its weights."""
 _HERE = ("localhost", "127.0.0.1", "::1")
 _MEMORY = Path("/dev/shm")
+_LOCK = "held_by_a_run"
 
 
 class ServedWeights:
@@ -75,6 +78,7 @@ class ServedWeights:
 
     def _make_folder(self) -> Path:
         if self._folder is None:
+            _remove_left_behind(self._inside)
             try:
                 name = tempfile.mkdtemp(prefix=f"rlcore_{self._run}_", dir=self._inside)
             except OSError as error:
@@ -82,6 +86,7 @@ class ServedWeights:
                     f"weights for the servers cannot be written in {self._inside} ({error}); set engine.folder"
                 ) from error
             self._folder = Path(name)
+            _hold(self._folder)
             # servers may run as another user
             self._folder.chmod(0o755)
         return self._folder
@@ -162,3 +167,22 @@ class ServedWeights:
         if held != self.fingerprint:
             raise ServerError(f"{server.url} holds other weights ({held}) than those published")
         return True
+
+
+def _hold(folder: Path) -> int:
+    """Mark a folder as one of a process that lives; the mark goes with the process."""
+    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _remove_left_behind(inside: Path | None) -> None:
+    """Remove folders of weights whose process was killed."""
+    for folder in (inside or Path(tempfile.gettempdir())).glob("rlcore_*/"):
+        if (folder / _LOCK).is_file():
+            try:
+                descriptor = _hold(folder)
+            except OSError:  # its process lives
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)

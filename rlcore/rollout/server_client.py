@@ -102,10 +102,16 @@ class Server:
         await self._post("v1/load_lora_adapter", body, deadline_s=deadline_s)
 
     async def is_healthy(self) -> bool:
+        """Raises `ServerError`, of the kind "refused", where another program answers."""
         try:
             reply = await self._http.get(f"{self.url}/health", timeout=HEALTH_S)
         except httpx.HTTPError:
             return False
+        if reply.status_code in (400, 401, 403, 404, 405, 501):
+            raise ServerError(
+                f"{self.url}/health answers {reply.status_code}: it is no vLLM server",
+                kind="refused",
+            )
         return reply.status_code == 200
 
     async def longest(self) -> int:

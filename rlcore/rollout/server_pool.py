@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -14,6 +15,8 @@ from rlcore.types import Request
 
 WATCH_S = 1.0
 """Between two looks at the servers."""
+SAY_S = 20.0
+"""Between two words about a server that is waited for."""
 MISSES = 3
 """Health checks that fail before a server counts as dead; each takes up to `HEALTH_S`."""
 FAILURES = 3
@@ -33,6 +36,7 @@ class ServerPool:
         self, urls: Sequence[str], http: httpx.AsyncClient, *, max_length: int, rank: int
     ) -> None:
         self._max_length = max_length
+        self._speaks = rank == 0
         # each rank begins with another server
         turned = [urls[(i + rank) % len(urls)] for i in range(len(urls))]
         self.servers = [Server(url, http) for url in turned]
@@ -69,14 +73,26 @@ class ServerPool:
     async def _wait_for(
         self, server: Server, until: float, why_ended: Callable[[str], str | None]
     ) -> None:
-        while not await server.is_healthy():
-            ended = why_ended(server.url)
-            server.why = ended or "it does not answer at /health"
-            if ended or time.monotonic() > until:
-                return
-            await asyncio.sleep(0.25)
+        said = time.monotonic()
+        try:
+            while not await server.is_healthy():
+                ended = why_ended(server.url)
+                server.why = ended or "it does not answer at /health"
+                if ended or time.monotonic() > until:
+                    return
+                if time.monotonic() > said + SAY_S:
+                    said = time.monotonic()
+                    self._say(f"waiting for {server.url}, which does not answer yet")
+                await asyncio.sleep(0.25)
+        except ServerError as error:  # another program
+            server.why = str(error)
+            return
         await self._check(server)
         server.alive = True
+
+    def _say(self, text: str) -> None:
+        if self._speaks:
+            print(text, file=sys.stderr, flush=True)
 
     async def _check(self, server: Server) -> None:
         """Raise `EngineError` where a server does not fit the run."""
@@ -122,6 +138,8 @@ class ServerPool:
 
     def bury(self, server: Server, why: str) -> None:
         """Count a server as dead and cancel what is under way there."""
+        if server.alive:
+            self._say(f"lost a server, its requests are asked for elsewhere: {why}")
         server.alive, server.why = False, why
         for post in list(server.posts.values()):
             post.task.cancel()
@@ -131,29 +149,38 @@ class ServerPool:
 
     async def on_all(self, act: Act) -> None:
         """Do something with every server that is alive; those where it fails are dead."""
+        await asyncio.gather(*(self._on_one(act, server) for server in self.alive))
 
-        async def on_one(server: Server) -> None:
-            try:
-                await act(server)
-            except ServerError as error:
-                self.bury(server, str(error))
-
-        await asyncio.gather(*map(on_one, self.alive))
+    async def _on_one(self, act: Act, server: Server) -> ServerError | None:
+        try:
+            await act(server)
+        except ServerError as error:
+            self.bury(server, str(error))
+            return error
+        return None
 
     async def on_all_or_one(self, act: Act, deadline_s: float) -> None:
-        """`on_all`, and while no server is left with those that come back. Raises `EngineError` after the deadline."""
-        await self.on_all(act)
+        """`on_all`, and while no server is left with those that come back.
+
+        Raises `EngineError` after the deadline, and at once where all servers have answered that it failed.
+        """
+        outcomes = await asyncio.gather(*(self._on_one(act, server) for server in self.alive))
+        if outcomes and all(error and error.kind != "unreachable" for error in outcomes):
+            raise EngineError(
+                f"no server has taken the weights ({self.whys}): they serve another model or another dtype; "
+                "start them with this recipe: `rlcore serve RECIPE`"
+            )
         until = time.monotonic() + deadline_s
         while not self.alive:
             self._raise_if_late(until, deadline_s)
             await asyncio.sleep(WATCH_S)
             for server in self.servers:
-                if await server.is_healthy():
-                    try:
+                try:
+                    if await server.is_healthy():
                         await act(server)
                         self._revive(server)
-                    except ServerError as error:
-                        server.why = str(error)
+                except ServerError as error:
+                    server.why = str(error)
 
     async def wait_for_one(self, deadline_s: float) -> None:
         """Wait until the watcher knows a server that is alive. Raises `EngineError` after the deadline."""
@@ -172,6 +199,7 @@ class ServerPool:
     def _revive(self, server: Server) -> None:
         server.alive, server.failures = True, 0
         self.none_since = None
+        self._say(f"{server.url} is used again")
 
     async def watch(self, refresh: Refresh) -> None:
         """Look at every server each second, for ever."""
@@ -180,7 +208,10 @@ class ServerPool:
             await asyncio.gather(*(self._look_at(server, refresh) for server in self.servers))
 
     async def _look_at(self, server: Server, refresh: Refresh) -> None:
-        healthy = await server.is_healthy()
+        try:
+            healthy = await server.is_healthy()
+        except ServerError:
+            healthy = False
         server.misses = 0 if healthy else server.misses + 1
         if server.alive and server.misses >= MISSES:
             self.bury(server, f"no answer at /health for {MISSES} times")

@@ -31,6 +31,8 @@ RESTARTS = 3
 WATCH_S = 0.5
 END_S = 15.0
 """Between the signal that asks a server to end and the one that ends it."""
+_RECENT = 200
+"""Lines at the end of a log in which a cause is looked for."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -146,6 +148,8 @@ class ServerProcesses:
         log_folder: Path | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        for port in ports:
+            _require_free(host, port)
         self._keep_logs = log_folder is not None
         self._logs = log_folder or Path(tempfile.mkdtemp(prefix="rlcore_servers_"))
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -172,8 +176,18 @@ class ServerProcesses:
         return all(server.why_ended for server in self._servers)
 
     @property
+    def whys(self) -> str:
+        """Why those that have ended for good have."""
+        return "; ".join(server.why_ended for server in self._servers if server.why_ended)
+
+    @property
     def all_up(self) -> bool:
         return all(server.is_up for server in self._servers)
+
+    @property
+    def logs(self) -> Path:
+        """The folder of their output."""
+        return self._logs
 
     def log(self, port: int) -> Path:
         return self._logs / f"server_{port}.log"
@@ -217,12 +231,12 @@ class ServerProcesses:
             return
         _signal(server.process, signal.SIGKILL)
         log = self.log(int(server.url.rpartition(":")[2]))
-        why = f"{server.url} ended with status {status}"
+        why = f"{server.url} ended with status {status}: {cause(log)} (see {log})"
         if not server.is_up:
-            server.why_ended = f"{why} at its start: {last_line(log)} (see {log})"
-            self._say(server.why_ended)
+            server.why_ended = f"{why}; it had not started"
         elif server.restarts == RESTARTS:
-            server.why_ended = f"{why} after {RESTARTS} restarts (see {log})"
+            server.why_ended = f"{why}; it was started {RESTARTS} times again"
+        if server.why_ended:
             self._say(server.why_ended)
         else:
             self._say(f"{why}; it is started again")
@@ -285,18 +299,29 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
+def _require_free(host: str, port: int) -> None:
+    """Raise `EngineError` if another program listens at a port: its answers would be taken for the server's."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((host, port))
+        except OSError as error:
+            raise EngineError(
+                f"a server cannot listen at {host}:{port} ({error.strerror}): choose another --port"
+            ) from error
+
+
 def _name(host: str) -> str:
     """How other machines call this host."""
     return socket.gethostname() if host in ("0.0.0.0", "::") else host
 
 
-def last_line(log: Path) -> str:
-    """What a server said last, or the last error in its log."""
-    lines = [
-        line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()
-    ]
-    errors = [line for line in lines if "Error" in line]
-    return (errors or lines or ["its log is empty"])[-1][-300:]
+def cause(log: Path) -> str:
+    """Why a server ended, from its log: the first error near the end that does not only point to another one."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    recent = [line for line in lines if line][-_RECENT:]
+    errors = [line for line in recent if "Error: " in line and "EngineDeadError" not in line]
+    return (errors or recent[-1:] or ["its log is empty"])[0][-300:]
 
 
 if __name__ == "__main__":

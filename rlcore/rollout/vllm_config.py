@@ -49,6 +49,8 @@ def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int)
             f"of {window} tokens, so longer completions would be scored otherwise than they were written: "
             f"set engine.max_length to {window} or less, or engine.use=hf"
         )
+    if tensor_parallel < 1:
+        raise EngineError(f"tensor_parallel is {tensor_parallel}: it is a whole number from 1")
     if tensor_parallel > 1 and launched():
         raise EngineError(
             f"tensor_parallel={tensor_parallel} inside a launched group is not supported: every process owns one "

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 import uuid
@@ -59,8 +60,10 @@ class VllmServers:
     `RLCORE_SERVERS`. start: start so many on this machine instead. tensor_parallel: GPUs of each of these. memory_gb: size of
     their key-value cache. folder: where weights are written for the servers to read; memory of this machine by default, a
     shared folder where servers run elsewhere. in_flight: load weights while completions are under way, which go on under the
-    new ones; else a load waits for them. start_deadline_s: longest wait for the servers to start. reconnect_s: longest time
-    without any server. Raises `EngineError`.
+    new ones; else a load waits for them. reconnect_s: longest time without any server. start_deadline_s: longest wait for
+    servers to start, those of others too.
+
+    Raises `EngineError`.
     """
 
     shared = True
@@ -83,6 +86,9 @@ class VllmServers:
         start_deadline_s: float = 600.0,
         reconnect_s: float = 600.0,
     ) -> None:
+        check_settings(
+            servers=servers, start=start, tensor_parallel=tensor_parallel, folder=folder
+        )
         self.version = 0
         self.in_flight = in_flight
         self._max_length, self._reconnect_s = max_length, reconnect_s
@@ -103,7 +109,7 @@ class VllmServers:
                 adapter_rank=adapter_rank,
                 memory_gb=memory_gb,
             )
-            self._processes = ServerProcesses(settings, start)
+            self._processes = ServerProcesses(settings, start, say=_say)
             urls = self._processes.urls
         elif not start:
             urls = _addresses(servers)
@@ -131,6 +137,8 @@ class VllmServers:
     def poll(self, timeout_s: float) -> list[Completion]:
         """Wait until a completion has arrived or the time is up."""
         done = self._requests.take_done(timeout_s)
+        if not done and self._processes and self._processes.ended:
+            raise EngineError(f"all servers have ended: {self._processes.whys}")
         none_since = self._pool.none_since
         if not done and none_since and time.monotonic() - none_since > self._reconnect_s:
             raise EngineError(
@@ -285,9 +293,41 @@ def _addresses(servers: Sequence[str]) -> list[str]:
             f"engine vllm_server has no server: set engine.servers or {SERVERS} to addresses that "
             "`rlcore serve RECIPE` prints, or engine.start to a number of servers to start here"
         )
+    _check_addresses(urls)
+    return urls
+
+
+def check_settings(
+    *,
+    servers: Sequence[str] = (),
+    start: int = 0,
+    tensor_parallel: int = 1,
+    folder: str | None = None,
+    **others: Any,
+) -> None:
+    """Raise `EngineError` for settings that can be seen to be wrong without a model."""
+    for name, value, least in (("start", start, 0), ("tensor_parallel", tensor_parallel, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise EngineError(f"engine.{name} is {value!r}: it is a whole number from {least}")
+    if start and servers:
+        raise EngineError("engine.start and engine.servers are both set: keep one of them")
+    _check_addresses(servers)
+    if folder is not None and not Path(folder).is_dir():
+        raise EngineError(
+            f"engine.folder is {folder!r}, which is no folder here: make it, where the servers see it too"
+        )
+
+
+def _check_addresses(urls: Sequence[str]) -> None:
     for url in urls:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        if (
+            urlsplit(str(url)).scheme not in ("http", "https")
+            or not urlsplit(str(url)).hostname
+        ):
             raise EngineError(
                 f"{url!r} is no address of a server: write it whole, as http://host:8000"
             )
-    return urls
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -112,6 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
                 fake.aborted |= set(body["request_ids"])
             return self.answer(200, {"aborted": 1})
         if self.path == "/collective_rpc":
+            if fake.fault == "other model" and body["method"] == "rlcore_load_file":
+                return self.answer(500, {"error": "sizes must match"})
             try:
                 result = fake.call(body["method"], body["args"])
             except ConnectionError:

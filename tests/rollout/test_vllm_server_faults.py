@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,11 +17,20 @@ import torch
 from fake_vllm import FakeVllm
 
 from rlcore.errors import EngineError, PublishError
-from rlcore.rollout import server_client, server_pool, server_requests, vllm_server
+from rlcore.recipe.build_learner import check_engine
+from rlcore.recipe.model_sections import EngineSection
+from rlcore.rollout import (
+    served_weights,
+    server_client,
+    server_pool,
+    server_requests,
+    vllm_server,
+)
 from rlcore.rollout.collector import numbered
 from rlcore.rollout.generator import Generator
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import fingerprint
+from rlcore.rollout.server_process import ServerProcesses, ServerSettings, cause
 from rlcore.rollout.vllm_server import VllmServers
 from rlcore.types import Completion, Sampling, Task, Verdict
 
@@ -53,6 +65,7 @@ def start(model_path: Path) -> Iterator[Start]:
         engines.append(engine)
         return engine
 
+    make.model_path = model_path
     yield make
     for engine in engines:
         engine.close()
@@ -343,6 +356,103 @@ def test_a_request_that_a_server_refuses_ends_the_run_with_its_words(
     fakes[0].fault = fakes[1].fault = "400"
     with pytest.raises(EngineError, match=re.escape('answers 400: {"error": "no such thing"}')):
         all_groups(engine)
+
+
+def test_another_program_is_no_server(start: Start) -> None:
+    """Its refusal ends the wait at once."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    other = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{other.server_address[1]}"
+    began = time.monotonic()
+    with pytest.raises(EngineError, match="health answers 404: it is no vLLM server"):
+        VllmServers(start.model_path, servers=[url], max_length=256, start_deadline_s=30)
+    assert time.monotonic() - began < 5
+    other.shutdown()
+
+
+def test_servers_of_another_model_refuse_the_weights_at_once(
+    fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes, reconnect_s=30.0)
+    for fake in fakes:
+        fake.fault = "other model"
+    with pytest.raises(EngineError, match="no server has taken the weights .* another model"):
+        engine.load(weights(), 1)
+
+
+def test_the_loss_and_return_of_a_server_are_said(
+    fakes: list[FakeVllm], start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = start(fakes)
+    publish(engine, 1)
+    fakes[0].fault = "freezes"
+    wait_until(lambda: len(alive(engine)) == 1)
+    fakes[0].fault = ""
+    fakes[0].released.set()
+    wait_until(lambda: len(alive(engine)) == 2)
+    said = capfd.readouterr().err
+    assert "lost a server, its requests are asked for elsewhere: no answer at /health" in said
+    assert f"{fakes[0].url} is used again" in said
+
+
+def test_weights_that_a_killed_run_has_left_are_removed(
+    fakes: list[FakeVllm], start: Start, tmp_path: Path
+) -> None:
+    """Those of a run that lives stay."""
+    for name in ("rlcore_dead", "rlcore_alive"):
+        (tmp_path / name / "load_1").mkdir(parents=True)
+        (tmp_path / name / served_weights._LOCK).touch()
+    held = served_weights._hold(tmp_path / "rlcore_alive")
+    engine = start(fakes, folder=str(tmp_path))
+    publish(engine, 1)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert "rlcore_alive" in left and "rlcore_dead" not in left and len(left) == 2
+    os.close(held)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"start": -1}, "engine.start is -1: it is a whole number from 0"),
+        ({"tensor_parallel": 0}, "engine.tensor_parallel is 0: it is a whole number from 1"),
+        ({"start": 1, "servers": ["http://a:1"]}, "are both set: keep one"),
+        ({"servers": ["a:1"]}, "'a:1' is no address"),
+        ({"folder": "/nonexistent/x"}, "which is no folder here: make it"),
+    ],
+)
+def test_settings_that_are_wrong_without_a_model(settings: dict, sentence: str) -> None:
+    with pytest.raises(EngineError, match=sentence):
+        vllm_server.check_settings(**settings)
+    section = EngineSection.model_validate({"use": "vllm_server", **settings})
+    with pytest.raises(EngineError, match=sentence):
+        check_engine(section)
+
+
+def test_a_server_does_not_take_a_port_in_use(model_path: Path) -> None:
+    """The other program's answers would be taken for the server's."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        settings = ServerSettings(model=str(model_path), dtype="float32", max_length=64)
+        with pytest.raises(EngineError, match=f"cannot listen at 127.0.0.1:{port} .*--port"):
+            ServerProcesses(settings, 1, ports=[port])
+
+
+def test_the_cause_of_a_death_is_the_first_error_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text(
+        "INFO up\nRuntimeError: head_dim=16 is not there\nat x\nEngineDeadError: See stack trace above\n"
+    )
+    assert cause(log) == "RuntimeError: head_dim=16 is not there"
 
 
 def test_what_is_wrong_with_servers_is_said_at_the_start(
