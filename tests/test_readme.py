@@ -55,6 +55,7 @@ def test_the_two_commands_are_what_ci_runs() -> None:
         assert f"bash {script}" in blocks("bash")[0] and f"bash {script}" in ci
 
 
+@pytest.mark.slow
 def test_every_command_runs_from_anywhere(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     lines = commands()

@@ -146,7 +146,7 @@ def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) 
             "stages.3.weights is ema, but the last training stage before it has no optim.ema",
         ),
         ("model.peft={r: 4}", "peft needs a type"),
-        ("engine.sync=adapter", "needs engine.use vllm_local and model.peft of type lora"),
+        ("engine.sync=adapter", "needs engine.use vllm_local or vllm_server, and model.peft of type lora"),
         ("stages.rl.optim={schedule: {use: wsd, decay_shape: inverse_linear}}", "set min_lr_ratio"),
         ("stages.rl.optim.shedule=wsd", "did you mean 'schedule'"),
     ],
