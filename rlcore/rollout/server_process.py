@@ -231,7 +231,10 @@ class ServerProcesses:
             return
         _signal(server.process, signal.SIGKILL)
         log = self.log(int(server.url.rpartition(":")[2]))
-        why = f"{server.url} ended with status {status}: {cause(log)} (see {log})"
+        if status < 0:
+            why = f"{server.url} was killed by {signal.Signals(-status).name}"
+        else:
+            why = f"{server.url} ended with status {status}: {cause(log)} (see {log})"
         if not server.is_up:
             server.why_ended = f"{why}; it had not started"
         elif server.restarts == RESTARTS:
@@ -320,7 +323,12 @@ def cause(log: Path) -> str:
     """Why a server ended, from its log: the first error near the end that does not only point to another one."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     recent = [line for line in lines if line][-_RECENT:]
-    errors = [line for line in recent if "Error: " in line and "EngineDeadError" not in line]
+    beside = ("EngineDeadError", " WARNING ", " INFO ")
+    errors = [
+        line
+        for line in recent
+        if "Error: " in line and not any(word in line for word in beside)
+    ]
     return (errors or recent[-1:] or ["its log is empty"])[0][-300:]
 
 
