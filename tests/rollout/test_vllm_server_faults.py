@@ -450,7 +450,9 @@ def test_a_server_does_not_take_a_port_in_use(model_path: Path) -> None:
 def test_the_cause_of_a_death_is_the_first_error_of_the_log(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     log.write_text(
-        "(pid=1) WARNING ulimit, `OSError: [Errno 24] Too many open files`\nRuntimeError: head_dim=16 is not there\nat x\nEngineDeadError: See stack trace above\n"
+        "(pid=1) WARNING ulimit, `OSError: [Errno 24] Too many open files`\n"
+        "RuntimeError: head_dim=16 is not there\nat x\n"
+        "EngineDeadError: See stack trace above\n"
     )
     assert cause(log) == "RuntimeError: head_dim=16 is not there"
 
