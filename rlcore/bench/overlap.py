@@ -73,7 +73,9 @@ class SlowEngine(HfEngine):
 
     def submit(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            count = request.sampling.max_tokens
+            longest = request.sampling.max_tokens
+            # of unequal lengths, so that rewards differ and there is something to learn
+            count = longest - request.seed % (longest // 2)
             completion = Completion(
                 request_id=request.id,
                 token_ids=[(request.seed + i) % 256 for i in range(count)],
