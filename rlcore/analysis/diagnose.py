@@ -36,10 +36,7 @@ class Finding:
 
 def diagnose_run(run: Path) -> list[Finding]:
     """The findings of a run folder. Raises `RunError` where it has no step of an rl stage yet."""
-    folder = RunFolder(run)
-    if not folder.recipe.is_file():
-        raise RunError(f"{run} is no run folder: there is no recipe.yaml in it")
-    rows = read_rows(folder.metrics)
+    rows = read_rows(RunFolder.of_run(run).metrics)
     if not any("reward/mean" in row or "reward/frac_unscored" in row for row in rows):
         raise RunError(f"{run} has no step of an rl stage yet: there is nothing to diagnose")
     return diagnose(rows)

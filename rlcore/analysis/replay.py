@@ -60,9 +60,7 @@ class Record:
     """The groups of a run's first rl stage, by task and by category."""
 
     def __init__(self, folder: Path) -> None:
-        run = RunFolder(folder)
-        if not run.recipe.is_file():
-            raise RunError(f"{folder} is no run folder: there is no recipe.yaml in it")
+        run = RunFolder.of_run(folder)
         recipe = load(str(run.recipe))
         stages = [stage for stage in recipe.stages if isinstance(stage, RlStage)]
         if not stages:

@@ -10,7 +10,7 @@ from rich.console import Group as Lines
 from rich.text import Text
 
 from rlcore.errors import RunError
-from rlcore.run.folder import ROLLOUT_FILE, RunFolder, read_rows
+from rlcore.run.folder import RunFolder, read_rows
 from rlcore.types import Verdict
 
 
@@ -58,10 +58,8 @@ def chosen_rows(folder: RunFolder, choice: Choice) -> tuple[int, list[dict[str, 
 def _steps(folder: RunFolder) -> dict[int, list[Any]]:
     """Step -> its files, one a process."""
     files: dict[int, list[Any]] = {}
-    for path in sorted(folder.rollouts.glob("*.jsonl")):
-        name = ROLLOUT_FILE.fullmatch(path.name)
-        if name:
-            files.setdefault(int(name[1]), []).append(path)
+    for step, path in folder.rollout_files():
+        files.setdefault(step, []).append(path)
     return files
 
 

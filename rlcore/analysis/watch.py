@@ -16,7 +16,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rlcore.errors import RunError
 from rlcore.recipe.load import load
 from rlcore.recipe.run_mark import is_running
 from rlcore.recipe.schema import Recipe
@@ -43,9 +42,7 @@ SHOWN = (
 
 def watch(run: Path, console: Console, *, once: bool = False) -> None:
     """Show the run until it ends, or until interrupted. Raises `RunError`."""
-    folder = RunFolder(run)
-    if not folder.recipe.is_file():
-        raise RunError(f"{run} is no run folder: there is no recipe.yaml in it")
+    folder = RunFolder.of_run(run)
     recipe = load(str(folder.recipe))
     if once or not is_running(folder.path):
         console.print(picture(folder, recipe))

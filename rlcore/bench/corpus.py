@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from rlcore.bench.measure import resident
 from rlcore.tasks.corpus.prepare import Cleaning, Funnel, prepare
 from rlcore.tasks.corpus.read import Source
 from rlcore.tasks.corpus.segment import segmenter
@@ -65,7 +66,4 @@ def _write(path: Path, megabytes: int, rng: random.Random) -> None:
 
 def _peak_mb() -> float:
     """Largest memory the process has had; from /proc, since getrusage's number begins with that of the parent process."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return round(
-        next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3, 1
-    )
+    return round(resident("VmHWM") / 1024 / 1e3, 1)

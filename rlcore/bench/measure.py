@@ -85,15 +85,15 @@ def peak_gb(side: Callable[[], Any]) -> float | None:
     try:
         # Linux: the peak of the resident memory begins anew.
         Path("/proc/self/clear_refs").write_text("5")
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
         side()
-        return round((_resident("VmHWM") - before) / 1e9, 2)
+        return round((resident("VmHWM") - before) / 1e9, 2)
     except OSError:
         return None
 
 
-def _resident(field: str) -> int:
-    """Bytes, a line of this process's status."""
+def resident(field: str) -> int:
+    """Bytes, a line of this process's status. Raises `OSError` where the system has none."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

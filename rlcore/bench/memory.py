@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import importlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlcore.bench.measure import circumstances
+from rlcore.bench.measure import circumstances, resident
 from rlcore.errors import RunError
 
 SMOLLM2 = "~/.cache/rlcore/models/smollm2"
@@ -63,7 +62,7 @@ def bench_memory(recipes: Sequence[str] = tuple(RECIPES)) -> dict[str, Any]:
 
 def compare(name: str, folder: Path) -> dict[str, Any]:
     """MiB planned and measured of one of `RECIPES`, run in `folder`."""
-    from rlcore.plan.memory import Machine
+    from rlcore.plan.memory import Machine, host_memory
     from rlcore.plan.plan import plan
     from rlcore.recipe.load import load
 
@@ -72,10 +71,8 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
     modules = folder / "modules.json"
     peak = _child("run", str(modules), *arguments)
     imports = _child("import", str(modules))
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    planned = plan(
-        load(recipe, overrides), Machine(gpus=0, nodes=1, memory=total), run=folder / "memory"
-    )
+    machine = Machine(gpus=0, nodes=1, memory=host_memory())
+    planned = plan(load(recipe, overrides), machine, run=folder / "memory")
     measured = peak - imports
     return {
         "planned_mib": round(planned.peak / 2**20),
@@ -113,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
             # some are made up by their packages, and others refuse a second import order
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-        print(_status("VmRSS"))
+        print(resident("VmRSS"))
         return
     from rlcore.recipe.load import load
     from rlcore.run.driver import train
@@ -121,14 +118,7 @@ def main(argv: Sequence[str]) -> None:
     recipe, *overrides = arguments.recipe
     train(load(recipe, overrides))
     arguments.modules.write_text(json.dumps(list(sys.modules)))
-    print(_status("VmHWM"))
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RunError(f"/proc/self/status has no {field}: memory is measured on Linux only")
+    print(resident("VmHWM"))
 
 
 if __name__ == "__main__":

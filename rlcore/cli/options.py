@@ -17,28 +17,36 @@ def size(text: str) -> int:
 
 def seconds(text: str) -> float:
     """A time above 0, in seconds."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if 0 < value <= 1e7:
-        return value
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no time from 0 to 10,000,000 seconds")
+    return _above_0(text, most=10_000_000, what="time", unit="seconds")
 
 
 def gibibytes(text: str) -> float:
     """A size above 0, in GiB."""
+    return _above_0(text, most=1_000_000, what="size", unit="GiB")
+
+
+def port(text: str) -> int:
+    """A port to listen at."""
+    return _whole(text, least=1, most=65_535)
+
+
+def free_or_port(text: str) -> int:
+    """A port to listen at, or 0 for any that is free."""
+    return _whole(text, least=0, most=65_535)
+
+
+def _above_0(text: str, *, most: int, what: str, unit: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if 0 < value <= 1e6:
+    if 0 < value <= most:
         return value
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size from 0 to 1,000,000 GiB")
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no {what} from 0 to {most:,} {unit}")
 
 
-def _whole(text: str, least: int) -> int:
-    if text.isdecimal() and len(text) < 11 and least <= int(text) <= 10**9:
+def _whole(text: str, least: int, most: int = 10**9) -> int:
+    if text.isdecimal() and len(text) < 11 and least <= int(text) <= most:
         return int(text)
-    problem = f"{text[:40]!r} is no whole number from {least} to 1,000,000,000"
+    problem = f"{text[:40]!r} is no whole number from {least} to {most:,}"
     raise argparse.ArgumentTypeError(problem)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,7 +101,7 @@ def plan(arguments: argparse.Namespace) -> int:
 def _machine(arguments: argparse.Namespace) -> Machine:
     import torch
 
-    from rlcore.plan.memory import Machine
+    from rlcore.plan.memory import Machine, host_memory
 
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = here if arguments.gpus is None else arguments.gpus
@@ -110,5 +109,5 @@ def _machine(arguments: argparse.Namespace) -> Machine:
     if not memory and gpus and here:
         memory = torch.cuda.get_device_properties(0).total_memory
     elif not memory:
-        memory = 80 << 30 if gpus else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = 80 << 30 if gpus else host_memory()
     return Machine(gpus, arguments.nodes, memory, arguments.sharding, arguments.serve)

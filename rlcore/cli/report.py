@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from rlcore.cli.options import count, size
+from rlcore.cli.options import count, free_or_port
 from rlcore.terminal import make_console, visible
 
 DEFAULT_PORT = 8600
@@ -31,7 +31,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument(
         "--port",
-        type=size,
+        type=free_or_port,
         default=DEFAULT_PORT,
         metavar="N",
         help=f"with --serve (default {DEFAULT_PORT}; 0: any free one)",

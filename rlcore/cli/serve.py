@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlcore.cli.options import count
+from rlcore.cli.options import count, port
 from rlcore.errors import EngineError
 from rlcore.recipe.load import load
 
@@ -38,7 +38,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--tensor-parallel", type=count, default=1, metavar="T", help="GPUs of each server"
     )
     sub.add_argument(
-        "--port", type=_port, default=8000, metavar="P", help="of the first; the others follow"
+        "--port", type=port, default=8000, metavar="P", help="of the first; the others follow"
     )
     sub.add_argument(
         "--host",
@@ -49,13 +49,6 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--logs", type=Path, metavar="FOLDER", help="for the servers' output; else temporary"
     )
-
-
-def _port(text: str) -> int:
-    number = count(text)
-    if number < 65536:
-        return number
-    raise argparse.ArgumentTypeError(f"{text} is no port: a port is a number up to 65535")
 
 
 def serve(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -109,6 +110,16 @@ class StageBytes:
         return sum(i.bytes for i in self.items if i.side == side and i.phase in ("", largest))
 
 
+def tensor_parallel(recipe: Recipe) -> int:
+    """Devices of one engine."""
+    return int(recipe.engine.parameters.get("tensor_parallel", 1))
+
+
+def host_memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def learner_items(
     recipe: Recipe,
     stage: Any,
@@ -170,7 +181,7 @@ def engine_items(
 ) -> list[Item]:
     """Of the engine, on each device that has one (or a part of one). cache: bytes of its keys and values."""
     section = recipe.engine
-    parallel = int(section.parameters.get("tensor_parallel", 1))
+    parallel = tensor_parallel(recipe)
     dtype = recipe.model.dtype
     element = getattr(torch, dtype).itemsize
     items = [
@@ -209,7 +220,7 @@ def key_value_bytes(recipe: Recipe, shaped: ShapedModel, machine: Machine, *, he
     if machine.device == "cuda":
         cap = int(GPU_CACHE_SHARE * max(0, machine.memory - CUDA_BYTES - held))
     memory_gb = section.parameters.get("memory_gb")
-    parallel = int(section.parameters.get("tensor_parallel", 1))
+    parallel = tensor_parallel(recipe)
     return cache_bytes(shaped.config, dtype, longest, rows, memory_gb, parallel, cap=cap)
 
 
@@ -236,7 +247,7 @@ def host_items(
 def tokens_in_flight(recipe: Recipe, machine: Machine, cache: int, token: int) -> int:
     """Tokens of completions and prompts that all engines hold at once at most."""
     section = recipe.engine
-    parallel = int(section.parameters.get("tensor_parallel", 1))
+    parallel = tensor_parallel(recipe)
     engines = machine.serve // parallel if machine.serve else machine.ranks
     return engines * min(section.max_sequences * section.max_length, cache * parallel // token)
 

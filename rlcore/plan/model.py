@@ -19,7 +19,8 @@ from rlcore.learner.base_model import model_from_config
 from rlcore.learner.module import MixedModule, PackedModule, layer_classes
 from rlcore.learner.policy_adapter import insert
 from rlcore.learner.speed import checkpoint_layers
-from rlcore.pretrained import first_existing, load_config
+from rlcore.pretrained import load_config
+from rlcore.recipe.build_learner import starting_point
 from rlcore.recipe.schema import Recipe
 from rlcore.tokenizer import load_tokenizer
 
@@ -138,7 +139,7 @@ def _first_layers(config: Mapping[str, Any], layers: int | None) -> dict[str, An
 
 
 def _from_files(path: str | list[str], dtype: str, layers: int | None) -> PreTrainedModel:
-    name = path if isinstance(path, str) else first_existing(path)
+    name = starting_point(path)
     config = load_config(name)
     text = config.get_text_config()
     for key, value in _first_layers(text.to_dict(), layers).items():

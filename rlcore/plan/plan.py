@@ -21,10 +21,11 @@ from rlcore.plan.memory import (
     host_items,
     key_value_bytes,
     learner_items,
+    tensor_parallel,
     tokens_in_flight,
 )
 from rlcore.plan.model import ShapedModel, shaped_model
-from rlcore.recipe.build_learner import build_objective
+from rlcore.recipe.build_learner import build_encoder, build_objective, starting_point
 from rlcore.recipe.schema import Recipe
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.vllm_config import token_bytes
@@ -84,7 +85,7 @@ def plan(recipe: Recipe, machine: Machine, run: Path | None = None) -> Plan:
 
 def check_machine(recipe: Recipe, machine: Machine) -> None:
     """Raise `RecipeError` for a division of devices that cannot be."""
-    parallel = int(recipe.engine.parameters.get("tensor_parallel", 1))
+    parallel = tensor_parallel(recipe)
     if parallel < 1:
         raise RecipeError(f"engine.tensor_parallel is {parallel}: it is a whole number from 1")
     if machine.serve % parallel:
@@ -289,14 +290,6 @@ def changed(recipe: Recipe, key: str, value: Any) -> Recipe:
 
 
 def _encoder(recipe: Recipe) -> PromptEncoder:
-    from rlcore.pretrained import first_existing
-
-    path = recipe.model.path
-    name = path if isinstance(path, str) or path is None else first_existing(path)
-    prompt = recipe.prompt
-    return PromptEncoder(
-        load_tokenizer(recipe.model.tokenizer or str(name)),
-        format=prompt.format,
-        system=prompt.system,
-        template_arguments=prompt.template_arguments,
-    )
+    model = recipe.model
+    name = model.tokenizer or starting_point(model.path or "")
+    return build_encoder(recipe, load_tokenizer(name))

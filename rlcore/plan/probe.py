@@ -119,7 +119,7 @@ def _generate(
         number = 0
         while spent < seconds:
             # a first, small batch pays for what happens once
-            size = min(share, 1 if number == 0 else share)
+            size = share if number else 1
             chosen = [tasks[(first + i) % len(tasks)] for i in range(size)]
             began = time.perf_counter()
             collector.start(number, numbered(chosen))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +10,12 @@ from typing import Any
 
 from rlcore.errors import RecipeError
 from rlcore.plan.batch import measured_lengths, wasted_groups
-from rlcore.plan.memory import Machine
+from rlcore.plan.memory import Machine, tensor_parallel
 from rlcore.plan.plan import Plan
 from rlcore.plan.probe import Measured, probe, rl_stage
 from rlcore.recipe.schema import Recipe
 from rlcore.run.folder import read_rows
-
-_Z = 1.96
-"""Standard deviations of a 95% interval."""
+from rlcore.run.intervals import wilson
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def forecast(
         source = f"of {run}"
     work = _work(stage, plan, measured)
     devices = max(1, machine.gpus) * machine.nodes
-    parallel = int(recipe.engine.parameters.get("tensor_parallel", 1))
+    parallel = tensor_parallel(recipe)
     generate_s = work.written / measured.generated
     learn_s = work.read / measured.learned
     wasted, low, high = _wasted(measured, run)
@@ -177,12 +174,7 @@ def _wasted(
         return wasted_groups(read_rows(run / "metrics.jsonl")), None, None
     if measured.groups == 0:
         return None, None, None
-    return measured.equal / measured.groups, *wilson(measured.equal, measured.groups)
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95% interval of a fraction (Wilson 1927): right for few trials, and where none or all succeed."""
-    p = successes / n
-    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    wasted = measured.equal / measured.groups
+    interval = wilson(wasted, measured.groups)
+    assert interval is not None
+    return wasted, *interval

@@ -19,10 +19,12 @@ from rlcore.recipe import schema
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
 
     from rlcore.learner.policy import Policy
     from rlcore.learner.update import Learner
     from rlcore.rollout.engine import Engine
+    from rlcore.rollout.prompt import PromptEncoder
     from rlcore.stages.base import Stage
 
 
@@ -89,6 +91,19 @@ def starting_point(path: str | list[str]) -> str:
     # A person's copy of one, such as step_000010.bak, is none.
     saved = sorted(f for f in folders if f.name.removeprefix("step_").isdecimal())
     return str(saved[-1]) if saved else name
+
+
+def build_encoder(recipe: schema.Recipe, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
+    """From tasks to prompts, as the recipe says."""
+    from rlcore.rollout.prompt import PromptEncoder
+
+    section = recipe.prompt
+    return PromptEncoder(
+        tokenizer,
+        format=section.format,
+        system=section.system,
+        template_arguments=section.template_arguments,
+    )
 
 
 def build_learner(

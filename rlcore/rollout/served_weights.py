@@ -157,16 +157,13 @@ class ServedWeights:
         stale = await server.call("rlcore_stale_copies", deadline_s=DIGEST_S)
         return fingerprint_of_workers(digests, stale)
 
-    async def restore(self, server: Server) -> bool:
-        """Give the present weights to a server that lacks them, with proof. False while they are not proved themselves."""
-        if not self.fingerprint:
-            return False
+    async def restore(self, server: Server) -> None:
+        """Give the present weights, which are proved, to a server if it lacks them, and prove that it has them."""
         if not await self.is_served(server):
             await self.give(server)
         held = await self.fingerprint_of(server)
         if held != self.fingerprint:
             raise ServerError(f"{server.url} holds other weights ({held}) than those published")
-        return True
 
 
 def _hold(folder: Path) -> int:

@@ -170,9 +170,9 @@ class ServerPool:
                 f"no server has taken the weights ({self.whys}): they serve another model or another dtype; "
                 "start them with this recipe: `rlcore serve RECIPE`"
             )
-        until = time.monotonic() + deadline_s
+        began = time.monotonic()
         while not self.alive:
-            self._raise_if_late(until, deadline_s)
+            self.raise_if_late(began, deadline_s)
             await asyncio.sleep(WATCH_S)
             for server in self.servers:
                 try:
@@ -184,13 +184,14 @@ class ServerPool:
 
     async def wait_for_one(self, deadline_s: float) -> None:
         """Wait until the watcher knows a server that is alive. Raises `EngineError` after the deadline."""
-        until = time.monotonic() + deadline_s
+        began = time.monotonic()
         while not self.alive:
-            self._raise_if_late(until, deadline_s)
+            self.raise_if_late(began, deadline_s)
             await asyncio.sleep(0.05)
 
-    def _raise_if_late(self, until: float, deadline_s: float) -> None:
-        if time.monotonic() > until:
+    def raise_if_late(self, since: float, deadline_s: float) -> None:
+        """Raise `EngineError` if no server has been alive for too long. since: monotonic time."""
+        if time.monotonic() - since > deadline_s:
             raise EngineError(
                 f"no server has answered for {deadline_s:g} s ({self.whys}); start them again with "
                 "`rlcore serve` and go on with --resume"

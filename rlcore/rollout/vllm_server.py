@@ -22,7 +22,6 @@ import asyncio
 import os
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -140,11 +139,8 @@ class VllmServers:
         if not done and self._processes and self._processes.ended:
             raise EngineError(f"all servers have ended: {self._processes.whys}")
         none_since = self._pool.none_since
-        if not done and none_since and time.monotonic() - none_since > self._reconnect_s:
-            raise EngineError(
-                f"no server has answered for {self._reconnect_s:g} s ({self._pool.whys}); start them again "
-                "with `rlcore serve` and go on with --resume"
-            )
+        if not done and none_since:
+            self._pool.raise_if_late(none_since, self._reconnect_s)
         return done
 
     def abort(self, request_ids: Sequence[str]) -> None:
@@ -256,11 +252,11 @@ class VllmServers:
         if self._updating:
             return False
         if self._is_main and self._weights.fingerprint:
-            has_them = await self._weights.restore(server)
-        else:
-            has_them = await self._weights.is_served(server)
-            server.why = server.why if has_them else "it waits for the present weights"
-        return has_them and not self._updating
+            await self._weights.restore(server)
+        elif not await self._weights.is_served(server):
+            server.why = "it waits for the present weights"
+            return False
+        return not self._updating
 
     async def _score(self, sequences: Sequence[list[int]], top_k: int) -> list[SequenceScore]:
         while True:

@@ -19,7 +19,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +58,21 @@ class RunFolder:
         """What an engine reads its architecture and tokenizer from while it starts."""
         self._lock: IO[str] | None = None
         self._mark = RunMark()
+
+    @classmethod
+    def of_run(cls, path: Path) -> RunFolder:
+        """The folder of a run to be looked at. Raises `RunError` where there is none."""
+        folder = cls(path)
+        if not folder.recipe.is_file():
+            raise RunError(f"{path} is no run folder: there is no recipe.yaml in it")
+        return folder
+
+    def rollout_files(self) -> Iterator[tuple[int, Path]]:
+        """(step, file) of the rollouts of rl stages, in order; each process wrote one a step."""
+        for path in sorted(self.rollouts.glob("*.jsonl")):
+            name = ROLLOUT_FILE.fullmatch(path.name)
+            if name:
+                yield int(name[1]), path
 
     def start(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Lock the folder for this process, and empty it or check that its run may be resumed.
@@ -177,9 +192,8 @@ class RunFolder:
         with self.writing("the record without what was lost"):
             _keep_rows(self.metrics, lambda row: row.get("step", 0) <= step)
             _keep_rows(self.evals, lambda row: row.get("stage_index", 0) < stage)
-            for path in self.rollouts.glob("*.jsonl"):
-                name = ROLLOUT_FILE.fullmatch(path.name)
-                if name and int(name[1]) > step:
+            for written_in, path in self.rollout_files():
+                if written_in > step:
                     path.unlink()
 
     def writing(self, what: str) -> AbstractContextManager[None]:

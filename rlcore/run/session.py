@@ -18,12 +18,11 @@ from rlcore.learner.optim import Average
 from rlcore.learner.policy import Policy
 from rlcore.learner.update import Learner
 from rlcore.objective.term import Objective
-from rlcore.recipe.build_learner import build_engine, build_learner, build_policy
+from rlcore.recipe.build_learner import build_encoder, build_engine, build_learner, build_policy
 from rlcore.recipe.schema import Recipe
 from rlcore.rollout.collector import Collector
 from rlcore.rollout.engine import Engine
 from rlcore.rollout.generator import Generator, Scorer
-from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import PublishReport, lengthened, longest_texts, publish
 from rlcore.run import checkpoint
 from rlcore.run.allocator import give_back_freed_memory
@@ -70,12 +69,7 @@ class Run:
         if saved and "average" in saved:  # of a finished stage
             self._average = Average(policy.module, saved["average"]["decay"])
             self._average.load_state_dict(saved["average"])
-        self.encoder = PromptEncoder(
-            policy.tokenizer,
-            format=recipe.prompt.format,
-            system=recipe.prompt.system,
-            template_arguments=recipe.prompt.template_arguments,
-        )
+        self.encoder = build_encoder(recipe, policy.tokenizer)
         self._tasks = usable_tasks(
             tasks,
             needs_of(recipe),

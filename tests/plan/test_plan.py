@@ -23,10 +23,11 @@ from rlcore.plan.memory import ROLLOUT_TOKEN_BYTES, Machine
 from rlcore.plan.model import shaped_model
 from rlcore.plan.plan import advise, changed, plan
 from rlcore.plan.probe import probe
-from rlcore.plan.speed import best_split, wilson
+from rlcore.plan.speed import best_split
 from rlcore.plan.trace import Tree, _backward, activation_bytes, optimizer_states
 from rlcore.recipe.load import load
 from rlcore.recipe.schema import Recipe
+from rlcore.run.intervals import wilson
 from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Sample
 from tests.run.whole import write_recipe
@@ -219,9 +220,9 @@ def test_devices_are_divided_so_that_both_sides_take_as_long() -> None:
 
 
 def test_an_interval_of_a_fraction() -> None:
-    low, high = wilson(0, 20)
+    low, high = wilson(0 / 20, 20)
     assert low == 0 and high == pytest.approx(0.161, abs=1e-3)
-    low, high = wilson(5, 20)
+    low, high = wilson(5 / 20, 20)
     assert (low, high) == (pytest.approx(0.112, abs=1e-3), pytest.approx(0.469, abs=1e-3))
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from rlcore.analysis.report.charts import sections
-from rlcore.analysis.report.curves import series, wilson
+from rlcore.analysis.report.curves import series
 from rlcore.analysis.report.page import Report, page_with
 from rlcore.analysis.report.rollouts import as_script_json
 from rlcore.analysis.token_texts import TokenTexts
 from rlcore.analysis.watch import BARS, sparkline
 from rlcore.cli.main import main
 from rlcore.run.folder import read_rows
+from rlcore.run.intervals import wilson
 from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Task
 from tests.report.stories import new_run, write_group

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.run.intervals import wilson
+from rlcore.run.rules import Row
 
-Z_95 = 1.959964
-"""Quantile of the normal distribution for a 95% interval."""
 
-
-def series(rows: Sequence[Mapping[str, Any]], *, max_points: int) -> dict[str, Any]:
+def series(rows: Sequence[Row], *, max_points: int) -> dict[str, Any]:
     """`step`, [n], and each metric, [n] with null where it was not measured, of at most `max_points` points.
 
     A longer run is thinned: a point is then the mean over `per_point` consecutive steps of one stage.
     """
     per_point = max(1, math.ceil(len(rows) / max_points))
-    buckets: list[Sequence[Mapping[str, Any]]] = []
+    buckets: list[Sequence[Row]] = []
     for _, of_stage in groupby(rows, key=lambda row: row.get("stage")):
         stage_rows = list(of_stage)
         for start in range(0, len(stage_rows), per_point):
@@ -36,7 +35,7 @@ def series(rows: Sequence[Mapping[str, Any]], *, max_points: int) -> dict[str, A
     }
 
 
-def stages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def stages(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Name, first and last step of each training stage, in order."""
     spans = []
     for name, of_stage in groupby(rows, key=lambda row: str(row.get("stage", ""))):
@@ -60,20 +59,6 @@ def evaluations(folder: RunFolder) -> list[dict[str, Any]]:
         kept = {key: _short(value) for key, value in row.items()}
         rows.append(kept | {"low": _short(low), "high": _short(high)})
     return rows
-
-
-def wilson(proportion: float, n: int) -> tuple[float, float] | None:
-    """95% interval of a proportion measured on n draws (Wilson 1927); None where it is no proportion.
-
-    For the mean accuracy of several completions of each of n tasks it is wider than needed, and
-    never too narrow: a mean of values in [0, 1] varies at most as much as a coin.
-    """
-    if not 0 <= proportion <= 1 or n < 1:
-        return None
-    centre = proportion + Z_95**2 / (2 * n)
-    spread = Z_95 * math.sqrt(proportion * (1 - proportion) / n + Z_95**2 / (4 * n**2))
-    scale = 1 + Z_95**2 / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def _mean(values: Sequence[Any]) -> float | None:

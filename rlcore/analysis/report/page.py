@@ -16,7 +16,6 @@ from rlcore.analysis.report.charts import sections
 from rlcore.analysis.report.curves import evaluations, resumes, series, stages
 from rlcore.analysis.report.facts import recipe_facts
 from rlcore.analysis.report.rollouts import RunRollouts, Texts, as_script_json
-from rlcore.errors import RunError
 from rlcore.run.disk import writing
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.terminal import visible
@@ -44,7 +43,7 @@ class Report:
     def __init__(self, runs: Sequence[Path], page: Path) -> None:
         self._page = page
         self._beside = page.with_name(f"{page.stem}_files")
-        self._folders = [_run_folder(run) for run in runs]
+        self._folders = [RunFolder.of_run(run) for run in runs]
         self._names = _names(runs)
         self._rollouts = [
             RunRollouts(folder, self._beside / f"run{number}_", number, _texts(folder))
@@ -159,13 +158,6 @@ def page_with(script: str, title: str) -> str:
 
 def _asset(name: str) -> str:
     return (files("rlcore.analysis.report") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _run_folder(run: Path) -> RunFolder:
-    folder = RunFolder(run)
-    if not folder.recipe.is_file():
-        raise RunError(f"{run} is no run folder: there is no recipe.yaml in it")
-    return folder
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rlcore.run.folder import ROLLOUT_FILE, RunFolder, read_rows
+from rlcore.run.folder import RunFolder, read_rows
 from rlcore.terminal import visible
 
 CHUNK_CHARACTERS = 400_000
@@ -150,12 +150,12 @@ class RunRollouts:
     def update(self, stages: Sequence[Mapping[str, Any]], *, until: int | None = None) -> None:
         """stages: as `curves.stages` returns them. until: the last step whose files are complete."""
         files = list(_files(self._folder, until))
-        if any(_stamp(path) != stamp for path, stamp in self._files.items()):
+        if any(stamp(path) != before for path, before in self._files.items()):
             self._forget()  # a resumed run wrote steps again
         for path, step, stage in files:
             if path in self._files:
                 continue
-            self._files[path] = _stamp(path)
+            self._files[path] = stamp(path)
             label = stage or _stage_of(step, stages)
             for row in read_rows(path):
                 self.index.append(row, file=str(path), step=step, stage=label)
@@ -171,10 +171,9 @@ def as_script_json(value: Any) -> str:
 
 def _files(folder: RunFolder, until: int | None) -> Iterator[tuple[Path, int, str]]:
     """(file, step, stage) of the rollouts of rl stages in order, then of the sample stages; the stage is empty for the former."""
-    for path in sorted(folder.rollouts.glob("*.jsonl")):
-        name = ROLLOUT_FILE.fullmatch(path.name)
-        if name and (until is None or int(name[1]) <= until):
-            yield path, int(name[1]), ""
+    for step, path in folder.rollout_files():
+        if until is None or step <= until:
+            yield path, step, ""
     for summary in sorted(folder.samples.glob("*/summary.json")):
         step = json.loads(summary.read_text(encoding="utf-8")).get("step", 0)
         for path in sorted(summary.parent.glob("*.jsonl")):
@@ -188,7 +187,8 @@ def _stage_of(step: int, stages: Sequence[Mapping[str, Any]]) -> str:
     return "unfinished step"
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
+    """Changes when a file does; zeros where there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.analysis.report.page import Report
+from rlcore.analysis.report.rollouts import stamp
 from rlcore.errors import RunError
 from rlcore.run.folder import RunFolder
 
@@ -49,12 +50,10 @@ def serve(runs: Sequence[Path], *, port: int, say: Callable[[str], None]) -> Non
 
 def _state(runs: Sequence[Path]) -> list[tuple[int, int]]:
     """Changes when a run has logged a step, an evaluation or a start."""
-    states = []
+    states: list[tuple[int, int]] = []
     for run in runs:
         folder = RunFolder(run)
-        for path in (folder.metrics, folder.evals, folder.starts):
-            status = path.stat() if path.exists() else None
-            states.append((status.st_size, status.st_mtime_ns) if status else (0, 0))
+        states += map(stamp, (folder.metrics, folder.evals, folder.starts))
     return states
 
 
