@@ -21,7 +21,13 @@ pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 PORT = 18600
-SERVED = ("engine.use=vllm_server", "stages.rl.max_staleness=1", "run.checkpoint_every=1")
+SERVED = (
+    "engine.use=vllm_server",
+    "stages.rl.max_staleness=1",
+    "run.checkpoint_every=1",
+    # groups of equal rewards count, so that every step has an update and publishes
+    "stages.rl.credit.zero_variance=keep",
+)
 
 
 class Serve:
