@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ def cpu_limit(seconds: float) -> Iterator[None]:
     process. Only the main thread can be interrupted; elsewhere there is no limit.
 
     The timer goes on: Python swallows what is raised while it runs a finalizer or a callback of
-    the garbage collector, and a signal sent once would be lost with it.
+    the garbage collector, and a signal sent once would be lost with it. What it swallows is not
+    reported: a report can take longer than `REPEAT_S`, and would be interrupted itself.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -44,6 +46,13 @@ def cpu_limit(seconds: float) -> Iterator[None]:
         if not over:
             raise TimeoutException(f"over {seconds:g} s of CPU time")
 
+    report = sys.unraisablehook
+
+    def report_others(swallowed: sys.UnraisableHookArgs) -> None:
+        if swallowed.exc_type is not TimeoutException:
+            report(swallowed)
+
+    sys.unraisablehook = report_others
     before = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds, REPEAT_S)
     try:
@@ -52,6 +61,7 @@ def cpu_limit(seconds: float) -> Iterator[None]:
         over = True
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+        sys.unraisablehook = report
 
 
 def equal(reference: str, candidate: str) -> bool:

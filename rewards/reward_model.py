@@ -11,6 +11,9 @@ from rlcore import Message, Verdict
 class RewardModel:
     """The score a sequence-classification model gives to prompt and answer.
 
+    A recipe names this class by its place. `{use: reward_model, model: ...}` gives the same score in the learner's process, with
+    one copy of the model and no deadline; here filters and environments can read it.
+
     Each reward worker (`scoring.workers`) holds a copy of the model, and has no memory bound.
     path: hub name or folder. device, dtype: where and in what it computes; `auto` is the checkpoint's dtype.
     format: `chat` renders the conversation by the tokenizer's template, `plain` joins prompt and answer, `auto` is chat where
@@ -65,7 +68,12 @@ class RewardModel:
         texts = [
             self._text(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        rows = self.tokenizer(texts, add_special_tokens=not self.chat).input_ids
+        return self.score_tokens(
+            self.tokenizer(texts, add_special_tokens=not self.chat).input_ids
+        )
+
+    def score_tokens(self, rows: Sequence[list[int]]) -> list[float | Verdict]:
+        """The score of each sequence of the model's own tokens."""
         values: list[float | Verdict] = [
             Verdict(
                 value=None,

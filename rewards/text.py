@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -104,6 +105,46 @@ def match(
     if contains:
         return float(any(f" {reference} " in f" {words} " for reference in references))
     return float(words in references)
+
+
+@reward
+def recall(
+    completion: str,
+    answer: Any,
+    *,
+    penalised: bool = False,
+    finished: bool = True,
+    **columns: Any,
+) -> float | None:
+    """The fraction of the words of the reference answer that are in the completion, 0 to 1.
+
+    Words are compared as by `match`, each as often as it occurs; their order does not count. The
+    answer may be a list, of which the best counts. What stands before the last `</think>` is
+    ignored, and a completion that was cut off before its end is 0. A completion that lists
+    everything has full recall: penalised multiplies by (words of the reference) / (words of the
+    completion) where the completion has more. Source: the answer reward of MaskSearch (arXiv
+    2505.20285); the form of the penalty is ours.
+
+    >>> recall("Rome, Paris or Bonn", "Paris")
+    1.0
+    >>> recall("Rome, Paris or Bonn", "Paris", penalised=True)
+    0.25
+    """
+    references = [words for one in _all(answer) if (words := _plain(_text(one)))]
+    if not references:
+        return None
+    if not finished:
+        return 0.0
+    words = Counter(_plain(after_thoughts(completion)).split())
+    return max(_recall(words, reference.split(), penalised) for reference in references)
+
+
+def _recall(words: Counter[str], reference: Sequence[str], penalised: bool) -> float:
+    common = words & Counter(reference)
+    share = common.total() / len(reference)
+    if not penalised or words.total() <= len(reference):
+        return share
+    return share * len(reference) / words.total()
 
 
 @reward

@@ -4,6 +4,7 @@
     |-- RecipeError      the recipe, or a value given on the command line, cannot be used      (also a ValueError)
     |-- TaskError        task data: missing column, empty set, prompt longer than the model    (also a ValueError)
     |-- RewardError      a reward cannot be loaded, or never gives a score
+    |-- EnvError         an environment or a tool cannot be loaded, or never ends an episode
     |-- ModelError       a model or tokenizer cannot be loaded, or does not fit the recipe
     |-- EngineError     an engine is absent, dead or late
     |   `-- PublishError    the engine does not serve the weights the learner published
@@ -39,6 +40,10 @@ class TaskError(RlcoreError, ValueError):
 
 class RewardError(RlcoreError):
     """A reward cannot be loaded or never scores."""
+
+
+class EnvError(RlcoreError):
+    """An environment cannot be loaded or never ends an episode."""
 
 
 class ModelError(RlcoreError):

@@ -56,6 +56,21 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def different_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
+    """How the token ids of two tokenizers differ, in words; empty where they are the same."""
+    ours, theirs = one.get_vocab(), other.get_vocab()
+    words = sorted(
+        word for word in ours.keys() | theirs.keys() if ours.get(word) != theirs.get(word)
+    )
+    if not words:
+        return ""
+    word = words[0]
+    count = f", and so are {len(words) - 1} more" if len(words) > 1 else ""
+    return (
+        f"{word!r} is token {ours.get(word)} of one and {theirs.get(word)} of the other{count}"
+    )
+
+
 def _is_generic(name: str) -> bool:
     """Whether its files say that tokenizer.json is all there is to a tokenizer.
 

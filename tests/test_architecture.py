@@ -19,6 +19,7 @@ NAMES = {
 
 LAYERS = {
     "rlcore.__main__": 9,
+    "rlcore.bench.device.__main__": 9,
     "rlcore.cli": 8,
     "rlcore.api": 8,
     "rlcore.analysis": 7,
@@ -34,14 +35,18 @@ LAYERS = {
     "rlcore.recipe.corpus": 3,
     "rlcore.recipe.parts": 3,
     "rewards": 2,
+    "rlcore.environments": 1.5,
     "rlcore": 1,
     "rlcore.plugin": 0.5,
     "rlcore.chat": 0.5,
     "rlcore.pretrained": 0.5,
     "rlcore.signals": 0.5,
     "rlcore.tokenizer": 0.5,
+    "rlcore.version": 1.5,
     "rlcore.gguf": 0.25,
     "rlcore.rope": 0.5,
+    "rlcore.workers": 0.5,
+    "rlcore.env": 0.7,
     "rewards.sandbox": 0,
     "rewards.thoughts": 0,
     "rlcore.types": 0.2,
@@ -57,6 +62,8 @@ NEIGHBOURS = {
     ("rewards.math", "rewards.math_spelling"),
     ("rewards.math", "rewards.math_value"),
     ("rewards.math", "rewards.math_words"),
+    ("rewards.math_vote", "rewards.math_final"),
+    ("rewards.math_vote", "rewards.math_spelling"),
     ("rewards.math_final", "rewards.math_letters"),
     ("rewards.math_final", "rewards.math_prose"),
     ("rewards.math_final", "rewards.math_spelling"),
@@ -86,6 +93,7 @@ HEAVY = {
     "punkt": ("rewards.instruction_rules",),
     "reasoning_gym": ("rlcore.tasks.gym", "rewards.gym"),
     "peft": ("rlcore.learner.policy",),
+    "lm_eval": ("rlcore.analysis.suite_lm_eval",),
     "trl": ("rlcore.stages.prefer", "rlcore.bench."),
 }
 

@@ -1,4 +1,8 @@
-"""The code blocks of the README and of docs/ work, and so do the keys inside their sentences."""
+"""The code blocks of the README and of docs/ work, and so do the keys and commands inside their sentences.
+
+A command in a bash block is run. Where it needs what a test does not have, its comment says so: `# needs 8 GPUs`.
+Commands of pages that look at a run, or train one, are run in the slow tier, in their order, in one folder.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import doctest
 import importlib
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +22,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rlcore.cli.main import _parse as parse_command
 from rlcore.objective.methods import METHODS
 from rlcore.objective.presets import PRESETS
 from rlcore.plugin import import_file
@@ -26,24 +33,21 @@ from rlcore.stages.rl import RlStage
 from tests.run.whole import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-NOT_RUN = {
-    "README.md": "tests/test_readme.py runs its commands",
-    "rlcore rollouts runs/short": "needs a run; tests/report/test_report_records.py runs it",
-    "rlcore report runs/short": "needs a run; tests/report/test_report_records.py runs it",
-    "rlcore curriculum replay runs/short": "needs a run; tests/test_readme.py runs it",
-    "rlcore curriculum plot runs/short": "needs a run; tests/curriculum/test_replay.py draws one",
-    "rlcore credit show runs/NAME": "needs a run; tests/credit/test_step_credit.py shows one",
-}
-"""Page, or beginning of a command -> why it is not run here."""
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 NOT_CHECKED = {
     "my_problems.jsonl": "the data set is the reader's, and the model would be downloaded",
     "my_rewards.py:gap": "the text names this reward without its code",
+    "my_votes.py:letter": "the text names this function without its code",
     "my_parts.py:Writer": "tests/test_readme.py trains with an engine of this name",
     "my_steps.py:cut": "the text names this splitter without its code",
+    "path: heldout.jsonl": "commands of the tutorial make this file, and the model",
+    "path: runs/short": "the page looks at such a run",
     "{use: corpus": "tests/tasks/test_corpus_tasks.py makes tasks of texts",
+    "{use: verifiers": "tests/env/test_verifiers.py runs it in an interpreter of its own",
+    "{use: gem": "tests/env/test_other_libraries.py plays it in an interpreter of its own",
+    "{use: textarena": "tests/env/test_other_libraries.py plays it in an interpreter of its own",
+    "{use: openenv": "tests/env/test_other_libraries.py plays it in an interpreter of its own",
 }
 """Words of a recipe's piece -> why only its keys are checked, and not whether its parts exist."""
 
@@ -87,6 +91,7 @@ def tasks(n: int = 8):
 @dataclass(frozen=True)
 class Block:
     page: str
+    """Its name from the root of the repository."""
     line: int
     language: str
     code: str
@@ -103,7 +108,7 @@ def blocks_of(path: Path) -> list[Block]:
     for match in re.finditer(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
         before = text[: match.start()]
         line = before.count("\n") + 1
-        blocks.append(Block(path.name, line, match[1], match[2], before))
+        blocks.append(Block(path.relative_to(ROOT).as_posix(), line, match[1], match[2], before))
     return blocks
 
 
@@ -116,7 +121,7 @@ def in_language(language: str) -> list[Any]:
 
 def file_of(block: Block) -> str:
     """The file that the block's first comment names."""
-    match = re.match(r"# (\w+\.py)\b", block.code)
+    match = re.match(r"# (\w+\.(?:py|yaml))\b", block.code)
     return match[1] if match else ""
 
 
@@ -126,7 +131,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     for block in BLOCKS:
-        if block.language == "python" and file_of(block):
+        if file_of(block):
             (tmp_path / file_of(block)).write_text(block.code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -141,12 +146,11 @@ def test_every_block_names_its_language() -> None:
 
 def test_every_exception_is_still_needed() -> None:
     texts = "".join(path.read_text(encoding="utf-8") for path in PAGES)
-    unused = [words for words in (*NOT_RUN, *NOT_CHECKED) if words not in texts]
-    assert unused in ([], ["README.md"])
+    assert [words for words in NOT_CHECKED if words not in texts] == []
 
 
 def test_no_two_blocks_are_the_same_file() -> None:
-    names = [file_of(block) for block in BLOCKS if block.language == "python" and file_of(block)]
+    names = [file_of(block) for block in BLOCKS if file_of(block)]
     assert len(names) == len(set(names))
 
 
@@ -179,17 +183,82 @@ def test_yaml(block: Block, folder: Path) -> None:
     check_piece(block.code, folder)
 
 
-@pytest.mark.parametrize("block", in_language("bash"))
-def test_bash(block: Block, folder: Path) -> None:
-    if block.page in NOT_RUN:
-        pytest.skip(NOT_RUN[block.page])
-    for line in block.code.splitlines():
-        command = line.split("#")[0].strip()
-        if command and not any(command.startswith(start) for start in NOT_RUN):
-            run_command(command, folder)
+def commands_of(page: str) -> list[str]:
+    """The commands of a page's bash blocks that can be run here."""
+    commands = []
+    for block in BLOCKS:
+        if block.page == page and block.language == "bash":
+            for line in block.code.splitlines():
+                command, _, comment = line.partition(" #")
+                if command.strip() and not comment.strip().startswith("needs "):
+                    commands.append(command.strip())
+    return commands
 
 
-def run_command(command: str, folder: Path) -> None:
+COMMANDS = {
+    page: commands
+    for page in dict.fromkeys(block.page for block in BLOCKS)
+    if (commands := commands_of(page))
+}
+TRAINS_OR_LOOKS = {
+    page for page, commands in COMMANDS.items() if re.search("runs/| train |rewards ", str(commands))
+}
+
+
+def run_all(commands: list[str], folder: Path, timeout_s: float) -> None:
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    for command in commands:
+        if command.startswith("bash launch/"):
+            assert command in ci, f"neither this test nor .ci/run runs {command!r}"
+        else:
+            run_command(command, folder, timeout_s)
+
+
+@pytest.mark.parametrize("page", sorted(COMMANDS.keys() - TRAINS_OR_LOOKS))
+def test_commands(page: str, folder: Path) -> None:
+    run_all(COMMANDS[page], folder, timeout_s=100)
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that pages look at."""
+    folder = tmp_path_factory.mktemp("short")
+    settings = "name=short engine.use=hf stages.sft.steps=20 stages.rl.steps=3"
+    run_command(f"rlcore train quickstart {settings} run.checkpoint_every=20", folder, 400)
+    return folder / "runs/short"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(TRAINS_OR_LOOKS))
+def test_commands_of_runs(page: str, folder: Path, short_run: Path) -> None:
+    commands = COMMANDS[page]
+    if any(" train " in command and "engine.use=hf" not in command for command in commands):
+        pytest.importorskip("vllm")
+    for name in runs_to_look_at(page):
+        shutil.copytree(short_run, folder / "runs" / name)
+    run_all(commands, folder, timeout_s=600)
+
+
+def runs_to_look_at(page: str) -> set[str]:
+    """Names of the runs that the page's commands and recipes read without having trained them."""
+    text = "\n".join(COMMANDS[page])
+    recipes = [block.code for block in BLOCKS if block.page == page and block.language == "yaml"]
+    read = set(re.findall(r"runs/(\w+)", text + "".join(recipes)))
+    trained = set(re.findall(r"train \w+ name=(\w+)", text))
+    for code in recipes:
+        if f"train {(re.match(r'# ([^ ,]+yaml)', code) or [''])[0][2:]}" in text:
+            trained |= set(re.findall(r"^name: (\w+)$", code, flags=re.MULTILINE))
+    return read - trained
+
+
+def test_a_command_that_is_not_run_says_what_it_needs() -> None:
+    needs = re.findall(r"# needs [^\n]*", "".join(block.code for block in BLOCKS))
+    assert 8 <= len(needs) <= 20
+    for what in needs:
+        assert re.match(r"# needs (\d+ |a |an |the |that |such |Slurm)", what), what
+
+
+def run_command(command: str, folder: Path, timeout_s: float) -> str:
     binaries = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {
         **os.environ,
@@ -205,9 +274,41 @@ def run_command(command: str, folder: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=timeout_s,
     )
     assert finished.returncode == 0, f"{command}\n{finished.stdout}\n{finished.stderr}"
+    return finished.stdout
+
+
+def commands_in(path: Path) -> list[Any]:
+    """Every `rlcore ...` of a page: in sentences, tables and blocks of any kind, also behind a launcher."""
+    text = path.read_text(encoding="utf-8")
+    spans = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^ {4,}(.*)$", text, flags=re.MULTILINE)
+    for block in blocks_of(path):
+        if block.language == "bash":
+            spans += block.code.splitlines()
+    commands = []
+    for span in spans:
+        match = re.match(r"(?:[A-Z_]+=\S+ )*(?:(?:torchrun|accelerate launch) .*-m )?(rlcore [a-z].*)", span)
+        if match:
+            command = re.split(r"\s+#| \|\| | [<>] ", match[1])[0]
+            command = re.sub(r"(\w)(\|\w+)+", r"\1", command)  # a|b|c: the first of them
+            commands.append(pytest.param(command, id=f"{path.name}: {command}"))
+    return commands
+
+
+@pytest.mark.parametrize(
+    "command", [command for path in PAGES for command in commands_in(path)]
+)
+def test_commands_in_sentences(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is understood; one that only names a command, `rlcore bench`, is asked for its help."""
+    words = shlex.split(command)[1:]
+    try:
+        parse_command(words)
+    except SystemExit:
+        with pytest.raises(SystemExit) as ended:
+            parse_command([*words, "--help"])
+        assert ended.value.code == 0 and f"usage: {command}" in capsys.readouterr().out
 
 
 def inline_pieces(path: Path) -> list[Any]:
@@ -270,6 +371,17 @@ def test_the_tables_of_objectives_are_complete() -> None:
     assert set(PRESETS) | set(METHODS) <= named
 
 
+def test_the_table_of_methods_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    made = importlib.import_module("site_methods")
+    text = made.PAGE.read_text(encoding="utf-8")
+    assert made.with_table(text) == text, "write the table anew: python docs/site_methods.py"
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", text, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == list(METHODS)
+    for name, cells in rows:
+        assert METHODS[name].objective in cells and METHODS[name].when, name
+
+
 def check_piece(text: str, folder: Path) -> None:
     """Load and check a recipe, or a piece of one laid over a small recipe."""
     piece = yaml.safe_load(text)
@@ -295,11 +407,16 @@ def laid_over_tiny(piece: dict[str, Any]) -> dict[str, Any]:
     stages = [stage]
     dotted = {}
     for key, value in piece.items():
-        if key == "stages":
+        if key.startswith("env.") or key == "credit.turns":
+            section, _, name = key.partition(".")
+            stage.setdefault(section, {"use": "number_guessing"} if section == "env" else {})[name] = value
+        elif key == "stages":
             stages += value
+        elif key == "model" and "path" in value:
+            recipe[key] = value
         elif key in ("tasks", "model", "engine", "prompt") and isinstance(value, dict):
             recipe[key] = {**recipe.get(key, {}), **value}
-        elif key.startswith(("model.", "engine.")):
+        elif key.startswith(("model.", "engine.", "prompt.", "run.")):
             dotted[key] = value
         elif "." in key:
             dotted[f"stages.rl.{key}"] = value
@@ -316,8 +433,12 @@ def add_companions(recipe: dict[str, Any], stage: dict[str, Any], piece: dict[st
         stage.setdefault("filter", "zero_variance")
     if "budget_text" in heads:
         stage.setdefault("budget", 64)
-    if "demonstrations" in str(piece):
+    if "demonstrations" in str({key: value for key, value in piece.items() if key != "tasks"}):
         stage.setdefault("objective", "luffy")
+    by_turn = "'split': 'turn'" in str(piece)
+    if piece.keys() & {"env.history", "credit.turns"} or by_turn:
+        stage.setdefault("env", {"use": "number_guessing"})
+        recipe["prompt"] = {"format": "chat"}
     if piece.get("engine.sync") == "adapter":
         recipe["model"]["peft"] = {"type": "lora"}
         recipe["engine"]["use"] = "vllm_local"

@@ -17,8 +17,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rewards.sandbox.contain import architecture, landlock_version
-from rewards.sandbox.local import Local, SandboxError
+from rewards.sandbox.local import Local, SandboxError, Session, SessionEnded
 
+__all__ = [
+    "Limits",
+    "Outcome",
+    "SandboxError",
+    "SessionEnded",
+    "TestResult",
+    "check_program",
+    "open_session",
+    "report",
+]
 _HARNESS = ("syscalls", "contain", "wire", "exceptions", "player", "judge", "harness")
 
 
@@ -118,6 +128,14 @@ def check_program(
         results=[TestResult(**result) for result in report["results"]],
         trouble=report["trouble"],
     )
+
+
+def open_session(limits: Limits | None = None) -> Session:
+    """A Python interpreter that keeps its names from one text to the next. Raises `SandboxError`.
+
+    `wall_s` bounds each text by itself, `cpu_s` and the others all of them together.
+    """
+    return Session(Local.here(harness_script), asdict(limits or Limits()))
 
 
 def harness_script(call: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 from rewards.sandbox.contain import confine, die_with, limit, mount_scratch, seal
 from rewards.sandbox.judge import Judge, Stop, deadline_in
 from rewards.sandbox.player import play
-from rewards.sandbox.wire import ENDED, Line
+from rewards.sandbox.wire import ENDED, Gone, Line
 
 GRACE_S = 0.5
 """Seconds after the deadline at which a harness kills itself, whatever it does: a program whose
@@ -55,8 +55,12 @@ def serve(control: int, parent: int) -> None:
             job = os.dup2(descriptors[0], 3, inheritable=False) if descriptors[0] != 3 else 3
             os.closerange(4, 1024)
             line = Line(socket.socket(fileno=job), longest=1 << 28)
+            limits = json.loads(message)
             try:
-                line.send(conduct(json.loads(message), line.receive, must_seal=True))
+                if limits.get("is_session"):
+                    converse(limits, line)
+                else:
+                    line.send(conduct(limits, line.receive, must_seal=True))
             finally:
                 os._exit(0)
         os.close(descriptors[0])
@@ -74,28 +78,8 @@ def conduct(
 ) -> dict[str, Any]:
     """Run one job. Returns `{"results", "trouble", "refused"}`; `refused` says why nothing could be judged at all."""
     _end_at(limits["wall_s"] + GRACE_S)
-    sys.path[:] = [
-        place for place in sys.path if place
-    ]  # the tests import nothing from a folder the program can write to
-    scratch = limits["scratch"]
     try:
-        sized = scratch is not None and mount_scratch(
-            scratch, limits["scratch_mb"] << 20, MOST_FILES
-        )
-        if scratch is not None:
-            os.chdir(scratch)
-        limit(
-            cpu_s=limits["cpu_s"],
-            memory=limits["memory_mb"] << 20,
-            file_bytes=limits["scratch_mb"] << 20,
-        )
-        writes = confine(scratch) and scratch is not None
-        ours, theirs = socket.socketpair()
-        child = _start_player(
-            theirs, {"writes": writes, "sized": sized}, must_seal, limits["reply_mb"] << 20
-        )
-        theirs.close()
-        _seal((os.getpid(), child), must_seal, writes=writes, sized=sized)
+        child, ours = _begin(limits, must_seal)
     except OSError as error:
         return {
             "results": [],
@@ -104,7 +88,7 @@ def conduct(
         }
     job = read_job()
     line = Line(ours, longest=limits["reply_mb"] << 20)
-    judge = Judge(line, deadline_in(limits["wall_s"]), _scratch_watch(scratch, limits))
+    judge = Judge(line, deadline_in(limits["wall_s"]), _scratch_watch(limits))
     try:
         trouble = judge.run(job["program"], job["setup"], job["tests"], job["names"])
         if line.late_s > STILL_S and not all(result["passed"] for result in judge.results):
@@ -122,6 +106,61 @@ def conduct(
         "trouble": end if trouble == ENDED else trouble,
         "refused": "",
     }
+
+
+def converse(limits: Mapping[str, Any], line: Line) -> None:
+    """Run the texts that come on `line` in one interpreter until the other side goes, or the interpreter does.
+
+    The reply to each is `{"output", "ended", "refused"}`; `ended` says how the interpreter came to its end.
+    """
+    try:
+        child, ours = _begin(limits, must_seal=True)
+    except OSError as error:
+        line.send({"refused": f"programs cannot be confined here: {error}"})
+        return
+    player = Line(ours, longest=limits["reply_mb"] << 20)
+    watch = _scratch_watch(limits)
+    while True:
+        try:
+            source = line.receive()
+        except Gone:
+            return
+        try:
+            # Each text has a deadline of its own; CPU time is bounded over all of them.
+            deadline = deadline_in(limits["wall_s"])
+            player.send(["cell", source], deadline)
+            output = player.receive(deadline, watch)["value"]
+            line.send({"output": str(output), "ended": "", "refused": ""})
+        except (Gone, Stop, KeyError, TypeError) as error:
+            end = _end_player(child, limits, wait_s=0.5 if str(error) == ENDED else 0.0)
+            ended = end if str(error) == ENDED else f"{error} ({limits['wall_s']:g} s)"
+            line.send({"output": "", "ended": ended, "refused": ""})
+            return
+
+
+def _begin(limits: Mapping[str, Any], must_seal: bool) -> tuple[int, socket.socket]:
+    """Confine this process, and start the program's beside it: its process id, and our end of its line. Raises OSError."""
+    # The tests import nothing from a folder that the program can write to.
+    sys.path[:] = [folder for folder in sys.path if folder]
+    scratch = limits["scratch"]
+    sized = scratch is not None and mount_scratch(
+        scratch, limits["scratch_mb"] << 20, MOST_FILES
+    )
+    if scratch is not None:
+        os.chdir(scratch)
+    limit(
+        cpu_s=limits["cpu_s"],
+        memory=limits["memory_mb"] << 20,
+        file_bytes=limits["scratch_mb"] << 20,
+    )
+    writes = confine(scratch) and scratch is not None
+    ours, theirs = socket.socketpair()
+    child = _start_player(
+        theirs, {"writes": writes, "sized": sized}, must_seal, limits["reply_mb"] << 20
+    )
+    theirs.close()
+    _seal((os.getpid(), child), must_seal, writes=writes, sized=sized)
+    return child, ours
 
 
 def _end_at(seconds: float) -> None:
@@ -170,7 +209,8 @@ def _seal(signals_to: tuple[int, ...], must: bool, **files: bool) -> None:
             raise
 
 
-def _scratch_watch(scratch: str | None, limits: Mapping[str, Any]) -> Callable[[], None]:
+def _scratch_watch(limits: Mapping[str, Any]) -> Callable[[], None]:
+    scratch = limits["scratch"]
     most = limits["scratch_mb"] << 20
 
     def look() -> None:

@@ -26,6 +26,10 @@ class SandboxError(Exception):
     """Nothing could be judged: the sandbox or the tests are at fault, not the program."""
 
 
+class SessionEnded(Exception):
+    """The interpreter of a session has ended; the message says how."""
+
+
 class Local:
     """A warm harness. It dies with the thread that made it, and every job with it."""
 
@@ -70,16 +74,27 @@ class Local:
             self._process.wait()
         self._control.close()
 
+    def connect(self, settings: Mapping[str, Any]) -> socket.socket:
+        """Fork the harness for one job or session: our end of its line. Raises `SandboxError`."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(
+                    self._control, [json.dumps(settings).encode()], [theirs.fileno()]
+                )
+            except OSError as error:
+                ours.close()
+                self.close()
+                raise SandboxError(f"the sandbox does not take jobs: {error}") from None
+        return ours
+
     def run(self, job: Mapping[str, Any], limits: Mapping[str, Any]) -> dict[str, Any]:
         """One job's report. Raises `SandboxError` if there is none."""
         deadline = time.monotonic() + limits["wall_s"] + PATIENCE_S
         scratch = tempfile.mkdtemp(prefix="rlcore-")
-        ours, theirs = socket.socketpair()
+        ours = self.connect({**limits, "scratch": scratch})
         line = Line(ours, longest=1 << 28)
         try:
-            with theirs:
-                message = json.dumps({**limits, "scratch": scratch}).encode()
-                socket.send_fds(self._control, [message], [theirs.fileno()])
             line.send(dict(job), deadline)
             return line.receive(deadline)
         except (Gone, OSError) as error:
@@ -91,6 +106,41 @@ class Local:
         finally:
             ours.close()
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+class Session:
+    """One interpreter in the sandbox, which keeps its names from text to text."""
+
+    def __init__(self, harness: Local, limits: Mapping[str, Any]) -> None:
+        self._limits = limits
+        self._scratch = tempfile.mkdtemp(prefix="rlcore-")
+        try:
+            settings = {**limits, "scratch": self._scratch, "is_session": True}
+            self._line = Line(harness.connect(settings), longest=1 << 28)
+        except SandboxError:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
+
+    def run(self, source: str) -> str:
+        """What the text prints. Raises `SessionEnded` where the interpreter is gone, `SandboxError` where there is none."""
+        deadline = time.monotonic() + self._limits["wall_s"] + PATIENCE_S
+        try:
+            self._line.send(source, deadline)
+            reply = self._line.receive(deadline)
+        except (Gone, OSError) as error:
+            self.close()
+            raise SessionEnded(str(error)) from None
+        if reply["refused"]:
+            raise SandboxError(reply["refused"])
+        if reply["ended"]:
+            self.close()
+            raise SessionEnded(reply["ended"])
+        return reply["output"]
+
+    def close(self) -> None:
+        """End the interpreter, and remove what it wrote."""
+        self._line.end.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def _ended() -> dict[str, Any]:

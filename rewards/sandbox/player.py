@@ -1,13 +1,16 @@
 """The side nobody trusts: runs a program and does with it what the judge asks, call by call. It never sees a test.
 
-Requests are `[what, ...]`: `run` a source text, look up a `name`, `call` an object, `get` or `set` an attribute, apply an
-operator (`op`). Each has one reply, `{"value": ...}` or `{"error": [types, message, where]}`. Where a `call` gives None, or the test
-drops its value (`act`), the arguments it `changed` go back too.
+Requests are `[what, ...]`: `run` a source text, or a `cell` for what it prints; look up a `name`, `call` an object, `get` or `set` an
+attribute, apply an operator (`op`). Each has one reply, `{"value": ...}` or `{"error": [types, message, where]}`. Where a `call` gives
+None, or the test drops its value (`act`), the arguments it `changed` go back too.
 """
 
 from __future__ import annotations
 
+import ast
 import builtins
+import contextlib
+import io
 import operator
 import sys
 import types
@@ -17,6 +20,8 @@ from typing import Any
 from rewards.sandbox.wire import Gone, Line, decode, encode, exception_names
 
 FILE = "<answer>"
+LONGEST_OUTPUT = 1 << 20
+"""Characters that a cell may print; the rest is dropped."""
 
 
 def play(line: Line) -> None:
@@ -33,6 +38,8 @@ def play(line: Line) -> None:
     def do(what: str, *given: Any) -> Any:
         if what == "run":
             return exec(compile(given[0], FILE, "exec"), module.__dict__)
+        if what == "cell":
+            return _cell(module, given[0])
         if what == "name":
             return _own(module, given[0])
         thing, arguments = (
@@ -67,6 +74,36 @@ def play(line: Line) -> None:
             reply.clear()
             reply["error"] = _describe(error)
         line.send(reply)
+
+
+class _Output(io.StringIO):
+    """The beginning of what is printed."""
+
+    def write(self, text: str) -> int:
+        super().write(text[: max(0, LONGEST_OUTPUT - self.tell())])
+        return len(text)
+
+
+def _cell(module: types.ModuleType, source: str) -> str:
+    """Run a text as a notebook does: what it prints, the value of a last expression, or its error."""
+    output = _Output()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            tree = ast.parse(source, FILE)
+            last = (
+                tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            )
+            exec(compile(tree, FILE, "exec"), module.__dict__)
+            if isinstance(last, ast.Expr):
+                code = compile(ast.Expression(last.value), FILE, "eval")
+                value = eval(code, module.__dict__)
+                if value is not None:
+                    print(repr(value))
+        except BaseException as error:  # SystemExit too: the interpreter goes on
+            (name, *_), message, where = _describe(error)
+            text = f"{name}: {message}" if message else name
+            print(f"{text} ({where})" if where else text)
+    return output.getvalue()
 
 
 def _operate(thing: Any, name: str, *given: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,8 @@ class Choice:
 
     step: int | None = None
     """None: the last step with rollouts."""
+    evaluation: str | None = None
+    """Completions of evaluations: those of this eval stage or task set, "" for any; None: of training."""
     failed: bool = False
     """Only those that did not pass: without a value, or with a first reward below 0.5."""
     category: str = ""
@@ -43,9 +47,11 @@ class Choice:
 
 def chosen_rows(folder: RunFolder, choice: Choice) -> tuple[int, list[dict[str, Any]]]:
     """The step, and its rollouts that are wanted. Raises `RunError` where there are no rollouts."""
-    steps = _steps(folder)
+    steps = _steps(folder) if choice.evaluation is None else _evaluated(folder, choice)
     if not steps:
-        raise RunError(f"{folder.path} has no stored rollouts")
+        what = "" if choice.evaluation is None else " of an evaluation"
+        of = f" called {choice.evaluation!r}" if choice.evaluation else ""
+        raise RunError(f"{folder.path} has no stored rollouts{what}{of}")
     step = max(steps) if choice.step is None else choice.step
     if step not in steps:
         raise RunError(
@@ -63,22 +69,62 @@ def _steps(folder: RunFolder) -> dict[int, list[Any]]:
     return files
 
 
-def shown(rows: list[dict[str, Any]], step: int) -> Lines:
+def _evaluated(folder: RunFolder, choice: Choice) -> dict[int, list[Any]]:
+    """Step -> files of its evaluations that are wanted."""
+    files: dict[int, list[Any]] = {}
+    for row in folder.evaluations():
+        if choice.evaluation in ("", row["stage"], row["eval_set"]):
+            # an eval stage after the last step repeats what was evaluated after that step
+            earlier = files.setdefault(row["step"], [])
+            earlier[:] = [path for path in earlier if not _repeats(row, path.name)]
+            earlier += folder.evaluation_files(row)
+    return {step: paths for step, paths in files.items() if paths}
+
+
+def _repeats(row: dict[str, Any], name: str) -> bool:
+    """Whether a file holds an earlier evaluation of the same step, eval stage and task set."""
+    what = f"_{row['stage']}_{row['eval_set']}"
+    return re.fullmatch(rf"\d+_\d+{re.escape(what)}(\.rank\d+)?\.jsonl", name) is not None
+
+
+def shown(rows: list[dict[str, Any]], step: int | None = None) -> Lines:
     """Rollouts for a terminal; the prompt stands once above those of its task."""
     lines: list[Text] = []
     task = None
     for row in rows:
         if row.get("task") != task:
             task = row.get("task")
-            lines.append(Text(f"\ntask {task}, step {step}", style="bold"))
+            where = "" if step is None else f", step {step}"
+            lines.append(Text(f"\ntask {task}{where}", style="bold"))
             lines.append(Text(_prompt(row), style="dim"))
             if row.get("answer") is not None:
                 lines.append(Text(f"answer: {row['answer']}", style="dim"))
         lines.append(Text(_verdict(row), style="bold green" if _passed(row) else "bold red"))
-        lines.append(Text("\n".join(_indented(str(row.get("text", ""))))))
+        lines.append(Text("\n".join(_indented(_said(row)))))
         if row.get("reason"):
             lines.append(Text(f"  reason: {row['reason']}", style="dim"))
     return Lines(*lines)
+
+
+def _said(row: dict[str, Any]) -> str:
+    """The completion; of several turns the conversation, with what the environment gave for each."""
+    episode = row.get("episode")
+    if episode is None:
+        return str(row.get("text", ""))
+    lines, rewards = [], iter(episode["rewards"])
+    for message in episode["messages"][episode["prompt_messages"] :]:
+        calls = [call["function"] for call in message.get("tool_calls", ())]
+        called = "".join(
+            f" [{call['name']}({json.dumps(call['arguments'])})]" for call in calls
+        )
+        line = f"{message['role']}: {message.get('content', '')}{called}"
+        if message["role"] == "assistant":
+            reward = next(rewards, 0.0)
+            line += f"  ({reward:+.3g})" if reward else ""
+        lines.append(line)
+    if episode["ending"] != "done":
+        lines.append(f"ended: {episode['ending']}")
+    return "\n".join(lines)
 
 
 def _passed(row: dict[str, Any]) -> bool:
@@ -100,7 +146,10 @@ def _verdict(row: dict[str, Any]) -> str:
         text += f" ({', '.join(f'{name} {part:.3g}' for name, part in parts.items())})"
     text += f", {sum(row.get('mask', ()))} tokens"
     if row.get("finish") != "stop":
-        text += ", truncated" if row.get("finish") == "length" else f", {row.get('finish')}"
+        ways = {"length": ", truncated", "aborted": ", cut at the deadline"}
+        text += ways.get(str(row.get("finish")), f", {row.get('finish')}")
+    if row.get("mode") == "greedy":
+        text += ", greedy"
     if row.get("status") == "wrong-format":
         text += ", wrong format"
     return text

@@ -12,8 +12,8 @@
     )
     print(study_table(results))
 
-The stages before the first rl stage are run once (or once per seed), and every cell continues from
-there. Values are written to `results.json` in the folder (`rlcore.analysis.study_results` has the
+The stages before the first rl stage, or before the stage that `first` names, are run once (or once per
+seed), and every cell continues from there. Values are written to `results.json` in the folder (`rlcore.analysis.study_results` has the
 format) after every run. A study that is started again reads finished runs and continues unfinished
 ones; with other settings it refuses."""
 
@@ -32,7 +32,7 @@ from rich.console import Console
 
 from rlcore.analysis.study_results import Point, StudyResults, Value, study_table
 from rlcore.errors import RecipeError
-from rlcore.recipe.load import load
+from rlcore.recipe.load import find, load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.driver import train
@@ -95,19 +95,21 @@ def run_study(
     curves: Curves | None = None,
     common: Sequence[str] = (),
     start_per_seed: bool = False,
+    first: str | None = None,
 ) -> StudyResults:
     """Run every cell (name -> overrides of the recipe) with every seed, and record its measures and
     curves.
 
-    common: overrides of all cells and of the start. A cell may replace stages from the first rl
-    stage on by others. With `start_per_seed` each seed has a start of its own. The results also
-    hold cells and seeds of earlier calls on the folder."""
+    common: overrides of all cells and of the start. first: name of the stage from which cells
+    differ; default: the first rl stage. A cell may replace stages from there on by others. With
+    `start_per_seed` each seed has a start of its own. The results also hold cells and seeds of
+    earlier calls on the folder."""
     resolved = load(recipe, common)
-    cut = _first_rl(resolved)
+    cut = _first_stage(resolved, first)
     settings = {
         "overrides": list(common),
         "start_per_seed": start_per_seed,
-        "recipe": resolved.model_dump(mode="json", exclude={"name", "run"}),
+        "recipe": recipe_settings(recipe, resolved),
     }
     results = StudyResults.open(
         folder / "results.json", recipe=resolved.name, settings=settings
@@ -133,6 +135,14 @@ def run_study(
             )
     results.save()
     return results
+
+
+def recipe_settings(name: str, recipe: Recipe) -> dict[str, Any]:
+    """The keys of a recipe that its results depend on: not its name, run folder, or where it lies."""
+    keys = recipe.model_dump(mode="json", exclude={"name", "run"})
+    # parts in files beside the recipe were given their whole path when it was loaded
+    prefix = f"{find(name).parent}/"
+    return json.loads(json.dumps(keys).replace(json.dumps(prefix)[1:-1], ""))
 
 
 def after(recipe: Recipe, cut: int, checkpoint: Path) -> Recipe:
@@ -179,10 +189,11 @@ def study_main(
     measures: Measures,
     *,
     quick: Sequence[str] = (),
+    first: str | None = None,
 ) -> None:
     """The command of a study: `[--quick] [--seeds N] [--folder F] [--json | --table]`.
 
-    Each seed has a start of its own. --quick is one seed with the overrides `quick`.
+    Each seed has a start of its own. --quick is one seed with the overrides `quick`. first: as of `run_study`.
     """
     parser = study_arguments(text, Path("runs/papers") / recipe.parent.name)
     arguments = parser.parse_args()
@@ -198,14 +209,17 @@ def study_main(
         measures=measures,
         common=quick if arguments.quick else (),
         start_per_seed=True,
+        first=first,
     )
     show_results(results, as_json=arguments.json)
 
 
 def _run_start(
     recipe: str, common: Sequence[str], cut: int, folder: Path, seed: int | None
-) -> RunFolder:
-    """The run of the stages that all cells have in common; seed: None for the recipe's own."""
+) -> RunFolder | None:
+    """The run of the stages that all cells have in common, None without any; seed: None for the recipe's own."""
+    if cut == 0:
+        return None
     overrides = [*common, f"run.folder={folder}", "name=start"]
     if seed is not None:
         overrides += [f"name=start-{seed}", f"seed={seed}"]
@@ -222,19 +236,24 @@ def _run_cell(
     folder: Path,
     cell: str,
     seed: int,
-    start: RunFolder,
+    start: RunFolder | None,
 ) -> CellRun:
     name = f"{re.sub('[^A-Za-z0-9]+', '_', cell)}-{seed}"
     varied = load(recipe, [*overrides, f"run.folder={folder}", f"seed={seed}", f"name={name}"])
-    checkpoint = all_checkpoints(start.checkpoints)[-1]
-    train(after(varied, cut, checkpoint), resume=True, console=Console(quiet=True))
+    before: list[dict[str, Any]] = []
+    if start is not None:
+        varied = after(varied, cut, all_checkpoints(start.checkpoints)[-1])
+        before = read_rows(start.evals)
+    train(varied, resume=True, console=Console(quiet=True))
     run = RunFolder(folder / name)
-    evals = {row["stage"]: row for row in [*read_rows(start.evals), *read_rows(run.evals)]}
+    evals = {row["stage"]: row for row in [*before, *read_rows(run.evals)]}
     return CellRun(cell, seed, evals, read_rows(run.metrics), run.path)
 
 
-def _first_rl(recipe: Recipe) -> int:
+def _first_stage(recipe: Recipe, name: str | None) -> int:
+    """Number of the stage called `name`; None: of the first rl stage."""
     for i, stage in enumerate(recipe.stages):
-        if stage.kind == "rl":
+        if stage.label == name or (name is None and stage.kind == "rl"):
             return i
-    raise RecipeError(f"the recipe {recipe.name} has no rl stage to study")
+    wanted = "rl stage" if name is None else f"stage {name!r}"
+    raise RecipeError(f"the recipe {recipe.name} has no {wanted} to study")

@@ -41,11 +41,12 @@ def bench_learner(
     with tempfile.TemporaryDirectory() as folder:
         path = make_model(Path(folder) / "model", model, hidden_size=hidden_size, layers=layers)
         samples = make_samples(shape)
-        policy = load_policy(path=path, dtype=dtype)
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        policy = load_policy(path=path, dtype=dtype, device=accelerator.device)
         learner = Learner(
             policy,
             objective("dapo", clip_low=CLIP_LOW, clip_high=CLIP_HIGH),
-            accelerator=Accelerator(cpu=not torch.cuda.is_available()),
+            accelerator=accelerator,
             lr=1e-5,
             total_updates=1,
             layout=layout,

@@ -35,9 +35,21 @@ def make_trainer(
     steps: int,
     micro_batch: int,
     dtype: str = "float32",
+    vllm: bool = False,
 ) -> GRPOTrainer:
-    """A trainer of the model with DAPO's loss and no reference; `micro_batch` sequences in one forward, 0 for all."""
+    """A trainer of the model with DAPO's loss and no reference; `micro_batch` sequences in one forward, 0 for all.
+
+    vllm: completions of the greatest length from vLLM in this process.
+    """
     sequences = shape.prompts * shape.group_size
+    engine: dict[str, Any] = {}
+    if vllm:
+        engine = {
+            "use_vllm": True,
+            "vllm_mode": "colocate",
+            "vllm_gpu_memory_utilization": 0.3,
+            "generation_kwargs": {"ignore_eos": True},
+        }
     config = GRPOConfig(
         output_dir=str(output),
         use_cpu=not torch.cuda.is_available(),
@@ -60,6 +72,7 @@ def make_trainer(
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **engine,
     )
     tokenizer = load_tokenizer(model_folder)
     tokenizer.padding_side = "left"
@@ -148,10 +161,19 @@ def train(
     steps: int,
     micro_batch: int,
     beside: Callable[[int], None],
+    vllm: bool = False,
+    dtype: str = "float32",
 ) -> list[Seconds]:
-    """What each whole step took, with transformers generation; `beside(step)` runs after each and is not counted."""
+    """What each whole step took; `beside(step)` runs after each and is not counted. vllm: as in `make_trainer`."""
     trainer = make_trainer(
-        model_folder, shape, output, prompts, steps=steps, micro_batch=micro_batch
+        model_folder,
+        shape,
+        output,
+        prompts,
+        steps=steps,
+        micro_batch=micro_batch,
+        dtype=dtype,
+        vllm=vllm,
     )
     lengths = _Lengths(trainer.processing_class.eos_token_id)
     generate = trainer.model.generate

@@ -73,6 +73,7 @@ MODELS = {
         "num_attention_heads": 16,
         "num_key_value_heads": 8,
         "head_dim": 128,
+        "max_position_embeddings": 32_768,
         "vocab_size": 151_936,
     },
     "qwen2.5-1.5b": _TINY
@@ -82,7 +83,19 @@ MODELS = {
         "num_hidden_layers": 28,
         "num_attention_heads": 12,
         "num_key_value_heads": 2,
+        "max_position_embeddings": 32_768,
         "vocab_size": 151_936,
+    },
+    "qwen2.5-7b": _TINY
+    | {
+        "hidden_size": 3584,
+        "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32_768,
+        "vocab_size": 152_064,
+        "tie_word_embeddings": False,
     },
 }
 """Shapes of models; their weights are random."""
@@ -129,11 +142,13 @@ def make_model(
     return str(folder)
 
 
-def model_flops(config: Any, shape: Shape) -> float:
+def model_flops(config: Any, shape: Shape, *, frozen: bool = False) -> float:
     """Floating-point operations of forward and backward, as if a prompt were read again for each of its completions.
 
-    6 a parameter and token, the head's for completion tokens only, and causal attention.
+    6 a parameter and token, the head's for completion tokens only, and causal attention. frozen: under an adapter the
+    weights have no gradient, which leaves 4; the adapter's own operations are not counted.
     """
+    per_parameter = 4 if frozen else 6
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     projections = config.hidden_size * width * (2 * heads + 2 * config.num_key_value_heads)
@@ -142,8 +157,8 @@ def model_flops(config: Any, shape: Shape) -> float:
     lengths = [shape.prompt_tokens + answer for answer in answers]
     attention = sum(6 * n * n * heads * width for n in lengths)
     return config.num_hidden_layers * (
-        6 * layer * sum(lengths) + attention
-    ) + 6 * config.hidden_size * config.vocab_size * sum(answers)
+        per_parameter * layer * sum(lengths) + attention
+    ) + per_parameter * config.hidden_size * config.vocab_size * sum(answers)
 
 
 def make_samples(shape: Shape, seed: int = 0) -> list[Sample]:

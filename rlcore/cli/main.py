@@ -17,14 +17,20 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from rlcore.cli import compare as cli_compare
 from rlcore.cli import curriculum as cli_curriculum
+from rlcore.cli import env as cli_env
+from rlcore.cli import evaluate as cli_evaluate
 from rlcore.cli import measure as cli_measure
+from rlcore.cli import merge as cli_merge
 from rlcore.cli import models as cli_models
 from rlcore.cli import plan as cli_plan
+from rlcore.cli import push as cli_push
 from rlcore.cli import recipes as cli_recipes
 from rlcore.cli import report as cli_report
 from rlcore.cli import rewards as cli_rewards
 from rlcore.cli import serve as cli_serve
+from rlcore.cli import sweep as cli_sweep
 from rlcore.cli.options import count
 from rlcore.errors import RlcoreError
 from rlcore.recipe.load import is_run_folder, load
@@ -89,17 +95,6 @@ def _run_folder(name: str, overrides: Sequence[str]) -> Path | None:
     return Path(name) if is_run_folder(Path(name)) and not moved else None
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
-    from rlcore.run.driver import train
-    from rlcore.stages.eval import evaluation_recipe
-
-    train(
-        evaluation_recipe(arguments.recipe, arguments.overrides),
-        overwrite=True,
-        console=console,
-    )
-
-
 def credit_show(arguments: argparse.Namespace) -> None:
     from rlcore.analysis.credit_view import show
 
@@ -142,6 +137,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 _GROUPS = (
     ("recipes", cli_recipes, "list, show, check recipes, or list their keys"),
     ("rewards", cli_rewards, "list, start, try or attack reward functions"),
+    ("env", cli_env, "test an environment without a model, or play it"),
     ("models", cli_models, "look at a model before a run"),
     (
         "curriculum",
@@ -176,15 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     sub.add_argument("--json", action="store_true", help="end with one line of JSON")
 
-    cli_recipes.takes_recipe(
-        command(
-            "eval",
-            evaluate,
-            "run only the eval stages: of a recipe's model, or of a run's last checkpoint",
-        ),
-        "a recipe's name or file, or a run folder",
-    )
-
+    cli_evaluate.add_commands(command)
     cli_serve.add_commands(command)
 
     for name, module, about in _GROUPS:
@@ -193,6 +181,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_credit(commands, command)
     cli_report.add_commands(command)
+    cli_push.add_commands(command)
+    cli_merge.add_commands(command)
+    cli_sweep.add_commands(command)
+    cli_compare.add_commands(command)
     cli_plan.add_commands(command)
     cli_measure.add_commands(command)
     sub = command("doctor", doctor, "say what is installed and what works on this machine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.table import Table
 
@@ -52,6 +53,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
             "corpus",
             "overlap",
             "memory",
+            "device",
         ],
         help="what is timed",
     )
@@ -74,8 +76,34 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         number = size if option == "trl-micro-batch" else count
         sub.add_argument(f"--{option}", type=number, metavar="N", help=about)
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
+    _add_device(sub)
 
     _add_corpus(command)
+
+
+def _add_device(bench: argparse.ArgumentParser) -> None:
+    group = bench.add_argument_group("device", "what needs a GPU, in sections; docs/gpu.md")
+    group.add_argument(
+        "--minutes", type=float, default=8.0, metavar="N", help="most time of this call"
+    )
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results.json"),
+        metavar="FILE",
+        help="results, which several calls continue",
+    )
+    group.add_argument("--tiny", action="store_true", help="toy sizes, on a CPU too")
+    group.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="A,B",
+        help="sections, of correctness, learner, engine, step, gap, instruct",
+    )
+    group.add_argument(
+        "--again", action="store_true", help="also run sections that are green already"
+    )
 
 
 def _add_corpus(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -101,7 +129,25 @@ def _add_corpus(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
-def bench(arguments: argparse.Namespace) -> None:
+def device(arguments: argparse.Namespace) -> int:
+    """1 if a case failed."""
+    from rlcore.bench.device.run import bench_device
+
+    passed = bench_device(
+        minutes=arguments.minutes,
+        out=arguments.out,
+        tiny=arguments.tiny,
+        only=arguments.only,
+        again=arguments.again,
+        say=lambda text: print(text, flush=True),
+    )
+    print(f"results are in {arguments.out}")
+    return int(not passed)
+
+
+def bench(arguments: argparse.Namespace) -> int | None:
+    if arguments.what == "device":
+        return device(arguments)
     from rlcore.bench.run import in_words, run, shown
 
     result = run(
@@ -110,13 +156,14 @@ def bench(arguments: argparse.Namespace) -> None:
     )
     if arguments.json:
         print(json.dumps(result))
-        return
+        return None
     table = Table("what", "value")
     for key, value in result.items():
         table.add_row(key.replace("_", " "), shown(value))
     console.print(table, width=min(100, console.width))
     for line in in_words(result):
         print(line)
+    return None
 
 
 def corpus(arguments: argparse.Namespace) -> None:

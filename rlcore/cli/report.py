@@ -37,9 +37,30 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         help=f"with --serve (default {DEFAULT_PORT}; 0: any free one)",
     )
 
+    _add_rollouts(command)
+
+    sub = command("watch", watch, "follow a run on the terminal until it ends")
+    sub.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    sub.add_argument("--once", action="store_true", help="print where it stands, and end")
+
+    sub = command(
+        "diagnose", diagnose, "say what is wrong with the training of a run, if anything"
+    )
+    sub.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    sub.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def _add_rollouts(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command("rollouts", rollouts, "print completions of a step with their verdicts")
     sub.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     sub.add_argument("--step", type=count, metavar="N", help="default: the last one")
+    sub.add_argument(
+        "--eval",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="completions of evaluations: of the last one, or of this eval stage or task set",
+    )
     sub.add_argument(
         "--failed",
         action="store_true",
@@ -65,16 +86,6 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--limit", type=count, default=8, metavar="N", help="print this many (default 8)"
     )
 
-    sub = command("watch", watch, "follow a run on the terminal until it ends")
-    sub.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    sub.add_argument("--once", action="store_true", help="print where it stands, and end")
-
-    sub = command(
-        "diagnose", diagnose, "say what is wrong with the training of a run, if anything"
-    )
-    sub.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    sub.add_argument("--json", action="store_true", help="print one line of JSON")
-
 
 def report(arguments: argparse.Namespace) -> None:
     if arguments.serve:
@@ -95,6 +106,7 @@ def rollouts(arguments: argparse.Namespace) -> None:
 
     choice = Choice(
         step=arguments.step,
+        evaluation=arguments.eval,
         failed=arguments.failed,
         category=arguments.category,
         status=arguments.status,

@@ -2,17 +2,18 @@
 beside it.
 
 `demonstrate` makes the sample of a task's demonstration, for example with `demonstration_sample`.
-The samples of `gated` and `mixed` are of stream "demonstration", so the objective needs a term
+The samples of `gated`, `mixed` and `beside` are of stream "demonstration", so the objective needs a term
 for it (`hpt`, `luffy`, or `dapo` + `sft`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from rlcore.credit.group import Credit, scored_rollouts
-from rlcore.types import Group, Rollout, Sample, Task, Verdict
+from rlcore.errors import RecipeError, TaskError
+from rlcore.types import Group, Message, Rollout, Sample, Task, Verdict
 
 STREAM = "demonstration"
 
@@ -23,22 +24,44 @@ def demonstration_sample(
     completion_ids: Sequence[int],
     weight: float = 1.0,
     stream: str = "policy",
+    *,
+    imitated: Sequence[bool] | None = None,
 ) -> Sample:
-    """A sample whose completion tokens all have advantage 1 and no recorded log-probabilities.
+    """A sample whose completion tokens have advantage 1 and no recorded log-probabilities.
+
+    imitated: which of them, [L]; None: all. The others are replies of an environment.
 
     `prompt_ids` must not be empty (a beginning-of-sequence token will do): nothing predicts the
     first token of a sequence.
     """
     prompt = list(prompt_ids)
     completion = list(completion_ids)
+    mask = [False] * len(prompt) + list(imitated or [True] * len(completion))
     return Sample(
         id=id,
         token_ids=prompt + completion,
-        mask=[False] * len(prompt) + [True] * len(completion),
-        advantages=[0.0] * len(prompt) + [1.0] * len(completion),
+        mask=mask,
+        advantages=[float(trained) for trained in mask],
         weight=weight,
         stream=stream,
     )
+
+
+def trained_whole(sample: Sample) -> Sample:
+    """The sample with every token trained but the first, which nothing predicts."""
+    trained = [position > 0 for position in range(len(sample.token_ids))]
+    return replace(sample, mask=trained, advantages=[float(each) for each in trained])
+
+
+def last_words(demonstration: str | list[Message] | list[int] | None) -> str:
+    """The text that reward functions see of a demonstration."""
+    if isinstance(demonstration, list):
+        if demonstration and isinstance(demonstration[-1], int):
+            raise TaskError(
+                "a demonstration of token ids has no text to reward: use it in an sft stage"
+            )
+        return demonstration[-1]["content"] if demonstration else ""
+    return demonstration or ""
 
 
 def gated(
@@ -61,6 +84,22 @@ def gated(
         return result
 
     return with_fallback
+
+
+def beside(credit: Credit, demonstrate: Callable[[Task], Sample]) -> Credit:
+    """Each group's samples and its task's demonstration, which changes no statistic of the group.
+
+    GKD (arXiv 2306.13649) distils on both.
+    """
+
+    def with_demonstrations(groups: Sequence[Group]) -> list[list[Sample]]:
+        result = []
+        for group, samples in zip(groups, credit(groups), strict=True):
+            demonstration = replace(demonstrate(group.task), stream=STREAM)
+            result.append([*samples, demonstration])
+        return result
+
+    return with_demonstrations
 
 
 def mixed(
@@ -103,7 +142,7 @@ def _with_demonstration(group: Group, demonstration: Sample, reward: float) -> G
         token_ids=demonstration.token_ids,
         mask=demonstration.mask,
         logprobs=[0.0] * len(demonstration.mask),
-        text=group.task.demonstration or "",
+        text=last_words(group.task.demonstration),
     )
     return replace(
         group,
@@ -121,3 +160,17 @@ def _in_own_stream(sample: Sample, demonstration: Sample | None) -> Sample:
     return replace(
         sample, stream=STREAM, logprobs=None, version=None, weight=demonstration.weight
     )
+
+
+def check_streams(demonstrations: str, streams: Collection[str]) -> None:
+    """Raise `RecipeError` where only one of credit and objective knows demonstrations."""
+    learns = STREAM in streams
+    if demonstrations != "none" and not learns:
+        raise RecipeError(
+            f"it is {demonstrations!r}, but the stage's objective does not learn from them: use hpt or gkd"
+        )
+    if demonstrations == "none" and learns:
+        raise RecipeError(
+            "the stage's objective learns from demonstrations: "
+            "set credit.demonstrations to gated, mixed or all"
+        )

@@ -71,11 +71,23 @@ def check_completions(completions: str) -> None:
         )
 
 
-def require_single_turn(groups: Iterable[Group]) -> None:
-    """Raise `RecipeError` if a rollout has more than one completion."""
+def require_single_turn(
+    groups: Iterable[Group],
+    what: str = "estimating step values",
+    *,
+    with_environment: bool = False,
+) -> None:
+    """Raise `RecipeError` if a rollout has more than one completion.
+
+    what: the part that cannot use it, as the subject of a sentence. with_environment: rollouts with an environment, whose
+    steps are their turns, may have several, in one sequence.
+    """
     for group in groups:
         for rollout in group.rollouts:
-            rollout.require_single_turn("estimating step values")
+            if with_environment and rollout.episode is not None:
+                rollout.require_one_sequence(what)
+            else:
+                rollout.require_single_turn(what)
 
 
 def with_values(

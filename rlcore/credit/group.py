@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from rlcore.errors import RecipeError
-from rlcore.plugin import Named, build_later
+from rlcore.plugin import Named, build_later, signature
 from rlcore.types import Group, Outcome, Rollout, Sample, Task, Verdict
 
-Baseline = Callable[[Sequence[float]], list[float]]
+Baseline = Callable[..., list[float]]
 """From the rewards of a group's scored rollouts, [n], to their advantages, [n]; to [] where these
-are not defined.
+are not defined. One with a parameter `lengths` also gets the trained tokens of each rollout, [n].
 """
 ZeroVariance = Literal["keep", "drop"]
 
@@ -51,6 +51,11 @@ def none(rewards: Sequence[float]) -> list[float]:
     return list(rewards)
 
 
+def zero(rewards: Sequence[float]) -> list[float]:
+    """0: rewards are measured and not learned from, as where a teacher is all the signal."""
+    return [0.0] * len(rewards)
+
+
 def _centred(rewards: Sequence[float]) -> list[float]:
     # The mean of equal rewards is off by round-off, which dividing by a small deviation would
     # blow up.
@@ -62,7 +67,10 @@ def _centred(rewards: Sequence[float]) -> list[float]:
 
 BASELINES = {
     name: f"rlcore.credit.group:{name}"
-    for name in ("mean", "mean_std", "leave_one_out", "none")
+    for name in ("mean", "mean_std", "leave_one_out", "none", "zero")
+} | {
+    name: f"rlcore.credit.baselines:{name}"
+    for name in ("length_weighted", "log_partition", "max_likelihood", "pass_at_k", "max_at_k")
 }
 """Name in a recipe -> where it is."""
 
@@ -77,7 +85,7 @@ def group_credit(
     if callable(baseline):
         rule = baseline
     else:
-        rule = build_later(baseline, BASELINES, what="baseline", given=1)
+        rule = build_later(baseline, BASELINES, what="baseline", given=1, lengths=None)
     # A baseline that cannot work is reported before a model is loaded.
     group_samples(_EXAMPLE, baseline=rule)
 
@@ -92,7 +100,7 @@ def group_credit(
 def group_samples(
     group: Group, *, baseline: Baseline = mean_std, zero_variance: ZeroVariance = "drop"
 ) -> list[Sample]:
-    """One sample for each scored rollout; the advantage is the same for all its trained tokens,
+    """One sample for each scored rollout (for each of its sequences, if there are several); the advantage is the same for all its trained tokens,
     in all its turns.
 
     Rollouts without a score leave the statistics and the samples. Equal rewards give advantages
@@ -101,16 +109,28 @@ def group_samples(
     objective either; "keep" returns its samples.
     """
     scored = scored_rollouts(group)
-    advantages = baseline([verdict.value for _, verdict in scored])
+    advantages = _advantages(baseline, scored)
     _check_advantages(advantages, len(scored))
     if zero_variance == "drop" and not any(advantages):
         return []
     # A baseline that is not defined for so few rewards gives no advantages, and there are no
     # samples then.
     return [
-        _sample(rollout, advantage)
+        sample
         for (rollout, _), advantage in zip(scored, advantages, strict=False)
+        for sample in _samples(rollout, advantage)
     ]
+
+
+def _advantages(baseline: Baseline, scored: Sequence[tuple[Rollout, Verdict]]) -> list[float]:
+    """What the baseline gives; one with a parameter `lengths` is given the trained tokens of each."""
+    rewards = [verdict.value for _, verdict in scored]
+    if "lengths" not in signature(baseline).parameters:
+        return baseline(rewards)
+    lengths = [
+        sum(map(sum, (part.mask for part in rollout.sequences))) for rollout, _ in scored
+    ]
+    return baseline(rewards, lengths=lengths)
 
 
 def _check_advantages(advantages: object, n: int) -> None:
@@ -125,17 +145,24 @@ def _check_advantages(advantages: object, n: int) -> None:
     )
 
 
-def _sample(rollout: Rollout, advantage: float) -> Sample:
-    return Sample(
-        id=rollout.id,
-        token_ids=rollout.token_ids,
-        mask=rollout.mask,
-        advantages=[advantage if trained else 0.0 for trained in rollout.mask],
-        logprobs=rollout.logprobs,
-        version=rollout.version_min,
-        temperature=rollout.temperature,
-        support=rollout.support,
-    )
+def _samples(rollout: Rollout, advantage: float) -> list[Sample]:
+    """One sample for each sequence of a rollout; their weights add up to 1."""
+    sequences = rollout.sequences
+    return [
+        Sample(
+            id=rollout.id,
+            token_ids=sequence.token_ids,
+            mask=sequence.mask,
+            advantages=[advantage if trained else 0.0 for trained in sequence.mask],
+            logprobs=sequence.logprobs,
+            version=sequence.version_min,
+            temperature=sequence.temperature,
+            support=sequence.support,
+            weight=1 / len(sequences),
+            part=part,
+        )
+        for part, sequence in enumerate(sequences)
+    ]
 
 
 _EXAMPLE = Group(
@@ -168,11 +195,11 @@ def outcome(index: int, group: Group, samples: Sequence[Sample]) -> Outcome:
     can do, and continuations belong to a completion that is counted.
     """
     scored = scored_rollouts(group)
-    ids = {rollout.id for rollout in group.rollouts}
+    parts = {rollout.id: len(rollout.sequences) for rollout in group.rollouts}
     total = 0.0
     for sample in samples:
-        if sample.stream == "policy" and sample.id in ids:
-            total += _abs_advantage(sample)
+        if sample.stream == "policy" and sample.id in parts:
+            total += _abs_advantage(sample) / parts[sample.id]
     return Outcome(
         index=index,
         category=group.task.category,

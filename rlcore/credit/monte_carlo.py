@@ -30,7 +30,7 @@ from rlcore.credit.estimator import (
 )
 from rlcore.credit.group import scored_rollouts
 from rlcore.credit.search import SEARCHES
-from rlcore.credit.split import Decode, Splitter, split_steps
+from rlcore.credit.split import Decode, Splitter, split_steps, turn_spans, whole
 from rlcore.errors import RecipeError
 from rlcore.types import Group, Prefix, Rollout, Span, StepValues, Task, Verdict
 
@@ -133,7 +133,8 @@ class MonteCarlo:
 
     def __call__(self, groups: Sequence[Group]) -> tuple[list[Group], Cost]:
         """The groups with step values and continuations, and their cost."""
-        require_single_turn(groups)
+        self._by_turn = self.split is whole
+        require_single_turn(groups, with_environment=self._by_turn)
         cost = Cost()
         tracks = []
         for index, group in enumerate(groups):
@@ -157,14 +158,17 @@ class MonteCarlo:
         wanted = [
             (rollout, verdict)
             for rollout, verdict in scored
-            if rollout.completion_ids
+            if rollout.policy_ids
             and rollout.finish != "aborted"
             and is_wanted(verdict, self.completions, passing=self.passing)
         ]
         wanted.sort(key=lambda pair: hashlib.blake2b(pair[0].id.encode()).digest())
         tracks = []
         for rollout, verdict in wanted[: math.ceil(self.share * len(wanted))]:
-            spans = split_steps(rollout.completion_ids, self.decode, self.split)
+            if self._by_turn:
+                spans = [span for span in turn_spans(rollout) if span.end > span.start]
+            else:
+                spans = split_steps(rollout.completion_ids, self.decode, self.split)
             start = None
             if self.start == "siblings":
                 start = self._value(
@@ -262,7 +266,9 @@ class MonteCarlo:
 
     def _query(self, track: _Track, step: int) -> _Query:
         length = track.prefix_length(step)
-        longest = min(self.max_tokens - length, self.max_new_tokens or self.max_tokens)
+        longest = self.max_new_tokens or self.max_tokens
+        if not self._by_turn:  # there, each completion may have as many
+            longest = min(self.max_tokens - length, longest)
         prefix = Prefix(
             task=track.task,
             rollout=track.rollout,
@@ -270,7 +276,7 @@ class MonteCarlo:
             n=self.rollouts,
             max_tokens=longest,
         )
-        key = (track.task.id, *track.rollout.completion_ids[:length])
+        key = (track.task.id, *track.rollout.policy_ids[:length])
         return _Query(track=track, step=step, key=key, prefix=prefix)
 
     def _value(self, verdicts: Sequence[Verdict]) -> float | None:
@@ -295,7 +301,7 @@ def _values(track: _Track) -> StepValues | None:
 def _count(prefix: Prefix, group: Group, cost: Cost) -> None:
     given = len(prefix.rollout.prompt_ids) + prefix.length
     cost.prefixes += 1
-    cost.tokens += sum(len(rollout.token_ids) - given for rollout in group.rollouts)
+    cost.tokens += sum(sum(rollout.mask) - prefix.length for rollout in group.rollouts)
     cost.read += prefix.n * given
 
 

@@ -5,6 +5,7 @@
     split: {use: delimiter, at: ";"}       a step ends with the delimiter
     split: {use: regex, at: "Step \\d+:"}  a step begins with each heading, or ends with each sign
     split: {use: tokens, n: 32}            n tokens a step, whatever the text says
+    split: turn                            a step a turn, of rollouts with an environment
     split: "my_steps.py:cut"               your own: called with its parameters, returns a `Splitter`
 
 Steps are token spans that follow each other and cover the completion, end-of-sequence included. A
@@ -22,7 +23,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 from rlcore.errors import RecipeError
-from rlcore.types import Span
+from rlcore.types import Rollout, Span
 
 Decode = Callable[[list[int]], str]
 """Text of completion tokens, special tokens left out."""
@@ -42,6 +43,7 @@ SPLITTERS = {
         "delimiter": "delimiter",
         "regex": "regex",
         "tokens": "fixed",
+        "turn": "turn",
     }.items()
 }
 """Name in a recipe -> where it is."""
@@ -73,6 +75,26 @@ def split_steps(token_ids: Sequence[int], decode: Decode, splitter: Splitter) ->
             f"a step splitter must return spans that follow each other from 0 to {len(token_ids)}, the tokens of the completion, "
             f"but returned {[tuple(span) for span in spans[:5]]}"
         )
+    return spans
+
+
+def turn() -> Splitter:
+    """Each completion of a rollout with an environment is a step."""
+    return whole
+
+
+def whole(ids: Sequence[int], decode: Decode) -> list[Span]:
+    """The completion as one step."""
+    return [Span(0, len(ids))] if ids else []
+
+
+def turn_spans(rollout: Rollout) -> list[Span]:
+    """The completions of a rollout, as spans of all tokens that the policy wrote."""
+    spans, start = [], 0
+    for completion in rollout.completions:
+        end = start + completion.end - completion.start
+        spans.append(Span(start, end))
+        start = end
     return spans
 
 

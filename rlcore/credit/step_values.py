@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from rlcore.credit.estimator import Completions, check_completions
+from rlcore.credit.estimator import Completions, check_completions, require_single_turn
 from rlcore.credit.group import Credit, scored_rollouts
 from rlcore.errors import RecipeError
 from rlcore.plugin import call
@@ -57,7 +57,7 @@ def change_samples(credit: Credit, change: Change) -> Credit:
     """The samples of `credit` as `change` makes them; those for which it gives None are left out."""
 
     def changed(groups: Sequence[Group]) -> list[list[Sample]]:
-        require_single_turn(groups)
+        require_single_turn(groups, "credit for reasoning steps", with_environment=True)
         result = []
         for group, samples in zip(groups, credit(groups), strict=True):
             new = [
@@ -67,13 +67,6 @@ def change_samples(credit: Credit, change: Change) -> Credit:
         return result
 
     return changed
-
-
-def require_single_turn(groups: Sequence[Group]) -> None:
-    """Raise `RecipeError` if a rollout has more than one completion."""
-    for group in groups:
-        for rollout in group.rollouts:
-            rollout.require_single_turn("credit for reasoning steps")
 
 
 def by_step(sample: Sample, values: StepValues, advantages: Sequence[float | None]) -> Sample:
@@ -114,7 +107,7 @@ def checked_scheme(owner: str, scheme: Credit) -> Credit:
         )
 
     def checked(groups: Sequence[Group]) -> list[list[Sample]]:
-        require_single_turn(groups)
+        require_single_turn(groups, "credit for reasoning steps", with_environment=True)
         result = call(owner, scheme, groups)
         _check_lists(owner, result, len(groups))
         for group, samples in zip(groups, result, strict=True):

@@ -1,6 +1,6 @@
 """Credit that compares the samples of a whole step, over all processes.
 
-A credit scheme sees the groups of its own process. What these two need of the others is three
+A credit scheme sees the groups of its own process. What these need of the others is three
 numbers or two, which travel through `gather`: the items of all processes, on every process. They
 are collective: every process calls its credit once a step, with no groups if it has none.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlcore.credit.group import Credit
+from rlcore.credit.group import Credit, scored_rollouts
 from rlcore.types import Group, Sample
 
 Gather = Callable[[Iterable[Any]], list[Any]]
@@ -54,6 +54,25 @@ def _moments(values: Sequence[float], gather: Gather) -> tuple[float, float]:
     for count, part_mean, part_squares in parts:
         total += part_squares + count * (part_mean - mean) ** 2
     return mean, total / n
+
+
+def batch_scaled(credit: Credit, gather: Gather = list, *, epsilon: float = 1e-4) -> Credit:
+    """Advantages divided by the standard deviation (over n - 1) of all rewards of the step, plus
+    epsilon: Lite PPO (arXiv 2508.08221), on the advantages of baseline "mean".
+
+    One deviation for all groups, so a group with little spread is not blown up. As in TRL's
+    `scale_rewards="batch"`. Groups whose rewards are all equal count in the deviation.
+    """
+
+    def scale(groups: Sequence[Group]) -> list[list[Sample]]:
+        samples_by_group = credit(groups)
+        rewards = [verdict.value for group in groups for _, verdict in scored_rollouts(group)]
+        n = sum(gather([len(rewards)]))
+        _, variance = _moments(rewards, gather)
+        deviation = math.sqrt(variance * n / (n - 1)) if n > 1 else 0.0
+        return _mapped(samples_by_group, lambda value: value / (deviation + epsilon))
+
+    return scale
 
 
 def exponential_weights(

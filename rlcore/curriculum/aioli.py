@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlcore.curriculum.category_sampler import By, CategorySampler, even, pass_rate, softmax
+from rlcore.curriculum.category_sampler import By, CategorySampler, even, mean_loss, softmax
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
@@ -27,10 +27,14 @@ class Aioli(CategorySampler):
     divided by its sum. The mixture p becomes proportional to `p exp(eta sum over categories of
     A)`. Source: arXiv 2411.05735.
 
-    The loss of a category is 1 - its pass rate in the last step that saw it: coarse, so use large
+    The loss of a category is that of the last step that saw it: the mean of its demonstrations'
+    losses before they were trained on, or in `rl` 1 - its pass rate. That is coarse, so use large
     steps and few categories. Probe steps are real training steps and count in the budget; with
     `every` no longer than the probes there would be nothing else.
     """
+
+    learns_from_rewards = True
+    learns_from_losses = True
 
     def __init__(
         self,
@@ -90,10 +94,10 @@ class Aioli(CategorySampler):
     def learn(self, outcomes: Mapping[int, Sequence[Outcome]]) -> None:
         """Note the losses, and move the mixture after the last probe of a round.
 
-        Completions are of the policy before this step's update: a probe's falls are known one step after it.
+        Losses are of the policy before this step's update: a probe's falls are known one step after it.
         """
         for category, of_category in outcomes.items():
-            self._loss[category] = 1 - pass_rate(of_category)
+            self._loss[category] = mean_loss(of_category)
         step = self._steps % self._every
         if step % self._probe_steps == 0 and step <= self._probing:
             if step > 0:

@@ -37,6 +37,8 @@ class Sec(CategorySampler):
     by the standard deviation) or "progress" of the mean reward.
     """
 
+    learns_from_rewards = True
+
     def __init__(
         self,
         tasks: Sequence[Task],

@@ -26,6 +26,8 @@ class Bands(Epochs):
     observed; drawing costs the same for any number of tasks.
     """
 
+    learns_from_rewards = True
+
     def __init__(
         self,
         tasks: Sequence[Task],

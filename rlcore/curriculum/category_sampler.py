@@ -81,14 +81,14 @@ class CategorySampler(ABC):
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Learn from one step's finished groups, of all ranks.
 
-        A group without a scored rollout teaches nothing.
+        A group with neither a scored rollout nor a loss teaches nothing.
         """
         renamed = []
         scored: dict[int, list[Outcome]] = {}
         for outcome in outcomes:
             number = self.categories.of[outcome.index]
             renamed.append(replace(outcome, category=self.categories.names[number]))
-            if outcome.rewards:
+            if outcome.rewards or outcome.loss is not None:
                 scored.setdefault(number, []).append(outcome)
         self._log.observe(renamed)
         self.learn(scored)
@@ -160,6 +160,12 @@ def pass_rate(outcomes: Sequence[Outcome]) -> float:
     for outcome in outcomes:
         passed += passes(outcome)
     return sum(passed) / len(passed)
+
+
+def mean_loss(outcomes: Sequence[Outcome]) -> float:
+    """Over demonstrations their mean loss; over groups 1 - pass rate."""
+    losses = [outcome.loss for outcome in outcomes if outcome.loss is not None]
+    return sum(losses) / len(losses) if losses else 1 - pass_rate(outcomes)
 
 
 def softmax(scores: Sequence[float]) -> list[float]:

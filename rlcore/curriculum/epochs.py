@@ -114,8 +114,8 @@ class CategoryLog:
         self._last = tuple(outcomes)
 
     def metrics(self) -> dict[str, float]:
-        """`frac` of the groups, and `pass_rate` of the scored rollouts; a category with nothing
-        scored has no pass rate.
+        """`frac` of the groups, `pass_rate` of the scored rollouts and `loss` of the demonstrations;
+        a category has no pass rate where nothing was scored, and no loss where none was measured.
         """
         values: dict[str, float] = {}
         for category in sorted({outcome.category for outcome in self._last}):
@@ -126,4 +126,7 @@ class CategoryLog:
             values[f"curriculum/{category}/frac"] = len(groups) / len(self._last)
             if passed:
                 values[f"curriculum/{category}/pass_rate"] = sum(passed) / len(passed)
+            losses = [group.loss for group in groups if group.loss is not None]
+            if losses:
+                values[f"curriculum/{category}/loss"] = sum(losses) / len(losses)
         return values

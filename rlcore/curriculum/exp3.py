@@ -20,6 +20,8 @@ class Exp3(CategorySampler):
     forget at each step, so that old gains fade (0 is the textbook's EXP3).
     """
 
+    learns_from_rewards = True
+
     def __init__(
         self,
         tasks: Sequence[Task],

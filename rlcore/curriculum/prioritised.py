@@ -23,6 +23,8 @@ class Prioritised(Epochs):
     successes. State: two numbers for each task that has been observed.
     """
 
+    learns_from_rewards = True
+
     def __init__(
         self,
         tasks: Sequence[Task],

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlcore.curriculum.category_sampler import By, CategorySampler, pass_rate, softmax
+from rlcore.curriculum.category_sampler import By, CategorySampler, mean_loss, softmax
 from rlcore.errors import RecipeError
 from rlcore.types import Outcome, Task
 
@@ -16,13 +16,18 @@ class SkillIt(CategorySampler):
     """Shares proportional to `exp(eta sum_j A_ij sum of the last `window` losses of j)`, made
     anew every `every` steps.
 
-    The loss of a skill is 1 - its pass rate since the last update; a skill that was not seen
-    keeps the one before. Before the first update every loss counts as 1.
+    The loss of a skill is a mean since the last update, of its demonstrations' losses before they
+    were trained on, or in `rl` 1 - its pass rate; a skill that was not seen keeps the one before.
+    Before the first update every loss counts as 1. The paper's losses are those of a validation
+    set; those of an `sft` stage are that in the first epoch, when no demonstration was seen before.
 
     graph: skill -> {skill it helps: how much}. A skill helps itself by 1 unless the graph says
     otherwise. Edges are what you measured (train on i and j together: does j get better than
     alone?) or believe; without edges the weakest skill comes first.
     """
+
+    learns_from_rewards = True
+    learns_from_losses = True
 
     def __init__(
         self,
@@ -53,8 +58,8 @@ class SkillIt(CategorySampler):
                 self._a[i][j] = float(weight)
         self._losses: list[list[float]] = []
         """Of the last updates, [at most window][categories]."""
-        self._counts = [[0.0, 0.0] for _ in range(k)]
-        """Passed and scored rollouts of each skill since the last update."""
+        self._sums = [[0.0, 0.0] for _ in range(k)]
+        """Sum of losses, and their number, of each skill since the last update."""
         self._steps = 0
 
     def shares(self) -> list[float]:
@@ -71,9 +76,9 @@ class SkillIt(CategorySampler):
     def learn(self, outcomes: Mapping[int, Sequence[Outcome]]) -> None:
         """Count, and at every `every`-th step update."""
         for category, of_category in outcomes.items():
-            n = sum(len(outcome.rewards) for outcome in of_category)
-            self._counts[category][0] += pass_rate(of_category) * n
-            self._counts[category][1] += n
+            n = sum(max(1, len(outcome.rewards)) for outcome in of_category)
+            self._sums[category][0] += mean_loss(of_category) * n
+            self._sums[category][1] += n
         self._steps += 1
         if self._steps % self._every == 0:
             self._update()
@@ -81,11 +86,11 @@ class SkillIt(CategorySampler):
     def _update(self) -> None:
         """Note the loss of each skill since the last update, and count anew."""
         losses = list(self.values())
-        for skill, (passed, n) in enumerate(self._counts):
+        for skill, (total, n) in enumerate(self._sums):
             if n:
-                losses[skill] = 1 - passed / n
+                losses[skill] = total / n
         self._losses = [*self._losses, losses][-self._window :]
-        self._counts = [[0.0, 0.0] for _ in self._counts]
+        self._sums = [[0.0, 0.0] for _ in self._sums]
 
     def values(self) -> Sequence[float]:
         """Last loss of each skill."""
@@ -94,11 +99,11 @@ class SkillIt(CategorySampler):
     def learned_state(self) -> dict[str, Any]:
         return {
             "losses": list(self._losses),
-            "counts": [list(pair) for pair in self._counts],
+            "sums": [list(pair) for pair in self._sums],
             "steps": self._steps,
         }
 
     def load_learned_state(self, state: dict[str, Any]) -> None:
         self._losses = state["losses"]
-        self._counts = state["counts"]
+        self._sums = [list(pair) for pair in state["sums"]]
         self._steps = state["steps"]

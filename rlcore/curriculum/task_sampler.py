@@ -28,6 +28,11 @@ CURRICULA = {
     "skill_it": "rlcore.curriculum.skill_it:SkillIt",
     "aioli": "rlcore.curriculum.aioli:Aioli",
     "easy_to_hard": "rlcore.curriculum.easy_to_hard:EasyToHard",
+    "phases": "rlcore.curriculum.phases:Phases",
+    "cyclic": "rlcore.curriculum.cyclic:Cyclic",
+    "folded": "rlcore.curriculum.folded:Folded",
+    "buckets": "rlcore.curriculum.buckets:Buckets",
+    "power_law": "rlcore.curriculum.power_law:PowerLawReplay",
 }
 """Name in a recipe -> where it is."""
 
@@ -57,12 +62,14 @@ class TaskSampler(Protocol):
 
 
 def drawn(sampler: TaskSampler, n: int, tasks: int) -> list[int]:
-    """The next n positions among so many tasks.
+    """The next n positions among so many tasks; of a sampler with `sizes_batches` as many as it gives.
 
     Raises `RecipeError` if the sampler gives anything else.
     """
     positions = sampler.draw(n)
-    fine = isinstance(positions, list) and len(positions) == n
+    fine = isinstance(positions, list) and len(positions) > 0
+    if not getattr(sampler, "sizes_batches", False):
+        fine = fine and len(positions) == n
     if not fine or not all(
         isinstance(position, Integral) and 0 <= position < tasks for position in positions
     ):

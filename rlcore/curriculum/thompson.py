@@ -22,6 +22,8 @@ class Thompson(CategorySampler):
     changes; 1 never forgets. Prior Beta(1, 1).
     """
 
+    learns_from_rewards = True
+
     def __init__(
         self, tasks: Sequence[Task], *, by: By = "category", discount: float = 0.9, seed: int
     ) -> None:

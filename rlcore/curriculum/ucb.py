@@ -30,6 +30,8 @@ class Ucb(CategorySampler):
     counts and sums at each step; 1 never forgets.
     """
 
+    learns_from_rewards = True
+
     def __init__(
         self,
         tasks: Sequence[Task],

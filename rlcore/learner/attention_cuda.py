@@ -5,9 +5,12 @@ FlashAttention for plain sequences, FlexAttention for trees and capped scores.
 
 from __future__ import annotations
 
+import inspect
+import logging
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +21,8 @@ from rlcore.learner.forest import ends
 
 if TYPE_CHECKING:
     from rlcore.learner.attention import Rules
+
+log = logging.getLogger(__name__)
 
 _refused: set[str] = set()
 
@@ -67,14 +72,18 @@ def flash(
     rules: Rules,
 ) -> Tensor:
     """Sequences side by side through FlashAttention's varlen kernel."""
-    from torch.nn.attention.varlen import varlen_attn
-
+    varlen_attn = _varlen_attn()
     borders = _borders(lengths, query.device)
     longest = max(lengths)
     left_window = -1 if rules.window is None else rules.window - 1
     settings: dict[str, Any] = {"scale": rules.scaling, "window_size": (left_window, 0)}
-    if query.shape[1] != key.shape[1]:
-        settings["enable_gqa"] = True
+    queries_per_key = query.shape[1] // key.shape[1]
+    if queries_per_key > 1:
+        if takes(varlen_attn, "enable_gqa"):
+            settings["enable_gqa"] = True
+        else:  # torch 2.11
+            key = key.repeat_interleave(queries_per_key, 1)
+            value = value.repeat_interleave(queries_per_key, 1)
     out = varlen_attn(
         _tokens_first(query),
         _tokens_first(key),
@@ -86,6 +95,36 @@ def flash(
         **settings,
     )
     return out[None]
+
+
+@lru_cache(maxsize=1)
+def _varlen_attn() -> Callable[..., Tensor]:
+    """torch's varlen attention, on FlashAttention 3 where a Hopper GPU and the package `flash_attn_interface` are here.
+
+    Its kernels are torch's to choose: they are switched on for the process. torch before 2.11 has no such switch.
+    """
+    import torch.nn.attention as attention
+    from torch.nn.attention.varlen import varlen_attn
+
+    activate = getattr(attention, "activate_flash_attention_impl", None)
+    is_hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+    if activate is None or not is_hopper or find_spec("flash_attn_interface") is None:
+        return varlen_attn
+    try:
+        activate("FA3")
+        log.info("attention of the learner: FlashAttention 3")
+    except (ImportError, AttributeError, RuntimeError, ValueError) as error:
+        warnings.warn(
+            f"FlashAttention 3 does not work here and 2 is used: {first_line(error)}",
+            stacklevel=2,
+        )
+    return varlen_attn
+
+
+@cache
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether the function has a parameter of this name."""
+    return name in inspect.signature(function).parameters
 
 
 def _tokens_first(tensor: Tensor) -> Tensor:

@@ -40,7 +40,10 @@ class BatchLoss:
         self.reduced = torch.zeros_like(batch.has_behaviour)
 
     def __call__(self, logp: Tensor, entropy: Tensor, part: slice) -> Tensor:
-        """logp and entropy [n] of the tokens `part` -> their summand of the loss."""
+        """logp [n] or [n, 1 + K] and entropy [n] of the tokens `part` -> their summand of the loss.
+
+        K: tokens of the teacher, after the sampled one.
+        """
         tokens = self._tokens(logp, entropy, part)
         losses = []
         for term in self._objective.terms:
@@ -61,7 +64,7 @@ class BatchLoss:
     def tally(self, logp: Tensor, entropy: Tensor) -> Tensor:
         """[terms + 9] float64: the loss of each term, then the values of `rlcore.learner.report.SUMS` and `MAXIMA`."""
         batch = self._batch
-        logp = logp.detach()
+        logp = _sampled(logp).detach()
         from_engine = (logp - batch.behaviour)[batch.has_behaviour]
         from_old = (logp - batch.old)[~batch.live]
         values = [
@@ -81,6 +84,8 @@ class BatchLoss:
 
     def _tokens(self, logp: Tensor, entropy: Tensor, part: slice) -> Tokens:
         batch = self._batch
+        top = logp[:, 1:] if logp.dim() == 2 else None
+        logp = _sampled(logp)
         old = torch.where(batch.live[part], logp.detach(), batch.old[part])
         behaviour = torch.where(batch.has_behaviour[part], batch.behaviour[part], old)
         return Tokens(
@@ -94,7 +99,25 @@ class BatchLoss:
             row=batch.row[part],
             rows=len(batch.order),
             lengths=None if self._lengths is None else self._lengths[part],
+            **self._of_teacher(logp, top, part),
         )
+
+    def _of_teacher(self, logp: Tensor, top: Tensor | None, part: slice) -> dict[str, Tensor]:
+        """What a teacher says of the tokens, where the objective reads it.
+
+        Where no sample of the micro-batch has scores, its terms have no tokens in it: what stands
+        for the scores then is not read, and keeps the loss a function of the policy.
+        """
+        batch = self._batch
+        columns = {}
+        if "teacher" in self._objective.reads:
+            columns["teacher"] = logp.detach() if batch.teacher is None else batch.teacher[part]
+        if "teacher_top" in self._objective.reads:
+            columns["top"] = logp[:, None] if top is None else top
+            columns["teacher_top"] = (
+                logp.detach()[:, None] if batch.teacher_top is None else batch.teacher_top[part]
+            )
+        return columns
 
     def _indices(self, stream: str, part: slice) -> Tensor | None:
         """Indices in `part` of the tokens of `stream`; None if it is all of them."""
@@ -102,6 +125,11 @@ class BatchLoss:
         if index is None or part == slice(None):
             return index
         return index[(index >= part.start) & (index < part.stop)] - part.start
+
+
+def _sampled(logp: Tensor) -> Tensor:
+    """Log-probabilities [n] of the sampled tokens, which come first."""
+    return logp[:, 0] if logp.dim() == 2 else logp
 
 
 def _k3(log_ratio: Tensor) -> Tensor:
@@ -120,8 +148,7 @@ def sums_over_tokens(objective: Objective) -> bool:
     declare it; one that sums over sequences is noticed because the pieces do not let it.
     """
     for tokens, counts in _trials():
-        if not objective.needs_reference:
-            tokens = tokens._replace(reference=None)
+        tokens = tokens._replace(**_not_read(objective))
         count = len(tokens.row)
         lengths = tokens.row.bincount()[tokens.row].double()
         for term in objective.terms:
@@ -131,7 +158,7 @@ def sums_over_tokens(objective: Objective) -> bool:
                 raise LearnerError(
                     f"term {term.name!r} of the objective fails on {count} tokens: {type(error).__name__}: {error}; "
                     "see rlcore.objective.parts for what each part takes and returns (one that reads tokens.reference is "
-                    "marked with reads_reference)"
+                    "marked with reads_reference, others with reads)"
                 ) from error
             pieces = []
             try:
@@ -170,7 +197,10 @@ def _trials() -> Iterator[tuple[Tokens, Counts]]:
     row = torch.arange(count) * rows // count
     for spread in (0.0, 0.01, 0.5, 3.0):
         logp = -4 * torch.rand(count, generator=generator, dtype=torch.float64)
-
+        top, teacher_top = (
+            torch.randn(count, 5, generator=torch.Generator().manual_seed(seed)).double()
+            for seed in (1, 2)
+        )
         old, behaviour, reference, advantage = (
             logp + spread * torch.randn(count, generator=generator, dtype=torch.float64)
             for _ in range(4)
@@ -185,18 +215,40 @@ def _trials() -> Iterator[tuple[Tokens, Counts]]:
             weight=logp.exp(),
             row=row,
             rows=rows,
+            teacher=reference + advantage,
+            top=top.log_softmax(1)[:, :3],
+            teacher_top=teacher_top.log_softmax(1)[:, :3],
         )
         yield tokens, Counts(count, rows)
 
 
 def _derivatives(term: Term, tokens: Tokens, counts: Counts) -> Tensor:
-    """Derivatives of the loss by log-probability and entropy, and the mask: [3, n]."""
-    logp = tokens.logp.clone().requires_grad_()
-    entropy = tokens.entropy.clone().requires_grad_()
-    loss, mask = term.evaluate(tokens._replace(logp=logp, entropy=entropy), counts)
-    grads = torch.autograd.grad(loss, [logp, entropy], allow_unused=True)
-    by_logp, by_entropy = (torch.zeros_like(mask) if grad is None else grad for grad in grads)
-    return torch.stack([by_logp, by_entropy, mask])
+    """Derivatives of the loss by all log-probabilities and entropy, and the mask: one row each, [..., n]."""
+    leaves = {"logp": tokens.logp, "entropy": tokens.entropy, "top": tokens.top}
+    leaves = {
+        name: value.clone().requires_grad_()
+        for name, value in leaves.items()
+        if value is not None
+    }
+    loss, mask = term.evaluate(tokens._replace(**leaves), counts)
+    grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    rows = [mask[None]]
+    for leaf, grad in zip(leaves.values(), grads, strict=True):
+        value = torch.zeros_like(leaf) if grad is None else grad
+        rows.append(value[None] if value.dim() == 1 else value.t())
+    return torch.cat(rows)
+
+
+def _not_read(objective: Objective) -> dict[str, None]:
+    """Fields that are not there for an objective that does not read them."""
+    absent: dict[str, None] = {}
+    if not objective.needs_reference:
+        absent["reference"] = None
+    if not objective.needs_teacher:
+        absent["teacher"] = None
+    if "teacher_top" not in objective.reads:
+        absent |= {"top": None, "teacher_top": None}
+    return absent
 
 
 def _select(tokens: Tokens, index: Tensor) -> Tokens:

@@ -78,10 +78,11 @@ class Head:
     ) -> Tensor:
         """z becomes d loss / d logits.
 
-        A log-probability has the gradient onehot - p, an entropy -p (log p + entropy). target [n]
-        counts from the tile's first word; where it is none of the tile's, the onehot is 0. Logits
-        that were cut off have p = 0 and so a gradient of 0.
+        A log-probability has the gradient onehot - p, an entropy -p (log p + entropy). target and
+        grad_logp [n, M], the target counts from the tile's first word; where it is none of the
+        tile's, the onehot is 0. Logits that were cut off have p = 0 and so a gradient of 0.
         """
+        pulled = grad_logp.sum(1)
         in_tile = (target >= 0) & (target < z.shape[1])
         column = target.clamp(0, z.shape[1] - 1)
         onehot = torch.where(in_tile, grad_logp, 0)
@@ -89,14 +90,14 @@ class Head:
             slope = self._softcap_slope(x)
             x.sub_(stats.log_total[rows, None])
             if grad_entropy is None:
-                x.exp_().mul_(-grad_logp[rows, None])
+                x.exp_().mul_(-pulled[rows, None])
             else:
                 p = x.exp()
                 x.add_(stats.entropy[rows, None])
                 x.mul_(grad_entropy[rows, None])
-                x.add_(grad_logp[rows, None])
+                x.add_(pulled[rows, None])
                 x.mul_(p).neg_()
-            x.scatter_add_(1, column[rows, None], onehot[rows, None])
+            x.scatter_add_(1, column[rows], onehot[rows])
             if slope is not None:
                 x.mul_(slope)
             if self.temperature != 1:
@@ -118,6 +119,7 @@ class RowStats(NamedTuple):
     """Softmax statistics of each row of logits, [n] each."""
 
     logp: Tensor
+    """[n, M], of each of the row's M targets."""
     entropy: Tensor
     log_total: Tensor
     """Log of the partition sum."""
@@ -133,20 +135,21 @@ class OnlineSoftmax:
     exp(-d), and the sum of x exp(x), whose x are relative to `top` too, is shifted as well.
     """
 
-    def __init__(self, n: int, like: Tensor, wide: torch.dtype) -> None:
+    def __init__(self, n: int, targets: int, like: Tensor, wide: torch.dtype) -> None:
+        """targets: how many log-probabilities of each row are asked for."""
         self._top = torch.full((n,), LOWEST, dtype=wide, device=like.device)
         self._total = torch.zeros_like(self._top)  # sum of exp(x)
         self._weighted = torch.zeros_like(self._top)  # sum of x exp(x)
-        self._picked = torch.zeros_like(self._top)  # the target's logit
+        self._picked = self._top.new_zeros(n, targets)  # logits of the targets
 
     def add(self, z: Tensor, target: Tensor, at: slice = slice(None)) -> None:
-        """Logits [n, v] of the rows `at`; target [n] counts from the tile's first word."""
+        """Logits [n, v] of the rows `at`; target [n, M] counts from the tile's first word."""
         top = self._top[at]
         total = self._total[at]
         weighted = self._weighted[at]
         in_tile = (target >= 0) & (target < z.shape[1])
         column = target.clamp(0, z.shape[1] - 1)
-        picked = z.gather(1, column[:, None])[:, 0]
+        picked = z.gather(1, column)
         self._picked[at] += torch.where(in_tile, picked, 0)
         for rows, x in cached_pieces(z):
             new_top = torch.maximum(top[rows], x.amax(1))
@@ -161,7 +164,7 @@ class OnlineSoftmax:
     def stats(self) -> RowStats:
         log_total = self._total.log()
         return RowStats(
-            logp=self._picked - self._top - log_total,
+            logp=self._picked - self._top[:, None] - log_total[:, None],
             entropy=log_total - self._weighted / self._total,
             log_total=self._top + log_total,
         )

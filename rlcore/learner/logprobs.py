@@ -20,13 +20,16 @@ from torch.autograd.function import once_differentiable
 from rlcore.learner.head import Head, HeadGradients, OnlineSoftmax
 from rlcore.learner.support import Support
 
-TILE_LOGITS = 20 * 2**20
-"""Logits held at a time: 80 MiB in fp32, 138 tokens of a vocabulary of 151,936."""
+TILE_LOGITS = {"cpu": 20 * 2**20, "cuda": 128 * 2**20}
+"""Logits held at a time: 80 MiB in fp32, 138 tokens of a vocabulary of 151,936. On a GPU 512 MiB, 883 tokens.
+
+One pass reads all of the weight and adds to all of its gradient for each tile, which a GPU's memory would be the limit of.
+"""
 TILE_TOKENS = 4096
 """Tokens of a tile that need not hold the whole vocabulary."""
 
 Loss = Callable[[Tensor, Tensor, slice], Tensor]
-"""(logp [n], entropy [n], their places in the N tokens) -> differentiable scalar, a sum over tokens."""
+"""(logp [n] or [n, M], entropy [n], their places in the N tokens) -> differentiable scalar, a sum over tokens."""
 
 
 def chunked_logprobs(
@@ -43,15 +46,21 @@ def chunked_logprobs(
     """Log-probability of `target` and entropy of the distribution softmax(z).
 
     z = cap(hidden @ weight.T + bias) / temperature, where cap(x) is softcap * tanh(x / softcap), or x.
-    hidden [N, H], weight [V, H], bias [V] or None, target [N] int64 -> logp [N], entropy [N] in nats.
+    hidden [N, H], weight [V, H], bias [V] or None, target [N] int64 -> logp [N], entropy [N] in nats;
+    of several targets a token, [N, M], logp is [N, M].
     With `support` the softmax is over the kept tokens of each row alone. Results are fp32 (float64 for
     float64 inputs), as are all sums over the vocabulary. Both outputs are exactly differentiable;
     logits are computed again in the backward pass. tile: tokens and words at a time.
     """
     head = _head(hidden, weight, bias, temperature, softcap, support)
     rows = min(TILE_TOKENS, max(1, len(hidden)))
-    tile = tile or (rows, TILE_LOGITS // rows)
-    return _Recompute.apply(head.hidden, head.weight, head.bias, target, head, tile)
+    tile = tile or (rows, _tile_logits(hidden) // rows)
+    if target.dim() == 2:
+        return _Recompute.apply(head.hidden, head.weight, head.bias, target, head, tile)
+    logp, entropy = _Recompute.apply(
+        head.hidden, head.weight, head.bias, target[:, None], head, tile
+    )
+    return logp[:, 0], entropy
 
 
 def one_pass(
@@ -72,8 +81,45 @@ def one_pass(
     the backward pass, which may come once: [N, H] and [V, H], in fp32.
     """
     head = _head(hidden, weight, bias, temperature, softcap, support)
-    rows = chunk or max(64, TILE_LOGITS // len(weight) // 16 * 16)
-    return _OnePass.apply(head.hidden, head.weight, head.bias, target, head, loss, rows)
+    rows = chunk or max(64, _tile_logits(hidden) // len(weight) // 16 * 16)
+    if target.dim() == 2:
+        return _OnePass.apply(head.hidden, head.weight, head.bias, target, head, loss, rows)
+
+    def of_one(logp: Tensor, entropy: Tensor, part: slice) -> Tensor:
+        return loss(logp[:, 0], entropy, part)
+
+    logp, entropy, total = _OnePass.apply(
+        head.hidden, head.weight, head.bias, target[:, None], head, of_one, rows
+    )
+    return logp[:, 0], entropy, total
+
+
+def top_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: int,
+    *,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Ids and log-probabilities [N, k] of the k most probable of the tokens, most probable first.
+
+    Arguments as in `chunked_logprobs`; k is at most the vocabulary.
+    """
+    head = _head(hidden, weight, bias, temperature, softcap, None)
+    ids = torch.empty(len(hidden), k, dtype=torch.int64, device=hidden.device)
+    logprobs = torch.empty(len(hidden), k, dtype=head.wide, device=hidden.device)
+    rows = max(64, _tile_logits(hidden) // len(weight) // 16 * 16)
+    for at, _, z in head.tiles(rows, len(weight)):
+        best = z.topk(k, dim=1)
+        ids[at] = best.indices
+        logprobs[at] = best.values - z.logsumexp(1, keepdim=True)
+    return ids, logprobs
+
+
+def _tile_logits(hidden: Tensor) -> int:
+    return TILE_LOGITS.get(hidden.device.type, TILE_LOGITS["cpu"])
 
 
 def _head(
@@ -109,7 +155,7 @@ class _Recompute(torch.autograd.Function):
         head: Head,
         tile: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        softmax = OnlineSoftmax(len(hidden), hidden, head.wide)
+        softmax = OnlineSoftmax(len(hidden), target.shape[1], hidden, head.wide)
         for rows, columns, z in head.tiles(*tile):
             softmax.add(z, target[rows] - columns.start, rows)
         # Saved so that autograd notices if one of them is changed in place.
@@ -128,7 +174,7 @@ class _Recompute(torch.autograd.Function):
         target = ctx.saved_tensors[3]
         gradients = HeadGradients(ctx.head, ctx.needs_input_grad)
         if grad_logp is None:
-            grad_logp = torch.zeros_like(ctx.stats.log_total)
+            grad_logp = torch.zeros_like(ctx.stats.logp)
         for rows, columns, z in ctx.head.tiles(*ctx.tile):
             dz = ctx.head.pull(
                 z,
@@ -153,12 +199,12 @@ class _OnePass(torch.autograd.Function):
         loss: Loss,
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        logp = torch.empty(len(hidden), dtype=head.wide, device=hidden.device)
-        entropy = torch.empty_like(logp)
+        logp = torch.empty(target.shape, dtype=head.wide, device=hidden.device)
+        entropy = torch.empty(len(hidden), dtype=head.wide, device=hidden.device)
         total = logp.new_zeros(())
         gradients = HeadGradients(head, ctx.needs_input_grad)
         for rows, columns, z in head.tiles(chunk, len(weight)):
-            softmax = OnlineSoftmax(len(z), z, head.wide)
+            softmax = OnlineSoftmax(len(z), target.shape[1], z, head.wide)
             softmax.add(z, target[rows])
             stats = softmax.stats()
             logp[rows] = stats.logp

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlcore.learner.attention import layout_of_this_forward
-from rlcore.learner.logprobs import Loss, chunked_logprobs, one_pass
+from rlcore.learner.logprobs import Loss, chunked_logprobs, one_pass, top_logprobs
 from rlcore.learner.noise import in_float32
 from rlcore.learner.support import Support
 
@@ -43,15 +43,43 @@ class PackedModule(nn.Module):
         parents: tuple[int, ...] | None = None,
         support: Support | None = None,
         loss: Loss | None = None,
+        top_k: int = 0,
     ) -> tuple[Tensor, ...]:
         """token_ids and positions [T], lengths and parents of the segments, source and target [N]
-        -> logp [N], entropy [N].
+        -> logp [N], entropy [N]; of several targets a token, [N, M], logp is [N, M].
 
         `support` lists the tokens that truncated sampling kept, and log-probabilities are those among
         them. With `loss`, a function of pieces of these vectors, the logits are computed once only
         and a third value is returned: the sum of the function's values. Only that one is
-        differentiable then.
+        differentiable then. With `top_k`, two more are returned, not differentiable: ids and
+        log-probabilities [N, top_k] of the most probable tokens.
         """
+        hidden = self.hidden(token_ids, positions, lengths, source, parents)
+        head = self.model.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        config = self.model.config.get_text_config()
+        settings = {
+            "temperature": temperature / self.logit_scale,
+            "softcap": getattr(config, "final_logit_softcapping", None),
+            "support": support,
+        }
+        if top_k:
+            of_target = chunked_logprobs(hidden, head.weight, bias, target, **settings)
+            settings.pop("support")
+            return *of_target, *top_logprobs(hidden, head.weight, bias, top_k, **settings)
+        if loss is None:
+            return chunked_logprobs(hidden, head.weight, bias, target, **settings)
+        return one_pass(hidden, head.weight, bias, target, loss, **settings)
+
+    def hidden(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        lengths: tuple[int, ...],
+        source: Tensor,
+        parents: tuple[int, ...] | None,
+    ) -> Tensor:
+        """The last hidden states at `source`, [N, H]."""
         decoder = self.model.get_decoder()
         layout = {"packed_lengths": lengths, "packed_parents": parents}
         with layout_of_this_forward(lengths, parents):
@@ -62,18 +90,7 @@ class PackedModule(nn.Module):
                 use_cache=False,
                 **(layout if takes_keywords(type(decoder)) else {}),
             )
-        hidden = output.last_hidden_state[0].index_select(0, source)
-        head = self.model.get_output_embeddings()
-        bias = getattr(head, "bias", None)
-        config = self.model.config.get_text_config()
-        settings = {
-            "temperature": temperature / self.logit_scale,
-            "softcap": getattr(config, "final_logit_softcapping", None),
-            "support": support,
-        }
-        if loss is None:
-            return chunked_logprobs(hidden, head.weight, bias, target, **settings)
-        return one_pass(hidden, head.weight, bias, target, loss, **settings)
+        return output.last_hidden_state[0].index_select(0, source)
 
     def in_float32(self) -> AbstractContextManager[None]:
         """Context in which the model computes in float32, whatever precision its weights have: see `noise.in_float32`."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rlcore.learner.forest import Forest, common, grow, join
 from rlcore.learner.support import Support, pack_support
+from rlcore.learner.teacher_columns import teacher_columns
 from rlcore.types import Sample
 
 Layout = Literal["auto", "packed", "shared"]
@@ -55,6 +56,9 @@ class MicroBatch:
     weight: Tensor  # [N] float64
     support: Support | None = None
     """Tokens that truncated sampling kept; None if nothing was truncated."""
+    teacher: Tensor | None = None  # [N] float64, 0 in samples without a teacher's scores
+    top_ids: Tensor | None = None  # [N, K] int64, the teacher's most probable tokens
+    teacher_top: Tensor | None = None  # [N, K] float64, its log-probabilities of them
 
     @property
     def shares(self) -> bool:
@@ -63,14 +67,21 @@ class MicroBatch:
             self.order
         )
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> MicroBatch:
+    @property
+    def with_top_ids(self) -> Tensor:
+        """The target and the teacher's tokens, [N, 1 + K]; the target alone where no sample has any, [N]."""
+        if self.top_ids is None:
+            return self.target
+        return torch.cat([self.target[:, None], self.top_ids], dim=1)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> MicroBatch:
         """On `device`, with floats as `dtype`."""
         moved = {}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Tensor):
                 target_dtype = dtype if value.is_floating_point() else value.dtype
-                moved[item.name] = value.to(device, target_dtype)
+                moved[item.name] = sent(value.to(target_dtype), device)
             elif isinstance(value, Support):
                 moved[item.name] = value.to(device)
         return replace(self, **moved)
@@ -81,6 +92,16 @@ class MicroBatch:
         if all(in_stream):
             return None
         return torch.tensor(in_stream, device=self.row.device)[self.row].nonzero()[:, 0]
+
+
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on `device`. To a GPU it goes through pinned memory, which nobody waits for: the next launches follow at once.
+
+    Pinned memory is not used again before the copy is over; torch's allocator sees to that.
+    """
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class _Unit(NamedTuple):
@@ -109,7 +130,7 @@ def pack(
     by_temperature: dict[float, dict[int, list[int]]] = {}
     for index, sample in enumerate(samples):
         if any(sample.mask):
-            tokens_read = sample.token_ids[: _read_length(sample)]
+            tokens_read = sample.context_ids[: _read_length(sample)]
             by_temperature.setdefault(_temperature(sample), {})[index] = tokens_read
     batches = []
     for tokens in by_temperature.values():
@@ -247,7 +268,7 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         segments = [np.arange(starts[segment], starts[segment + 1]) for segment in path]
         places = np.concatenate(segments)
         ids = np.array(sample.token_ids, np.int64)
-        token_ids[places] = ids[: len(places)]
+        token_ids[places] = sample.context_ids[: len(places)]
         positions[places] = np.arange(len(places))
         trained = np.flatnonzero(sample.mask)
         trained_samples.append((sample, trained.tolist()))
@@ -272,6 +293,7 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         target=_tensor(target, torch.int64),
         row=_tensor(row, torch.int64),
         support=pack_support(trained_samples),
+        **teacher_columns(trained_samples),
         **vectors,
     )
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,7 +20,7 @@ from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.pack import Layout, pack
 from rlcore.learner.packed_check import check_packed
 from rlcore.learner.policy_adapter import Adapter, attach
-from rlcore.learner.policy_files import check_writable
+from rlcore.learner.policy_files import ADAPTER, check_writable, write_policy
 from rlcore.learner.reference import ShardedReference, frozen_copy
 from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
@@ -29,9 +28,6 @@ from rlcore.pretrained import is_converted, load_causal_lm, require_model
 from rlcore.rope import fix_rope
 from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Sample
-
-ADAPTER = "adapter"
-"""Subfolder of a saved policy that holds its adapter alone."""
 
 
 @dataclass(frozen=True)
@@ -180,19 +176,17 @@ class Policy:
         from the sum exactly. Weights are written as they are trained: float32 under `MixedModule`.
         With `base` only the model below the adapter is written.
         """
+        write_policy(self, folder, self.saved_state(base=base), base=base)
+
+    def saved_state(self, *, base: bool = False) -> dict[str, Tensor]:
+        """The live tensors that `save` writes. Collective; on other ranks than 0 those that are sharded are None."""
         if self.adapter is None:
             state = self.model.state_dict()
         elif base:
             state = self.adapter.base()
         else:
             state = dict(self.adapter.state())
-        state = gathered({name: tensor.detach() for name, tensor in state.items()})
-        if dist.is_initialized() and dist.get_rank() != 0:
-            return
-        self.model.save_pretrained(folder, state_dict=state)
-        self.tokenizer.save_pretrained(folder)
-        if self.adapter is not None and not base:
-            self.adapter.save(Path(folder) / ADAPTER)
+        return gathered({name: tensor.detach() for name, tensor in state.items()})
 
 
 def load_policy(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,10 +127,16 @@ class Adapter:
         """Context in which the model is its base."""
         return self.wrapper.disable_adapter()
 
-    def save(self, folder: Path) -> None:
-        """Write the adapter alone, as `PeftModel.from_pretrained` reads it."""
+    def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write the adapter alone, as `PeftModel.from_pretrained` reads it; with `state` as `saved_state` was."""
         # "auto" would ask the hub for the base's vocabulary
-        self.wrapper.save_pretrained(str(folder), save_embedding_layers=False)
+        self.wrapper.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
+
+    def saved_state(self, copied: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The wrapper's state with what is trained copied; the rest is frozen, and live."""
+        trained = {name for name, p in self.wrapper.named_parameters() if p.requires_grad}
+        state = self.wrapper.state_dict()
+        return {name: copied(t) if name in trained else t for name, t in state.items()}
 
     def load(self, folder: Path) -> None:
         """Take over the adapter in `folder`, bit for bit. Raises `ModelError`."""

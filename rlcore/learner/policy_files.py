@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Size, Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,13 +19,38 @@ from rlcore.pretrained import read_back
 from rlcore.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
+    from rlcore.learner.policy import Policy
     from rlcore.learner.policy_adapter import Adapter
 
+ADAPTER = "adapter"
+"""Subfolder of a saved policy that holds its adapter alone."""
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 """Settings of a generation config that say that its author sampled."""
 _SAVED = "be saved"
 _TEXT = "The ship left at 7:15,\n\twith 12 men & a \u00e9migr\u00e9."
 """Compared before and after a tokenizer is saved."""
+
+
+def write_policy(
+    policy: Policy,
+    folder: str | Path,
+    state: dict[str, Tensor],
+    *,
+    base: bool = False,
+    adapter: dict[str, Tensor] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """What `Policy.save` writes, with these weights. Rank 0 writes.
+
+    adapter, tokenizer: copies to write in place of the policy's own, which another thread may be
+    using: `Adapter.saved_state`, and a tokenizer, which cannot be set and saved at once.
+    """
+    if dist.is_initialized() and dist.get_rank() != 0:
+        return
+    policy.model.save_pretrained(folder, state_dict=state)
+    (tokenizer or policy.tokenizer).save_pretrained(folder)
+    if policy.adapter is not None and not base:
+        policy.adapter.save(Path(folder) / ADAPTER, adapter)
 
 
 def check_writable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

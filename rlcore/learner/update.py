@@ -22,6 +22,7 @@ from rlcore.learner.policy import Policy
 from rlcore.learner.report import MAXIMA, build_report, empty_report, losses_by_name
 from rlcore.learner.settings import OptimSettings
 from rlcore.learner.sharding import gathered, optimizer_in_parts, reshard
+from rlcore.learner.teacher_columns import reads_of_streams, require_scores
 from rlcore.objective.parts import Counts
 from rlcore.objective.term import Objective
 from rlcore.types import Sample, StepReport
@@ -65,6 +66,7 @@ class Learner:
         self.layout = layout
         self._layout_checked = layout == "packed"
         self._one_pass = sums_over_tokens(objective)
+        self._reads_of_stream = reads_of_streams(objective)
         self._settings = OptimSettings(**optim)
         self._schedule = self._settings.make_schedule()
         optimizer = self._settings.make_optimizer(policy.module)
@@ -102,7 +104,7 @@ class Learner:
         if self.average is not None:
             self.average.update()
         self.updates += 1
-        return build_report(
+        report = build_report(
             self.objective,
             totals,
             agreed.counts,
@@ -111,6 +113,9 @@ class Learner:
             model_tokens=agreed.model_tokens,
             forward_only_tokens=0 if self._reference is None else agreed.model_tokens,
         )
+        for control in self.objective.controls.values():
+            control.observe(report.entropy)
+        return report
 
     def accumulate(
         self, samples: Sequence[Sample]
@@ -147,7 +152,7 @@ class Learner:
         return completed, agreed.model_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser, updates, version and averaged weights; the weights themselves are the policy's to save.
+        """Optimiser, updates, version, averaged weights and moving coefficients; the weights themselves are the policy's to save.
 
         Collective; what is sharded is full on the first rank, and missing on the others.
         """
@@ -158,6 +163,8 @@ class Learner:
         }
         if self.average is not None:
             state["average"] = self.average.state_dict()
+        for name, control in self.objective.controls.items():
+            state[f"objective/{name}"] = control.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -169,6 +176,8 @@ class Learner:
         self.version = state["version"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        for name, control in self.objective.controls.items():
+            control.load_state_dict(state[f"objective/{name}"])
 
     def _accumulate(self, samples: Sequence[Sample]) -> tuple[list[float] | None, _Agreed]:
         for sample in samples:
@@ -178,6 +187,7 @@ class Learner:
                     f"sample {sample.id!r} is of stream {sample.stream!r}, which no term of the objective reads "
                     f"(they read {streams})"
                 )
+        require_scores(samples, self._reads_of_stream)
         batches = self._pack(samples)
         agreed = self._agree(batches)
         if agreed.rounds == 0:
@@ -236,11 +246,12 @@ class Learner:
     def _backward(self, batch: MicroBatch, counts: dict[str, Counts]) -> Tensor:
         """Add a micro-batch's gradient. Returns its tally, see `BatchLoss.tally`."""
         batch = batch.to(self.accelerator.device, self.policy.dtype)
-        inputs = _inputs(batch)
         reference = None
         if self._reference is not None:
             with torch.no_grad():
-                reference, _ = self._reference(*inputs)
+                reference, _ = self._reference(*_inputs(batch))
+        wide = "teacher_top" in self.objective.reads
+        inputs = _inputs(batch, target=batch.with_top_ids if wide else batch.target)
         batch_loss = BatchLoss(self.objective, batch, counts, reference, pieces=self._one_pass)
         if self._one_pass:
             logp, entropy, loss = self._module(*inputs, loss=batch_loss)
@@ -284,14 +295,14 @@ class _Agreed(NamedTuple):
     model_tokens: int  # tokens the model reads, over all ranks
 
 
-def _inputs(batch: MicroBatch) -> tuple[Any, ...]:
-    """Arguments of `PackedModule.forward`, in its order."""
+def _inputs(batch: MicroBatch, target: Tensor | None = None) -> tuple[Any, ...]:
+    """Arguments of `PackedModule.forward`, in its order. target: in place of the batch's own."""
     return (
         batch.token_ids,
         batch.positions,
         batch.lengths,
         batch.source,
-        batch.target,
+        batch.target if target is None else target,
         batch.temperature,
         batch.parents,
         batch.support,

@@ -26,6 +26,7 @@ from accelerate.utils import gather_object
 from rlcore.errors import LearnerError
 from rlcore.learner.report import merge_reports
 from rlcore.learner.update import Learner
+from rlcore.objective.term import Selection
 from rlcore.types import Sample, StepReport
 
 OldLogprobs = Literal["trainer", "engine"]
@@ -76,6 +77,8 @@ def run_updates(
     forward_only_tokens = 0
     if old_logprobs == "trainer" and any(needs for _, needs in needs_old_of_all):
         forward_only_tokens = _recompute(learner, units, only_stale=not several_updates)
+    if learner.objective.select is not None:
+        _select(learner.objective.select, units, gather)
 
     updates_before = learner.updates
     reports = []
@@ -154,6 +157,13 @@ def _recompute(learner: Learner, units: Sequence[_Unit], *, only_stale: bool) ->
     for (unit, index), sample in zip(places, completed, strict=True):
         unit.samples[index] = sample
     return tokens
+
+
+def _select(select: Selection, units: Sequence[_Unit], gather: Gather) -> None:
+    """Let the objective leave out tokens of the step's samples. Collective."""
+    kept = iter(select([sample for unit in units for sample in unit.samples], gather))
+    for unit in units:
+        unit.samples = [next(kept) for _ in unit.samples]
 
 
 def _with_old_logprobs_for_this_update(

@@ -47,18 +47,26 @@ if TYPE_CHECKING:
     """Log of the weight of each token, [N]; -inf drops it."""
 
 
-def require_correction(aim: Objective, *, old_logprobs: str, max_staleness: int) -> None:
+def require_correction(
+    aim: Objective, *, old_logprobs: str, max_staleness: int, key: str = "max_staleness"
+) -> None:
     """Raises `RecipeError` where stale tokens would be trained as if the old policy had written them.
 
     With recomputed `old_logprobs` the ratio leaves out the gap from the behaviour policy to the old one, which stale tokens
-    always have, so the objective needs a correction.
+    always have, so the objective needs a correction. key: of the recipe, that sets how old tokens get.
     """
+    compares_stale = getattr(aim.select, "compares_stale", False)
+    if compares_stale and (old_logprobs != "trainer" or max_staleness == 0):
+        raise RecipeError(
+            "the objective leaves out stale tokens by how far the policy has moved from the one that wrote them, and so "
+            "needs max_staleness above 0 and old_logprobs: trainer: set both, or use another objective"
+        )
     if old_logprobs != "trainer" or max_staleness == 0:
         return
     if any(getattr(term.denominator, "is_correction", False) for term in aim.terms):
         return
     raise RecipeError(
-        f"max_staleness is {max_staleness} and old_logprobs is trainer, so the objective needs a correction of stale tokens: "
+        f"{key} is {max_staleness} and old_logprobs is trainer, so the objective needs a correction of stale tokens: "
         "add for example correction: {kind: token_truncate, high: 2.0} to it, or set old_logprobs: engine"
     )
 
@@ -140,7 +148,7 @@ def correct(base: Objective, kind: str, high: float, low: float | None = None) -
             f"the bounds of the correction {kind!r} must enclose 1, the ratio of a perfect engine, got {bounds}"
         )
     weight = KINDS[kind](**bounds)
-    return Objective(tuple(_corrected(term, weight) for term in base.terms))
+    return replace(base, terms=tuple(_corrected(term, weight) for term in base.terms))
 
 
 def _corrected(term: Term, weight: Correction) -> Term:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlcore.objective.parts import constant, exponential, shaped, unit
+from rlcore.objective.parts import constant, exponential, shaped, unit, unlikely, where
 from rlcore.objective.policy_gradient import grpo, ppo
 from rlcore.objective.term import Objective, Term
 
@@ -23,6 +23,19 @@ def sft(stream: str = "policy") -> Objective:
     Advantages are not read.
     """
     return Objective((Term(advantage=constant(1.0), stream=stream, name="sft"),))
+
+
+def unlikelihood(alpha: float = 1.0) -> Objective:
+    """Unlikelihood training (arXiv 1908.04319, 2302.08582): -log pi where the advantage is above 0, -alpha log(1 - pi) where
+    it is below, averaged over all trained tokens.
+
+    alpha: weight of what is pushed down; at 0 it is left out of the loss, and still counts in the average. The size of
+    advantages is not read.
+    """
+    likely = Term(advantage=where(1), name="likely")
+    return Objective(
+        (likely, Term(advantage=where(-1), likelihood=unlikely, weight=alpha, name="unlikely"))
+    )
 
 
 def dft(stream: str = "policy") -> Objective:

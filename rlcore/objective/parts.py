@@ -205,6 +205,7 @@ def constant(value: float) -> Advantage:
     def advantage(tokens: Tokens) -> Tensor:
         return tokens.logp.new_full(tokens.logp.shape, value)
 
+    advantage.is_constant = True  # type: ignore[attr-defined]
     return advantage
 
 
@@ -222,6 +223,15 @@ def exponential(beta: float, cap: float) -> Advantage:
     def advantage(tokens: Tokens) -> Tensor:
         scaled = tokens.advantage / beta
         return scaled.clamp(max=math.log(cap)).exp()
+
+    return advantage
+
+
+def where(sign: int) -> Advantage:
+    """1 at tokens whose advantage has this sign (1 or -1), else 0."""
+
+    def advantage(tokens: Tokens) -> Tensor:
+        return (tokens.advantage * sign > 0).to(tokens.logp.dtype)
 
     return advantage
 
@@ -244,6 +254,14 @@ def less_sequence_log_ratio(tau: float, advantage: Advantage = credit) -> Advant
 def token(tokens: Tokens) -> Tensor:
     """log pi of the token."""
     return tokens.logp
+
+
+def unlikely(tokens: Tokens) -> Tensor:
+    """log(1 - pi) of the token (arXiv 1908.04319): pushes it down, the harder the more probable it is.
+
+    Above 1 - 1e-6, where the gradient would not be finite, pi counts as that and has none.
+    """
+    return (-tokens.logp.exp().clamp(max=1 - 1e-6)).log1p()
 
 
 def entropy(tokens: Tokens) -> Tensor:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlcore.errors import RecipeError
+from rlcore.objective.entropy_control import EntropyControl
 from rlcore.objective.parts import credit, everywhere, live, token, token_mean
-from rlcore.objective.tokens import Counts, Tokens, needs_reference
+from rlcore.objective.tokens import Counts, Tokens, fields_read
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlcore.objective.parts import Advantage, Average, Denominator, Likelihood, Mask
+
+Selection = Callable[..., list[Any]]
+"""(samples of a step in this process, gather) -> the samples, with advantage 0 at tokens that are left
+out. Collective."""
 
 MAX_LOG_RATIO = 80.0
 """Ratios are kept finite, so that a mask of 0 gives a gradient of 0 and not NaN."""
@@ -55,6 +61,8 @@ class Term:
     def evaluate(self, tokens: Tokens, counts: Counts) -> Evaluated:
         """Loss and mask; `counts` are those of the term's stream over the whole update."""
         frozen = tokens._replace(logp=tokens.logp.detach(), entropy=tokens.entropy.detach())
+        if frozen.top is not None:
+            frozen = frozen._replace(top=frozen.top.detach())
         log_ratio = frozen.logp - self.denominator(frozen)
         ratio = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
         advantage = self.advantage(frozen)
@@ -65,10 +73,15 @@ class Term:
         return Evaluated(loss, mask)
 
     @property
-    def needs_reference(self) -> bool:
-        """Whether a part reads the reference model's log-probabilities."""
+    def reads(self) -> frozenset[str]:
+        """Fields of `Tokens` that its parts read and that are not always there."""
         parts = (self.mask, self.denominator, self.advantage, self.likelihood, self.average)
-        return any(needs_reference(part) for part in parts)
+        return frozenset().union(*(fields_read(part) for part in parts))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a part reads what a teacher says of the tokens."""
+        return bool(self.reads & {"teacher", "teacher_top"})
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,8 @@ class Objective:
     counts."""
 
     terms: tuple[Term, ...]
+    select: Selection | None = None
+    """What leaves out tokens by comparing all tokens of a step; see `rlcore.objective.selection`."""
 
     def __post_init__(self) -> None:
         is_tuple = isinstance(self.terms, tuple)
@@ -92,12 +107,36 @@ class Objective:
             )
 
     def __add__(self, other: Objective) -> Objective:
-        return Objective(self.terms + other.terms)
+        return Objective(self.terms + other.terms, self.select or other.select)
+
+    @property
+    def controls(self) -> dict[str, EntropyControl]:
+        """Term name -> what moves its coefficient from update to update."""
+        return {
+            term.name: term.advantage
+            for term in self.terms
+            if isinstance(term.advantage, EntropyControl)
+        }
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Fields of `Tokens` that its terms read and that are not always there."""
+        return frozenset().union(*(term.reads for term in self.terms))
 
     @property
     def needs_reference(self) -> bool:
         """Whether any term reads the reference model."""
-        return any(term.needs_reference for term in self.terms)
+        return "reference" in self.reads
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term reads what a teacher says of the tokens."""
+        return any(term.needs_teacher for term in self.terms)
+
+    @property
+    def reads_advantages(self) -> bool:
+        """Whether any term does: `constant` puts a number in their place."""
+        return not all(getattr(term.advantage, "is_constant", False) for term in self.terms)
 
     @property
     def streams(self) -> tuple[str, ...]:

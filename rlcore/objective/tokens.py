@@ -38,6 +38,12 @@ class Tokens(NamedTuple):
     lengths: Tensor | None = None
     """Trained tokens in each token's sequence; set where the vectors are only a piece of the
     micro-batch."""
+    teacher: Tensor | None = None
+    """log pi of the teacher at the token, less that of the teacher's base where it has one."""
+    top: Tensor | None = None
+    """[N, K] log pi of the teacher's K most probable tokens; carries gradient."""
+    teacher_top: Tensor | None = None
+    """[N, K] the teacher's own log-probabilities of them."""
 
 
 class Counts(NamedTuple):
@@ -71,27 +77,36 @@ def row_mean(values: Tensor, tokens: Tokens) -> Tensor:
     return row_sum(values, tokens) / row_length(tokens)
 
 
+def reads(*fields: str) -> Callable[[Part], Part]:
+    """Decorator for a part that uses fields of `Tokens` which are not always there: reference,
+    teacher, teacher_top; and teacher_base, where `teacher` must be relative to a base."""
+
+    def mark(part: Part) -> Part:
+        part.reads = fields_read(part) | frozenset(fields)  # type: ignore[attr-defined]
+        return part
+
+    return mark
+
+
+def fields_read(part: Callable[..., Any]) -> frozenset[str]:
+    """Such fields of a part, and of the parts inside it."""
+    return getattr(part, "reads", frozenset())
+
+
 def reads_reference(part: Part) -> Part:
     """Mark a part that uses `tokens.reference`, so that the learner keeps a reference model."""
-    part.needs_reference = True  # type: ignore[attr-defined]
-    return part
+    return reads("reference")(part)
 
 
 def needs_reference(part: Callable[..., Any]) -> bool:
-    """Whether a part, or a part inside it, is marked with `reads_reference`."""
-    return getattr(part, "needs_reference", False)
+    """Whether a part, or a part inside it, reads the reference model."""
+    return "reference" in fields_read(part)
 
 
 def wrapping(*inner: Callable[..., Any]) -> Callable[[Part], Part]:
-    """Decorator for a part that calls the parts `inner`: it needs the reference model if one of
-    them does.
+    """Decorator for a part that calls the parts `inner`: it reads what they read.
 
     Every part that is made of other parts goes through here.
     """
-
-    def mark(outer: Part) -> Part:
-        if any(needs_reference(part) for part in inner):
-            return reads_reference(outer)
-        return outer
-
-    return mark
+    fields = frozenset().union(*(fields_read(part) for part in inner))
+    return reads(*fields)

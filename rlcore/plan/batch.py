@@ -14,6 +14,7 @@ from rlcore.learner.pack import LEAST
 from rlcore.plan.trace import Tree
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.schema import Recipe
+from rlcore.rollout.demonstration import encode_demonstration
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.run.folder import read_rows
 from rlcore.types import Task
@@ -127,4 +128,4 @@ def _token_counts(
     prompts = [len(encoder.encode(task)) for task in tasks]
     if not imitates:
         return prompts, []
-    return prompts, [len(encoder.encode_demonstration(task)) for task in tasks]
+    return prompts, [len(encode_demonstration(encoder, task)[0]) for task in tasks]

@@ -24,6 +24,8 @@ from rlcore.rollout.vllm_config import (
     token_bytes,
 )
 
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4, "sgd": 4}
+"""Of an optimiser in float32, a number of the model, about."""
 CUDA_BYTES = 2 << 30
 """Context, graphs and kernels of torch and vLLM on a GPU. Assumed, not measured."""
 LIBRARY_BYTES = 70 << 20
@@ -130,9 +132,7 @@ def learner_items(
 ) -> tuple[list[Item], MicroBatch]:
     """Of a stage that trains, on each device of the learner."""
     shards = machine.shards
-    keys = stage.optim.settings()
-    known = OptimSettings.__dataclass_fields__
-    settings = OptimSettings(total_updates=1, **{k: v for k, v in keys.items() if k in known})
+    settings = _optim_settings(stage)
     batch = micro_batch(stage, lengths, ranks=machine.ranks)
     gradients = shaped.trained_bytes // shards
     activations = activation_bytes(
@@ -156,8 +156,37 @@ def learner_items(
         items.append(_learner("weights beside the average", gradients, "checkpoint"))
     if objective.needs_reference and recipe.model.peft is None:
         items.append(_learner("reference model", shaped.weight_bytes // shards))
+    if getattr(stage, "critic", None) is not None:
+        items += _critic_items(stage.critic.optim.use, shaped, shards)
+    items += _teacher_items(stage, shaped)
     items += _sharding_items(shaped, machine)
     return items, batch
+
+
+def _optim_settings(stage: Any) -> OptimSettings:
+    keys = stage.optim.settings()
+    known = OptimSettings.__dataclass_fields__
+    return OptimSettings(total_updates=1, **{k: v for k, v in keys.items() if k in known})
+
+
+def _critic_items(optimizer: str, shaped: ShapedModel, shards: int) -> Iterable[Item]:
+    """A copy of the decoder, trained as a whole in float32; its activations are below the policy's, and at another time."""
+    named = shaped.model.get_decoder().named_parameters()
+    numbers = sum(p.numel() for name, p in named if "lora_" not in name)
+    yield _learner("weights of the critic", 4 * numbers // shards)
+    yield _learner(
+        f"{optimizer} states of the critic", STATE_BYTES[optimizer] * numbers // shards
+    )
+    yield _learner("gradients of the critic", 4 * numbers // shards, "learn")
+
+
+def _teacher_items(stage: Any, shaped: ShapedModel) -> Iterable[Item]:
+    """Whole models in each process, counted as large as the policy: no other is opened here."""
+    section = getattr(stage, "teacher", None)
+    if section is None or section.engine is not None:
+        return
+    models = len(section.models) * (1 if section.base is None else 2)
+    yield _learner("teachers, each as large as the policy", models * shaped.weight_bytes)
 
 
 def _sharding_items(shaped: ShapedModel, machine: Machine) -> Iterable[Item]:
@@ -241,7 +270,16 @@ def host_items(
         if machine.shards > 1:
             saved = 4 * shaped.parameters + 12 * shaped.trained
             items.append(_host("the whole state on the first process", saved, "checkpoint"))
+    if recipe.run.checkpoint_async and hasattr(stage, "optim"):
+        items.append(_host("the copy of a checkpoint", _copied_bytes(stage, shaped)))
     return items
+
+
+def _copied_bytes(stage: Any, shaped: ShapedModel) -> int:
+    """Model, states of the optimiser, and the average as a model and by itself."""
+    settings = _optim_settings(stage)
+    size = shaped.weight_bytes + optimizer_states(shaped, settings)
+    return size + (shaped.weight_bytes + 4 * shaped.trained if settings.ema is not None else 0)
 
 
 def tokens_in_flight(recipe: Recipe, machine: Machine, cache: int, token: int) -> int:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.errors import RecipeError
+from rlcore.measures.intervals import wilson
 from rlcore.plan.batch import measured_lengths, wasted_groups
 from rlcore.plan.memory import Machine, tensor_parallel
 from rlcore.plan.plan import Plan
 from rlcore.plan.probe import Measured, probe, rl_stage
 from rlcore.recipe.schema import Recipe
 from rlcore.run.folder import read_rows
-from rlcore.run.intervals import wilson
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from rlcore.curriculum.filter import FILTERS, Filter, checked_filter
 from rlcore.curriculum.length_budget import BUDGETS, Schedule, checked_schedule
 from rlcore.curriculum.prefilter import PREFILTERS
 from rlcore.curriculum.task_sampler import CURRICULA, TaskSampler
+from rlcore.env.pool import EnvironmentPool
 from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build, build_later
+from rlcore.recipe.env_section import EnvSection
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection
 from rlcore.recipe.task_sections import TaskSection
 from rlcore.scoring.aggregate import Aggregate, build_aggregate, weighted_sum
@@ -26,26 +29,41 @@ from rlcore.scoring.unscored import Unscored
 from rlcore.types import Group, Sampling, Task
 
 if TYPE_CHECKING:
-    from rlcore.learner.information_gain import Gain
     from rlcore.learner.policy import Policy
     from rlcore.stages.base import GeneratingStage
     from rlcore.stages.rl import RlStage
 
 
-POLICY_REWARDS = {"information_gain": "rlcore.learner.information_gain:InformationGain"}
-"""Name in a recipe's `rewards` -> a reward that reads the policy itself: made as `Part(policy, **parameters)`."""
+POLICY_REWARDS = {
+    "information_gain": "rlcore.learner.information_gain:InformationGain",
+    "reward_model": "rlcore.run.reward_model:ModelReward",
+}
+"""Name in a recipe's `rewards` -> a reward that the learner's process computes, with the policy or another model: made as
+`Part(policy, **parameters)`, it gives each rollout of groups a NamedTuple whose first field is the value, or None.
+"""
 
+LATE_REWARD_MODEL = {
+    "reward_model": ", or compute it in the workers: {use: rewards.reward_model:RewardModel, path: ...}"
+}
+"""Name of a learner's reward -> another way to have it earlier."""
 
 FOLLOW_UPS = {"guess_masks": "rlcore.tasks.corpus.guess:guess_masks"}
 """Name in a recipe -> a function `(groups, answer, **parameters) -> groups`."""
 
 TASKS = {
     "arithmetic": "rlcore.tasks.arithmetic:arithmetic",
+    "calculator": "rlcore.environments.calculator:calculator",
     "corpus": "rlcore.recipe.corpus:corpus",
     "countdown": "rlcore.tasks.countdown:countdown",
     "dataset": "rlcore.tasks.dataset:dataset",
+    "facts": "rlcore.environments.facts:facts",
+    "grid_moves": "rlcore.environments.grid_world:grid_moves",
+    "grid_world": "rlcore.environments.grid_world:grid_world",
     "gym": "rlcore.tasks.gym:gym",
     "instructions": "rlcore.tasks.instructions:instructions",
+    "masked_text": "rlcore.environments.masked_text:masked_text",
+    "number_guessing": "rlcore.environments.number_guessing:number_guessing",
+    "verifiers": "rlcore.tasks.verifiers:verifiers",
 }
 """Name in a recipe -> a function that gives a sequence of tasks."""
 
@@ -117,7 +135,7 @@ def worker_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
 
 def build_policy_reward(
     spec: RewardSpec, policy: Policy | None, **context: Any
-) -> Callable[[Sequence[Group]], list[list[Gain]]]:
+) -> Callable[[Sequence[Group]], list[list[tuple[float | None, ...]]]]:
     return build(
         {"use": spec.use, **spec.params},
         POLICY_REWARDS,
@@ -128,14 +146,13 @@ def build_policy_reward(
 
 
 def build_rule(stage: GeneratingStage) -> Aggregate:
-    """How the rewards of workers become one value."""
-    rewards = worker_rewards(stage.rewards)
+    """How the rewards of a stage become one value."""
     aggregate = getattr(stage, "aggregate", "sum")
-    return build_aggregate(aggregate, rewards) if rewards else weighted_sum
+    return build_aggregate(aggregate, build_rewards(stage.rewards))
 
 
 def build_scorer(stage: GeneratingStage, rule: Aggregate | None = None) -> Scorer | Unscored:
-    """`rule`: in place of the stage's own."""
+    """`rule`: in place of the stage's own, which is put off where the learner adds rewards (`run.policy_rewards`)."""
     rewards = worker_rewards(stage.rewards)
     if not rewards:
         return Unscored()
@@ -143,12 +160,39 @@ def build_scorer(stage: GeneratingStage, rule: Aggregate | None = None) -> Score
         rewards,
         workers=stage.scoring.workers,
         deadline_s=stage.scoring.deadline_s,
-        rule=rule or build_rule(stage),
+        rule=rule or (weighted_sum if policy_rewards(stage.rewards) else build_rule(stage)),
     )
 
 
-def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskSampler:
+def build_environments(
+    section: EnvSection | None, *, workers: int | None = None
+) -> AbstractContextManager[EnvironmentPool | None]:
+    """The worker processes of a stage's environment, to be closed with the stage; a context of None without one.
+
+    workers: in place of the section's own. Raises `EnvError`.
+    """
+    if section is None:
+        return nullcontext()
+    return EnvironmentPool(
+        section.spec,
+        workers=workers or section.workers,
+        deadline_s=section.deadline_s,
+        memory_gb=section.memory_gb,
+        max_reply=section.max_reply,
+        python=section.python,
+    )
+
+
+def build_curriculum(
+    named: Named, tasks: Sequence[Task], *, seed: int, rewarded: bool = True
+) -> TaskSampler:
+    """rewarded: for a stage whose tasks are rewarded one by one, and not imitated. Raises `RecipeError`."""
     made = build(named, CURRICULA, tasks, what="curriculum", seed=seed)
+    if rewarded and getattr(made, "sizes_batches", False):
+        raise RecipeError(
+            f"curriculum {named!r} decides how many tasks a batch has, and a step of this stage has as many "
+            "as its keys say: use it in an sft stage"
+        )
     absent = [
         name
         for name in ("draw", "observe", "state_dict", "load_state_dict", "metrics")
@@ -161,6 +205,23 @@ def build_curriculum(named: Named, tasks: Sequence[Task], *, seed: int) -> TaskS
     if not _is_json(made.state_dict()):
         raise RecipeError(
             f"curriculum {named!r}: state_dict must hold plain JSON values (lists, no tuples; text as keys)"
+        )
+    return made
+
+
+def build_order(
+    named: Named, tasks: Sequence[Task], *, seed: int, measures_losses: bool = False
+) -> TaskSampler:
+    """The curriculum of a stage that imitates, where nothing is rewarded. Raises `RecipeError` for one that waits for rewards.
+
+    measures_losses: whether the stage tells a curriculum that `learns_from_losses` the loss of each demonstration.
+    """
+    made = build_curriculum(named, tasks, seed=seed, rewarded=False)
+    by_losses = measures_losses and getattr(made, "learns_from_losses", False)
+    if getattr(made, "learns_from_rewards", False) and not by_losses:
+        name = named if isinstance(named, str) else named.get("use")
+        raise RecipeError(
+            f"curriculum {name!r} learns from rewards, and this stage has none: use it in an rl stage"
         )
     return made
 
@@ -192,9 +253,11 @@ def build_filter(stage: RlStage) -> Filter | None:
     """The stage's filter; of several, one that accepts what all accept. Raises `RecipeError` if it looks at a reward there is not."""
     if stage.filter is None:
         return None
-    if policy_rewards(stage.rewards):
+    late = policy_rewards(stage.rewards)
+    if late:
         raise RecipeError(
-            "a filter judges groups before information_gain, the learner's reward, is known: leave out one of them"
+            f"a filter judges groups before {late[0].use}, the learner's reward, is known: leave out one of them"
+            + LATE_REWARD_MODEL.get(late[0].use, "")
         )
     listed = stage.filter if isinstance(stage.filter, list) else [stage.filter]
     names = [spec.name for spec in build_rewards(stage.rewards)]

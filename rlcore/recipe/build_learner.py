@@ -93,6 +93,13 @@ def starting_point(path: str | list[str]) -> str:
     return str(saved[-1]) if saved else name
 
 
+def require_starting_point(path: str) -> None:
+    """Raise `ModelError` for a path at which there is no model; a hub name is not looked up."""
+    from rlcore.pretrained import require_model
+
+    require_model(starting_point(path))
+
+
 def build_encoder(recipe: schema.Recipe, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
     """From tasks to prompts, as the recipe says."""
     from rlcore.rollout.prompt import PromptEncoder
@@ -113,8 +120,10 @@ def build_learner(
     *,
     accelerator: Accelerator,
     version: int,
+    total_updates: int,
     reference: Policy | None = None,
 ) -> Learner:
+    """total_updates: after which the schedule ends."""
     from rlcore.learner.update import Learner
 
     settings = stage.optim.settings()
@@ -122,7 +131,7 @@ def build_learner(
         policy,
         aim,
         accelerator=accelerator,
-        total_updates=stage.steps,
+        total_updates=total_updates,
         version=version,
         reference=reference,
         **settings,

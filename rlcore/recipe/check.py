@@ -16,8 +16,9 @@ from rlcore.recipe.build import build_tasks, worker_rewards
 from rlcore.recipe.build_learner import check_engine
 from rlcore.recipe.schema import Recipe
 from rlcore.recipe.shared_sections import RewardSection
+from rlcore.scoring.forms import ENVIRONMENT
 from rlcore.scoring.goldcheck import check_reference_answers
-from rlcore.types import Group, Prefix, Task
+from rlcore.types import Group, Prefix, Sample, Task
 
 SHOWN_EXCEPTIONS = 10
 """Exceptions that `check_answers` prints of one task set."""
@@ -55,6 +56,11 @@ class Checking:
     def no_engine(prefixes: Sequence[Prefix], left_s: float) -> list[Group]:
         """Stands for an engine where nothing is generated."""
         raise NotImplementedError("a recipe that is only checked continues nothing")
+
+    @staticmethod
+    def no_critic(groups: Sequence[Group]) -> list[list[Sample]]:
+        """Stands for a critic where no model is loaded."""
+        raise NotImplementedError("a recipe that is only checked values nothing")
 
 
 def check(recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> list[str]:
@@ -115,57 +121,54 @@ def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
 
     tasks: those that `check` made.
     """
-    lines, seen = [], set()
+    lines: list[str] = []
+    checked = set()
     for stage in recipe.stages:
-        if (
-            not hasattr(stage, "rewards")
-            or (pair := (stage.tasks, repr(stage.rewards))) in seen
-        ):
+        if not hasattr(stage, "rewards"):
             continue
-        seen.add(pair)
-        specs = worker_rewards(stage.rewards)
-        if not specs:
+        specs = [spec for spec in worker_rewards(stage.rewards) if spec.use != ENVIRONMENT]
+        if not specs or stage.env is not None:  # an answer alone is no conversation
             continue
-        report = check_reference_answers(tasks[stage.tasks], specs, n=n)
-        pair_name = (
-            f"reference answers of {stage.tasks} with {', '.join(spec.name for spec in specs)}"
+        for name in [stage.tasks] if isinstance(stage.tasks, str) else stage.tasks:
+            if (name, repr(stage.rewards)) not in checked:
+                checked.add((name, repr(stage.rewards)))
+                lines += _checked_answers(name, tasks[name], specs, n)
+    return lines
+
+
+def _checked_answers(
+    name: str, tasks: Sequence[Task], specs: Sequence[RewardSection], n: int
+) -> list[str]:
+    """The lines of one task set with one list of rewards."""
+    report = check_reference_answers(tasks, specs, n=n)
+    pair_name = f"reference answers of {name} with {', '.join(spec.name for spec in specs)}"
+    if report.reference_rate is None:
+        return [f"{pair_name}: NOT CHECKED, {_why_unchecked(tasks[:n])}"]
+    rates = f"reference rate {report.reference_rate:.4g}, corrupted rate {report.corrupted_rate:.4g}"
+    lines = [f"{pair_name}: {report.checked} checked, {rates}"]
+    for count, what in (
+        (report.without_answer, "tasks left out: their answer is neither text nor a number"),
+        (
+            report.wrong_demonstrations,
+            "demonstrations that do not end in the reference answer",
+        ),
+    ):
+        if count:
+            lines.append(f"  {count} {what}")
+    for e in report.exceptions[:SHOWN_EXCEPTIONS]:
+        why = e.verdict.status
+        if e.verdict.reason:
+            why += f": {e.verdict.reason}"
+        lines.append(
+            f"  {e.kind} answer of {e.id} (reference {e.answer!r}) got {e.verdict.value} ({why}): {e.scored[-60:]!r}"
         )
-        if report.reference_rate is None:
-            lines.append(f"{pair_name}: NOT CHECKED, {_why_unchecked(tasks[stage.tasks][:n])}")
-            continue
-        rates = f"reference rate {report.reference_rate:.4g}, corrupted rate {report.corrupted_rate:.4g}"
-        lines.append(f"{pair_name}: {report.checked} checked, {rates}")
-        for count, what in (
-            (
-                report.without_answer,
-                "tasks left out: their answer is neither text nor a number",
-            ),
-            (
-                report.wrong_demonstrations,
-                "demonstrations that do not end in the reference answer",
-            ),
-        ):
-            if count:
-                lines.append(f"  {count} {what}")
-        for e in report.exceptions[:SHOWN_EXCEPTIONS]:
-            why = (
-                f"{e.verdict.status}: {e.verdict.reason}"
-                if e.verdict.reason
-                else e.verdict.status
-            )
-            lines.append(
-                f"  {e.kind} answer of {e.id} (reference {e.answer!r}) got {e.verdict.value} ({why}): {e.scored[-60:]!r}"
-            )
-        if len(report.exceptions) > SHOWN_EXCEPTIONS:
-            lines.append(f"  and {len(report.exceptions) - SHOWN_EXCEPTIONS} more")
-        if (
-            report.exceptions
-            and all(e.verdict.value is None for e in report.exceptions)
-            and report.reference_rate == 0
-        ):
-            raise RewardError(
-                f"no reference answer of {stage.tasks} could be scored: {report.exceptions[0].verdict.reason}"
-            )
+    if len(report.exceptions) > SHOWN_EXCEPTIONS:
+        lines.append(f"  and {len(report.exceptions) - SHOWN_EXCEPTIONS} more")
+    unscored = all(e.verdict.value is None for e in report.exceptions)
+    if report.exceptions and unscored and report.reference_rate == 0:
+        raise RewardError(
+            f"no reference answer of {name} could be scored: {report.exceptions[0].verdict.reason}"
+        )
     return lines
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMS = {
     "segments": "rlcore.tasks.corpus.targets:segment_tasks",
+    "pieces": "rlcore.tasks.corpus.pieces:piece_tasks",
+    "blocks": "rlcore.tasks.corpus.pieces:block_tasks",
     "text": "rlcore.tasks.corpus.targets:text_tasks",
     "positions": "rlcore.tasks.corpus.positions:position_tasks",
     "spans": "rlcore.tasks.corpus.spans:span_tasks",
@@ -57,14 +59,14 @@ def corpus(
 
     path: txt, jsonl or parquet file, folder, hub name or package.module:function; of a list, the first that exists.
     part: heldout is one document in 16, train the others.
-    form: tasks made of it: segments, positions, spans, paragraphs, text, or {use: name, parameter: value}.
+    form: tasks made of it: segments, positions, spans, paragraphs, text, pieces, blocks, or {use: name, parameter: value}.
     entropy_model: hub name or folder of the model whose entropy bins positions.
     column: where the text is.
     subset: configuration name of a hub data set.
     split: split of a hub data set.
     unit: what a segment is, sentence, paragraph or tokens.
     unit_tokens: length of a segment, for unit tokens.
-    tokenizer: hub name, folder or 'bytes', for tokens and positions.
+    tokenizer: hub name, folder or 'bytes', for tokens, positions, pieces and blocks.
     keep: what is dropped and cut; its keys are listed under keep.corpus.
     """
     loaded = _tokenizer(tokenizer)

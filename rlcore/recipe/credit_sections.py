@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from rlcore.recipe.section import PartSection, Section
+
+COMPARES = (
+    "mean",
+    "mean_std",
+    "leave_one_out",
+    "mean_batch_std",
+    "length_weighted",
+    "log_partition",
+    "max_likelihood",
+)
+"""Baselines that give a group of one completion no advantage."""
 
 
 class StepValuesSection(PartSection):
@@ -18,7 +29,7 @@ class StepValuesSection(PartSection):
     use: str = Field(
         "monte_carlo",
         description="monte_carlo continues prefixes; siblings compares the completions of a group "
-        "and generates nothing; or file.py:Estimator",
+        "and generates nothing; file.py:function of (rollout, spans), a process reward model say; or file.py:Estimator",
     )
     split: str | dict[str, Any] = Field(
         "newline",
@@ -40,12 +51,14 @@ class StepsSection(StepValuesSection):
 class CreditSection(Section):
     baseline: str | dict[str, Any] = Field(
         "mean_std",
-        description="what rewards are compared with: mean, mean_std, leave_one_out, none; global and mean_global: none and mean, "
-        "then whitened over a step's tokens; or {use: name, parameter: value}",
+        description="what rewards are compared with: mean, mean_std, leave_one_out, none, zero (rewards are only measured); "
+        "global and mean_global: none and mean, then whitened over a step's tokens; mean_batch_std: mean, over the "
+        "deviation of a step's rewards; critic: the values of the section `critic`; length_weighted, pass_at_k, ... "
+        "(docs/objectives.md); or {use: name, parameter: value}",
     )
     zero_variance: Literal["keep", "drop"] = Field(
         "drop",
-        description="groups whose rewards are all equal: count them or leave them out; the global baselines keep them",
+        description="groups whose rewards are all equal: count them or leave them out; the global baselines and a critic keep them",
     )
     normalise_parts: bool = Field(
         False,
@@ -59,9 +72,10 @@ class CreditSection(Section):
         default_factory=dict,
         description="weight of the samples of a category; 1 for the others",
     )
-    demonstrations: Literal["none", "gated", "mixed"] = Field(
+    demonstrations: Literal["none", "gated", "mixed", "all"] = Field(
         "none",
-        description="imitate those of tasks the policy does not solve (hpt), or add each to its group (luffy)",
+        description="gated: imitate those of tasks the policy does not solve (hpt); mixed: each is one more completion of its "
+        "group (luffy); all: each beside its group (gkd)",
     )
     threshold: Annotated[float, Field(ge=0)] = Field(
         0.0, description="gated: a task counts as not solved up to this mean reward"
@@ -69,9 +83,33 @@ class CreditSection(Section):
     steps: StepsSection | None = Field(
         None, description="credit for each reasoning step of a completion"
     )
+    turns: str | dict[str, Any] | None = Field(
+        None,
+        description="credit for each turn with an environment: returns, gigpo, or {use: name, parameter: value}; null: the "
+        "episode's reward on all turns",
+    )
 
     @model_validator(mode="after")
     def _effective(self) -> CreditSection:
         if self.threshold and self.demonstrations != "gated":
             raise ValueError("threshold has no effect: it is for demonstrations: gated")
         return self
+
+
+def baseline_conflicts(section: CreditSection, group_size: int) -> Iterator[str]:
+    """What keeps the baseline from comparing the completions of a group of this size."""
+    named = {"use": section.baseline} if isinstance(section.baseline, str) else section.baseline
+    baseline = named.get("use")
+    compared = group_size + (section.demonstrations == "mixed")
+    if baseline in ("pass_at_k", "max_at_k"):
+        k = named.get("k", 4)
+        if isinstance(k, int) and k > compared:
+            yield (
+                f"credit.baseline compares sets of {k} completions, but a group has {compared}: "
+                "raise group_size, or set k"
+            )
+    elif compared == 1 and baseline in COMPARES:
+        yield (
+            "group_size is 1, so a completion is compared with nothing: "
+            "raise it, or use a method that compares it with the rest of the step or with a critic: reinforce_pp, ppo"
+        )

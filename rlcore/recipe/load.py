@@ -335,7 +335,8 @@ def _recipe_path(loc: Sequence[int | str], raw: Any) -> list[int | str]:
 
 
 def _did_you_mean(key: str, known: dict[str, str]) -> str:
-    exact = [dotted for dotted, leaf in known.items() if leaf == key]
+    named_so = [dotted for dotted, leaf in known.items() if leaf == key]
+    exact = sorted(named_so, key=lambda dotted: dotted.count("."))
     near = exact or difflib.get_close_matches(
         key, [k for k in known if "." not in k], n=1, cutoff=0.6
     )

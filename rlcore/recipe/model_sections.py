@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rlcore.recipe.section import Amount, Count, PartSection, Seconds, Section
+
+
+def may_be_model(path: str) -> bool:
+    """Whether a file or folder of this name is here, or it may be a hub name (owner/name)."""
+    here = path != "" and Path(path).expanduser().exists()
+    return here or re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) is not None
 
 
 class ModelSection(Section):

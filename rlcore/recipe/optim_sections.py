@@ -107,7 +107,7 @@ class UpdateSection(Section):
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of the learner."""
-        settings = self.model_dump(exclude={"use", "schedule"})
+        settings = self.model_dump(exclude={"use", "schedule", "continues"})
         return {"optimizer": self.use, **settings, **self.schedule_settings()}
 
 
@@ -123,6 +123,16 @@ class OptimSection(UpdateSection):
         "auto",
         description="packed, or shared: what samples begin with in common is stored once; auto: from 16 such tokens on",
     )
+    continues: bool = Field(
+        False,
+        description="go on with optimiser and schedule of the training stage before, whose other keys these then are; "
+        "`optim: continue` says the same",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"continues": True} if value == "continue" else value
 
 
 class UpdateKeys(Section):
@@ -153,7 +163,12 @@ class UpdateKeys(Section):
         one_update = self.minibatches == self.update_epochs == 1
         if self.minibatches == 1 and self.minibatch_by != "group":
             raise ValueError("minibatch_by has no effect with minibatches 1: leave it out")
-        if one_update and self.max_staleness == 0 and self.old_logprobs is not None:
+        on_policy = one_update and self.max_staleness == 0
+        if (
+            on_policy
+            and self.old_logprobs is not None
+            and getattr(self, "replay", None) is None
+        ):
             raise ValueError(
                 "old_logprobs has no effect with one update a batch and max_staleness 0: leave it out"
             )

@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 
 from rlcore.credit.estimator import ESTIMATOR_CONTEXT, ESTIMATORS
 from rlcore.credit.group import BASELINES
+from rlcore.credit.pairs import BUILDER_CONTEXT, PAIRS
 from rlcore.credit.split import SPLITTERS
 from rlcore.credit.step_values import SCHEMES
+from rlcore.credit.turns import SCHEMES as TURN_SCHEMES
 from rlcore.curriculum.filter import FILTERS
 from rlcore.curriculum.length_budget import BUDGETS
 from rlcore.curriculum.prefilter import PREFILTERS
 from rlcore.curriculum.task_sampler import CURRICULA
+from rlcore.env.forms import ENVIRONMENTS, TOOLS
+from rlcore.objective.preference import PAIR_LOSSES
 from rlcore.objective.presets import PRESETS, find_preset
 from rlcore.plugin import find, signature
 from rlcore.recipe.build import FOLLOW_UPS, POLICY_REWARDS, TASKS
@@ -23,6 +27,7 @@ from rlcore.recipe.corpus import FORMS, KEEP
 from rlcore.recipe.optim_sections import SCHEDULES
 from rlcore.scoring.forms import OFFERED, RewardSpec, form_of
 from rlcore.scoring.load import find_reward, registered_rewards
+from rlcore.transforms.transform import TRANSFORMS
 
 
 class Kind(NamedTuple):
@@ -69,12 +74,18 @@ def kinds() -> dict[str, Kind]:
         "prefilter": Kind(PREFILTERS, offered=2, context=("seed",)),
         "budget": Kind(BUDGETS, context=("steps",)),
         "follow_up": Kind(FOLLOW_UPS, offered=2),
+        "transform": Kind(TRANSFORMS, offered=2),
         "objective": Kind(dict.fromkeys(PRESETS, "")),
         "schedule": Kind(SCHEDULES),
-        "baseline": Kind(BASELINES, offered=1),
+        "baseline": Kind(BASELINES, offered=1, context=("lengths",)),
         "split": Kind(SPLITTERS),
         "scheme": Kind(SCHEMES, offered=1),
         "steps": Kind(ESTIMATORS, context=ESTIMATOR_CONTEXT),
+        "turns": Kind(TURN_SCHEMES, offered=1),
+        "pairs": Kind(PAIRS, offered=1, context=BUILDER_CONTEXT),
+        "method": Kind(PAIR_LOSSES),
+        "env": Kind(ENVIRONMENTS),
+        "tools": Kind(TOOLS),
         "engine": Kind(ENGINES, context=ENGINE_CONTEXT),
     }
 

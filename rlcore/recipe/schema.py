@@ -21,6 +21,8 @@ from pydantic.fields import FieldInfo
 
 from rlcore.errors import RecipeError
 from rlcore.plugin import find
+from rlcore.recipe.continued import with_continued_optimiser
+from rlcore.recipe.env_section import EnvSection
 from rlcore.recipe.model_sections import EngineSection, ModelSection, PromptSection
 from rlcore.recipe.optim_sections import OptimSection
 from rlcore.recipe.section import Amount, Count, Name, Seconds, Section
@@ -34,10 +36,12 @@ STAGES = {
     "sample": "rlcore.stages.sample:SampleStage",
     "offline": "rlcore.stages.offline:OfflineStage",
     "prefer": "rlcore.stages.prefer:PreferStage",
+    "merge": "rlcore.stages.merge:MergeStage",
+    "reward_model": "rlcore.stages.reward_model:RewardModelStage",
 }
 """Name in a recipe -> a subclass of `rlcore.stages.base.Stage`."""
 
-SHARED = ("rewards", "scoring", "sampling", "optim")
+SHARED = ("rewards", "scoring", "sampling", "optim", "env")
 """Sections that may stand once at the top of a recipe, for the stages that have them."""
 
 
@@ -76,7 +80,9 @@ def _stated(shared: Any, field: FieldInfo) -> Any:
     if isinstance(shared, list):
         return [item.model_dump(mode="json", exclude_unset=True) for item in shared]
     stated = shared.model_dump(mode="json", exclude_unset=True)
-    return {key: item for key, item in stated.items() if key in field.annotation.model_fields}
+    # The parameters of an environment are no fields.
+    known = getattr(field.annotation, "model_fields", None)
+    return {key: item for key, item in stated.items() if known is None or key in known}
 
 
 def _laid_over(base: Any, over: Any) -> Any:
@@ -95,6 +101,11 @@ class RunSection(Section):
     folder: str = Field("runs", description="where run folders are made")
     checkpoint_every: Count = Field(
         50, description="steps between checkpoints; one is also made after each stage"
+    )
+    checkpoint_async: bool = Field(
+        False,
+        description="copy a checkpoint in memory and write it while the steps go on; those at the "
+        "end of a stage are waited for; one process",
     )
     keep_checkpoints: Count = Field(2, description="older ones are removed")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
@@ -135,6 +146,9 @@ class Recipe(Section):
     optim: OptimSection | None = Field(
         None, exclude=True, description="shared by the stages that train"
     )
+    env: EnvSection | None = Field(
+        None, exclude=True, description="shared by the stages that generate"
+    )
     stages: list[AnyStage] = Field(
         min_length=1, description="run in order; each starts from what the one before left"
     )
@@ -153,6 +167,10 @@ class Recipe(Section):
             self._refuse_unused(name)
         self._refuse_same_files()
         for i, stage in enumerate(self.stages):
+            try:
+                self.stages[i] = stage = with_continued_optimiser(stage, self.stages[:i])
+            except ValueError as error:
+                raise ValueError(f"stages.{i}.{error}") from None
             for problem in stage.problems(self, self.stages[:i]):
                 raise ValueError(f"stages.{i}.{problem}")
         return self

@@ -10,6 +10,8 @@ One generator serves a whole stage:
 A completion that the engine stopped early, because it was drained or because its server died, goes on with a further request
 that continues its tokens; such a request is called a leg. An engine in this process generates only while it is waited for, so
 there nothing is under way when weights are loaded, and no completion has legs.
+
+With an environment (`episodes`) a finished completion is given to it, and its reply begins the next completion.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from rlcore.errors import TaskError
 from rlcore.rollout import engine as engines
+from rlcore.rollout.attempt import Attempt
 from rlcore.rollout.engine import POLL_S, Engine
+from rlcore.rollout.episodes import Episodes, NoEpisodes
 from rlcore.rollout.open_group import (
-    Attempt,
     BatchCost,
     FinishedGroup,
     OpenGroup,
@@ -35,20 +37,11 @@ from rlcore.rollout.open_group import (
     rollouts_of,
 )
 from rlcore.rollout.prompt import PromptEncoder
-from rlcore.types import Completion, Group, Prefix, Request, Rollout, Sampling, Task, Verdict
+from rlcore.rollout.scorer import Scorer
+from rlcore.types import Completion, Group, Prefix, Request, Sampling, Verdict
 
-
-class Scorer(Protocol):
-    """The part of the scorer that the generator needs."""
-
-    def submit(self, key: str, task: Task, rollouts: Sequence[Rollout]) -> None:
-        """Start scoring the rollouts of one task."""
-
-    def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
-        """Verdicts that are ready, by key, in the order of the rollouts submitted."""
-
-    def check_progress(self) -> None:
-        """Raise `RewardError` if reward calls have stopped finishing."""
+REPLY_S = 0.02
+"""Longest wait for the engine while an environment is asked: its reply should not wait much."""
 
 
 class Generator:
@@ -71,25 +64,26 @@ class Generator:
         deadline_s: float = 600.0,
         max_requests: int = sys.maxsize,
         probe: int | None = None,
+        episodes: Episodes | None = None,
     ) -> None:
         """deadline_s: for each group, from its first request on; later its unfinished completions are aborted.
         max_requests: in flight at the same time; the others wait. probe: completions of a group that are generated and scored
-        first."""
+        first. episodes: the environment; None where a rollout is a prompt and one completion."""
         self._engine, self._encoder, self._scorer = engine, encoder, scorer
-        self._sampling, self._group_size = sampling, group_size
-        self._seed_of_batch, self._max_length = seed_of_batch, max_length
-        self.deadline_s = deadline_s
-        self._max_requests = max_requests
+        self._sampling, self._seed_of_batch = sampling, seed_of_batch
+        self._group_size, self._max_length = group_size, max_length
+        self.deadline_s, self._max_requests = deadline_s, max_requests
         self._probe = probe or group_size
+        self._episodes = episodes or NoEpisodes()
         self._open: dict[str, OpenGroup] = {}
         self._probed: dict[str, OpenGroup] = {}
         self._queue: deque[tuple[OpenGroup, Attempt]] = deque()
         self._in_flight: dict[str, tuple[OpenGroup, Attempt]] = {}
-        self._abandoned: dict[
-            str, float
-        ] = {}  # request ids of dropped groups, and when they must be back
+        # request ids of dropped groups, and when they must be back
+        self._abandoned: dict[str, float] = {}
         self._unscored: list[FinishedGroup] = []  # groups without a rollout to score
         self._costs: dict[int, BatchCost] = defaultdict(BatchCost)
+        self._attempts = 0
 
     # queueing ----------------------------------------------------------------------------------------------
 
@@ -132,6 +126,16 @@ class Generator:
         return [group for group in self._open.values() if group.batch == batch]
 
     def _plan(self, draw: TaskDraw, batch: int) -> OpenGroup:
+        seed = self._seed_of_batch(batch)
+        if self._episodes.make_prompts:
+            return plan_group(
+                draw,
+                [],
+                batch=batch,
+                size=self._group_size,
+                sampling=self._sampling,
+                seed=seed,
+            )
         prompt_ids = self._encoder.encode(draw.task)
         room = self._max_length - len(prompt_ids)
         if room < 1:
@@ -145,7 +149,7 @@ class Generator:
             batch=batch,
             size=self._group_size,
             sampling=replace(self._sampling, max_tokens=min(self._sampling.max_tokens, room)),
-            seed=self._seed_of_batch(batch),
+            seed=seed,
         )
 
     def _enqueue(self, group: OpenGroup, until: int) -> None:
@@ -154,16 +158,20 @@ class Generator:
         before, group.started = group.started, min(until, len(group.attempts))
         group.deadline, group.scoring = None, False
         self._open[group.key] = group
-        self._queue.extend(
-            (group, attempt) for attempt in group.attempts[before : group.started]
-        )
+        for attempt in group.attempts[before : group.started]:
+            self._attempts += 1
+            attempt.order = self._attempts
+            if self._episodes.make_prompts:
+                self._episodes.begin(attempt, group)
+            else:
+                self._queue.append((group, attempt))
 
     # working -----------------------------------------------------------------------------------------------
 
     @property
     def generating(self) -> bool:
-        """Whether a request is queued or in flight."""
-        return bool(self._queue or self._in_flight)
+        """Whether a request is queued or in flight, or an environment is asked."""
+        return bool(self._queue or self._in_flight or self._episodes.waiting)
 
     def unfinished_groups(self, batch: int) -> int:
         """Groups of a batch that are being generated or scored."""
@@ -185,11 +193,15 @@ class Generator:
 
         Raises `EngineError` if aborted requests do not come back, `RewardError` if scoring makes no progress.
         """
+        self._hear_environments(0.0)
         self._submit()
         self._enforce_deadlines()
         if self._in_flight or self._abandoned:
-            for completion in self._engine.poll(timeout_s):
+            wait_s = min(timeout_s, REPLY_S) if self._episodes.waiting else timeout_s
+            for completion in self._engine.poll(wait_s):
                 self._add_completion(completion)
+        elif self._episodes.waiting:
+            self._hear_environments(timeout_s)
         finished, self._unscored = self._unscored, []
         waits = not self.generating and not finished
         for key, verdicts in self._scorer.poll(timeout_s if waits else 0.0):
@@ -198,10 +210,21 @@ class Generator:
         self._scorer.check_progress()
         return finished
 
+    def _hear_environments(self, timeout_s: float) -> None:
+        """Queue the attempts that go on; those that are over may complete their group."""
+        for group, attempt in self._episodes.poll(timeout_s):
+            if not attempt.is_over:
+                self._queue.append((group, attempt))
+            elif not group.running:
+                self._send_to_scorer(group)
+
     def _submit(self) -> None:
-        busy = self._in_flight or any(group.scoring for group in self._open.values())
-        if self._engine.deterministic and busy:
-            return
+        if self._engine.deterministic:
+            scoring = any(group.scoring for group in self._open.values())
+            if self._in_flight or self._episodes.waiting or scoring:
+                return
+            # Environments reply in any order.
+            self._queue = deque(sorted(self._queue, key=lambda entry: entry[1].order))
         requests: list[Request] = []
         while self._queue and len(self._in_flight) < self._max_requests:
             group, attempt = self._queue.popleft()
@@ -223,6 +246,7 @@ class Generator:
             raise engines.not_handed_back(overdue)
 
     def _expire(self, group: OpenGroup) -> None:
+        self._episodes.forget(group)
         ids = [a.request_id for a in group.running if a.request_id in self._in_flight]
         if group.expired:
             raise engines.not_handed_back(ids)
@@ -249,13 +273,14 @@ class Generator:
             cost = self._costs[group.batch]
             cost.completion_tokens += len(completion.token_ids)
             if attempt.leg == 0:
-                cost.prompt_tokens += len(attempt.prompt_ids)
+                cost.prompt_tokens += attempt.new_prompt_ids
         attempt.add(completion)
         if attempt.finish is None and group.expired:
             attempt.finish = "aborted"
         elif attempt.finish is None:
             # lost with its server, or drained: the next leg goes on
             self._queue.append((group, attempt))
+        self._episodes.completed(attempt, group)
         if not group.running:
             self._send_to_scorer(group)
 
@@ -289,6 +314,7 @@ class Generator:
 
     def _drop(self, group: OpenGroup) -> None:
         del self._open[group.key]
+        self._episodes.forget(group)
         self._take_from_queue(group)
         ids = [id for id, (owner, _) in self._in_flight.items() if owner is group]
         for id in ids:

@@ -1,25 +1,12 @@
-"""A group that is not finished: its attempts, the tokens they have so far, and the requests that continue them."""
+"""A group that is not finished: the task, its attempts, and until when they may take."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from rlcore.types import (
-    Completion,
-    Finish,
-    Group,
-    Prefix,
-    Request,
-    Rollout,
-    Sampling,
-    Task,
-    Turn,
-)
-
-TextOf = Callable[[list[int], list[int]], str]
-"""(prompt ids, completion ids) -> the text that reward functions see."""
+from rlcore.rollout.attempt import Attempt, TextOf, request_seed
+from rlcore.types import Group, Prefix, Rollout, Sampling, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,80 +20,6 @@ class TaskDraw:
     """Place among all draws of the batch, over all ranks."""
     occurrence: int = 0
     """How often the same task was drawn before in this batch, over all ranks: keeps ids and seeds apart."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Attempt:
-    """One rollout being written. It may take several requests, called legs: each lies under one version of the weights.
-
-    A leg continues prompt + tokens so far, so nothing is sampled twice and every token keeps its own version.
-    """
-
-    id: str
-    seed: int
-    prompt_ids: list[int]
-    sampling: Sampling
-    """`max_tokens` is fitted to the model's length."""
-    given: int = 0
-    """Completion tokens that were fixed before the first leg (a prefix to be continued); not counted as written."""
-    token_ids: list[int] = field(default_factory=list)  # [L], of the completion so far
-    logprobs: list[float] = field(default_factory=list)  # [L]
-    versions: list[int] = field(default_factory=list)  # [L]
-    support: list[list[int] | None] | None = None
-    """[L] tokens that truncated sampling kept; None if nothing was truncated."""
-    leg: int = 0
-    finish: Finish | None = None
-
-    @property
-    def request_id(self) -> str:
-        """Id of the present leg's request."""
-        return f"{self.id}+{self.leg}" if self.leg else self.id
-
-    def request(self) -> Request:
-        """What asks the engine for the tokens that are still missing."""
-        written = len(self.token_ids) - self.given
-        return Request(
-            id=self.request_id,
-            prompt_ids=self.prompt_ids,
-            prefix_ids=list(self.token_ids),
-            sampling=replace(self.sampling, max_tokens=self.sampling.max_tokens - written),
-            # A leg with the seed of the one before would draw that one's random numbers again.
-            seed=request_seed(self.seed, self.id, self.leg) if self.leg else self.seed,
-        )
-
-    def add(self, completion: Completion) -> None:
-        """Append the tokens of a leg; unless it was stopped from outside, the attempt is finished with it."""
-        if completion.support is not None:
-            before = self.support or [None] * len(self.token_ids)
-            self.support = before + completion.support
-        self.token_ids += completion.token_ids
-        self.logprobs += completion.logprobs
-        self.versions += completion.versions
-        full = len(self.token_ids) - self.given >= self.sampling.max_tokens
-        if completion.finish in ("stop", "length"):
-            self.finish = completion.finish
-        elif full:
-            self.finish = "length"
-        else:
-            self.leg += 1
-
-    def rollout(self, task_id: str, text_of: TextOf) -> Rollout:
-        """The finished attempt, prefix included."""
-        completion = Turn(
-            role="completion",
-            token_ids=self.token_ids,
-            logprobs=self.logprobs,
-            versions=self.versions,
-            support=self.support,
-            temperature=self.sampling.temperature,
-            finish=self.finish,
-        )
-        return Rollout(
-            id=self.id,
-            task_id=task_id,
-            turns=(Turn(role="prompt", token_ids=self.prompt_ids), completion),
-            text=text_of(self.prompt_ids, self.token_ids),
-        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,6 +37,8 @@ class OpenGroup:
     """Monotonic time at which what is still being written is aborted; None until the first request is submitted."""
     expired: bool = False
     scoring: bool = False
+    environment_seed: int = 0
+    """Equal for all attempts."""
 
     @property
     def task(self) -> Task:
@@ -131,8 +46,8 @@ class OpenGroup:
 
     @property
     def running(self) -> list[Attempt]:
-        """Attempts that were asked for and have not finished."""
-        return [attempt for attempt in self.attempts[: self.started] if attempt.finish is None]
+        """Attempts that were asked for and are not over."""
+        return [attempt for attempt in self.attempts[: self.started] if not attempt.is_over]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,10 +93,17 @@ def plan_group(
             seed=request_seed(seed, draw.task.id, number),
             prompt_ids=prompt_ids,
             sampling=sampling,
+            new_prompt_ids=len(prompt_ids),
         )
         for number in range(first, first + size)
     ]
-    return OpenGroup(key=attempts[0].id, batch=batch, draw=draw, attempts=attempts)
+    return OpenGroup(
+        key=attempts[0].id,
+        batch=batch,
+        draw=draw,
+        attempts=attempts,
+        environment_seed=request_seed(seed, f"{draw.task.id}/environment", draw.occurrence),
+    )
 
 
 def plan_continuations(
@@ -189,6 +111,8 @@ def plan_continuations(
 ) -> OpenGroup:
     """The continuations of a prefix: ids are `<rollout id>@<length>~<number>`."""
     rollout = prefix.rollout
+    if rollout.episode is not None:
+        return _plan_continued_turns(prefix, batch=batch, sampling=sampling, seed=seed)
     rollout.require_single_turn("continuing the prefix of a completion")
     prompt, completion = rollout.turns
     kept = slice(0, prefix.length)
@@ -211,10 +135,31 @@ def plan_continuations(
     return OpenGroup(key=prefix.id, batch=batch, draw=draw, attempts=attempts, prefix=prefix)
 
 
-def request_seed(seed: int, task_id: str, attempt: int) -> int:
-    """Stable 63-bit seed of one attempt."""
-    digest = hashlib.blake2b(f"{seed}\0{task_id}\0{attempt}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+def _plan_continued_turns(
+    prefix: Prefix, *, batch: int, sampling: Sampling, seed: int
+) -> OpenGroup:
+    """The continuations of a rollout with an environment from the end of a turn on."""
+    rollout = prefix.rollout
+    draw = TaskDraw(task=prefix.task)
+    attempts = []
+    for number in range(prefix.n):
+        attempt = Attempt(
+            id=f"{prefix.id}~{number}",
+            seed=request_seed(seed, prefix.id, number),
+            prompt_ids=[],
+            sampling=sampling,
+        )
+        if prefix.length:
+            attempt.take_turns(rollout, prefix.length)
+        attempts.append(attempt)
+    return OpenGroup(
+        key=prefix.id,
+        batch=batch,
+        draw=draw,
+        attempts=attempts,
+        prefix=prefix,
+        environment_seed=rollout.episode.seed if rollout.episode else 0,
+    )
 
 
 def rollouts_of(group: OpenGroup, text_of: TextOf) -> Sequence[Rollout]:

@@ -58,7 +58,8 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.format = format
         self.system = system
-        self._arguments = dict(template_arguments or {})
+        self.arguments = dict(template_arguments or {})
+        """Of the chat template."""
 
     def encode(self, task: Task) -> list[int]:
         """Prompt tokens. Raises `TaskError` if the prompt cannot be put into this format or is empty."""
@@ -83,13 +84,13 @@ class PromptEncoder:
         tag = self._opened(self.encode(task)) if text[:1] in _TAG_STARTS else ""
         if tag:
             text = text.removeprefix(tag).removeprefix(tag.strip())
-        return [*self._ids(text), self._end_of_turn]
+        return [*self.ids(text), self.end_of_turn]
 
     def ending(self, end_ids: Sequence[int]) -> str:
         """Where completions end and what demonstrations teach, as a sentence. end_ids: of the policy (`chat.end_ids`)."""
         return (
             f"Completions end at {in_words(self.tokenizer, end_ids)}; in the prompt format "
-            f"{self.format!r} demonstrations teach {in_words(self.tokenizer, [self._end_of_turn])}"
+            f"{self.format!r} demonstrations teach {in_words(self.tokenizer, [self.end_of_turn])}"
         )
 
     def decode(self, ids: list[int]) -> str:
@@ -124,18 +125,18 @@ class PromptEncoder:
             raise TaskError(
                 f"the prompt of task {task.id!r} is a list of chat messages and the prompt format is 'plain'; use format 'chat'"
             )
-        ids = self._ids(task.prompt)
+        ids = self.ids(task.prompt)
         return ids if ids[: len(self._beginning)] == self._beginning else self._beginning + ids
 
     def _encode_chat(self, task: Task) -> list[int]:
         messages = self._messages(task)
         try:
-            text = render(self.tokenizer, messages, generate=True, **self._arguments)
+            text = render(self.tokenizer, messages, generate=True, **self.arguments)
         except Exception as error:  # templates are programs and raise what they like
             raise TaskError(
                 f"the chat template refused task {task.id!r}: {first_line(error)}"
             ) from error
-        return self._ids(text)
+        return self.ids(text)
 
     def _messages(self, task: Task) -> list[Message]:
         if isinstance(task.prompt, str):
@@ -146,7 +147,7 @@ class PromptEncoder:
             return messages
         return [{"role": "system", "content": self.system}, *messages]
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
         """Tokens of the text alone: a chat template writes its own special tokens, plain prompts get `_beginning`."""
         return self.tokenizer(whole_text(text), add_special_tokens=False).input_ids
 
@@ -156,7 +157,8 @@ class PromptEncoder:
         return [bos] if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else []
 
     @cached_property
-    def _end_of_turn(self) -> int:
+    def end_of_turn(self) -> int:
+        """The token with which demonstrations end."""
         # One of `chat.end_ids`, whatever the arguments of the template: engines stop at no other.
         end = turn_end(self.tokenizer) if self.format == "chat" else None
         return self.tokenizer.eos_token_id if end is None else end
@@ -169,4 +171,4 @@ class PromptEncoder:
     def _opening(self) -> str:
         if self.format == "plain":
             return ""
-        return opening(self.tokenizer, **self._arguments)
+        return opening(self.tokenizer, **self.arguments)

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from rlcore.errors import PublishError
+from rlcore.errors import PublishError, TaskError
 from rlcore.rollout.engine import Engine
-from rlcore.types import Rollout
+from rlcore.rollout.prompt import PromptEncoder
+from rlcore.types import Rollout, Task
 
 LEAST_LIMIT = 1e-3
 """Mean canary gap that is always allowed, in nats a token: above what float32 rounds."""
@@ -227,11 +228,25 @@ def _difference(served: str, published: str) -> str:
 def longest_texts(rollouts: Sequence[Rollout], max_length: int) -> list[list[int]]:
     """A canary of rollouts: the longest, until there are enough tokens. max_length: of one text."""
     texts: list[list[int]] = []
-    for rollout in sorted(rollouts, key=lambda rollout: -len(rollout.token_ids)):
+    sequences = [
+        sequence.token_ids
+        for rollout in rollouts
+        for sequence in rollout.sequences
+        if sequence.token_ids  # an environment that fails at once leaves none
+    ]
+    for token_ids in sorted(sequences, key=len, reverse=True):
         if sum(map(len, texts)) >= CANARY_TOKENS:
             break
-        texts.append(rollout.token_ids[: min(LONGEST_CANARY, max_length)])
+        texts.append(token_ids[: min(LONGEST_CANARY, max_length)])
     return texts
+
+
+def first_canary(encoder: PromptEncoder, task: Task) -> list[int]:
+    """A canary before there are rollouts: the task's prompt, or any text where only its environment makes a prompt."""
+    try:
+        return lengthened(encoder.encode(task))
+    except TaskError:
+        return lengthened(encoder.ids("the first text"))
 
 
 def lengthened(text: list[int]) -> list[int]:

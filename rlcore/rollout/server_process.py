@@ -22,7 +22,7 @@ import torch
 
 from rlcore.errors import EngineError
 from rlcore.rollout.adapter_files import slot_rank
-from rlcore.rollout.vllm_config import cache_bytes, read_config
+from rlcore.rollout.vllm_config import cache_bytes, read_config, share_at_start
 
 MODEL = "policy"
 """Name of the model in the server's routes."""
@@ -81,6 +81,8 @@ class ServerSettings:
                 self.tensor_parallel,
             )
             words += ["--kv-cache-memory-bytes", str(cache)]
+            if torch.cuda.is_available():
+                words += ["--gpu-memory-utilization", str(share_at_start(cache))]
         return words
 
     def environment(self, first_device: int) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from rlcore.types import Group, Prefix, Rollout, Span, StepValues, Task, Turn, Verdict
+from rlcore.types import Episode, Group, Prefix, Rollout, Span, StepValues, Task, Turn, Verdict
 
 
 def group_state(group: Group) -> dict[str, Any]:
@@ -58,12 +58,25 @@ def task_state(task: Task) -> dict[str, Any]:
 
 def _rollout_state(rollout: Rollout) -> dict[str, Any]:
     turns = [asdict(turn) for turn in rollout.turns]
-    return {"id": rollout.id, "task_id": rollout.task_id, "text": rollout.text, "turns": turns}
+    return {
+        "id": rollout.id,
+        "task_id": rollout.task_id,
+        "text": rollout.text,
+        "turns": turns,
+        "episode": None if rollout.episode is None else asdict(rollout.episode),
+    }
 
 
 def _load_rollout(state: dict[str, Any]) -> Rollout:
     turns = tuple(Turn(**turn) for turn in state["turns"])
-    return Rollout(id=state["id"], task_id=state["task_id"], text=state["text"], turns=turns)
+    episode = state["episode"]
+    return Rollout(
+        id=state["id"],
+        task_id=state["task_id"],
+        text=state["text"],
+        turns=turns,
+        episode=None if episode is None else Episode(**episode),
+    )
 
 
 def _verdict_state(verdict: Verdict) -> dict[str, Any]:

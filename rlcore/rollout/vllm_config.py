@@ -140,3 +140,13 @@ def cache_bytes(
         cuda = torch.cuda.is_available()
         cap = int(GPU_CACHE_SHARE * torch.cuda.mem_get_info()[0]) if cuda else CPU_CACHE_CAP
     return max(min(wanted, cap), 2 * token * whole_blocks)
+
+
+def share_at_start(cache: int) -> float:
+    """Part of the GPU's whole memory that vLLM is told to use, where the size of its cache is given in bytes.
+
+    It then reads this number for one check: that so much of the GPU is free when it starts. Its default of 0.9 refuses a GPU
+    on which the learner's weights are already.
+    """
+    whole = torch.cuda.mem_get_info()[1]
+    return min(0.9, max(0.01, round(cache / whole, 3)))

@@ -18,7 +18,13 @@ from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.process_state import guest_manners, launched
 from rlcore.rollout.publish import fingerprint_of_workers
 from rlcore.rollout.vllm_adapter import AdapterSlot
-from rlcore.rollout.vllm_config import cache_bytes, in_our_words, read_config, read_end_ids
+from rlcore.rollout.vllm_config import (
+    cache_bytes,
+    in_our_words,
+    read_config,
+    read_end_ids,
+    share_at_start,
+)
 from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
 from rlcore.types import Completion, Request
 
@@ -253,7 +259,10 @@ def _start_engine(**arguments: Any) -> LLMEngine:
     from vllm import EngineArgs, LLMEngine
 
     cuda = torch.cuda.is_available()
-    if not cuda:
+    if cuda:
+        cache = arguments["kv_cache_memory_bytes"]
+        arguments["gpu_memory_utilization"] = share_at_start(cache)
+    else:
         # A prompt read in two pieces makes vLLM wind back its request's generator, which generators on CPU cannot do.
         arguments |= {
             "enable_chunked_prefill": False,

@@ -29,6 +29,7 @@ from rlcore.rollout.generator import Generator
 from rlcore.rollout.open_group import TaskDraw
 from rlcore.run.batch_state import batch_state, load_batch, part_of_rank
 from rlcore.run.metrics import Effort, effort_metrics, tokens_reaching_a_gradient
+from rlcore.run.replay import ReplayBuffer
 from rlcore.run.rollout_batch import RolloutBatch
 from rlcore.types import Group, Outcome, Sample, Task
 
@@ -78,6 +79,7 @@ class BatchSource:
         estimate_step_values: EstimateStepValues | None = None,
         overlap: bool = False,
         in_flight: bool = True,
+        replay: ReplayBuffer | None = None,
     ) -> None:
         """gather: joins the items of all ranks; `list` where there is one. add_policy_rewards: adds rewards that read the
         policy's log-probabilities; `list` adds none. estimate_step_values: adds the step values of per-step credit. overlap:
@@ -93,6 +95,7 @@ class BatchSource:
         self._ready: dict[int, RolloutBatch] = {}
         self._to_start: dict[int, list[Draw]] = {}
         self._next_draw = 0
+        self.replay = replay or ReplayBuffer(None, groups_per_step=0, seed=0)
 
     @property
     def generator(self) -> Generator:
@@ -184,6 +187,7 @@ class BatchSource:
         started = {number: batch.first for number, batch in self._started.items()}
         return {
             "next_draw": self._next_draw,
+            "replay": self.replay.state_dict(),
             "ready": [batch_state(batch) for _, batch in sorted(self._ready.items())],
             "started": {n: [list(draw) for draw in draws] for n, draws in started.items()},
         }
@@ -193,6 +197,7 @@ class BatchSource:
         if not states:
             return
         self._next_draw = states[0]["next_draw"]
+        self.replay.load_state_dict([state.get("replay", []) for state in states])
         rank, ranks = self._rank, self._ranks
         ready = []
         for parts in zip(*(state["ready"] for state in states), strict=True):

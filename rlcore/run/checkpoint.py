@@ -143,6 +143,14 @@ def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
     return cursor, state
 
 
+def check_complete(path: Path) -> None:
+    """Raise `RunError` unless all files of a checkpoint are those that were written."""
+    try:
+        _verify(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+
+
 def read_cursor(path: Path) -> Cursor:
     """The cursor alone, unverified. Raises `RunError`."""
     try:

@@ -37,8 +37,8 @@ def loss_meaning(kind: str) -> str | None:
     """What the value of the loss says in a stage of this kind; None where it needs no words."""
     if kind == "rl":
         return (
-            "the loss of an rl stage is near 0 and does not measure progress: advantages of a "
-            "group cancel out, only the gradient counts. Watch reward/mean and the eval stages"
+            "the loss of an rl stage does not measure progress: it weighs a step's completions by "
+            "their advantages, only its gradient counts. Watch reward/mean and the eval stages"
         )
     if kind == "offline":
         return (

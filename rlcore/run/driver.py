@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import transformers
 from accelerate import Accelerator
 from rich.console import Console
 
-from rlcore.errors import RecipeError
 from rlcore.recipe.build_learner import build_policy
 from rlcore.recipe.check import check
 from rlcore.recipe.schema import Recipe
@@ -31,9 +29,11 @@ from rlcore.run.processes import (
 )
 from rlcore.run.session import Run
 from rlcore.run.shared_files import check_shared
+from rlcore.run.trackers import check_trackers, start_trackers
 from rlcore.run.tracking import Callback, StepFunction, Tracker
 from rlcore.terminal import SafeConsole
 from rlcore.types import Task
+from rlcore.version import code_version
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,13 @@ def train(
     run: Run | None = None
     try:
         check_shared(accelerator, recipe, folder.path)
-        accelerator.init_trackers(recipe.name)
         run = open_run(recipe, folder, accelerator, tracker, tasks)
-        with lost_process_named(recipe.run.timeout_s, folder.path), run.term.listening():
+        start_trackers(accelerator, recipe, folder)
+        with (
+            lost_process_named(recipe.run.timeout_s, folder.path),
+            run.term.listening(),
+            run.saver.writer,
+        ):
             while run.cursor.stage < len(recipe.stages):
                 recipe.stages[run.cursor.stage].run(run)
     except KeyboardInterrupt as interrupt:
@@ -131,23 +135,18 @@ def _say_how_to_go_on(tracker: Tracker, folder: RunFolder, error: Exception) -> 
         )
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Raise `RecipeError` for a tracker whose package is missing: accelerate leaves it out without a word."""
-    for name in names:
-        if find_spec(name) is None:
-            raise RecipeError(
-                f"run.trackers names {name}, which is not installed: pip install {name}, or leave it out"
-            )
-
-
 def accuracies(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
     """Accuracy of the first and the last evaluation on the same task set.
 
-    The second is None where the last evaluation's task set was evaluated only once.
+    The second is None where the last evaluation's task set was evaluated only once. Evaluations
+    between steps of a training stage do not count; of several task sets the first of the stage does.
     """
+    rows = [row for row in rows if "during" not in row]
     if not rows:
         return None, None
-    same = [row["accuracy"] for row in rows if row["eval_set"] == rows[-1]["eval_set"]]
+    of_last = [row for row in rows if row.get("stage_index") == rows[-1].get("stage_index")]
+    eval_set = of_last[0]["eval_set"] if "stage_index" in rows[-1] else rows[-1]["eval_set"]
+    same = [row["accuracy"] for row in rows if row["eval_set"] == eval_set]
     return same[0], same[-1] if len(same) > 1 else None
 
 
@@ -197,7 +196,8 @@ def _tidy(recipe: Recipe, folder: RunFolder, cursor: checkpoint.Cursor) -> None:
     """Drop what was written after the last checkpoint, and checkpoints that are too many."""
     folder.forget_after(step=cursor.step, stage=cursor.stage)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    folder.log_start({"after_step": cursor.step, "stage_index": cursor.stage, "time": now})
+    row = {"after_step": cursor.step, "stage_index": cursor.stage, "time": now}
+    folder.log_start({**row, **code_version()})
     with folder.writing("the list of checkpoints"):
         # Only now: the last one has been read, and is complete.
         checkpoint.keep_newest(folder.checkpoints, recipe.run.keep_checkpoints)
@@ -218,9 +218,11 @@ def _reopen(recipe: Recipe, cursor: checkpoint.Cursor, saved: dict[str, Any]) ->
 
 
 def evaluations(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Accuracy and mean length of all evaluations of each task set."""
+    """Accuracy and mean length of the evaluations of each task set, those between steps of a stage left out."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in rows:
+        if "during" in row:
+            continue
         columns = values.setdefault(row["eval_set"], {"accuracy": [], "length": []})
         columns["accuracy"].append(row["accuracy"])
         columns["length"].append(row["completions/length/mean"])

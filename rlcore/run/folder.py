@@ -6,10 +6,13 @@ runs/<name>/
     eval.jsonl              one object an evaluation
     starts.jsonl            one object a process that started or resumed the run
     rollouts/NNNNNN.jsonl   one object a rollout
+    evaluations/            completions of each evaluation, named in its row of eval.jsonl
+    best/                   with keep_best: the model of the most accurate evaluation
     checkpoints/step_NNNNNN/
     curriculum.svg          fraction, pass rate and value of each category, if there are several
     samples/<stage>/        rollouts of a sample stage
-    pairs/<stage>.jsonl     what a prefer stage compared
+    pairs/<stage>.jsonl     what a prefer or reward_model stage compared
+    reward_models/<stage>/  what a reward_model stage trained; loads with transformers
     references/stage_NN/    the model a stage began with, if its objective compares with it
 """
 
@@ -49,11 +52,14 @@ class RunFolder:
         self.evals = path / "eval.jsonl"
         self.starts = path / "starts.jsonl"
         self.rollouts = path / "rollouts"
+        self.evaluated = path / "evaluations"
+        self.best = path / "best"
         self.checkpoints = path / "checkpoints"
         self.references = path / "references"
         self.picture = path / "curriculum.svg"
         self.samples = path / "samples"
         self.pairs = path / "pairs"
+        self.reward_models = path / "reward_models"
         self.served_model = path / ".model"
         """What an engine reads its architecture and tokenizer from while it starts."""
         self._lock: IO[str] | None = None
@@ -160,12 +166,20 @@ class RunFolder:
     def _holds_run(self) -> bool:
         return self._has_recipe() or bool(all_checkpoints(self.checkpoints))
 
+    def _has_results(self) -> bool:
+        """Whether the run came to anything; one that failed while it started leaves its recipe alone."""
+        written = (self.metrics, self.evals)
+        if self._mark.saved or any(path.exists() and path.stat().st_size for path in written):
+            return True
+        folders = (self.checkpoints, self.rollouts, self.samples, self.pairs)
+        return any(path.exists() and any(path.iterdir()) for path in folders)
+
     def _enter(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         if resume:
             self._check_not_lost()
             if self._has_recipe():
                 check_same_recipe(self.path, recipe)
-        elif overwrite:
+        elif overwrite or not self._has_results():
             self._empty()
         else:
             raise RunError(
@@ -177,10 +191,13 @@ class RunFolder:
         """Remove what a run writes, and nothing else that somebody may have put here."""
         for folder in (
             self.rollouts,
+            self.evaluated,
+            self.best,
             self.checkpoints,
             self.references,
             self.samples,
             self.pairs,
+            self.reward_models,
         ):
             remove(folder, inside=self.path)
         for file in (self.metrics, self.evals, self.starts, self.recipe, self.picture):
@@ -191,7 +208,17 @@ class RunFolder:
         """Drop what a killed run wrote after its last checkpoint: resuming writes it again."""
         with self.writing("the record without what was lost"):
             _keep_rows(self.metrics, lambda row: row.get("step", 0) <= step)
-            _keep_rows(self.evals, lambda row: row.get("stage_index", 0) < stage)
+            _keep_rows(
+                self.evals,
+                lambda row: (
+                    row.get("stage_index", 0) < stage
+                    or ("during" in row and row["stage_index"] == stage and row["step"] <= step)
+                ),
+            )
+            kept = {path for row in self.evaluations() for path in self.evaluation_files(row)}
+            for path in self.evaluated.glob("*.jsonl"):
+                if path not in kept:
+                    path.unlink()
             for written_in, path in self.rollout_files():
                 if written_in > step:
                     path.unlink()
@@ -213,6 +240,26 @@ class RunFolder:
         """One file a step and process; the main process's has no suffix."""
         suffix = f".rank{rank}" if rank else ""
         self._write_rows(self.rollouts / f"{step:06d}{suffix}.jsonl", rows)
+
+    def write_evaluation(self, name: str, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The completions of an evaluation: one file a process, the main process's without a suffix."""
+        with self.writing("evaluations"):
+            self.evaluated.mkdir(exist_ok=True)
+        suffix = f".rank{rank}" if rank else ""
+        self._write_rows(self.evaluated / f"{name}{suffix}.jsonl", rows)
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The rows of eval.jsonl."""
+        return read_rows(self.evals)
+
+    def evaluation_files(self, row: Mapping[str, Any]) -> list[Path]:
+        """The files with the completions of an evaluation, in the order of the processes."""
+        name = row.get("rollouts")
+        if name is None:
+            return []
+        ranks = self.evaluated.glob(f"{name}.rank*.jsonl")
+        paths = [self.evaluated / f"{name}.jsonl", *sorted(ranks)]
+        return [path for path in paths if path.exists()]
 
     def new_sample(self, stage: str) -> None:
         """Make the folder of a sample stage, without what an earlier attempt left in it."""

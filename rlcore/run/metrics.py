@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
 from rlcore.errors import RewardError
+from rlcore.run.episode_metrics import EpisodeFacts, episode_facts, episode_metrics
 from rlcore.types import Group, Rollout, Sample, StepReport
 from rlcore.types.plain import plain
 
@@ -30,6 +31,8 @@ class GroupFacts:
     prompt_tokens: int
     category: str = "all"
     """Of the task."""
+    episodes: tuple[EpisodeFacts, ...] = ()
+    """What environments said, of the rollouts that had one."""
 
 
 def group_facts(group: Group) -> GroupFacts:
@@ -50,6 +53,7 @@ def group_facts(group: Group) -> GroupFacts:
         finishes=[rollout.finish for rollout in group.rollouts],
         prompt_tokens=all_tokens - sum(lengths),
         category=group.task.category,
+        episodes=episode_facts(group.rollouts),
     )
 
 
@@ -79,7 +83,8 @@ def rollout_metrics(facts: Sequence[GroupFacts]) -> dict[str, float]:
     metrics["reward/frac_wrong_format"] = _fraction(statuses, "wrong-format")
     metrics["tokens/prompt"] = sum(group.prompt_tokens for group in facts)
     metrics["tokens/completion"] = sum(lengths)
-    return metrics | _part_means(facts)
+    episodes = [episode for group in facts for episode in group.episodes]
+    return metrics | _part_means(facts) | episode_metrics(episodes)
 
 
 def _fraction(items: Sequence[Any], wanted: Any) -> float:
@@ -246,6 +251,7 @@ def rollout_rows(
                 "mask": [int(is_completion) for is_completion in rollout.mask],
                 "logprobs": rollout.logprobs,
                 **({} if rollout.support is None else {"support": rollout.support}),
+                **_episode_fields(rollout),
                 **({"steps": steps[rollout.id]} if rollout.id in steps else {}),
                 **({"advantages": advantages[rollout.id]} if rollout.id in advantages else {}),
             }
@@ -259,12 +265,12 @@ def token_advantages(
 
     An advantage is None where the token is not trained; a rollout without a sample has no entry.
     """
-    mask_of = {rollout.id: rollout.mask for group in groups for rollout in group.rollouts}
+    rollouts = {rollout.id: rollout for group in groups for rollout in group.rollouts}
     advantages: dict[str, list[list[float | None]]] = {}
     for sample in (sample for group in samples for sample in group):
-        wrote = mask_of.get(sample.id)
-        if sample.stream != "policy" or wrote is None:
+        if sample.stream != "policy" or sample.id not in rollouts:
             continue
+        wrote = rollouts[sample.id].sequences[sample.part].mask
         completion = [
             advantage if is_trained else None
             for advantage, is_trained, is_completion in zip(
@@ -272,8 +278,19 @@ def token_advantages(
             )
             if is_completion
         ]
-        advantages[sample.id] = [[value, len(list(run))] for value, run in groupby(completion)]
+        runs = [[value, len(list(run))] for value, run in groupby(completion)]
+        advantages.setdefault(sample.id, []).extend(runs)
     return advantages
+
+
+def _episode_fields(rollout: Rollout) -> dict[str, Any]:
+    """What a row holds of a rollout with an environment."""
+    fields: dict[str, Any] = {}
+    if rollout.episode is not None:
+        fields["episode"] = plain(asdict(rollout.episode))
+    if len(rollout.prompt_starts) > 1:
+        fields["prompt_starts"] = rollout.prompt_starts
+    return fields
 
 
 def _version_runs(rollout: Rollout) -> list[list[int]]:
@@ -288,8 +305,10 @@ def refuse_unscored(facts: Sequence[GroupFacts]) -> None:
     if not facts or any(value is not None for value in values):
         return
     reasons = [group.failure for group in facts if group.failure]
+    reason = reasons[0] if reasons else "no reason given"
+    part = "environment" if "its environment:" in reason else "reward"
+    command = "rlcore env test" if part == "environment" else "rlcore rewards test"
     raise RewardError(
         f"none of the {len(values)} completions of this step could be scored, the first because "
-        f"{reasons[0] if reasons else 'no reason given'}; fix the reward, or try it alone with "
-        "'rlcore rewards test'"
+        f"{reason}; fix the {part}, or try it alone with '{command}'"
     )

@@ -13,11 +13,14 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_
 
 from rlcore.errors import RlcoreError, RunError, first_line
 from rlcore.run.ending import resume_command
+from rlcore.run.rendezvous import init_method
 
 
 def group_settings(timeout_s: float) -> InitProcessGroupKwargs:
-    """For `Accelerator(kwargs_handlers=[...])`: the longest wait in a collective operation."""
-    return InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))
+    """For `Accelerator(kwargs_handlers=[...])`: where the processes meet, and the longest wait in a collective operation."""
+    return InitProcessGroupKwargs(
+        init_method=init_method(), timeout=timedelta(seconds=timeout_s)
+    )
 
 
 _WITHOUT_CODE = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)

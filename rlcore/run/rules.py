@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlcore.run.env_rules import calls_unreadable, environment_fails, turns_run_out
+
 Row = Mapping[str, Any]
 """Of metrics.jsonl."""
 
@@ -82,6 +84,8 @@ def filter_starved(row: Row) -> str | None:
 def zero_advantages(row: Row) -> str | None:
     if row.get("tokens/trained") != 0 or row.get("reward/frac_zero_std") == 1:
         return None
+    if row.get("critic/pretraining"):  # the policy waits for its critic
+        return None
     return (
         "credit gave every completion an advantage of 0, so nothing was learned: check "
         "credit.baseline and its scheme"
@@ -89,9 +93,9 @@ def zero_advantages(row: Row) -> str | None:
 
 
 def equal_rewards(row: Row) -> str | None:
-    # A credit scheme may teach although all rewards are equal: then some tokens are not wasted.
+    # A credit scheme may teach although all rewards are equal: then some tokens are not wasted. A teacher reads no rewards.
     is_wasted = row.get("tokens/frac_wasted", 1) == 1
-    teaches = not is_wasted or row.get("credit/frac_informative")
+    teaches = not is_wasted or row.get("credit/frac_informative") or "teacher/kl" in row
     if row.get("reward/frac_zero_std") != 1 or teaches:
         return None
     return (
@@ -118,6 +122,9 @@ def mismatch(row: Row) -> str | None:
 STEP_RULES = (
     Rule("all-truncated", "All completions are cut", truncated),
     Rule("wrong-format", "The format is never right", wrong_format),
+    Rule("environment-fails", "The environment fails", environment_fails),
+    Rule("turns-run-out", "Episodes are cut", turns_run_out),
+    Rule("calls-unreadable", "Tool calls cannot be read", calls_unreadable),
     Rule("unscored", "Completions have no score", unscored),
     Rule("filter-starved", "The filter rejects the batch", filter_starved),
     Rule("zero-advantages", "All advantages are 0", zero_advantages),

@@ -19,8 +19,8 @@ MAY_CHANGE = re.compile(r"run\.|stages\.\d+\.steps$")
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise `RunError` where the recipe of the run in `folder` differs in a key that may not change."""
     saved = load(str(folder / RUN_RECIPE))
-    before = _flat(saved.model_dump(mode="json"))
-    now = _flat(recipe.model_dump(mode="json"))
+    before = flat(saved.model_dump(mode="json"))
+    now = flat(recipe.model_dump(mode="json"))
     changes = []
     for key in sorted(before.keys() | now.keys()):
         is_same = _located(before.get(key)) == _located(now.get(key))
@@ -70,7 +70,7 @@ def _steps_done(cursor: Cursor, stage: int) -> int | None:
     return None
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts and lists as one dict, with dots between the keys."""
     if isinstance(value, dict):
         items = list(value.items())
@@ -78,10 +78,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         items = list(enumerate(value))
     else:
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for key, item in items:
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        keys |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return keys
 
 
 def _located(value: Any) -> Any:

@@ -6,31 +6,36 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from rlcore.curriculum.task_sampler import TaskSampler
-from rlcore.errors import RunError
 from rlcore.learner.optim import Average
 from rlcore.learner.policy import Policy
 from rlcore.learner.update import Learner
 from rlcore.objective.term import Objective
-from rlcore.recipe.build_learner import build_encoder, build_engine, build_learner, build_policy
+from rlcore.recipe.build_learner import build_encoder, build_engine, build_learner
+from rlcore.recipe.continued import planned_updates
 from rlcore.recipe.schema import Recipe
 from rlcore.rollout.collector import Collector
 from rlcore.rollout.engine import Engine
-from rlcore.rollout.generator import Generator, Scorer
-from rlcore.rollout.publish import PublishReport, lengthened, longest_texts, publish
+from rlcore.rollout.episodes import Episodes
+from rlcore.rollout.generator import Generator
+from rlcore.rollout.publish import PublishReport, first_canary, longest_texts, publish
+from rlcore.rollout.scorer import Scorer
 from rlcore.run import checkpoint
 from rlcore.run.allocator import give_back_freed_memory
 from rlcore.run.batches import BatchSource
+from rlcore.run.continued import continue_optimiser
 from rlcore.run.disk import remove
 from rlcore.run.ending import TermRequest
 from rlcore.run.folder import RunFolder
 from rlcore.run.memory import memory_metrics
+from rlcore.run.reference import stage_reference
+from rlcore.run.saver import Saver
 from rlcore.run.tracking import Tracker
 from rlcore.run.usable import needs_of, usable_tasks
 from rlcore.types import Rollout, Sampling, Task
@@ -40,6 +45,14 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 4
 """Requests handed to the engine at a time, in multiples of what it decodes together."""
+
+
+class Stateful(Protocol):
+    """What can be saved and continued. Collective; what is sharded is full on the first rank."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Run:
@@ -65,6 +78,8 @@ class Run:
         self.cursor = cursor
         self.saved = saved
         """Trainer state of the stage the run was killed in, until that stage takes it back."""
+        self.parts: dict[str, Stateful] = {}
+        """What the running stage trains or fills beside its learner, by name: checkpoints hold it too."""
         self._average: Average | None = None
         if saved and "average" in saved:  # of a finished stage
             self._average = Average(policy.module, saved["average"]["decay"])
@@ -82,6 +97,7 @@ class Run:
             say=tracker.say,
         )
         tracker.ending = self.encoder.ending(policy.end_ids)
+        self.saver = Saver(recipe.run, folder, policy, accelerator)
         self.term = TermRequest(recipe.run.save_on_term_s)
         self._engine: Engine | None = None
         self._canary: list[list[int]] | None = None
@@ -130,41 +146,29 @@ class Run:
         return self._engine
 
     def learner(self, stage: Stage, objective: Objective) -> Learner:
-        """A fresh learner of the run's policy for one stage."""
+        """A learner of the run's policy for one stage, with a new optimiser unless the stage continues one."""
         learner = build_learner(
             self.policy,
             stage,
             objective,
             accelerator=self.accelerator,
             version=self.cursor.step,
-            reference=self._reference() if objective.needs_reference else None,
+            total_updates=planned_updates(self.recipe.stages, self.cursor.stage),
+            reference=stage_reference(self) if objective.needs_reference else None,
         )
         self._average = learner.average
+        continue_optimiser(self, stage, learner)
         return learner
+
+    def replace_policy(self, policy: Policy) -> None:
+        """Go on with another model; averaged weights were those of the one before."""
+        self.policy = policy
+        self.saver.policy = policy
+        self.forget_average()
 
     def forget_average(self) -> None:
         """For a training stage without a learner: the averaged weights of an earlier one are not its."""
         self._average = None
-
-    def _reference(self) -> Policy | None:
-        """The model the stage began with: None while it is the policy itself, which is saved for the day the run is resumed.
-
-        None also under adapters: their reference is the base below them, which does not change.
-        """
-        if self.recipe.model.peft:
-            return None
-        path = self.folder.references / f"stage_{self.cursor.stage:02d}"
-        if self.cursor.stage_step == 0:
-            checkpoint.save_reference(
-                path, save_model=self.policy.save, main=self.accelerator.is_main_process
-            )
-            self.accelerator.wait_for_everyone()
-            return None
-        if not path.is_dir():
-            raise RunError(
-                f"{path}, the model this stage began with, is missing: put it back, or start again with --overwrite"
-            )
-        return build_policy(self.recipe, path, self.accelerator)
 
     def holding(self, weights: Literal["policy", "ema"]) -> AbstractContextManager[None]:
         """Context in which the policy has its own weights, or the averaged ones of the last training stage."""
@@ -186,8 +190,8 @@ class Run:
         if rollouts:
             self._canary = longest_texts(rollouts, self.max_length - 1)
         elif self._canary is None:
-            prompt = self.encoder.encode(self.tasks(next(iter(self.recipe.tasks)))[0])
-            self._canary = [lengthened(prompt)[: self.max_length - 1]]
+            first = self.tasks(next(iter(self.recipe.tasks)))[0]
+            self._canary = [first_canary(self.encoder, first)[: self.max_length - 1]]
         # the activations of the update that was before this
         give_back_freed_memory()
         widened = self.policy.arithmetic.itemsize < torch.float32.itemsize
@@ -212,8 +216,10 @@ class Run:
         group_size: int,
         seed_of_batch: Callable[[int], int],
         probe: int | None = None,
+        episodes: Episodes | None = None,
     ) -> Collector:
-        """What samples and scores groups of tasks with the run's engine."""
+        """What samples and scores groups of tasks with the run's engine. episodes: of the
+        stage's environment."""
         engine = self.engine()
         generator = Generator(
             engine=engine,
@@ -226,6 +232,7 @@ class Run:
             deadline_s=self.recipe.engine.deadline_s,
             max_requests=IN_FLIGHT * self.recipe.engine.max_sequences,
             probe=probe,
+            episodes=episodes,
         )
         return Collector(generator, streaming=not engine.deterministic)
 
@@ -248,6 +255,8 @@ class Run:
             curriculum.load_state_dict(self.cursor.curriculum)
             if batches is not None:
                 batches.load_state_dict(self.saved.get("batches", []))
+            for name, part in self.parts.items():
+                part.load_state_dict(self.saved["parts"][name])
             torch.set_rng_state(self.saved["rng"])
             self.saved = None
 
@@ -262,18 +271,20 @@ class Run:
 
         In this order: a checkpoint never knows more than the files beside it.
         """
+        self.saver.writer.check()
         self.log_step(metrics)
         done = self.cursor.stage_step
-        # a stage of a user's own may count its steps by another key.
-        is_last = done == getattr(self.recipe.stages[self.cursor.stage], "steps", None)
+        stage = self.recipe.stages[self.cursor.stage]
+        stage.after_step(self, learner, batches)
         leaving = self._is_leaving()
         due = done % self.recipe.run.checkpoint_every == 0 or leaving
-        if due and not is_last:
+        # a stage of a user's own may count its steps by another key.
+        if due and done != getattr(stage, "steps", None):
             self.cursor.curriculum = curriculum.state_dict() if curriculum else {}
             state = self._state(learner)
             if batches is not None:
                 state["batches"] = self.gather([batches.state_dict()])
-            self._save(state)
+            self.saver.save(self.cursor, state, self._average, wait=leaving)
             if leaving:
                 raise KeyboardInterrupt
 
@@ -292,6 +303,7 @@ class Run:
     ) -> None:
         """Move the cursor to the next stage; what a training stage made is saved, so that it can be given more steps later."""
         state = self._state(learner)
+        self.parts = {}
         give_back_freed_memory()
         self.accelerator.free_memory()  # else the next stage's learner would share the parameters with this one's wrapper
         cursor = self.cursor
@@ -300,8 +312,8 @@ class Run:
             curriculum.state_dict() if curriculum else {},
         )
         cursor.stage, cursor.stage_step = cursor.stage + 1, 0
-        if trained:
-            self._save(state)
+        if trained:  # the stages after it may read it
+            self.saver.save(cursor, state, self._average, wait=True)
         cursor.ended_after, cursor.curriculum = None, {}
         if cursor.stage < len(self.recipe.stages) and self._is_leaving():
             raise KeyboardInterrupt
@@ -315,7 +327,9 @@ class Run:
     def _state(self, learner: Learner | None) -> dict[str, Any]:
         """What a checkpoint keeps beside the model."""
         if learner:
-            return {"learner": learner.state_dict(), "rng": torch.get_rng_state()}
+            parts = {name: part.state_dict() for name, part in self.parts.items()}
+            state = {"learner": learner.state_dict(), "rng": torch.get_rng_state()}
+            return state | ({"parts": parts} if parts else {})
         return {"average": self._average.state_dict()} if self._average else {}
 
     def close(self) -> None:
@@ -324,21 +338,3 @@ class Run:
             self._engine = None
             if self.accelerator.is_main_process:
                 remove(self.folder.served_model, inside=self.folder.path)
-
-    def _save(self, state: dict[str, Any]) -> None:
-        checkpoint.save(
-            self.folder.checkpoints,
-            self.cursor,
-            save_model=self._save_model,
-            state=state,
-            keep=self.recipe.run.keep_checkpoints,
-            main=self.accelerator.is_main_process,
-        )
-        self.folder.note_saved(self.cursor.step)
-        self.accelerator.wait_for_everyone()
-
-    def _save_model(self, folder: Path) -> None:
-        self.policy.save(folder)
-        if self._average is not None:
-            with self._average.applied():
-                self.policy.save(folder / "ema")

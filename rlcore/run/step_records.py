@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 
 def write_rollouts(run: Run, batch: RolloutBatch, samples: Sequence[Sequence[Sample]]) -> None:
     """Put every rollout of the batch on disk, before anything can stop the run."""
-    rows = rollout_rows(
-        batch.placed(), step_rows(batch.groups), token_advantages(batch.groups, samples)
+    step = run.cursor.step + 1
+    rows = list(
+        rollout_rows(
+            batch.placed(), step_rows(batch.groups), token_advantages(batch.groups, samples)
+        )
     )
-    run.folder.write_rollouts(run.cursor.step + 1, run.accelerator.process_index, rows)
+    run.folder.write_rollouts(step, run.accelerator.process_index, rows)
+    run.tracker.rollouts("rollouts", rows, step)
 
 
 def batch_metrics(

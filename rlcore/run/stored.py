@@ -14,7 +14,7 @@ from typing import Any
 
 from rlcore.errors import RunError
 from rlcore.run.folder import read_rows
-from rlcore.types import Group, Rollout, Span, StepValues, Task, Verdict
+from rlcore.types import Episode, Group, Rollout, Span, StepValues, Task, Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +106,8 @@ def _rollout(row: Mapping[str, Any], id: str) -> Rollout:
         versions=_per_token(row),
         temperature=row.get("temperature", 1.0),
         support=row.get("support"),
+        prompts=row.get("prompt_starts", (0,)),
+        episode=Episode(**row["episode"]) if row.get("episode") else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from rich.table import Table
 
 from rlcore.run.dead_states import FIRST_STEPS, dead_states, loss_meaning
 from rlcore.run.folder import RunFolder
+from rlcore.run.tracker_tables import log_table
 from rlcore.terminal import SafeConsole
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ class Callback(Protocol):
     def on_evaluation(self, row: dict[str, Any]) -> None:
         """After every evaluation. row: that of eval.jsonl."""
 
+
+EVALUATION_KEYS = re.compile(r"(greedy/)?(accuracy(/.+)?|(pass|maj|rm)@\d+)$")
+"""What trackers get of an evaluation, as `eval/<stage>/<key>`."""
+SHOWN_KEYS = re.compile(r"greedy/accuracy$|(pass|maj|rm)@(?!1$)\d+$")
+"""What a line on the terminal shows of it, beside the accuracy."""
 
 StepFunction = Callable[[int, dict[str, Any]], None]
 """A callback that is a plain function is its `on_step`."""
@@ -166,30 +173,47 @@ class Tracker:
             of = f"/{self._total}" if self._total else ""
             self.say(f"{log.name} {done}{of}  {headline}")
 
-    def evaluated(self, stage: Stage, row: Mapping[str, Any]) -> None:
-        """Log one evaluation and show it."""
-        log = self._log_once(stage, row)
+    def evaluated(self, stage: Stage, row: Mapping[str, Any], *, within: bool = False) -> None:
+        """Log one evaluation and show it. within: between two steps of a training stage."""
+        name = stage.label_of(row["eval_set"])
+        if not within:
+            self._log_once(stage, row, name)
         if self.accelerator.is_main_process:
             self.folder.log_eval(row)
-        self.accelerator.log({f"eval/{log.name}/accuracy": row["accuracy"]}, step=row["step"])
-        seconds = f"{row['time/total']:.1f} s"
-        headline = _headline(log.headline, row)
-        self.say(f"{log.name}: {headline} of {row['completions']} completions ({seconds})")
+        numbers = {key: row[key] for key in row if EVALUATION_KEYS.match(key)}
+        self.accelerator.log(
+            {f"eval/{name}/{key}": value for key, value in numbers.items()}, step=row["step"]
+        )
+        shown = [f"accuracy {_with_interval(row, 'accuracy')}"]
+        for key in ("greedy/accuracy", *row):
+            if key in numbers and SHOWN_KEYS.match(key):
+                shown.append(f"{_label(key)} {row[key]:.1%}")
+        where = f" after step {row['step']}" if within else ""
+        best = ", the best so far" if row.get("is_best") else ""
+        self.say(
+            f"{name}{where}: {'  '.join(dict.fromkeys(shown))} of {row['completions']} completions "
+            f"({row['time/total']:.1f} s){best}"
+        )
         self._call("on_evaluation", dict(row))
+
+    def rollouts(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Show the trackers the first completions of this process: `rollouts`, or `eval/<stage>/rollouts`."""
+        if self.accelerator.is_main_process and self.accelerator.trackers:
+            log_table(self.accelerator.trackers, name, rows, step)
 
     def sampled(self, stage: Stage, row: Mapping[str, Any]) -> None:
         """Log one sample stage and show it."""
-        log = self._log_once(stage, row)
+        log = self._log_once(stage, row, stage.label)
         if self.accelerator.is_main_process:
             self.folder.summarise_sample(row["stage"], row)
         seconds = f"{row['time/total']:.1f} s"
         headline = _headline(log.headline, row)
         self.say(f"{log.name}: {headline}, {row['completions']} completions ({seconds})")
 
-    def _log_once(self, stage: Stage, row: Mapping[str, Any]) -> StageLog:
+    def _log_once(self, stage: Stage, row: Mapping[str, Any], name: str) -> StageLog:
         """The log of a stage without steps."""
         log = StageLog(
-            name=stage.label,
+            name=name,
             kind=stage.kind,
             headline=stage.headline,
             seconds=row["time/total"],
@@ -231,6 +255,13 @@ class Tracker:
 def _headline(headline: Sequence[str], row: Mapping[str, Any]) -> str:
     shown = [f"{_label(key)} {_number(key, row)}" for key in headline if key in row]
     return "  ".join(shown)
+
+
+def _with_interval(row: Mapping[str, Any], key: str) -> str:
+    """The proportion and its 95% interval, where there is one: `62.5% (48.1% to 75.0%)`."""
+    interval = row.get("intervals", {}).get(key)
+    text = f"{row[key]:.1%}"
+    return f"{text} ({interval[0]:.1%} to {interval[1]:.1%})" if interval else text
 
 
 def _label(key: str) -> str:

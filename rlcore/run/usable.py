@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlcore.errors import TaskError
+from rlcore.rollout.demonstration import encode_demonstration
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.tasks.lazy import LazyTasks
 from rlcore.types import Task
@@ -32,14 +33,15 @@ def needs_of(recipe: Recipe) -> dict[str, Needs]:
     """By name of the task set. Sets that no stage reads are left out."""
     needs: dict[str, Needs] = {}
     for stage in recipe.stages:
-        name = getattr(stage, "tasks", None)
-        if name is None:
-            continue
-        before = needs.get(name, Needs())
-        needs[name] = Needs(
-            completes=before.completes or hasattr(stage, "sampling"),
-            imitates=before.imitates or stage.imitates,
-        )
+        names = getattr(stage, "tasks", None) or []
+        for name in [names] if isinstance(names, str) else names:
+            before = needs.get(name, Needs())
+            needs[name] = Needs(
+                # With an environment the prompt is whole only when an episode begins.
+                completes=before.completes
+                or (hasattr(stage, "sampling") and getattr(stage, "env", None) is None),
+                imitates=before.imitates or stage.imitates,
+            )
     return needs
 
 
@@ -91,11 +93,13 @@ def _too_long(
     task: Task, needs: Needs, encoder: PromptEncoder, max_length: int, max_imitated: int
 ) -> str:
     """What is too long about a row; "" if nothing is."""
+    if not (needs.completes or needs.imitates):
+        return ""
     prompt = len(encoder.encode(task))
     if needs.completes and prompt >= max_length:
         return f"whose prompt has {prompt:,} tokens of {max_length:,} and leaves no room for a completion"
     if needs.imitates:
-        whole = prompt + len(encoder.encode_demonstration(task))
+        whole = prompt + len(encode_demonstration(encoder, task)[0])
         if whole > max_imitated:
             return f"whose prompt and demonstration have {whole:,} tokens of {max_imitated:,}"
     return ""

@@ -22,6 +22,7 @@ from rlcore.errors import RecipeError
 from rlcore.plugin import Named, build_later, did_you_mean
 from rlcore.scoring.forms import RewardSpec
 from rlcore.types import SCORED, Verdict
+from rlcore.types.task import Status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +154,29 @@ def aggregate(
             return Verdict(
                 value=None, status=verdict.status, parts=parts, reason=verdict.reason
             )
+    wrong_format = any(verdict.status == "wrong-format" for verdict in applying)
+    return by_rule(
+        rewards,
+        parts,
+        rule,
+        finished=finished,
+        tokens=tokens,
+        status="wrong-format" if wrong_format else "ok",
+        reason="; ".join(verdict.reason for verdict in applying if verdict.reason),
+    )
+
+
+def by_rule(
+    rewards: Sequence[RewardSpec],
+    parts: Mapping[str, float | None],
+    rule: Aggregate,
+    *,
+    finished: bool,
+    tokens: int,
+    status: Status = "ok",
+    reason: str = "",
+) -> Verdict:
+    """The verdict whose value the rule makes of the parts that have one. status, reason: of the verdict if the rule gives a number."""
     values = {name: part for name, part in parts.items() if part is not None}
     weights = _weights([spec for spec in rewards if spec.weight == 0 or spec.name in values])
     try:
@@ -165,13 +189,7 @@ def aggregate(
     if not math.isfinite(value):
         reason = f"the aggregate gave {value}"
         return Verdict(value=None, status="unscorable", parts=parts, reason=reason)
-    wrong_format = any(verdict.status == "wrong-format" for verdict in applying)
-    return Verdict(
-        value=value,
-        status="wrong-format" if wrong_format else "ok",
-        parts=parts,
-        reason="; ".join(verdict.reason for verdict in applying if verdict.reason),
-    )
+    return Verdict(value=value, status=status, parts=parts, reason=reason)
 
 
 def part_weights(named: Named, rewards: Sequence[RewardSpec]) -> dict[str, float]:

@@ -114,6 +114,7 @@ class Reward:
         offered: dict[str, Any] = {
             "completion_ids": view.completion_ids[i],
             "finished": view.finished[i],
+            "messages": view.messages[i],
         }
         if self.form == "short":
             offered["completion"] = view.completions[i]
@@ -124,7 +125,7 @@ class Reward:
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         offered["prompt"] = prompt
-        offered["completion"] = _as_chat(view.completions[i])
+        offered["completion"] = _said(view, i)
         offered["answer"] = "" if view.answer is None else view.answer
         offered["info"] = view.columns.get("info", {})
         offered["task"] = view.columns.get("task", "")
@@ -141,7 +142,7 @@ class Reward:
         }
         completions: list[Any] = view.completions
         if not isinstance(view.prompt, str):
-            completions = [_as_chat(text) for text in view.completions]
+            completions = [_said(view, i) for i in range(n)]
         return {
             **columns,
             **self.params,
@@ -150,6 +151,7 @@ class Reward:
             "completion_ids": view.completion_ids,
             "answer": [view.answer] * n,
             "finished": view.finished,
+            "messages": view.messages,
             "log_metric": metrics.__setitem__,
             "log_extra": lambda column, values: None,
         }
@@ -237,8 +239,9 @@ def _crashed(reason: str) -> Verdict:
     return Verdict(value=None, status="crashed", reason=reason)
 
 
-def _as_chat(text: str) -> list[Message]:
-    return [{"role": "assistant", "content": text}]
+def _said(view: GroupView, i: int) -> list[Message]:
+    """What follows the prompt, as chat messages."""
+    return view.messages[i][view.prompt_messages :]
 
 
 def _result(value: Any) -> Any:

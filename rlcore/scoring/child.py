@@ -10,9 +10,7 @@ import math
 import os
 import pickle
 import resource
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,15 +18,15 @@ from typing import Any
 from rlcore.errors import RewardError
 from rlcore.scoring.call import GroupCrash, Reward, error_text
 from rlcore.scoring.load import load_reward
-from rlcore.scoring.strays import MARK, kill_strays
 from rlcore.scoring.worker import LOADED, Call, Mode, Reply
 from rlcore.types import Verdict
+from rlcore.workers.process import die_with
 
 
 def serve(descriptor: int, parent: int) -> None:
     """The main loop."""
     pipe = Connection(descriptor)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=die_with, args=(parent,), daemon=True).start()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     specs, deadline_s, memory_gb = pipe.recv()
     try:
@@ -107,10 +105,3 @@ def _finite(number: Any) -> float | None:
     if number is None or not math.isfinite(number):
         return None
     return float(number)
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    kill_strays(os.environ.get(MARK, ""))
-    os.killpg(0, signal.SIGKILL)

@@ -9,16 +9,19 @@
 In all of them `answer` is the task's reference answer and columns of the task are passed by name.
 
 Short is rlcore's own: `@reward f(completion, answer, **columns) -> float | bool | None | Verdict`.
-It is offered `completion`, `answer`, `prompt`, `completion_ids` and `finished`.
+It is offered `completion`, `answer`, `prompt`, `completion_ids`, `finished` and `messages`.
 
 Batch is TRL's: `f(prompts, completions, **columns) -> list[float | None]`. It is offered
-`prompts`, `completions`, `completion_ids`, `answer` and `finished`; these and the columns are
+`prompts`, `completions`, `completion_ids`, `answer`, `finished` and `messages`; these and the columns are
 lists with one entry per completion. `log_metric(name, value)` adds a part to the verdicts;
 `log_extra` is accepted and ignored.
 
 Verifiers is that of the packages verifiers and prime-rl:
 `async f(prompt, completion, answer, state, **kwargs) -> float`. `prompt` and `completion` are
 always chat messages, `info` and `task` are columns, and `state` is a dict of all of these.
+
+With an environment, `completion` in the short form is the text of the last completion and
+`messages` the whole conversation; as chat messages, `completion` is all that follows the prompt.
 
 A function without `**` receives only the arguments that it names. Parameters from the recipe are
 passed as further keyword arguments. Any form may be `async`: the completions of a group are then
@@ -56,10 +59,11 @@ OFFERED: Mapping[Form, tuple[str, ...]] = {
         "completion_ids",
         "answer",
         "finished",
+        "messages",
         "log_metric",
         "log_extra",
     ),
-    "short": ("completion", "answer", "prompt", "completion_ids", "finished"),
+    "short": ("completion", "answer", "prompt", "completion_ids", "finished", "messages"),
     "verifiers": (
         "prompt",
         "completion",
@@ -69,10 +73,14 @@ OFFERED: Mapping[Form, tuple[str, ...]] = {
         "state",
         "completion_ids",
         "finished",
+        "messages",
     ),
 }
 """What the engine itself passes to a reward, in addition to columns and parameters."""
 _BATCH_NAMES = {"prompts", "completions", "completion_ids"}
+
+ENVIRONMENT = "environment"
+"""The reward that a recipe names to take what the environment gave: the sum of its turns' rewards."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -129,6 +137,11 @@ class GroupView:
     completions: list[str]  # [G]
     completion_ids: list[list[int]]  # [G][L], all tokens that the policy wrote
     finished: list[bool]  # [G], whether the model ended the completion itself
+    messages: list[
+        list[Message]
+    ]  # [G], the whole conversation; prompt and completion without an environment
+    prompt_messages: int = 1
+    """How many of them are the prompt."""
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -140,4 +153,5 @@ class GroupView:
             completions=[self.completions[i] for i in indices],
             completion_ids=[self.completion_ids[i] for i in indices],
             finished=[self.finished[i] for i in indices],
+            messages=[self.messages[i] for i in indices],
         )

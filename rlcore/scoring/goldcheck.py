@@ -118,7 +118,7 @@ def _split_demonstration(task: Task) -> tuple[str, str, str] | None:
 
     None if there is no demonstration or no answer in it.
     """
-    if task.demonstration is None:
+    if not isinstance(task.demonstration, str):
         return None
     demonstration = str(task.demonstration)
     answer = str(task.answer)

@@ -19,7 +19,7 @@ from typing import Any
 
 from rlcore.errors import RewardError
 from rlcore.scoring.aggregate import Aggregate, aggregate, weighted_sum
-from rlcore.scoring.forms import GroupView, RewardSpec
+from rlcore.scoring.forms import ENVIRONMENT, GroupView, RewardSpec
 from rlcore.scoring.worker import GRACE_S, LOAD_DEADLINE_S, Worker, WorkerLost
 from rlcore.types import SCORED, Rollout, Task, Verdict
 
@@ -63,9 +63,12 @@ class Scorer:
         self._progress = time.monotonic()
         self._counter = itertools.count()
         self._closed = threading.Event()
+        called = [spec for spec in rewards if spec.use != ENVIRONMENT]
+        self._index = {spec.name: index for index, spec in enumerate(called)}
+        """Of the rewards that workers compute, in the workers' list."""
         self._workers = [
-            Worker(rewards, deadline_s=deadline_s, memory_gb=memory_gb)
-            for _ in range(max(1, workers))
+            Worker(called, deadline_s=deadline_s, memory_gb=memory_gb)
+            for _ in range(max(1, workers) if called else 0)
         ]
         self._threads = [
             threading.Thread(target=self._serve, args=(worker,), daemon=True)
@@ -73,7 +76,8 @@ class Scorer:
         ]
         atexit.register(self.close)
         try:
-            self._workers[0].ready()
+            if self._workers:
+                self._workers[0].ready()
         except RewardError:
             self.close()
             raise
@@ -89,7 +93,10 @@ class Scorer:
         if not self._open:
             self._progress = time.monotonic()
         self._open.add(key)
-        self._jobs.put((key, task, list(rollouts)))
+        if self._workers:
+            self._jobs.put((key, task, list(rollouts)))
+        else:
+            self._done.put((key, self._score_group(None, task, list(rollouts))))
 
     def poll(self, timeout_s: float) -> list[tuple[str, list[Verdict]]]:
         """Groups scored since the last call; waits at most `timeout_s` for the first.
@@ -178,27 +185,21 @@ class Scorer:
                 self._done.put((key, error))
 
     def _score_group(
-        self, worker: Worker, task: Task, rollouts: list[Rollout]
+        self, worker: Worker | None, task: Task, rollouts: list[Rollout]
     ) -> list[Verdict]:
-        live = [i for i, rollout in enumerate(rollouts) if rollout.finish != "aborted"]
-        view = GroupView(
-            prompt=task.prompt,
-            answer=task.answer,
-            columns=task.columns,
-            completions=[rollouts[i].text for i in live],
-            completion_ids=[rollouts[i].policy_ids for i in live],
-            finished=[rollouts[i].finish == "stop" for i in live],
-        )
+        """worker: None where no reward needs one."""
+        problems = [_problem(rollout) for rollout in rollouts]
+        live = [i for i, problem in enumerate(problems) if problem is None]
+        view = _view(task, [rollouts[i] for i in live])
         by_reward: list[list[Verdict]] = []
-        for index, spec in enumerate(self._rewards):
-            by_reward.append(self._score_with(worker, index, spec, view) if live else [])
-        cut = Verdict(
-            value=None,
-            status="unscorable",
-            parts={spec.name: None for spec in self._rewards},
-            reason="cut at the rollout deadline",
-        )
-        verdicts = [cut] * len(rollouts)
+        for spec in self._rewards:
+            if worker is None or spec.use == ENVIRONMENT:
+                by_reward.append([_of_environment(rollouts[i]) for i in live])
+            else:
+                index = self._index[spec.name]
+                by_reward.append(self._score_with(worker, index, spec, view) if live else [])
+        no_parts = {spec.name: None for spec in self._rewards}
+        verdicts = [replace(problem or _UNKNOWN, parts=no_parts) for problem in problems]
         for position, i in enumerate(live):
             verdicts[i] = aggregate(
                 self._rewards,
@@ -284,6 +285,45 @@ class Scorer:
         if not worker.loaded:
             worker.ready()
             self._progress = time.monotonic()
+
+
+_UNKNOWN = Verdict(value=None, status="unscorable", reason="cut at the rollout deadline")
+
+
+def _problem(rollout: Rollout) -> Verdict | None:
+    """Why no reward is asked about a rollout; None if they are."""
+    episode = rollout.episode
+    if episode is not None and episode.failed:
+        reason = f"its environment: {episode.reason}"
+        return Verdict(value=None, status=episode.ending, reason=reason)  # type: ignore[arg-type]
+    return _UNKNOWN if rollout.finish == "aborted" else None
+
+
+def _of_environment(rollout: Rollout) -> Verdict:
+    if rollout.episode is None:
+        return Verdict(value=None, status="unscorable", reason="it had no environment")
+    return Verdict(value=sum(rollout.episode.rewards))
+
+
+def _view(task: Task, rollouts: Sequence[Rollout]) -> GroupView:
+    """What rewards see of the rollouts."""
+    prompt = task.prompt
+    begin = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    messages = []
+    for rollout in rollouts:
+        said = [*begin, {"role": "assistant", "content": rollout.text}]
+        messages.append(said if rollout.episode is None else rollout.episode.messages)
+    lengths = [rollout.episode.prompt_messages for rollout in rollouts if rollout.episode]
+    return GroupView(
+        prompt=task.prompt,
+        answer=task.answer,
+        columns=task.columns,
+        completions=[rollout.text for rollout in rollouts],
+        completion_ids=[rollout.policy_ids for rollout in rollouts],
+        finished=[rollout.finish == "stop" for rollout in rollouts],
+        messages=messages,
+        prompt_messages=lengths[0] if lengths else len(begin),
+    )
 
 
 def _check_names(rewards: Sequence[RewardSpec]) -> None:

@@ -8,14 +8,9 @@ otherwise shift all later replies by one: a reply that does not fit makes the wo
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -23,22 +18,16 @@ from typing import Any, Literal, NamedTuple
 
 from rlcore.errors import RewardError
 from rlcore.scoring.forms import GroupView, RewardSpec
-from rlcore.scoring.output import Output
-from rlcore.scoring.strays import MARK, kill_strays
+from rlcore.workers.process import WorkerProcess
 
 LOAD_DEADLINE_S = 600.0
 """For importing rewards and constructing classes: a model may have to be read from disk."""
 GRACE_S = 1.0
 """Concurrent calls are cut in the worker, at their deadline; the parent waits this much longer."""
-KILL_WAIT_S = 10.0
 Mode = Literal["each", "batch", "concurrent"]
 """How a reward is called first: one completion at a time, one call per group, or all at once."""
 LOADED = 0
 """Number of the reply that says whether the rewards were loaded; calls count from 1."""
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from rlcore.scoring.child import serve; serve(*map(int, sys.argv[2:]))"
-)
 
 
 class Call(NamedTuple):
@@ -83,23 +72,19 @@ class Worker:
     ) -> None:
         self._setup = pickle.dumps((list(specs), deadline_s, memory_gb))
         self._deadline_s = deadline_s
-        self._folder = os.getcwd()
-        self._path = json.dumps(sys.path)
         self._lock = threading.Lock()
         self._closed = False
         self._loaded = False
         self._number = LOADED
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = WorkerProcess("rlcore.scoring.child:serve")
         self._pipe: Connection | None = None
         self._modes: list[Mode] = []
-        self._output = Output()
-        self._token = f"{os.getpid()}-{os.urandom(8).hex()}"
         self.restart()
 
     @property
     def pid(self) -> int | None:
         """Process id, None once closed."""
-        return self._process.pid if self._process else None
+        return self._process.pid
 
     @property
     def loaded(self) -> bool:
@@ -145,7 +130,7 @@ class Worker:
     def restart(self) -> None:
         """Kill the process and start a new one, without waiting until it is ready."""
         with self._lock:
-            self._kill()
+            self._process.kill()
             if self._pipe is not None:
                 self._pipe.close()
             if not self._closed:
@@ -155,7 +140,7 @@ class Worker:
         """Kill the process for good."""
         with self._lock:
             self._closed = True
-            self._kill()
+            self._process.kill()
 
     def _receive(self, number: int, deadline_s: float) -> Any:
         try:
@@ -179,59 +164,19 @@ class Worker:
         return message[2]
 
     def _lost(self, error: Exception) -> WorkerLost:
-        try:
-            code = self._process.wait(1.0) if self._process else None
-        except subprocess.TimeoutExpired:
-            reason = f"the worker process closed its connection ({type(error).__name__})"
-            return WorkerLost("crashed", reason)
-        if code is not None and code < 0:
-            return WorkerLost("crashed", f"the worker process died of {_signal_name(-code)}")
-        return WorkerLost("crashed", f"the worker process ended with exit code {code}")
+        return WorkerLost("crashed", self._process.cause_of_death(error))
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        ours = self._process.start()
         # A worker that stops reading, or dies in the middle of a message, must not block the
         # parent for ever.
         limit = struct.pack("ll", max(1, int(self._deadline_s)), 0)
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
-        descriptor = theirs.fileno()
-        arguments = [self._path, str(descriptor), str(os.getpid())]
-        said, says = os.pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=says,
-                stderr=says,
-                pass_fds=(descriptor,),
-                start_new_session=True,
-                cwd=self._folder,
-                env={**os.environ, MARK: self._token},
-            )
-        os.close(says)
-        self._output.follow(said)
         self._pipe = Connection(ours.detach())
         self._loaded = False
         self._number = LOADED
         self._pipe.send_bytes(self._setup)
-
-    def _kill(self) -> None:
-        process = self._process
-        self._process = None
-        if process is None:
-            return
-        try:
-            # The whole process group: processes that a plugin started are killed too.
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        kill_strays(self._token)
-        self._output.end()
-        try:
-            process.wait(KILL_WAIT_S)
-        except subprocess.TimeoutExpired:
-            pass  # held by the kernel; `subprocess` collects it when it is gone
 
 
 def _fits(message: Any, number: int, pid: int | None) -> bool:
@@ -239,10 +184,3 @@ def _fits(message: Any, number: int, pid: int | None) -> bool:
     if not isinstance(message, tuple) or len(message) != 3:
         return False
     return message[:2] == (number, pid)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"

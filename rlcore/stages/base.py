@@ -17,19 +17,31 @@ Loading and checking a recipe needs no torch, so stages import it inside their m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from rlcore.recipe.build import build_policy_reward, build_rule, build_scorer, policy_rewards
+from rlcore.recipe.build import (
+    build_environments,
+    build_policy_reward,
+    build_rule,
+    build_scorer,
+    policy_rewards,
+)
+from rlcore.recipe.env_section import EnvSection
+from rlcore.recipe.model_sections import may_be_model
 from rlcore.recipe.section import OptionalName, Section
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection, ScoringSection
 from rlcore.scoring.aggregate import weighted_sum
+from rlcore.scoring.forms import ENVIRONMENT
+from rlcore.types import Outcome, Task
 
 if TYPE_CHECKING:
+    from rlcore.learner.update import Learner
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
+    from rlcore.run.batches import BatchSource
     from rlcore.run.session import Run
 
 
@@ -40,13 +52,17 @@ class Stage(Section):
     """Metrics that tables and progress lines show; the first is the stage's main number."""
     trains: ClassVar[bool] = True
     """Whether the stage changes the policy."""
+    trains_reward_model: ClassVar[bool] = False
+    """Whether the stage leaves a reward model that rewards of later stages can name."""
     writes_samples: ClassVar[bool] = False
     """Whether the stage leaves rollouts that later stages can name in `data`."""
 
     files: ClassVar[str] = ""
     """Folder of the run in which the stage writes files of its name."""
 
-    kind: str = Field(description="sft, rl, eval, sample, offline, prefer, or file.py:Class")
+    kind: str = Field(
+        description="sft, rl, eval, sample, offline, prefer, reward_model, merge, or file.py:Class"
+    )
     name: OptionalName = Field("", description="name in metrics and tables; default: the kind")
 
     @property
@@ -77,16 +93,123 @@ class Stage(Section):
         """Run the stage from where the cursor stands to its end, and call `run.end_stage`."""
         raise NotImplementedError
 
+    def after_step(
+        self, run: Run, learner: Learner | None, batches: BatchSource | None
+    ) -> None:
+        """What is done after each step is logged and before it is saved. Collective."""
+
+
+class TrainingKeys(Stage):
+    """A training stage whose policy can be evaluated between its steps."""
+
+    eval_every: PositiveInt | None = Field(
+        None,
+        description="evaluate after every so many steps, as the first eval stage after this stage says",
+    )
+    keep_best: bool = Field(
+        False,
+        description="with eval_every: keep the model of the most accurate evaluation in best/",
+    )
+    patience: PositiveInt | None = Field(
+        None,
+        description="with eval_every: end the stage after so many evaluations in a row that are not more accurate than the best "
+        "one before them",
+    )
+
+    def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
+        yield from super().problems(recipe, before)
+        if self.keep_best and self.eval_every is None:
+            yield "keep_best has no effect without eval_every"
+        if self.patience is not None and self.eval_every is None:
+            yield "patience has no effect without eval_every"
+        if self.eval_every is None:
+            return
+        stage = next_evaluation(recipe, len(before))
+        if stage is None:
+            yield "eval_every needs an eval stage after this stage, which says how to evaluate"
+        elif (
+            stage.weights == "ema"
+            and getattr(getattr(self, "optim", None), "ema", None) is None
+        ):
+            yield f"eval_every evaluates as {stage.label} says, whose weights are ema: set optim.ema"
+        steps = getattr(self, "steps", None)
+        if steps is not None and self.eval_every > steps:
+            yield f"eval_every is {self.eval_every}, but the stage has only {steps} steps"
+
+    def goes_on(self, run: Run) -> bool:
+        """Whether the stage has a further step: not after `steps`, and not when `patience` is over. Collective."""
+        if run.cursor.stage_step >= self.steps:
+            return False
+        if self.patience is None or run.cursor.stage_step % self.eval_every:
+            return True
+        from rlcore.run.evaluation import evaluations_without_gain
+
+        # One process decides for all: only its file is sure to hold what was evaluated before.
+        rows = run.folder.evaluations()
+        without = evaluations_without_gain(rows, self.label, run.cursor.stage)
+        return run.gather([without])[0] < self.patience
+
+    def after_step(
+        self, run: Run, learner: Learner | None, batches: BatchSource | None
+    ) -> None:
+        if self.eval_every is None or run.cursor.stage_step % self.eval_every:
+            return
+        from rlcore.stages.eval import evaluate_during
+
+        stage = next_evaluation(run.recipe, run.cursor.stage)
+        evaluate_during(run, self, stage, learner, batches)
+
+
+def next_evaluation(recipe: Recipe, position: int) -> Any:
+    """The first eval stage after the stage at `position`; None if there is none."""
+    from rlcore.stages.eval import EvalStage
+
+    later = recipe.stages[position + 1 :]
+    return next((stage for stage in later if isinstance(stage, EvalStage)), None)
+
+
+class OrderKeys(Stage):
+    """A stage that imitates what it reads in an order of the recipe's choice."""
+
+    curriculum: str | dict[str, Any] = Field(
+        "uniform",
+        description="what next: uniform, ordered, folded, cyclic, mixture, phases, ... that need no rewards, or {use: name, "
+        "parameter: value}; docs/curricula.md",
+    )
+
+
+def unrewarded(
+    tasks: Sequence[Task], positions: Sequence[int], losses: Mapping[int, float] | None = None
+) -> list[Outcome]:
+    """What a curriculum observes of tasks that were imitated: which they were, and their losses by number in the batch."""
+    return [
+        Outcome(
+            index=position,
+            category=tasks[position].category or "",
+            rewards=(),
+            abs_advantage=0.0,
+            loss=(losses or {}).get(number),
+        )
+        for number, position in enumerate(positions)
+    ]
+
 
 class TaskStage(Stage):
     """A stage that reads a task set."""
 
     tasks: str = Field(description="name of one of the recipe's task sets")
 
+    @property
+    def task_sets(self) -> list[str]:
+        """Names of the task sets that the stage reads."""
+        return [self.tasks] if isinstance(self.tasks, str) else self.tasks
+
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
-        if self.tasks not in recipe.tasks:
-            names = ", ".join(recipe.tasks)
-            yield f"tasks is {self.tasks!r}, but the recipe's task sets are: {names}"
+        yield from super().problems(recipe, before)
+        for name in self.task_sets:
+            if name not in recipe.tasks:
+                names = ", ".join(recipe.tasks)
+                yield f"tasks is {name!r}, but the recipe's task sets are: {names}"
 
 
 class GeneratingStage(TaskStage):
@@ -97,6 +220,9 @@ class GeneratingStage(TaskStage):
     )
     scoring: ScoringSection = Field(default_factory=ScoringSection)
     sampling: SamplingSection = Field(default_factory=SamplingSection)
+    env: EnvSection | None = Field(
+        None, description="what the policy talks to, in several turns; docs/environments.md"
+    )
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
         yield from super().problems(recipe, before)
@@ -106,8 +232,27 @@ class GeneratingStage(TaskStage):
                 f"sampling.max_tokens ({self.sampling.max_tokens}) leaves no room for a prompt "
                 f"in engine.max_length ({longest})"
             )
+        uses_environment = any(reward.use == ENVIRONMENT for reward in self.rewards)
+        if uses_environment and self.env is None:
+            yield "rewards name environment, but the stage has no env"
+        late = policy_rewards(self.rewards)
+        if self.env is not None and late:
+            yield f"rewards: {late[0].use} reads single-turn rollouts; leave it out, or leave out env"
+        trained = [stage.label for stage in before if stage.trains_reward_model]
+        for spec in late:
+            model = spec.params.get("model")
+            if spec.use != "reward_model" or not isinstance(model, str):
+                continue
+            if model not in trained and not may_be_model(model):
+                names = ", ".join(trained) or "(none)"
+                yield (
+                    f"rewards: the model of reward_model is {model!r}: neither a reward_model stage before this one ({names}) "
+                    "nor a folder here nor a hub name, owner/name"
+                )
 
     def check(self, context: Checking) -> list[str]:
+        with context.at("env"), build_environments(self.env, workers=1):
+            pass
         with context.at("rewards"):
             if self.rewards not in context.checked_rewards:
                 small = self.model_copy(update={"scoring": ScoringSection(workers=1)})

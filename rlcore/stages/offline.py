@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from rlcore.curriculum.uniform import Uniform
-from rlcore.errors import RunError
+from rlcore.curriculum.task_sampler import drawn
+from rlcore.errors import RecipeError, RunError
 from rlcore.objective.term import Objective
+from rlcore.recipe.build import build_order
 from rlcore.recipe.build_credit import build_credit
 from rlcore.recipe.build_learner import build_objective
 from rlcore.recipe.credit_sections import CreditSection
@@ -27,7 +28,7 @@ from rlcore.recipe.optim_sections import OptimSection
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
-from rlcore.stages.base import DataStage, Stage
+from rlcore.stages.base import DataStage, OrderKeys, Stage, TrainingKeys, unrewarded
 from rlcore.types import Sample
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from rlcore.run.stored import Stored
 
 
-class OfflineStage(DataStage):
+class OfflineStage(OrderKeys, TrainingKeys, DataStage):
     headline = ("loss", "entropy")
 
     keep: Literal["all", "correct", "incorrect"] = Field(
@@ -77,7 +78,12 @@ class OfflineStage(DataStage):
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)
         with context.at("objective"):
-            build_objective(self.objective, max_tokens=context.recipe.engine.max_length)
+            aim = build_objective(self.objective, max_tokens=context.recipe.engine.max_length)
+            if aim.select is not None:
+                raise RecipeError(
+                    "it leaves out tokens by comparing those of a rollout batch, which this stage has none of: "
+                    "use it in an rl stage, or another objective here"
+                )
         with context.at("credit"):
             build_credit(self.credit)
         total = self.steps * self.batch_size
@@ -92,19 +98,24 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
     from rlcore.run.stored import read_stored
 
     objective = build_objective(stage.objective, max_tokens=run.max_length)
-    samples = offline_samples(read_stored(run.stored(stage.data)), stage, objective)
+    stored = read_stored(run.stored(stage.data))
+    samples = offline_samples(stored, stage, objective)
     run.tracker.say(f"{stage.label}: {len(samples):,} stored completions to learn from")
-    order = Uniform(samples, seed=derive(run.recipe.seed, "offline", run.cursor.stage))
+    task_of = {rollout.id: one.group.task for one in stored for rollout in one.group.rollouts}
+    tasks = [task_of[sample.id] for sample in samples]
+    seed = derive(run.recipe.seed, "offline", run.cursor.stage)
+    order = build_order(stage.curriculum, tasks, seed=seed)
     learner = run.learner(stage, objective)
     run.resume_stage(learner, order)
     with run.tracker.stage(stage, done=run.cursor.stage_step):
-        while run.cursor.stage_step < stage.steps:
+        while stage.goes_on(run):
             watch = Stopwatch()
-            report = learner.update(
-                [samples[position] for position in run.my_share(order.draw(stage.batch_size))]
-            )
+            positions = drawn(order, stage.batch_size, len(samples))
+            report = learner.update([samples[position] for position in run.my_share(positions)])
+            order.observe(unrewarded(tasks, positions))
             watch.lap("learn")
-            run.end_step(learner_metrics(report) | watch.times(), learner, order)
+            metrics = learner_metrics(report) | order.metrics() | watch.times()
+            run.end_step(metrics, learner, order)
     run.end_stage(learner, order)
 
 

@@ -1,29 +1,35 @@
-"""Pairs of tokens in TRL's DPOTrainer: it brings the loss and the loop, optimiser and schedule are ours."""
+"""Pairs of tokens in TRL's DPOTrainer and KTOTrainer: they bring the loss and the loop,
+optimiser and schedule are ours.
+"""
 
 from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from transformers import PrinterCallback, Trainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from rlcore.errors import RecipeError
 from rlcore.learner.attention import PACKED
-from rlcore.learner.optim import OPTIMIZERS, Schedule
 from rlcore.learner.policy import Policy
+from rlcore.stages.prefer_losses import loss_trainer
+from rlcore.stages.trainer_settings import (
+    Forward,
+    Log,
+    optimizer_and_schedule,
+    trainer_arguments,
+)
 
 if TYPE_CHECKING:
     from rlcore.stages.prefer import PreferStage
 
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
-Log = Callable[[Mapping[str, float]], None]
 
 
 class TokenPairs(DPOTrainer):
@@ -33,34 +39,13 @@ class TokenPairs(DPOTrainer):
         return dataset
 
 
-class Forward(TrainerCallback):
-    """Hands what TRL logs of every step to `log`, under our names."""
+class TokenCompletions(KTOTrainer):
+    """TRL's trainer on completions that are tokens already, each with a label and another's
+    completion for the KL.
+    """
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    def on_log(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        logs: Mapping[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and "loss" in logs:
-            names = {
-                "learning_rate": "lr",
-                "rewards/margins": "margin",
-                "rewards/accuracies": "accuracy",
-            }
-            kept = ("loss", "grad_norm", "entropy", "learning_rate")
-            self._log(
-                {
-                    names.get(key, key): value
-                    for key, value in logs.items()
-                    if key in kept or "/" in key
-                }
-            )
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
 
 
 def train_pairs(
@@ -72,16 +57,16 @@ def train_pairs(
     processes: int,
     log: Log,
 ) -> None:
-    """Train `policy` in place on rows with `TOKENS`; `log` gets the metrics of every step. Raises `RecipeError`."""
+    """Train `policy` in place on rows with `TOKENS`; `log` gets the metrics of every step.
+    Raises `RecipeError`.
+    """
     with plain(policy), torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
         try:
             pair_trainer(
                 policy, rows, stage, seed=seed, processes=processes, log=log, scratch=scratch
             ).train()
         except (ValueError, NotImplementedError) as error:
-            raise RecipeError(
-                f"TRL's DPOTrainer refused stage {stage.label}: {error}"
-            ) from None
+            raise RecipeError(f"TRL refused stage {stage.label}: {error}") from None
 
 
 def pair_trainer(
@@ -93,59 +78,105 @@ def pair_trainer(
     processes: int = 1,
     log: Log = lambda metrics: None,
     scratch: str,
-) -> TokenPairs:
-    """TRL's trainer for a policy that is `plain` and stays so; the reference is a copy of it as it is now."""
-    losses = {stage.loss_type: 1.0} if isinstance(stage.loss_type, str) else stage.loss_type
-    optim = stage.optim
-    make_optimizer = OPTIMIZERS[optim.use]
-    optimizer = make_optimizer(
-        policy.module, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
-    )
-    curve = optim.schedule_settings()
-    schedule = Schedule(
-        name=curve.pop("schedule"),
-        total=stage.steps,
-        warmup=optim.warmup_steps,
-        floor=curve.pop("min_lr_ratio", 0.0),
-        **curve,
-    )
-    micro_batch, accumulation = stage.micro_batches(processes)
-    config = DPOConfig(
-        output_dir=scratch,
-        max_steps=stage.steps,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=optim.lr,
-        max_grad_norm=optim.clip_norm,
-        beta=stage.beta,
-        loss_type=list(losses),
-        loss_weights=list(losses.values()),
-        max_length=None,
-        seed=seed % 2**32,
-        gradient_checkpointing=False,
-        bf16=policy.arithmetic == torch.bfloat16,
-        use_cpu=policy.model.device.type == "cpu",
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-    )
-    trainer = TokenPairs(
-        model=policy.model,
-        ref_model=copy.deepcopy(policy.model).requires_grad_(False),
-        args=config,
-        train_dataset=Dataset.from_dict({name: [row[name] for row in rows] for name in TOKENS}),
-        processing_class=policy.tokenizer,
-        optimizers=(optimizer, LambdaLR(optimizer, schedule)),
-        callbacks=[Forward(log)],
-    )
+) -> Trainer:
+    """The trainer of the stage's method for a policy that is `plain` and stays so.
+
+    Where the method has a reference model, it is a copy of the policy as it is now.
+    """
+    settings = trainer_arguments(stage, policy, seed=seed, processes=processes, scratch=scratch)
+    optimizers = optimizer_and_schedule(policy.module, stage.optim, stage.steps)
+    method = stage.build_method()
+    if callable(method):
+        trainer = loss_trainer(policy, rows, method, settings, optimizers)
+    elif stage.method_name == "kto":
+        trainer = _kto_trainer(policy, rows, {**settings, **method}, optimizers)
+    else:
+        trainer = _dpo_trainer(policy, rows, stage, {**settings, **method}, optimizers)
+    trainer.add_callback(Forward(log))
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
+def _dpo_trainer(
+    policy: Policy,
+    rows: Sequence[Mapping[str, Any]],
+    stage: PreferStage,
+    settings: Mapping[str, Any],
+    optimizers: tuple[Any, Any],
+) -> TokenPairs:
+    losses = {stage.loss_type: 1.0} if isinstance(stage.loss_type, str) else stage.loss_type
+    return TokenPairs(
+        model=policy.model,
+        ref_model=copy.deepcopy(policy.model).requires_grad_(False),
+        args=DPOConfig(
+            **settings,
+            loss_type=list(losses),
+            loss_weights=list(losses.values()),
+            max_length=None,
+        ),
+        train_dataset=Dataset.from_dict({name: [row[name] for row in rows] for name in TOKENS}),
+        processing_class=policy.tokenizer,
+        optimizers=optimizers,
+    )
+
+
+def _kto_trainer(
+    policy: Policy,
+    rows: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    optimizers: tuple[Any, Any],
+) -> TokenCompletions:
+    size = 2 * settings["per_device_train_batch_size"]  # both sides of a pair
+    return TokenCompletions(
+        model=policy.model,
+        ref_model=copy.deepcopy(policy.model).requires_grad_(False),
+        args=KTOConfig(
+            **{**settings, "per_device_train_batch_size": size},
+            max_length=None,
+            train_sampling_strategy="sequential",  # the KL reads the completions of its own batch
+        ),
+        train_dataset=Dataset.from_list(labelled(rows, size, seed=settings["seed"])),
+        processing_class=policy.tokenizer,
+        optimizers=optimizers,
+    )
+
+
+def labelled(
+    rows: Sequence[Mapping[str, Any]], size: int, *, seed: int
+) -> list[dict[str, Any]]:
+    """Both sides of pairs, and single completions, with a label, each text once, in an order drawn by
+    `seed`.
+
+    size: of a micro-batch. `KL_completion_ids` is the completion before it in its micro-batch,
+    of the first the last, as TRL and the paper do.
+    """
+    completions = {}
+    for row in rows:
+        sides = [("chosen_ids", True), ("rejected_ids", False)]
+        if "label" in row:
+            sides = [("completion_ids", row["label"])]
+        for side, label in sides:
+            key = (tuple(row["prompt_ids"]), tuple(row[side]), label)
+            completions[key] = {
+                "prompt_ids": row["prompt_ids"],
+                "completion_ids": row[side],
+                "label": label,
+            }
+    listed = list(completions.values())
+    order = torch.randperm(len(listed), generator=torch.Generator().manual_seed(seed)).tolist()
+    result = []
+    for start in range(0, len(order), size):
+        batch = [listed[position] for position in order[start : start + size]]
+        for number, row in enumerate(batch):
+            result.append({**row, "KL_completion_ids": batch[number - 1]["completion_ids"]})
+    return result
+
+
 @contextmanager
 def plain(policy: Policy) -> Iterator[None]:
-    """The model as transformers knows it, and afterwards as it was: TRL also puts a forward of its own on it."""
+    """The model as transformers knows it, and afterwards as it was: TRL also puts a forward of
+    its own on it.
+    """
     model = policy.model
     model.set_attn_implementation("sdpa")
     try:

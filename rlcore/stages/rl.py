@@ -15,52 +15,55 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
-from rlcore.credit.demonstrations import STREAM as DEMONSTRATIONS
-from rlcore.errors import RecipeError
+from rlcore.credit.demonstrations import check_streams
 from rlcore.objective.correction import require_correction
-from rlcore.objective.methods import with_method
+from rlcore.objective.method_keys import in_place_of, with_method
 from rlcore.recipe.build import (
     build_budget,
     build_curriculum,
+    build_environments,
     build_filter,
     build_follow_up,
     build_prefilter,
-    build_sampling,
     build_scorer,
 )
 from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
-from rlcore.recipe.build_learner import build_objective
-from rlcore.recipe.credit_sections import CreditSection
+from rlcore.recipe.build_learner import build_objective, require_starting_point
+from rlcore.recipe.credit_sections import CreditSection, baseline_conflicts
+from rlcore.recipe.critic_section import CriticSection, critic_conflicts
+from rlcore.recipe.env_section import conflicts
 from rlcore.recipe.filter_sections import GroupKeys
 from rlcore.recipe.optim_sections import OptimSection, UpdateKeys
 from rlcore.recipe.shared_sections import BUDGET_TEXT, BudgetText
 from rlcore.run.allocator import give_back_freed_memory
-from rlcore.run.batches import BatchPlan, BatchSource
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.next_token import next_token_groups
 from rlcore.run.own_metrics import build_metrics
 from rlcore.run.plots import draw_categories
-from rlcore.run.policy_rewards import policy_scorer
+from rlcore.run.replay import KeyedGroup
 from rlcore.run.rollout_batch import RolloutBatch
 from rlcore.run.seeds import derive
 from rlcore.run.step_records import batch_metrics, speed_metrics, write_rollouts
-from rlcore.run.step_values import step_values
 from rlcore.run.stopwatch import Stopwatch
+from rlcore.run.teachers import build_teachers
 from rlcore.run.token_limit import TokenLimit
-from rlcore.stages.base import GeneratingStage, Stage
-from rlcore.stages.sft import demonstrate
+from rlcore.stages.base import GeneratingStage, Stage, TrainingKeys
+from rlcore.stages.replay_keys import ReplayKeys
+from rlcore.stages.rl_batches import batch_source, task_sampler
+from rlcore.stages.sft import demonstrate, encoder_with_tools
+from rlcore.stages.teacher_keys import TeacherKeys
 
 if TYPE_CHECKING:
-    from rlcore.curriculum.task_sampler import TaskSampler
+    from rlcore.credit.group import Credit
     from rlcore.learner.update import Learner
-    from rlcore.objective.term import Objective
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
+    from rlcore.run.critic import StageCritic
     from rlcore.run.session import Run
-    from rlcore.types import Sample, StepReport
+    from rlcore.types import StepReport
 
 
-class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
+class RlStage(TeacherKeys, ReplayKeys, GroupKeys, UpdateKeys, TrainingKeys, GeneratingStage):
     headline = ("reward/mean", "completions/length/mean", "reward/frac_zero_std")
 
     steps: PositiveInt = Field(
@@ -69,7 +72,7 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
     method: str = Field(
         "grpo",
         description="a publication (GRPO, Dr. GRPO, DAPO, ...): its loss, baseline, equal-reward rule and filter; keys that you "
-        "write win; docs/objectives.md",
+        "write win; docs/methods.md lists them",
     )
     stop_after_tokens: PositiveInt | None = Field(
         None,
@@ -100,6 +103,9 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
         description="further tasks made of a step's completions, generated and trained in the same step: guess_masks, or {use: name, ...}",
     )
     credit: CreditSection = Field(default_factory=CreditSection)
+    critic: CriticSection | None = Field(
+        None, description="a value model, for credit.baseline: critic; docs/critic.md"
+    )
     objective: str | dict[str, Any] = Field(
         "grpo",
         description="a preset's name, or {use: name, parameter: value}; docs/objectives.md",
@@ -123,17 +129,16 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
         yield from super().problems(recipe, before)
-        alone = self.group_size == 1 and self.credit.demonstrations != "mixed"
-        if alone and self.credit.baseline in ("mean", "mean_std", "leave_one_out"):
-            yield (
-                "group_size is 1, so a completion is compared with nothing: "
-                "raise it, or set credit.baseline"
-            )
+        yield from baseline_conflicts(self.credit, self.group_size)
         if self.sampling.temperature == 0:
             yield (
                 "sampling.temperature is 0: greedy completions of a task are all the same, "
                 "so RL learns nothing"
             )
+        yield from conflicts(self.env, self.credit)
+        yield from critic_conflicts(self)
+        if self.env is not None and self.follow_up is not None:
+            yield "follow_up makes tasks of single completions: leave it out, or leave out env"
         truncated = self.sampling.top_p < 1 or self.sampling.min_p > 0
         if truncated and self.sampling.top_k == 0 and recipe.engine.use.startswith("vllm_"):
             yield (
@@ -161,25 +166,33 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
         if self.credit.steps:
             with context.at("credit.steps"):
                 build_step_values(self.credit.steps, self, context.no_engine, str)
+        if self.critic is not None and self.critic.path is not None:
+            with context.at("critic.path"):
+                require_starting_point(self.critic.path)
         with context.at("credit"):
-            build_credit(self.credit, weights=credit_weights(self))
+            build_credit(self.credit, weights=credit_weights(self), critic=context.no_critic)
         with context.at("credit.demonstrations"):
-            check_streams(self.credit.demonstrations, objective)
+            check_streams(self.credit.demonstrations, objective.streams)
         with context.at("max_staleness"):
             require_correction(
                 objective,
                 old_logprobs=self.old_logprobs_source(context.recipe),
                 max_staleness=self.max_staleness,
             )
+        other = in_place_of(self.model_dump())
+        if other:
+            facts.append(f"{self.label}: method {self.method}, with {', '.join(other)}")
         return [*facts, f"{self.label}: {self.size_in_words()}"]
 
     def size_in_words(self) -> str:
         """How large the steps are."""
         completions = self.groups_per_step * self.group_size
-        tokens = completions * self.sampling.max_tokens
+        turns = self.env.max_turns if self.env is not None else 1
+        tokens = completions * turns * self.sampling.max_tokens
+        what = "completions" if self.env is None else f"rollouts of at most {turns} turns"
         words = (
-            f"{self.steps} steps x {self.groups_per_step} tasks x {self.group_size} completions = "
-            f"{completions:,} completions a step, at most {tokens:,} completion tokens"
+            f"{self.steps} steps x {self.groups_per_step} tasks x {self.group_size} {what} = "
+            f"{completions:,} {what.split()[0]} a step, at most {tokens:,} completion tokens"
         )
         if self.filter:
             words += (
@@ -193,57 +206,45 @@ class RlStage(GroupKeys, UpdateKeys, GeneratingStage):
             draw_categories(run.folder.path, run.folder.picture)
 
 
-def check_streams(demonstrations: str, objective: Objective) -> None:
-    """Raise `RecipeError` where only one of credit and objective knows demonstrations."""
-    learns = DEMONSTRATIONS in objective.streams
-    if demonstrations != "none" and not learns:
-        raise RecipeError(
-            f"it is {demonstrations!r}, but the stage's objective does not learn from them: use hpt"
-        )
-    if demonstrations == "none" and learns:
-        raise RecipeError(
-            "the stage's objective learns from demonstrations: "
-            "set credit.demonstrations to gated or mixed"
-        )
-
-
 def run_rl(run: Run, stage: RlStage) -> None:
     from rlcore.run.throughput import throughput
 
     seed = derive(run.recipe.seed, "rl", run.cursor.stage)
     curriculum = task_sampler(run, stage, seed=seed)
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
+    critic = stage_critic(run, stage, seed=seed)
     learner = run.learner(stage, objective)
     limit = TokenLimit(run, stage.stop_after_tokens)
     own_metrics = build_metrics(stage.metrics)
 
-    with build_scorer(stage) as scorer, run.tracker.stage(stage, done=run.cursor.stage_step):
-        batches = batch_source(run, stage, curriculum, learner, scorer, seed=seed)
+    with (
+        build_scorer(stage) as scorer,
+        build_environments(stage.env) as pool,
+        build_teachers(run, stage) as teachers,
+        run.tracker.stage(stage, done=run.cursor.stage_step),
+    ):
+        batches = batch_source(run, stage, curriculum, learner, scorer, pool, seed=seed)
         run.resume_stage(learner, curriculum, batches)
-        credit = build_credit(
-            stage.credit,
-            weights=credit_weights(stage),
-            gather=run.gather,
-            demonstrate=partial(demonstrate, run),
-        )
+        credit = stage_credit(run, stage, critic)
         speed = throughput(run.policy, run.accelerator, peak_tflops=run.recipe.run.peak_tflops)
         run.publish(learner.version, batches.generator)
-        while run.cursor.stage_step < stage.steps and not limit.reached:
+        while stage.goes_on(run) and not limit.reached:
             watch = Stopwatch()
-            # draws tasks, generates, scores, replaces rejected groups
             batch = batches.generate_and_score(run.cursor.stage_step, version=learner.version)
             give_back_freed_memory()  # of generation
             watch.lap("rollout")
 
-            samples = credit(batch.groups)
+            samples = teachers.score(batch.groups, credit(batch.groups))
             write_rollouts(run, batch, samples)
             metrics = batch_metrics(run, batch, own_metrics, version=learner.version)
-            metrics |= batches.update_curriculum(batch, samples)
+            metrics |= teachers.metrics() | batches.update_curriculum(batch, samples)
             watch.lap("credit")
 
             with batches.generating_meanwhile():
-                report = update_policy(run, stage, learner, batch, samples, seed=seed)
-                metrics |= learner_metrics(report)
+                keyed = batches.replay.join(run.cursor.stage_step, batch.keyed(samples))
+                report = update_policy(run, stage, learner, batch, keyed, seed=seed)
+                metrics |= learner_metrics(report) | batches.replay.metrics()
+                metrics |= critic.learn(batch) if critic else {}
                 watch.lap("learn")
             # what is still under way, where weights are not loaded in flight
             watch.lap("rollout")
@@ -253,7 +254,6 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 sync = run.publish(learner.version, batches.generator, batch.rollouts)
                 metrics |= sync.metrics()
             watch.lap("publish")
-
             times = watch.times(reward=batch.collected.reward_s, engine_idle=batches.idle_s)
             metrics |= times
             metrics |= speed_metrics(run, speed, samples, times, metrics, stage.update_epochs)
@@ -268,16 +268,20 @@ def update_policy(
     stage: RlStage,
     learner: Learner,
     batch: RolloutBatch,
-    samples: Sequence[Sequence[Sample]],
+    groups: Sequence[KeyedGroup],
     *,
     seed: int,
 ) -> StepReport:
-    """The updates of one step. Collective."""
+    """The updates of one step, from (sort key, samples) of its groups; none while a critic is
+    pretrained. Collective.
+    """
     from rlcore.learner.updates import run_updates
 
+    if stage.critic and stage.critic.pretrains(run.cursor.stage_step):
+        return learner.update([])
     return run_updates(
         learner,
-        batch.keyed(samples) + next_token_groups(run, batch, learner.objective),
+        [*groups, *next_token_groups(run, batch, learner.objective)],
         minibatches=stage.minibatches,
         update_epochs=stage.update_epochs,
         by=stage.minibatch_by,
@@ -287,56 +291,24 @@ def update_policy(
     )
 
 
-def task_sampler(run: Run, stage: RlStage, *, seed: int) -> TaskSampler:
-    """The stage's curriculum, behind its prefilter if it has one."""
-    tasks = run.tasks(stage.tasks)
-    sampler = build_curriculum(stage.curriculum, tasks, seed=seed)
-    return build_prefilter(stage, sampler, tasks, seed=seed)
-
-
-def batch_source(
-    run: Run,
-    stage: RlStage,
-    curriculum: TaskSampler,
-    learner: Learner,
-    scorer: Any,
-    *,
-    seed: int,
-) -> BatchSource:
-    """This rank's rollout batches: drawn by the curriculum, sampled by the run's engine, scored."""
-    collector = run.collector(
-        scorer,
-        # keeps what top-k, top-p and min-p left: the learner renormalises over the same tokens
-        build_sampling(stage.sampling, keep_support=True),
-        group_size=stage.group_size,
-        seed_of_batch=partial(derive, seed),
-        probe=stage.resample.probe,
-    )
-    return BatchSource(
-        batch_plan(stage),
-        run.tasks(stage.tasks),
-        curriculum,
-        collector,
-        rank=run.accelerator.process_index,
-        ranks=run.accelerator.num_processes,
+def stage_credit(run: Run, stage: RlStage, critic: StageCritic | None) -> Credit:
+    """The stage's credit over the groups of all processes."""
+    encoder = encoder_with_tools(run, stage.env if stage.imitates else None)
+    return build_credit(
+        stage.credit,
+        weights=credit_weights(stage),
         gather=run.gather,
-        add_policy_rewards=policy_scorer(run, stage, learner.average),
-        estimate_step_values=step_values(run, stage.credit.steps, stage, collector, seed=seed),
-        overlap=run.engine().shared,
-        in_flight=getattr(run.engine(), "in_flight", True),
+        demonstrate=partial(demonstrate, encoder),
+        critic=critic and critic.credit,
     )
 
 
-def batch_plan(stage: RlStage) -> BatchPlan:
-    """How the stage's batches are made."""
-    return BatchPlan(
-        groups_per_step=stage.groups_per_step,
-        steps=stage.steps,
-        max_staleness=stage.max_staleness,
-        filter=build_filter(stage),
-        max_gen_batches=stage.resample.max_gen_batches,
-        oversubmit=stage.resample.oversubmit,
-        budget=build_budget(stage),
-        budget_text=stage.budget_text,
-        follow_up=build_follow_up(stage.follow_up),
-    )
+def stage_critic(run: Run, stage: RlStage, *, seed: int) -> StageCritic | None:
+    """The stage's critic, which checkpoints hold from now on; None without one. Collective."""
+    if stage.critic is None:
+        return None
+    from rlcore.run.critic import StageCritic
+
+    critic = StageCritic(run, stage, seed=seed)
+    run.parts["critic"] = critic
+    return critic

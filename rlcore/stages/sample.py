@@ -7,26 +7,31 @@ resumed after the stage they are not drawn again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
 
-from rlcore.recipe.build import build_sampling, build_scorer
+from rlcore.credit.demonstrations import last_words
+from rlcore.recipe.build import build_environments, build_sampling, build_scorer
 from rlcore.recipe.build_credit import build_step_values
 from rlcore.recipe.credit_sections import StepValuesSection
 from rlcore.rollout.open_group import TaskDraw
+from rlcore.run.environment import build_episodes
 from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics, rollout_rows
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
 from rlcore.run.step_values import step_metrics, step_rows, step_values
+from rlcore.scoring.forms import ENVIRONMENT
 from rlcore.scoring.scorer import Scorer
-from rlcore.stages.base import GeneratingStage
-from rlcore.stages.sft import demonstrate
+from rlcore.stages.base import GeneratingStage, Stage
+from rlcore.stages.sft import demonstrate, encoder_with_tools
 from rlcore.types import Group, Rollout, Task
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
+    from rlcore.recipe.schema import Recipe
+    from rlcore.rollout.prompt import PromptEncoder
     from rlcore.run.session import Run
 
 ROUND = 4
@@ -47,6 +52,13 @@ class SampleStage(GeneratingStage):
     steps: StepValuesSection | None = Field(
         None, description="estimate the value of each reasoning step and keep it"
     )
+
+    def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
+        yield from super().problems(recipe, before)
+        if self.env is not None and self.steps is not None:
+            yield "steps values the reasoning steps of single-turn rollouts: leave out env"
+        if self.demonstrations and any(reward.use == ENVIRONMENT for reward in self.rewards):
+            yield "demonstrations are not shown to an environment: leave them out, or take other rewards"
 
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)
@@ -71,12 +83,17 @@ def run_sample(run: Run, stage: SampleStage) -> None:
     run.publish(run.cursor.step)
 
     facts, costs = [], []
-    with build_scorer(stage) as scorer, run.tracker.wait(f"sampling {num_tasks} tasks"):
+    with (
+        build_scorer(stage) as scorer,
+        build_environments(stage.env) as pool,
+        run.tracker.wait(f"sampling {num_tasks} tasks"),
+    ):
         collector = run.collector(
             scorer,
             build_sampling(stage.sampling),
             group_size=stage.num_samples,
             seed_of_batch=lambda batch: seed,
+            episodes=build_episodes(run, stage, pool),
         )
         add_policy_rewards = policy_scorer(run, stage)
         estimate = step_values(run, stage.steps, stage, collector, seed=seed)
@@ -94,7 +111,7 @@ def run_sample(run: Run, stage: SampleStage) -> None:
             rows = list(rollout_rows(placed, step_rows(groups)))
             if stage.demonstrations:
                 chosen = {draw.task_index: draw.task for draw in draws}
-                rows += demonstration_rows(run, chosen, scorer)
+                rows += demonstration_rows(run, stage, chosen, scorer)
             run.folder.append_sample(name, run.accelerator.process_index, rows)
             facts += run.gather([group_facts(group) for group in groups])
             refuse_unscored(facts)
@@ -122,11 +139,12 @@ def rounds(run: Run, stage: SampleStage, num_tasks: int) -> Iterator[tuple[int, 
 
 
 def demonstration_rows(
-    run: Run, tasks: Mapping[int, Task], scorer: Scorer
+    run: Run, stage: SampleStage, tasks: Mapping[int, Task], scorer: Scorer
 ) -> Iterator[dict[str, Any]]:
     """A row for the demonstration of each task that has one: scored like a completion, with `logprobs: null`. tasks: by position."""
+    encoder = encoder_with_tools(run, stage.env)
     shown = {
-        task.id: (place, task, _demonstration(run, task))
+        task.id: (place, task, _demonstration(encoder, task))
         for place, task in tasks.items()
         if task.demonstration is not None
     }
@@ -139,15 +157,15 @@ def demonstration_rows(
         yield row | {"logprobs": None, "versions": []}
 
 
-def _demonstration(run: Run, task: Task) -> Rollout:
-    sample = demonstrate(run, task)
+def _demonstration(encoder: PromptEncoder, task: Task) -> Rollout:
+    sample = demonstrate(encoder, task)
     return Rollout.from_tokens(
         id=f"{task.id}#demonstration",
         task_id=task.id,
         token_ids=sample.token_ids,
         mask=sample.mask,
         logprobs=[0.0] * len(sample.mask),
-        text=task.demonstration or "",
+        text=last_words(task.demonstration),
         finish="stop",
         version=0,
     )

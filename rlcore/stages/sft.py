@@ -2,39 +2,77 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from rlcore.credit.demonstrations import demonstration_sample
-from rlcore.curriculum.uniform import Uniform
-from rlcore.objective.presets import objective
+from rlcore.credit.demonstrations import demonstration_sample, trained_whole
+from rlcore.curriculum.task_sampler import drawn
+from rlcore.errors import RecipeError, RunError, TaskError
+from rlcore.objective.term import Objective
+from rlcore.recipe.build import build_environments, build_order
+from rlcore.recipe.build_learner import build_objective
+from rlcore.recipe.env_section import EnvSection
 from rlcore.recipe.optim_sections import OptimSection
+from rlcore.rollout.conversation import Conversation
+from rlcore.rollout.demonstration import encode_demonstration
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
-from rlcore.stages.base import TaskStage
+from rlcore.stages.base import OrderKeys, TaskStage, TrainingKeys, unrewarded
+from rlcore.transforms.transform import Draw, Transforms
 from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
+    from rlcore.learner.update import Learner
     from rlcore.recipe.check import Checking
+    from rlcore.rollout.prompt import PromptEncoder
     from rlcore.run.session import Run
 
 
-class SftStage(TaskStage):
+class SftStage(OrderKeys, TrainingKeys, TaskStage):
     headline = ("loss", "entropy")
 
     steps: PositiveInt = Field(description="steps, each of one update")
     batch_size: PositiveInt = Field(
         128, description="demonstrations in a step, over all processes"
     )
+    objective: str | dict[str, Any] = Field(
+        "sft",
+        description="sft, dft, or another preset that needs no rewards; docs/imitation.md",
+    )
+    train_on: Literal["completion", "all"] = Field(
+        "completion", description="tokens of the demonstration alone, or the prompt's too"
+    )
+    transform: str | dict[str, Any] | list[str | dict[str, Any]] | None = Field(
+        None,
+        description="what is changed in a demonstration, afresh in each step: masked_thought, metadata, ..., {use: name, "
+        "parameter: value}, or a list of them; docs/imitation.md",
+    )
     optim: OptimSection = Field(default_factory=lambda: OptimSection(lr=1e-5))
+    env: EnvSection | None = Field(
+        None, description="prompts show the tools of this environment; nothing is asked of it"
+    )
 
     @property
     def imitates(self) -> bool:
         return True
 
     def check(self, context: Checking) -> list[str]:
+        with context.at("curriculum"):
+            build_order(
+                self.curriculum, context.tasks[self.tasks], seed=0, measures_losses=True
+            )
+        with context.at("objective"):
+            objective = imitating(self)
+        with context.at("transform"):
+            if Transforms(self.transform).sets_advantages and not objective.reads_advantages:
+                raise RecipeError(
+                    f"score has no effect: the objective {self.objective!r} reads no advantages; set objective to awr or "
+                    "unlikelihood, for example"
+                )
         total = self.steps * self.batch_size
         fact = (
             f"{self.label}: {self.steps} steps x {self.batch_size} demonstrations = {total:,}"
@@ -46,24 +84,114 @@ class SftStage(TaskStage):
 
 
 def run_sft(run: Run, stage: SftStage) -> None:
+    from rlcore.learner.gradient import reads_behaviour
+    from rlcore.learner.report import merge_reports
+
     tasks = run.tasks(stage.tasks)
-    curriculum = Uniform(tasks, seed=derive(run.recipe.seed, "sft", run.cursor.stage))
-    learner = run.learner(stage, objective("sft"))
+    seed = derive(run.recipe.seed, "sft", run.cursor.stage)
+    curriculum = build_order(stage.curriculum, tasks, seed=seed, measures_losses=True)
+    by_losses = getattr(curriculum, "learns_from_losses", False)
+    objective = imitating(stage)
+    if reads_behaviour(objective):
+        raise RunError(
+            f"stage {stage.label}: the objective {stage.objective!r} needs the log-probabilities of the policy that wrote a "
+            "completion, and demonstrations have none: use sft or dft"
+        )
+    learner = run.learner(stage, objective)
     run.resume_stage(learner, curriculum)
+    sample_of = demonstrations(run, stage, seed=seed)
     with run.tracker.stage(stage, done=run.cursor.stage_step):
-        while run.cursor.stage_step < stage.steps:
+        while stage.goes_on(run):
             watch = Stopwatch()
-            positions = run.my_share(curriculum.draw(stage.batch_size))
-            report = learner.update(
-                [demonstrate(run, tasks[position]) for position in positions]
-            )
+            positions = drawn(curriculum, stage.batch_size, len(tasks))
+            # Numbers count over all ranks: chance does not depend on how many there are.
+            mine = run.my_share(list(enumerate(positions)))
+            made = {number: sample_of(tasks[position], number) for number, position in mine}
+            samples = {number: sample for number, sample in made.items() if sample is not None}
+            losses, tokens_read = losses_now(run, learner, samples) if by_losses else ({}, 0)
+            report = learner.update(list(samples.values()))
+            report = merge_reports([report], forward_only_tokens=tokens_read)
+            curriculum.observe(unrewarded(tasks, positions, losses))
             watch.lap("learn")
-            run.end_step(learner_metrics(report) | watch.times(), learner, curriculum)
+            metrics = learner_metrics(report) | curriculum.metrics() | watch.times()
+            run.end_step(metrics, learner, curriculum)
     run.end_stage(learner, curriculum)
 
 
-def demonstrate(run: Run, task: Task) -> Sample:
-    """The task's demonstration as a sample. That it fits was checked when the run began (`run.usable`)."""
-    prompt_ids = run.encoder.encode(task)
-    completion_ids = run.encoder.encode_demonstration(task)
-    return demonstration_sample(task.id, prompt_ids, completion_ids)
+def losses_now(
+    run: Run, learner: Learner, samples: Mapping[int, Sample]
+) -> tuple[dict[int, float], int]:
+    """The loss of each demonstration under the present policy, nats per trained token, of all ranks by number in the batch;
+    and the tokens that were read for it.
+    """
+    read, tokens = learner.with_old_logprobs(list(samples.values()))
+    losses = []
+    for number, sample in zip(samples, read, strict=True):
+        if any(sample.mask):
+            # 0 at tokens that are not trained
+            losses.append((number, -sum(sample.old_logprobs) / sum(sample.mask)))
+    return dict(run.gather(losses)), tokens
+
+
+def demonstrations(
+    run: Run, stage: SftStage, *, seed: int
+) -> Callable[[Task, int], Sample | None]:
+    """A function from a task and its number in the batch to what the stage trains on; None where a transform leaves it out."""
+    encoder = encoder_with_tools(run, stage.env)
+    transforms = Transforms(stage.transform)
+    whole = stage.train_on == "all"
+
+    def sample_of(task: Task, number: int) -> Sample | None:
+        if not transforms:
+            return demonstrate(encoder, task, whole=whole)
+        step = run.cursor.stage_step
+        draw = Draw(
+            task=task,
+            step=step,
+            steps=stage.steps,
+            seed=f"{derive(seed, 'transform')}/{step}/{number}",
+            tokenizer=run.policy.tokenizer,
+        )
+        widen = trained_whole if whole else None
+        sample = transforms.apply(draw, partial(demonstrate, encoder), widen)
+        if sample is not None and len(sample.token_ids) > run.policy.max_length:
+            raise TaskError(
+                f"stage {stage.label}: its transform makes the demonstration of task {task.id!r} {len(sample.token_ids):,} tokens "
+                f"long, and the model reads {run.policy.max_length:,}: shorten the text, or leave the row out of the data"
+            )
+        return sample
+
+    return sample_of
+
+
+def encoder_with_tools(run: Run, env: EnvSection | None) -> PromptEncoder:
+    """The run's encoder; with an environment, prompts show its tools."""
+    with build_environments(env, workers=1) as pool:
+        if pool is None or not pool.tools:
+            return run.encoder
+        return Conversation(run.encoder, pool.tools).encoder
+
+
+def imitating(stage: SftStage) -> Objective:
+    """The stage's objective. Raises `RecipeError` for one that needs more than demonstrations."""
+    objective = build_objective(stage.objective, max_tokens=10**9)
+    if objective.needs_teacher or objective.select is not None:
+        raise RecipeError(
+            f"{stage.objective!r} reads a teacher or compares the completions of a step, and demonstrations have neither: "
+            "use sft or dft"
+        )
+    if "policy" not in objective.streams:
+        raise RecipeError(
+            f"{stage.objective!r} reads {', '.join(objective.streams)}, and the demonstrations of this stage are the stream policy"
+        )
+    return objective
+
+
+def demonstrate(encoder: PromptEncoder, task: Task, *, whole: bool = False) -> Sample:
+    """The task's demonstration as a sample. That it fits was checked when the run began (`run.usable`).
+
+    whole: the prompt's tokens are trained too, but the first, which nothing predicts.
+    """
+    token_ids, mask = encode_demonstration(encoder, task)
+    sample = demonstration_sample(task.id, encoder.encode(task), token_ids, imitated=mask)
+    return trained_whole(sample) if whole else sample

@@ -9,14 +9,16 @@ turns the verdicts of a group into one *advantage* per token.
 Shape letters: [T] all tokens of a sequence, [L] tokens of one turn or completion, [G] rollouts of a group.
 """
 
+from rlcore.types.group import Group, Prefix, StepValues
 from rlcore.types.request import Completion, Finish, Request, Sampling
-from rlcore.types.rollout import Group, Prefix, Role, Rollout, Span, StepValues, Turn
-from rlcore.types.sample import Outcome, Sample, StepReport
+from rlcore.types.rollout import Episode, Role, Rollout, Span, Turn
+from rlcore.types.sample import Outcome, Sample, StepReport, TeacherScores
 from rlcore.types.task import SCORED, Message, Status, Task, Verdict
 
 __all__ = [
     "SCORED",
     "Completion",
+    "Episode",
     "Finish",
     "Group",
     "Message",
@@ -32,6 +34,7 @@ __all__ = [
     "StepReport",
     "StepValues",
     "Task",
+    "TeacherScores",
     "Turn",
     "Verdict",
 ]

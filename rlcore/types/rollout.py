@@ -1,4 +1,4 @@
-"""What the policy writes: turns, rollouts and groups."""
+"""What the policy writes: turns and rollouts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from rlcore.errors import RecipeError
 from rlcore.types.request import Finish
-from rlcore.types.task import Task, Verdict, check_lengths
+from rlcore.types.task import Message, check_lengths
 
 Role = Literal["prompt", "completion", "observation"]
 
@@ -19,6 +19,7 @@ class Turn:
     """Consecutive tokens of a rollout with one author.
 
     The first turn is the prompt. Completions are written by the policy; observations (replies of an environment) are not.
+    A further prompt begins a further sequence: it replaces everything before it.
     """
 
     role: Role
@@ -54,6 +55,33 @@ class Turn:
             )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Episode:
+    """What the environment of a rollout said, turn by turn; T is the number of completions."""
+
+    messages: list[Message]
+    """The whole conversation, for reward functions and readers."""
+    prompt_messages: int
+    """How many of them are the prompt."""
+    rewards: list[float]  # [T]
+    states: list[
+        str | None
+    ]  # [T], what each completion started from; None where the environment does not say
+    ending: str
+    """Why it ended: done, max_turns, length, aborted, timed-out or crashed."""
+    reason: str = ""
+    """Of a failure."""
+    seed: int = 0
+    """That the environment was given, equal for all rollouts of a group."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the environment counted, summed over turns."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the environment was lost, so that nobody knows what the rollout is worth."""
+        return self.ending in ("timed-out", "crashed")
+
+
 class Span(NamedTuple):
     """Positions `start` (included) to `end` (excluded)."""
 
@@ -75,12 +103,14 @@ class Rollout:
     turns: tuple[Turn, ...]
     text: str
     """The last completion as reward functions see it: without end and message tokens, with a tag that the template opened."""
+    episode: Episode | None = None
+    """What its environment said; None without one."""
 
     def __post_init__(self) -> None:
         roles = [turn.role for turn in self.turns]
-        if roles[:1] != ["prompt"] or "prompt" in roles[1:] or "completion" not in roles:
+        if roles[:1] != ["prompt"] or "completion" not in roles:
             raise ValueError(
-                f"rollout {self.id!r} must be one prompt followed by completions and observations, not {roles}"
+                f"rollout {self.id!r} must be a prompt followed by completions and observations, not {roles}"
             )
 
     @classmethod
@@ -98,11 +128,13 @@ class Rollout:
         versions: Sequence[int] | None = None,
         temperature: float = 1.0,
         support: Sequence[list[int] | None] | None = None,
+        prompts: Sequence[int] = (0,),
+        episode: Episode | None = None,
     ) -> Rollout:
         """Cut a flat sequence into turns: a completion is a run of tokens whose mask is True.
 
         token_ids, mask, logprobs, versions and support: [T]; without `versions` every token has `version`. `finish` is that of the
-        last completion.
+        last completion. prompts: where a prompt begins, one for each of the rollout's sequences.
         """
         versions = [version] * len(mask) if versions is None else versions
         check_lengths(
@@ -114,13 +146,15 @@ class Rollout:
             versions=versions,
             support=support,
         )
-        edges = [i for i in range(1, len(mask)) if mask[i] != mask[i - 1]]
-        starts, ends = [0, *edges], [*edges, len(mask)]
+        spans = _cut(mask, prompts)
         turns = [Turn(role="prompt", token_ids=[])] if mask and mask[0] else []
-        for start, end in zip(starts, ends, strict=True):
+        for start, end in spans:
             tokens = list(token_ids[start:end])
             if not mask[start:end] or not mask[start]:
-                turns.append(Turn(role="observation" if turns else "prompt", token_ids=tokens))
+                is_prompt = not turns or start in prompts
+                turns.append(
+                    Turn(role="prompt" if is_prompt else "observation", token_ids=tokens)
+                )
                 continue
             turns.append(
                 Turn(
@@ -139,11 +173,40 @@ class Rollout:
             )
         last = max(i for i, turn in enumerate(turns) if turn.role == "completion")
         turns[last] = replace(turns[last], finish=finish, temperature=temperature)
-        return cls(id=id, task_id=task_id, turns=tuple(turns), text=text)
+        return cls(id=id, task_id=task_id, turns=tuple(turns), text=text, episode=episode)
+
+    @cached_property
+    def sequences(self) -> list[Rollout]:
+        """What a model reads, and is trained on, as one text each: itself, unless a turn replaced the prompt.
+
+        Only those in which the policy wrote something.
+        """
+        starts = [i for i, turn in enumerate(self.turns) if turn.role == "prompt"]
+        if len(starts) == 1:
+            return [self]
+        parts = [
+            self.turns[start:end]
+            for start, end in zip(starts, [*starts[1:], len(self.turns)], strict=True)
+        ]
+        return [
+            replace(self, turns=part)
+            for part in parts
+            if any(turn.role == "completion" for turn in part)
+        ]
+
+    @property
+    def prompt_starts(self) -> list[int]:
+        """Where each prompt begins in the flat sequence: [0] unless there are several sequences."""
+        starts, start = [], 0
+        for turn in self.turns:
+            if turn.role == "prompt":
+                starts.append(start)
+            start += len(turn.token_ids)
+        return starts
 
     @cached_property
     def token_ids(self) -> list[int]:
-        """All tokens, [T]."""
+        """All tokens, [T]; of several sequences one after the other."""
         return [token for turn in self.turns for token in turn.token_ids]
 
     @cached_property
@@ -218,9 +281,19 @@ class Rollout:
                 f"{what} supports only single-turn rollouts, and rollout {self.id!r} has {len(self.turns)} turns"
             )
 
+    def require_one_sequence(self, what: str) -> None:
+        """Raise `RecipeError` for a rollout of several sequences. what: as in `require_single_turn`."""
+        if len(self.sequences) > 1:
+            raise RecipeError(
+                f"{what} supports only rollouts that are one sequence, and rollout {self.id!r} has {len(self.sequences)}: "
+                "its environment restarts the conversation, or env.history is template"
+            )
+
     @property
     def finish(self) -> Finish:
-        """How the last completion ended."""
+        """How the last completion ended; aborted also if the environment did not reply to it before the deadline."""
+        if self.episode is not None and self.episode.ending == "aborted":
+            return "aborted"
         return next(turn.finish for turn in reversed(self.turns) if turn.finish is not None)
 
     @property
@@ -239,87 +312,9 @@ class Rollout:
         return max((version for version in self.versions if version is not None), default=None)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepValues:
-    """Values along one completion of L steps.
-
-    Example: a completion of three steps whose second spoils it, in a task solved half of the time:
-    `StepValues(rollout_id="sum/3#0", spans=[Span(0, 4), Span(4, 9), Span(9, 12)], values=[0.5, 0.6, 0.0, 0.0])`.
-    """
-
-    rollout_id: str
-    spans: list[Span]  # [L]
-    values: list[float | None]
-    """[L + 1]: Q_0 is that of the prompt, Q_i of the completion's first i steps, Q_L the completion's own reward. None: not estimated."""
-
-    def __post_init__(self) -> None:
-        if len(self.values) != len(self.spans) + 1:
-            raise ValueError(
-                f"step values of {self.rollout_id!r} are misaligned: {len(self.spans)} spans need {len(self.spans) + 1} values, "
-                f"not {len(self.values)}"
-            )
-        if self.values[0] is None or self.values[-1] is None:
-            raise ValueError(
-                f"step values of {self.rollout_id!r} must know the first (prompt) and the last (reward)"
-            )
-
-    @property
-    def filled(self) -> list[float]:
-        """All values [L + 1]; those not estimated lie on the line between their neighbours that were."""
-        known = [(i, value) for i, value in enumerate(self.values) if value is not None]
-        filled = [known[0][1]]
-        for (i, left), (j, right) in zip(known, known[1:], strict=False):
-            filled += [left + (right - left) * (k - i) / (j - i) for k in range(i + 1, j)] + [
-                right
-            ]
-        return filled
-
-    @property
-    def advantages(self) -> list[float]:
-        """A_i = Q_i - Q_(i-1) of each step, [L]; they add up to reward - Q_0, also where values were filled in."""
-        filled = self.filled
-        return [after - before for before, after in zip(filled, filled[1:], strict=False)]
-
-    def pit(self, *, least_spread: float = 1e-9) -> int | None:
-        """Position in `spans` of the first pit: the first step whose value is the lowest of the completion's estimated ones.
-
-        None where the values of prompt and steps differ by less than `least_spread`: nothing tells the steps apart then.
-        """
-        known = [value for value in self.values if value is not None]
-        if max(known) - min(known) < least_spread:
-            return None
-        after = [(value, i) for i, value in enumerate(self.values[1:]) if value is not None]
-        return min(after)[1]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """All rollouts of one task with their verdicts."""
-
-    task: Task
-    rollouts: list[Rollout]  # [G]
-    verdicts: list[Verdict]  # [G]
-    step_values: Mapping[str, StepValues] = field(default_factory=dict)
-    """Values of the reasoning steps by rollout id, where they were estimated."""
-    continuations: tuple[tuple[Prefix, Group], ...] = ()
-    """What was sampled to estimate them: each prefix with the group of completions that continue it."""
-
-    def __post_init__(self) -> None:
-        check_lengths("group", self.task.id, rollouts=self.rollouts, verdicts=self.verdicts)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prefix:
-    """The first `length` tokens of a rollout's completion, to be continued `n` times: a `Group` of whole completions comes of it."""
-
-    task: Task
-    rollout: Rollout
-    length: int
-    """Completion tokens kept; 0 starts the completion anew."""
-    n: int
-    max_tokens: int
-    """Longest continuation."""
-
-    @property
-    def id(self) -> str:
-        return f"{self.rollout.id}@{self.length}"
+def _cut(mask: Sequence[bool], prompts: Sequence[int]) -> list[Span]:
+    """Where the author changes, or a prompt begins."""
+    edges = [i for i in range(1, len(mask)) if mask[i] != mask[i - 1] or i in prompts]
+    return [
+        Span(start, end) for start, end in zip([0, *edges], [*edges, len(mask)], strict=True)
+    ]

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rlcore.types.task import check_lengths
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherScores:
+    """What a teacher says of a sample's n trained tokens, at the sample's temperature."""
+
+    logprobs: list[float]
+    """[n] of the tokens themselves, less those of the teacher's base where it has one."""
+    top_ids: Tensor | None = field(default=None, compare=False)
+    """[n, K] int64, its K most probable tokens at each position; None where nobody asked for them."""
+    top_logprobs: Tensor | None = field(default=None, compare=False)
+    """[n, K] their log-probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +35,8 @@ class Sample:
     logprobs: list[float] | None = None
     """[T] of the policy that wrote the tokens, as the engine recorded them; None if nobody did."""
     weight: float = 1.0
+    part: int = 0
+    """Which of the rollout's sequences this is, where it has several; their weights add up to that of one."""
     version: int | None = None
     """Oldest policy version that wrote a token; None for text no policy of this run wrote."""
     temperature: float = 1.0
@@ -29,8 +47,12 @@ class Sample:
     support: list[list[int] | None] | None = None
     """[T] token ids that truncated sampling (top-k, top-p, min-p) kept at each token, None where it kept all of them; None
     if nothing was truncated. Log-probabilities are those among the kept ones."""
+    teacher: TeacherScores | None = None
+    """Of the trained tokens, where the stage has a teacher."""
     stream: str = "policy"
     """Which terms of the objective read it; each stream has its own global counts."""
+    input_ids: list[int] | None = None
+    """[T] tokens that the model reads in place of `token_ids`, which stay what it predicts; None: the same tokens."""
 
     def __post_init__(self) -> None:
         check_lengths(
@@ -42,11 +64,17 @@ class Sample:
             logprobs=self.logprobs,
             old_logprobs=self.old_logprobs,
             support=self.support,
+            input_ids=self.input_ids,
         )
         if not self.token_ids or self.mask[0]:
             raise ValueError(
                 f"sample {self.id!r} must start with a token that is not trained: nothing predicts the first token"
             )
+
+    @property
+    def context_ids(self) -> list[int]:
+        """[T] what the model reads."""
+        return self.token_ids if self.input_ids is None else self.input_ids
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,3 +134,5 @@ class Outcome:
     """By the filter; True without one."""
     scores: tuple[float, ...] = ()
     """First reward of the scored rollouts, which decides what passed; empty: `rewards` do."""
+    loss: float | None = None
+    """Of a demonstration, before the step's update: mean negative log-likelihood, nats per trained token. None where none was measured."""

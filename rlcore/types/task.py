@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from rlcore.types.plain import whole_text
 
-Message = dict[str, str]
-"""One chat message, `{"role": "user", "content": "2+2=?"}`."""
+Message = dict[str, Any]
+"""One chat message, `{"role": "user", "content": "2+2=?"}`; one of the assistant may have `tool_calls`."""
 
 Status = Literal["ok", "wrong-format", "unscorable", "timed-out", "crashed"]
 
@@ -36,8 +36,9 @@ class Task:
     """What a verifier needs; None where nothing is verified."""
     category: str = "all"
     """Curriculum category."""
-    demonstration: str | None = None
-    """A worked answer to imitate, for SFT."""
+    demonstration: str | list[Message] | list[int] | None = None
+    """A worked answer to imitate, for SFT; or messages: the assistant's, and the replies of an environment between them; or
+    token ids, taken as they are: pieces of a document."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Other columns of the row, handed to reward functions by name."""
 

@@ -36,6 +36,8 @@ SETTINGS: dict[str, dict] = {
     "bands": {"age": 5}, "aioli": {"every": 20, "sweeps": 1, "probe_steps": 2}, "sec": {"by": ["half", "category"]},
     "mixture": {"weights": {"easy": 1, "hard": 2}},
     "easy_to_hard": {"start": {"easy": 2, "middle": 1}, "end": {"hard": 1}, "hold": 2, "until": 9},
+    "phases": {"phases": [{"until": 6, "weights": {"easy": 3, "hard": 1}}, {"weights": {"hard": 2, "middle": 5}}]},
+    "cyclic": {"by": "score"}, "folded": {"by": "level"},
 }  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def tasks() -> list[Task]:
             id=t.id,
             prompt="?",
             category=t.category,
-            columns={**t.columns, "level01": t.columns["level"] / 2},
+            columns={**t.columns, "level01": t.columns["level"] / 2, "score": t.columns["level"] + 1, "tokens": 2 ** t.columns["level"]},
         )
         for t in category_tasks(SIZES)
     ]
@@ -74,7 +76,7 @@ def test_resume_goes_on_exactly(name: str, before: int) -> None:
     )
 
 
-@pytest.mark.parametrize("name", CURRICULA)
+@pytest.mark.parametrize("name", sorted(CURRICULA.keys() - {"buckets"}))
 def test_ranks_draw_the_same_though_their_refills_differ(name: str) -> None:
     samplers = [make(name), make(name)]
     ranks = [
@@ -249,11 +251,11 @@ def test_skill_it_gives_the_numbers_of_its_note() -> None:
     sampler = SkillIt(data, graph={"a": {"b": 1}}, eta=0.5, every=1, window=1, seed=0)
     assert sampler.shares() == pytest.approx([0.452, 0.274, 0.274], abs=5e-4)
     sampler.load_learned_state(
-        {"losses": [[1.0, 2.0, 0.5]], "counts": [[0.0, 0.0]] * 3, "steps": 1}
+        {"losses": [[1.0, 2.0, 0.5]], "sums": [[0.0, 0.0]] * 3, "steps": 1}
     )
     assert sampler.shares() == pytest.approx([0.528, 0.320, 0.151], abs=5e-4)
     sampler.load_learned_state(
-        {"losses": [[1e4, 2e4, 0.5]], "counts": [[0.0, 0.0]] * 3, "steps": 1}
+        {"losses": [[1e4, 2e4, 0.5]], "sums": [[0.0, 0.0]] * 3, "steps": 1}
     )
     assert sum(sampler.shares()) == pytest.approx(1)
     plain = SkillIt(data, eta=0.5, every=2, seed=0)
@@ -266,6 +268,47 @@ def test_skill_it_gives_the_numbers_of_its_note() -> None:
         )
     assert list(plain.values()) == [0.5, 1.0, 1.0] and plain.shares()[0] == min(plain.shares())
     assert SkillIt(data, eta=0.0, seed=0).shares() == pytest.approx([1 / 3] * 3)
+
+
+def losses_of(**by_index: float) -> list[Outcome]:
+    return [
+        Outcome(index=int(name[1:]), category="", rewards=(), abs_advantage=0, loss=loss)
+        for name, loss in by_index.items()
+    ]
+
+
+def test_skill_it_by_losses_of_demonstrations() -> None:
+    """The note's numbers, of losses above 1 too; a window of two updates of two steps each, by hand."""
+    data = category_tasks({"a": 5, "b": 5, "c": 5})
+    sampler = SkillIt(data, graph={"a": {"b": 1}}, eta=0.5, every=1, window=1, seed=0)
+    sampler.observe(losses_of(t0=0.5, t1=1.5, t5=2.0, t10=0.5))
+    assert sampler.shares() == pytest.approx([0.528, 0.320, 0.151], abs=5e-4)
+    assert sampler.metrics() == pytest.approx(
+        {
+            "curriculum/a/frac": 0.5, "curriculum/b/frac": 0.25, "curriculum/c/frac": 0.25,
+            "curriculum/a/loss": 1.0, "curriculum/b/loss": 2.0, "curriculum/c/loss": 0.5,
+            "curriculum/a/value": 1.0, "curriculum/b/value": 2.0, "curriculum/c/value": 0.5,
+        }
+    )  # fmt: skip
+    slow = SkillIt(data, eta=1.0, every=2, window=2, seed=0)
+    for a, b in [(3.0, 1.0), (1.0, 0.0), (0.5, 0.25), (0.5, 0.75)]:
+        slow.observe(losses_of(t0=a, t5=b))
+    logits = np.array([2.0 + 0.5, 0.5 + 0.5, 1.0 + 1.0])  # c was never seen: 1 twice
+    assert slow.shares() == pytest.approx(np.exp(logits) / np.exp(logits).sum())
+
+
+def test_aioli_by_losses_of_demonstrations() -> None:
+    """A world that obeys a linear law exactly: the mixture moves as the law, divided by its sum, says."""
+    data = category_tasks({"a": 40, "b": 40})
+    law = np.array([[0.03, 0.01], [0.0, 0.02]])
+    sampler = Aioli(data, eta=2.0, every=9, sweeps=1, probe_steps=4, smoothing=0.5, seed=0)
+    loss = np.array([5.0, 4.0])
+    for _ in range(9):
+        mixture = np.array(sampler.shares())
+        sampler.observe(losses_of(t0=loss[0], t40=loss[1]))
+        loss = loss - mixture @ law
+    gains = np.exp(2.0 * (law / law.sum()).sum(axis=1))
+    assert sampler.values() == pytest.approx(gains / gains.sum())
 
 
 def test_skill_it_helps_where_order_matters() -> None:

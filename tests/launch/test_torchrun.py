@@ -71,7 +71,7 @@ def test_a_killed_process_costs_the_steps_since_the_checkpoint(
     recipe = write_recipe(tmp_path)
     agent = torchrun(recipe, "--standalone", "--nproc-per-node", 2, "--max-restarts", 2)
     kill_when(recipe, 11, agent, rank=1)
-    out, _ = agent.communicate(timeout=200)
+    out, _ = agent.communicate(timeout=400)
     assert agent.returncode == 0, out
     assert "resumed after step" in out, out
     assert metrics(recipe) == uninterrupted
@@ -98,7 +98,7 @@ def test_two_nodes_go_on_when_a_process_of_one_is_killed(
     shared += ["--master-addr", "127.0.0.1", "--master-port", port, "--max-restarts", 2]
     agents = [torchrun(recipe, *shared, "--node-rank", node) for node in range(2)]
     kill_when(recipe, 11, agents[1], rank=1)
-    said = [agent.communicate(timeout=200)[0] for agent in agents]
+    said = [agent.communicate(timeout=400)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], "\n".join(said)
     assert "resumed after step" in said[0], said[0]
     assert metrics(recipe) == uninterrupted

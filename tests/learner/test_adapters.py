@@ -32,6 +32,9 @@ KINDS = {
     },
     "loha": {"type": "loha", "r": 4, "target_modules": "all-linear"},
     "oft": {"type": "oft", "oft_block_size": 8, "target_modules": "all-linear"},
+    "miss": {"type": "miss", "r": 4, "target_modules": "all-linear"},
+    "bat": {"type": "miss", "r": 4, "init_weights": "bat", "target_modules": "all-linear"},
+    "vera": {"type": "vera", "r": 4, "target_modules": ["q_proj", "o_proj", "down_proj"]},
 }
 
 
@@ -99,7 +102,7 @@ def test_only_the_adapter_trains(make_policy):
     assert sum("lora_" in name for name in before) == len(moved)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "miss"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_resumes_bit_for_bit(tmp_path, kind, dtype):
     batches = [make_samples(seed=s) for s in range(4)]
@@ -117,6 +120,22 @@ def test_resumes_bit_for_bit(tmp_path, kind, dtype):
     second.load_state_dict(first.state_dict())
     assert [second.update(batch) for batch in batches[2:]] == reports[2:]
     assert all(torch.equal(p, bits(whole.policy)[name]) for name, p in bits(again).items())
+
+
+def test_miss_adds_one_matrix_over_the_pieces_of_the_input():
+    """Bone (arXiv 2409.15371), MiSS in peft: W plus B [r, out] tiled down the input, r out numbers a layer."""
+    base, policy = dict(make(None).weights()), make(KINDS["miss"])
+    trained(policy)
+    merged = dict(policy.weights())
+    blocks = {name: p for name, p in policy.module.named_parameters() if p.requires_grad}
+    assert len(blocks) == 2 * 7
+    for name, block in blocks.items():
+        weight = name.partition(".miss_block")[0].removeprefix("model.") + ".weight"
+        change = merged[weight] - base[weight]
+        outputs, inputs = change.shape
+        assert block.numel() == 4 * outputs
+        tiled = block.detach().reshape(4, outputs).T.repeat(1, inputs // 4)
+        assert torch.allclose(change, tiled, atol=1e-6) and change.abs().max() > 1e-4, name
 
 
 def test_another_base_is_noticed(tmp_path):

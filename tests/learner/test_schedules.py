@@ -1,6 +1,7 @@
 """Learning-rate factors: numbers worked out by hand from the formulas, and what every schedule must keep."""
 
 import itertools
+import random
 
 import pytest
 
@@ -83,3 +84,33 @@ def test_falls_without_a_jump_from_the_peak_to_the_floor(settings):
     factors = [schedule(step) for step in range(9, 1001)]
     assert factors[0] == 1 and factors[-1] == pytest.approx(schedule.floor)
     assert all(0 <= a - b < 0.1 for a, b in itertools.pairwise(factors))
+
+
+def test_a_decay_settles_the_hills_and_does_not_move_the_river():
+    """River valley of arXiv 2410.05192: x flows at a constant slope, y is a noisy hill of curvature 1."""
+    slope, noise, steps = 0.02, 1.0, 400
+    rng = random.Random(0)
+
+    def descend(schedule, start, noises):
+        x, y = start
+        for step, kick in enumerate(noises):
+            lr = 0.5 * schedule(step)
+            x, y = x + lr * slope, y - lr * (y + noise * kick)
+        return x, y
+
+    decayed, bouncing = [], []
+    for _ in range(200):
+        kicks = [rng.gauss(0, 1) for _ in range(steps)]
+        flat = Schedule(name="constant", total=steps)
+        wsd = Schedule(name="wsd", total=steps, decay_share=0.1)
+        at_decay = descend(wsd, (0.0, 3.0), kicks[:360])
+        assert at_decay == descend(flat, (0.0, 3.0), kicks[:360])
+        assert at_decay[0] == pytest.approx(360 * 0.5 * slope)  # whatever the noise
+        decayed.append(descend(wsd, (0.0, 3.0), kicks)[1] ** 2 / 2)
+        bouncing.append(descend(flat, (0.0, 3.0), kicks)[1] ** 2 / 2)
+        # the river has come half as far again as the window at the peak rate
+        end = descend(wsd, (0.0, 3.0), kicks)[0]
+        assert end == pytest.approx(0.5 * slope * (360 + sum((40 - i) / 40 for i in range(40))))
+    # of a stationary AR(1), lr^2 / (1 - (1 - lr)^2) = 1/3 of the noise's variance
+    assert sum(bouncing) / 200 == pytest.approx(1 / 6, rel=0.25)
+    assert sum(decayed) < 0.35 * sum(bouncing)

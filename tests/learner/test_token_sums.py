@@ -25,7 +25,7 @@ from rlcore.objective.parts import (
 )
 
 PARAMS = {"dr_grpo": {"max_tokens": 9}}
-MIXING = {"gspo", "gspo_token", "luspo", "vespo", "kimi"}
+MIXING = {"gspo", "gspo_token", "luspo", "vespo", "kimi", "gmpo", "topr"}
 """Presets whose tokens depend on others of their sequence: a preset that does adds its name."""
 
 

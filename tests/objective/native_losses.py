@@ -94,8 +94,49 @@ def dft(lp, old, ref, a, on, tokens, sequences):
     return token_mean(-lp.exp(), on, tokens, sequences)
 
 
+def unlikelihood(lp, old, ref, a, on, tokens, sequences, alpha=1.0):
+    loss = torch.where(a > 0, -lp, -alpha * torch.log(1 - lp.exp()))
+    return token_mean(loss, on, tokens, sequences)
+
+
 def luffy_offline(lp, old, ref, a, on, tokens, sequences, gamma=0.1):
     return token_mean(-lp.exp() / (lp.exp() + gamma) * a, on, tokens, sequences)
+
+
+def sequence_mean_of(a, on):
+    return (a * on).sum(1) / on.sum(1)
+
+
+def gmpo(lp, old, ref, a, on, tokens, sequences, low=0.4, high=0.4):
+    # arXiv 2507.20673: min(A prod r^(1/n), A prod clip(r)^(1/n)) token by token, by the sign of A
+    ratio, a = lp - old, sequence_mean_of(a, on)
+    inside = ratio.clamp(-low, high)
+    kept = torch.where((a > 0)[:, None], torch.minimum(ratio, inside), torch.maximum(ratio, inside))
+    return -(a * ((kept * on).sum(1) / on.sum(1)).exp()).sum() / sequences
+
+
+def topr(lp, old, ref, a, on, tokens, sequences):
+    # arXiv 2503.14286: trajectories of positive return have weight 1, others min(pi / mu, 1)
+    score, weight = (lp * on).sum(1), ((lp - old) * on).sum(1).exp().clamp(max=1).detach()
+    a = sequence_mean_of(a, on)
+    return -(torch.where(a >= 0, torch.ones_like(weight), weight) * a * score).sum() / sequences
+
+
+def dppo(lp, old, ref, a, on, tokens, sequences, low=0.2, high=0.2, cap=20.0, kl=False):
+    # arXiv 2602.04879, eq. 11 to 14
+    p, mu = lp.exp().detach(), old.exp()
+    far = mu * (mu / p).log() + (1 - mu) * ((1 - mu) / (1 - p)).log() if kl else (p - mu).abs()
+    stop = torch.where(a > 0, (p > mu) & (far > high), (p < mu) & (far > low))
+    ratio = (p / mu).clamp(max=cap)
+    return token_mean(-torch.where(stop, 0 * ratio, ratio) * a * lp, on, tokens, sequences)
+
+
+def dro(lp, old, ref, a, on, tokens, sequences, beta=0.05):
+    return token_mean(-a * lp + beta / 2 * (lp - old) ** 2, on, tokens, sequences)
+
+
+def unclipped(lp, old, ref, a, on, tokens, sequences):
+    return token_mean(-(lp - old).exp() * a, on, tokens, sequences)
 
 
 CASES = [
@@ -119,9 +160,23 @@ CASES = [
     ("rloo", {}, rloo, {}),
     ("reinforce", {}, reinforce, {}),
     ("kimi", {"tau": 0.3}, kimi, {"tau": 0.3}),
+    ("dro", {"beta": 0.3}, dro, {"beta": 0.3}),
+    ("gmpo", {"clip_low": 0.2, "clip_high": 0.3}, gmpo, {"low": 0.2, "high": 0.3}),
+    ("topr", {}, topr, {}),
+    ("dppo", {"low": 0.05, "high": 0.1, "cap": 1.4}, dppo, {"low": 0.05, "high": 0.1, "cap": 1.4}),
+    (
+        "dppo",
+        {"divergence": "kl", "low": 0.02, "high": 0.04},
+        dppo,
+        {"low": 0.02, "high": 0.04, "kl": True},
+    ),
+    ("m2po", {}, unclipped, {}),  # what it keeps: test_selection.py
+    ("clip_cov", {"clip_low": 0.1}, clipped, {"low": 0.1}),
     ("awr", {"beta": 0.5, "cap": 4.0}, awr, {"beta": 0.5, "cap": 4.0}),
     ("sft", {}, sft, {}),
     ("dft", {}, dft, {}),
+    ("unlikelihood", {}, unlikelihood, {}),
+    ("unlikelihood", {"alpha": 0.3}, unlikelihood, {"alpha": 0.3}),
 ]
 """Preset name, its parameters, native loss, its parameters: a new preset adds a row."""
 IDS = [name + ("-" + "-".join(params) if params else "") for name, params, *_ in CASES]

@@ -10,7 +10,10 @@ from native_losses import (
     cispo,
     clipped,
     dapo,
+    dppo,
     dr_grpo,
+    dro,
+    gmpo,
     grpo,
     gspo,
     gspo_token,
@@ -19,12 +22,15 @@ from native_losses import (
     reinforce,
     rloo,
     sapo,
+    topr,
+    unclipped,
     vespo,
 )
 
 from rlcore.errors import RecipeError
 from rlcore.objective import PRESETS, Counts, Tokens
-from rlcore.objective.methods import METHODS, method_defaults, with_method
+from rlcore.objective.method_keys import in_place_of, method_defaults, with_method
+from rlcore.objective.methods import METHODS
 from rlcore.recipe.build_credit import build_credit
 from rlcore.recipe.build_learner import build_objective
 from rlcore.stages.rl import RlStage
@@ -139,7 +145,64 @@ def whitened(centre):
     return advantages
 
 
+def length_weighted(rewards, everything):
+    lengths = LENGTHS[REWARDS.index(list(rewards))]
+    weighted = sum(r * n for r, n in zip(rewards, lengths, strict=True))
+    return [r - weighted / sum(lengths) for r in rewards]
+
+
+def batch_std(rewards, everything):
+    flat = torch.tensor(REWARDS, dtype=torch.float64)
+    return [value / (flat.std().item() + 1e-4) for value in mean(rewards, everything)]
+
+
+def over_mean(rewards, everything):
+    return [r * len(rewards) / sum(rewards) - 1 for r in rewards]
+
+
+def over_pairs(rewards, everything):
+    """Pass@2 training: GRPO's advantages of all pairs, averaged over those a completion is in."""
+    n = len(rewards)
+    pairs = [{i, j} for i in range(n) for j in range(i)]
+    earned = torch.tensor(
+        [float(max(rewards[i] for i in pair) >= 1) for pair in pairs], dtype=torch.float64
+    )
+    if earned.std() == 0:
+        return [0.0] * n
+    of_pairs = (earned - earned.mean()) / earned.std(correction=0)
+    return [
+        of_pairs[[i in pair for pair in pairs]].mean().item() for i in range(n)
+    ]
+
+
+def best_of_two(rewards, everything):
+    """Twice the mean of what each adds to the other."""
+    n = len(rewards)
+    return [
+        2 * sum(max(r, other) - other for j, other in enumerate(rewards) if j != i) / (n - 1)
+        for i, r in enumerate(rewards)
+    ]
+
+
+PAIRS = {
+    name: {"credit": {"baseline": {"use": baseline, "k": 2}}}
+    for name, baseline in (("pass_at_k", "pass_at_k"), ("pkpo", "max_at_k"))
+}
+"""Sets of two in groups of four; one set of four says little."""
+
 PAPERS = {
+    "opo": (rloo, length_weighted, False),
+    "gpg": (reinforce, mean, False),
+    "lite_ppo": (clipped, batch_std, True),
+    "max_rl": (rloo, over_mean, False),
+    "dro": (dro, mean, True),
+    "gmpo": (gmpo, mean_std, False),
+    "topr": (topr, mean, False),
+    "dppo": (dppo, mean_std, False),
+    "m2po": (unclipped, mean_std, False),
+    "clip_cov": (clipped, mean_std, False),
+    "pkpo": (rloo, best_of_two, False),
+    "pass_at_k": (grpo, over_pairs, False),
     "grpo": (grpo, mean_std, False),
     "dr_grpo": (dr_grpo, mean, False),
     "dapo": (dapo, mean_std, False),
@@ -164,7 +227,11 @@ def paper_gradient(name, advantages=None, counts_equal=None):
     loss, published, keeps = PAPERS[name]
     advantages = advantages or published
     keeps = keeps if counts_equal is None else counts_equal
-    chosen = [group for group, r in zip(groups(), REWARDS, strict=True) if keeps or len(set(r)) > 1]
+    chosen = [
+        group
+        for group, r in zip(groups(), REWARDS, strict=True)
+        if keeps or any(abs(value) > 1e-12 for value in advantages(r, None))
+    ]
     live = policy_logp()
     width = max(map(max, LENGTHS))
     ids, lp, old, a, on = [], [], [], [], []
@@ -191,9 +258,9 @@ def difference(got, want):
     return (gap / sum((want[id] ** 2).sum() for id in want)).sqrt().item()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PAPERS)
 def test_a_method_gives_the_gradient_of_its_publication(name):
-    stage = stage_of(method=name)
+    stage = stage_of(method=name, **PAIRS.get(name, {}))
     assert difference(engine_gradient(stage), paper_gradient(name)) < 1e-6
     other = mean if PAPERS[name][1] is mean_std else mean_std
     assert difference(engine_gradient(stage), paper_gradient(name, other)) > 1e-2
@@ -254,8 +321,27 @@ def test_the_same_section_twice_is_the_same_section():
     assert method_defaults("dapo")["credit"]["baseline"] == "mean_std"
 
 
+def test_a_stage_says_what_it_puts_in_place_of_its_methods_pieces():
+    def said(**keys):
+        return in_place_of(RlStage(**STAGE | {"kind": "rl"} | keys).model_dump())
+
+    assert said() == said(method="dapo") == said(method="ppo") == []
+    assert said(method="ppo", objective={"use": "ppo", "kl": 0.1}) == []
+    assert said(method="ppo", objective="grpo") == ["objective grpo (ppo: ppo)"]
+    assert said(method="dapo", credit={"baseline": "mean"}, filter=None) == [
+        "baseline mean (dapo: mean_std)",
+        "filter none (dapo: zero_variance)",
+    ]
+
+
+def test_null_takes_back_the_objective_of_a_recipe():
+    assert with_method(STAGE | {"method": "ppo", "objective": None})["objective"] == "ppo"
+
+
 def test_every_method_names_a_preset_and_a_source():
-    assert set(PAPERS) == set(METHODS)
+    # those with a critic are in test_actor_critic_methods.py, those with a teacher in test_distillation.py
+    elsewhere = {name for name, method in METHODS.items() if method.baseline in ("critic", "zero")}
+    assert set(PAPERS) == set(METHODS) - elsewhere
     for method in METHODS.values():
         assert method.objective in PRESETS and method.source
 
@@ -270,5 +356,5 @@ def test_unknown_methods_are_met_with_a_sentence(name, message):
 
 
 def test_methods_need_no_torch():
-    code = "import sys, rlcore.objective.methods as m; m.method_defaults('dapo'); assert 'torch' not in sys.modules"
+    code = "import sys, rlcore.objective.method_keys as m; m.method_defaults('dapo'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -63,13 +63,22 @@ def engine_logps(batch):
     return batch[1] + 0.35 * noise
 
 
+def trainer_class(name):
+    """TRL's trainer; GMPO is among its experiments."""
+    import trl
+
+    if name != "GMPOTrainer":
+        return getattr(trl, name)
+    from trl.experimental.gmpo import GMPOTrainer
+
+    return GMPOTrainer
+
+
 def trl_gradient(batch, trainer="GRPOTrainer", mode=None, args=None, **settings):
     """Gradient of the trainer's `_compute_loss`, called on a stand-in for `self` whose model gives the batch's values.
 
     `mode` is an importance-sampling mode with its bounds: (name, lowest, highest).
     """
-    import trl
-
     lp, old, ref, a = batch
     accelerator = SimpleNamespace(
         num_processes=1,
@@ -92,7 +101,7 @@ def trl_gradient(batch, trainer="GRPOTrainer", mode=None, args=None, **settings)
     }
     if mode is not None:
         inputs["importance_sampling_ratio"] = trl_importance_ratio(old, engine_logps(batch), *mode)
-    cls = getattr(trl, trainer)
+    cls = trainer_class(trainer)
 
     def loss(live):
         own = SimpleNamespace(
@@ -296,3 +305,59 @@ def test_another_setting_is_noticed(name, params, settings):
         error(our_gradient(objective(name, **params), batch), trl_gradient(batch, **settings))
         > 1e-2
     )
+
+
+@pytest.mark.parametrize("bounds", [(0.4, 0.4), (0.1, 0.3)], ids=str)
+def test_gmpo_is_trls(bounds):
+    low, high = bounds
+    batch = draw(spread=0.6)
+    made = objective("gmpo", clip_low=low, clip_high=high)
+    settings = {"trainer": "GMPOTrainer", "epsilon_low": low, "epsilon_high": high}
+    assert error(our_gradient(made, batch), trl_gradient(batch, **settings)) < 1e-10
+    swapped = objective("gmpo", clip_low=high, clip_high=low + 0.1)
+    assert error(our_gradient(swapped, batch), trl_gradient(batch, **settings)) > 1e-2
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3])
+def test_adaptive_entropy_moves_as_trls(start):
+    """The coefficients of a row of updates, each of a micro-batch with another entropy."""
+    control = objective(
+        "dapo", entropy={"target": 0.5, "delta": 0.1, "start": start, "most": 0.35}
+    ).controls["entropy"]
+    own = TRAINER | {"loss_type": "dapo", "_entropy_bonus_enabled": True}
+    own |= {"use_adaptive_entropy": True, "entropy_coef": start, "_last_world_entropy": math.inf}
+    args = {"entropy_target": 0.5, "entropy_coef_delta": 0.1}
+    args |= {"entropy_coef_min": 0.0, "entropy_coef_max": 0.35}
+    trainer = SimpleNamespace(
+        **own,
+        _entropy_window_stats=None,
+        args=SimpleNamespace(**ARGS | args),
+        accelerator=SimpleNamespace(
+            num_processes=1,
+            gather=lambda x: x,
+            gather_for_metrics=lambda x: x,
+            reduce=lambda x, **_: x,
+            sync_gradients=True,
+        ),
+        _metrics=defaultdict(lambda: defaultdict(list)),
+    )
+    lp, old, ref, a = draw()
+    inputs = {
+        "prompt_ids": torch.zeros(B, 1),
+        "prompt_mask": torch.ones(B, 1),
+        "completion_ids": torch.zeros(B, T),
+        "completion_mask": ON,
+        "advantages": a[:, 0],
+        "old_per_token_logps": old,
+        "num_items_in_batch": LENGTHS.sum(),
+    }
+    applied, theirs = [], []
+    for scale in (0.3, 0.3, 0.3, 3.0, 0.5, 0.3, 0.3, 0.3, 0.3, 3.0, 3.0, 0.3):
+        live = entropies(lp * scale).requires_grad_()
+        trainer._get_per_token_logps_and_entropies = lambda *_, live=live, **__: (lp, live, None)
+        loss = trainer_class("GRPOTrainer")._compute_loss(trainer, trainer.model, inputs)
+        theirs.append(-torch.autograd.grad(loss, live)[0].sum().item())
+        applied.append(control.coefficient)
+        control.observe(((live * ON).sum() / ON.sum()).item())
+        assert control.level == pytest.approx(trainer.entropy_coef)
+    assert applied == pytest.approx(theirs) and len(set(applied)) > 1

@@ -1,5 +1,7 @@
 """Gradients of every preset against native losses on padded tensors, in float64; and that the comparison notices mistakes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from native_losses import (
@@ -10,11 +12,15 @@ from native_losses import (
     clipped,
     dapo,
     dft,
+    dppo,
+    dro,
+    gmpo,
     grpo,
     gspo,
     gspo_token,
     kimi,
     luspo,
+    topr,
     vespo,
 )
 
@@ -27,9 +33,11 @@ from rlcore.objective.parts import (
     exponential,
     gamma_weighted,
     less_sequence_log_ratio,
+    live,
     old_policy,
     sequence_mean,
     sequence_old_policy,
+    sequence_product,
     sequence_sum,
     unit,
 )
@@ -105,7 +113,8 @@ def test_gradient_is_blind_to_micro_batches_and_order(name, params):
 
 
 def test_every_preset_is_compared():
-    assert {name for name, *_ in CASES} | set(TWO_STREAMS) == set(PRESETS)
+    of_teachers = {"opd", "gkd"}  # in tests/learner/test_distillation.py
+    assert {name for name, *_ in CASES} | set(TWO_STREAMS) | of_teachers == set(PRESETS)
 
 
 @pytest.mark.parametrize("name", TWO_STREAMS)
@@ -229,9 +238,21 @@ def test_dual_clip_bounds_what_a_bad_answer_is_pushed_down_by(name):
         (Term(advantage=exponential(1.0, 2.0)), awr),
         (Term(advantage=exponential(2.0, 20.0)), awr),
         (Term(advantage=constant(1.0)), dft),
+        (objective("gspo", clip_low=0.4, clip_high=0.4).terms[0], gmpo),
+        (replace(objective("gmpo").terms[0], mask=clip(0.4, 0.4)), gmpo),
+        (replace(objective("gmpo").terms[0], average=sequence_sum), gmpo),
+        (objective("rloo").terms[0], topr),
+        (Term(denominator=sequence_product, average=sequence_sum), topr),
+        (replace(objective("topr").terms[0], denominator=capped(1.0)), topr),
+        (objective("dppo", divergence="kl").terms[0], dppo),
+        (replace(objective("dppo").terms[0], mask=clip(0.2, 0.2)), dppo),
+        (replace(objective("dppo").terms[0], denominator=live), dppo),
+        (objective("kimi", tau=0.05).terms[0], dro),
+        (objective("dro", beta=0.1).terms[0], dro),
     ],
     ids="clip-sides-swapped live-denominator no-mask no-denominator sequence-mean cap token-mean token-ratio "
-    "no-length gamma-sides tau token-average-of-kimi awr-cap awr-beta sft-for-dft".split(),
+    "no-length gamma-sides tau token-average-of-kimi awr-cap awr-beta sft-for-dft gspo-for-gmpo mean-clipped-in-gmpo gmpo-times-length "
+    "no-taper taper-of-good-ones-too token-taper kl-for-tv ratio-clip-for-dppo no-ratio sequence-for-dro beta".split(),
 )
 def test_a_planted_mistake_is_noticed(wrong, loss):
     batch = draw()

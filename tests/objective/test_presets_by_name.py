@@ -120,5 +120,5 @@ def test_the_documents_list_parameters_as_they_are():
 def test_every_preset_is_in_the_documents(name):
     root = Path(__file__).parents[2]
     assert f"| `{name}` |" in (root / "docs" / "objectives.md").read_text()
-    listed = (root / "README.md").read_text().split("Objectives: `")[1].split("`")[0].split()
+    listed = (root / "docs" / "recipes.md").read_text().split("Objectives: `")[1].split("`")[0].split()
     assert name in listed and set(listed) == set(PRESETS)

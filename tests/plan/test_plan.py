@@ -17,6 +17,7 @@ from rlcore.learner.module import PackedModule
 from rlcore.learner.policy_adapter import insert
 from rlcore.learner.settings import OptimSettings
 from rlcore.learner.speed import checkpoint_layers
+from rlcore.measures.intervals import wilson
 from rlcore.plan.batch import Lengths, micro_batch
 from rlcore.plan.live import LiveBytes
 from rlcore.plan.memory import ROLLOUT_TOKEN_BYTES, Machine
@@ -27,7 +28,6 @@ from rlcore.plan.speed import best_split
 from rlcore.plan.trace import Tree, _backward, activation_bytes, optimizer_states
 from rlcore.recipe.load import load
 from rlcore.recipe.schema import Recipe
-from rlcore.run.intervals import wilson
 from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Sample
 from tests.run.whole import write_recipe
@@ -158,6 +158,16 @@ def test_shards_divide_what_is_sharded(recipe: Recipe) -> None:
     assert parts["the whole model"] == whole["weights"] - parts["weights"]
 
 
+def test_a_critic_is_a_second_model_in_training(tmp_path: Path) -> None:
+    recipe = load(str(write_recipe(tmp_path)), ("stages.rl.method=ppo",))
+    stage = next(s for s in plan(recipe, CPU).stages if s.stage == "rl")
+    sizes = {item.what: item.bytes for item in stage.items}
+    assert sizes["adamw states of the critic"] == 2 * sizes["weights of the critic"]
+    assert sizes["weights of the critic"] == sizes["gradients of the critic"]
+    # the embeddings are tied: all of the policy but a head
+    assert sizes["weights of the critic"] == sizes["weights"]
+
+
 def test_servers_have_devices_of_their_own(recipe: Recipe) -> None:
     planned = plan(
         changed(recipe, "engine.use", "vllm_local"), Machine(4, 1, 80 * GIB, serve=2)
@@ -230,3 +240,28 @@ def test_a_probe_measures_both_sides(recipe: Recipe) -> None:
     measured = probe(recipe, ranks=1, seconds=0.4)
     assert measured.generated > 0 and measured.learned > 0 and measured.publish_s > 0
     assert 0 <= measured.equal <= measured.groups and 1 <= measured.completion <= 12
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_the_copy_of_a_checkpoint_is_counted(tmp_path: Path, ema: float | None) -> None:
+    """Against the tensors of a checkpoint that was written, and nothing without the key."""
+    from safetensors.torch import load_file
+
+    from rlcore.run import checkpoint
+    from rlcore.run.driver import train
+
+    keys = ["stages.sft.steps=2", "run.checkpoint_async=true", "run.checkpoint_every=1"]
+    keys += ["run.keep_checkpoints=99"] + ([f"stages.sft.optim.ema={ema}"] if ema else [])
+    recipe = load(str(write_recipe(tmp_path)), keys)
+    what = "the copy of a checkpoint"
+    planned = [i.bytes for s in plan(recipe, CPU).stages if s.stage == "sft" for i in s.items if i.what == what]
+    train(recipe, folder=tmp_path / "run")
+    saved = checkpoint.all_checkpoints(tmp_path / "run/checkpoints")[0]
+    models = [load_file(file) for file in saved.rglob("model.safetensors")]
+    learner = checkpoint.read(saved)[1]["learner"]
+    mean = learner["average"]["mean"].values() if ema else []
+    moments = [t for one in learner["optimizer"]["state"].values() for t in one.values()]
+    tensors = [*(t for model in models for t in model.values()), *mean, *moments]
+    assert planned == [pytest.approx(sum(t.nbytes for t in tensors), rel=0.01)]
+    without = plan(load(str(write_recipe(tmp_path)), keys[:1]), CPU)
+    assert not any(i.what == what for s in without.stages for i in s.items)

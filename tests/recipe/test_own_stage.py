@@ -112,8 +112,8 @@ def test_its_keys_are_listed(recipe: str) -> None:
 def test_a_stage_without_the_key_steps_runs_and_resumes(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The example of the README: its key is `rounds`."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    """The example of the guide: its key is `rounds`."""
+    text = (Path(__file__).parents[2] / "docs/guides/parts.md").read_text(encoding="utf-8")
     example = text[text.index("# my_stages.py") :].partition("```")[0]
     (tmp_path / "my_stages.py").write_text(example)
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,22 @@ import yaml
 
 PARTS = '''
 from rlcore import Verdict, reward
+from rlcore.env import environment
 from rlcore.rollout.hf import HfEngine
+
+
+@environment
+def fails(answer, **columns):
+    said = yield
+    if sum(map(ord, said)) % 3 == 0:
+        raise ValueError("one of three")
+    return float(said.endswith(str(answer)))
+
+
+@environment
+def endless(answer, **columns):
+    while True:
+        said = yield ("?", len(set(said)) / 20) if "said" in locals() else None
 
 
 @reward
@@ -105,6 +120,12 @@ FAILURES: dict[str, dict[str, Any]] = {
     "constant-reward": {"rewards": own("constant")},
     "equal-rewards": {"rewards": own("of_the_task")},
     "unscored": {"rewards": own("sometimes_fails")},
+    "environment-fails": {"env": {"use": "parts.py:fails", "workers": 1}, "rewards": [{"use": "environment"}]},
+    "turns-run-out": {
+        "env": {"use": "parts.py:endless", "workers": 1, "max_turns": 2},
+        "rewards": [{"use": "environment"}],
+        "sampling": {"max_tokens": 12},
+    },
     "filter-starved": {"rewards": own("of_the_task"), "filter": "zero_variance", "steps": 10},
     "mismatch": {"engine": "parts.py:Sharpened"},
     "waste": {"rewards": own("rare"), "optim": {"lr": 1e-5}, "groups_per_step": 24, "steps": 12},

@@ -39,9 +39,8 @@ def test_every_rule_has_its_paragraph_and_every_paragraph_its_rule() -> None:
 
 
 def test_a_mistake_is_planted_for_nearly_every_rule() -> None:
-    assert RULES - set(FAILURES) == {
-        "zero-advantages"
-    }  # tests/run/test_metrics.py has a step of it
+    # steps of these are in tests/run/test_metrics.py and below
+    assert RULES - set(FAILURES) == {"zero-advantages", "calls-unreadable"}
     assert len(FAILURES) >= 10 and len(HEALTHY) >= 5
 
 
@@ -82,6 +81,13 @@ def test_the_command_says_what_where_and_with_which_numbers(
     # the warnings of the first steps are of the same rules, and lead to the same page
     first = read_rows(ill / "metrics.jsonl")[0]
     assert any(f"[{PAGE}#all-truncated]" in sentence for sentence in dead_states(first))
+
+
+@pytest.mark.parametrize(("malformed", "called", "said"), [(3.0, 1.0, True), (1.0, 3.0, False), (0.0, 0.0, False)])
+def test_unreadable_calls_are_named(malformed: float, called: float, said: bool) -> None:
+    row = {"stage": "rl", "reward/frac_unscored": 0.0, "env/malformed_calls": malformed, "env/tool_calls": called}
+    rows = [{"step": step, **row} for step in range(1, 11)]
+    assert ("calls-unreadable" in {finding.rule for finding in diagnose(rows)}) == said
 
 
 def test_a_consequence_is_not_named_beside_its_cause() -> None:

@@ -15,8 +15,8 @@ from rlcore.analysis.report.rollouts import as_script_json
 from rlcore.analysis.token_texts import TokenTexts
 from rlcore.analysis.watch import BARS, sparkline
 from rlcore.cli.main import main
+from rlcore.measures.intervals import wilson
 from rlcore.run.folder import read_rows
-from rlcore.run.intervals import wilson
 from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Task
 from tests.report.stories import new_run, write_group

@@ -1,4 +1,4 @@
-"""Reports of real runs in a real browser: the quickstart, and SmolLM2 killed twice. Slow tier: run with -m slow."""
+"""Reports of real runs in a real browser: the quickstart, an environment, and SmolLM2 killed twice. Slow tier: run with -m slow."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 SMOLLM2 = Path("~/.cache/rlcore/models/smollm2").expanduser()
 DEADLINE_S = 900
+SEVERAL = ("num_samples=4", "greedy=true")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,33 @@ def test_the_quickstart(browser, tmp_path: Path) -> None:
     )
     check_page(browser, tmp_path / "quickstart", 12 * 16 * 16, "quickstart")
     assert diagnose_run(tmp_path / "quickstart") == []
+
+
+def test_an_environment(browser, tmp_path: Path) -> None:
+    """Turns as they were generated, and evaluations with several completions a task."""
+    short = ("stages.sft.steps=60", "stages.rl.steps=3", "stages.rl.groups_per_step=4")
+    several = [f"stages.{name}.{key}" for name in ("before", "after") for key in SEVERAL]
+    short += ("tasks.eval_set.size=24", *several)
+    subprocess.run(
+        command("environments/number_guessing", tmp_path, *short),
+        check=True,
+        timeout=DEADLINE_S,
+        stdout=subprocess.DEVNULL,
+    )
+    run = tmp_path / "number-guessing"
+    trained, evaluated = 3 * 4 * 16, 2 * 24 * (4 + 1)
+    check_page(browser, run, trained + evaluated, "environment")
+    with opened(browser, run / "report.html") as shown:
+        evaluations = shown.page.inner_text("#evaluations")
+        for column in ("pass@2", "pass@4", "greedy"):
+            assert column in evaluations
+        shown.page.click(".list .row >> nth=0")
+        shown.page.wait_for_selector(".detail .turn.observation")
+        turns = shown.page.locator(".detail .turn small").all_inner_texts()
+        assert len(turns) >= 4, "a prompt, a guess, a reply and a second guess"
+        kinds = [text.rpartition(": ")[2] for text in turns[1:]]
+        assert kinds[::2] == ["completion"] * len(kinds[::2])
+        assert kinds[1::2] == ["observation"] * len(kinds[1::2])
 
 
 @pytest.mark.skipif(

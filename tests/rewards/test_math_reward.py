@@ -551,7 +551,7 @@ def in_the_garbage_collector():
         gc.callbacks.remove(callback)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "swallow", [in_a_finalizer, in_a_weak_reference, in_the_garbage_collector]
 )

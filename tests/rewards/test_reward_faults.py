@@ -12,7 +12,7 @@ import pytest
 
 from rlcore import RewardSpec, Task
 from rlcore.scoring.scorer import Scorer
-from rlcore.scoring.strays import MARK, kill_strays
+from rlcore.workers.strays import MARK, kill_strays
 from tests.rewards.test_scorer import _alive
 
 TASK = Task(id="t", prompt="p", answer="a")
@@ -101,7 +101,7 @@ def test_what_rewards_print_is_bounded_and_harmless(verdicts_of, capfd) -> None:
         time.sleep(0.1)
         said += capfd.readouterr().err
     assert "?[2Jcleared" in said and "\x1b" not in said
-    assert "(a reward printed over 1 MB: the rest is dropped)" in said
+    assert "(a worker printed over 1 MB: the rest is dropped)" in said
     assert len(said) < 1_100_000
 
 

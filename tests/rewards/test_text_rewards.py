@@ -8,7 +8,7 @@ from rewards.code import code_tests
 from rewards.countdown import countdown
 from rewards.instructions import instructions
 from rewards.math import math_answer
-from rewards.text import exact, match, repetition, script, spans, tags
+from rewards.text import exact, match, recall, repetition, script, spans, tags
 
 
 @pytest.mark.parametrize(
@@ -217,3 +217,17 @@ def test_thoughts_without_an_end_are_no_answer():
 def test_an_unknown_writing_system_is_refused():
     with pytest.raises(ValueError, match="no writing system 'klingon'"):
         script("abc", names=["latin", "klingon"])
+
+
+def test_recall_is_raised_by_listing_everything_and_the_penalised_form_is_not():
+    answer = "John Aubrey; 1626"
+    exact, everything = "john aubrey, 1626", "John Aubrey 1626 1700 Bonn Rome Paris Siena Pisa"
+    assert recall(exact, answer) == recall(everything, answer) == 1.0
+    assert recall(exact, answer, penalised=True) == 1.0
+    assert recall(everything, answer, penalised=True) == pytest.approx(3 / 9)
+    assert recall("1626 1626 1626", answer) == pytest.approx(1 / 3)  # said often is said once
+    assert recall("1626", answer, penalised=True) == pytest.approx(1 / 3)
+    assert recall("Bonn", ["Rome", "Bonn"]) == 1.0 and recall("", answer) == 0.0
+    assert recall(exact, answer, finished=False) == 0.0
+    assert recall("x", None) is recall("x", "") is None
+    assert recall("<think>1626</think> Bonn", answer) == 0.0

@@ -143,7 +143,7 @@ def thinking_tokenizer(template: str, special: bool) -> PreTrainedTokenizerFast:
 def assert_well_formed(encoder: PromptEncoder, task: Task) -> None:
     """The rest that a model writes is a whole text for rewards, and a whole text is taught as the rest."""
     prompt = encoder.encode(task)
-    written = encoder._ids("a</think><answer>4</answer>")
+    written = encoder.ids("a</think><answer>4</answer>")
     text = encoder.completion_text(prompt, written)
     assert text.replace("\n", "") == "<think>a</think><answer>4</answer>"
     assert tags(text) == 1.0 and spans(text).value == 1.0
@@ -160,13 +160,13 @@ def test_a_template_that_heads_each_turn_with_a_tag_opens_nothing() -> None:
     )
     encoder = PromptEncoder(tokenizer_with(template), format="chat")
     assert opening(encoder.tokenizer) == ""
-    assert encoder.completion_text(encoder.encode(TASK), encoder._ids("4")) == "4"
+    assert encoder.completion_text(encoder.encode(TASK), encoder.ids("4")) == "4"
 
 
 def test_a_prompt_that_ends_in_other_markup_adds_nothing() -> None:
     encoder = PromptEncoder(tokenizer_with(CHATML))
     task = Task(id="t", prompt="<p>So <b>")
-    assert encoder.completion_text(encoder.encode(task), encoder._ids("4")) == "4"
+    assert encoder.completion_text(encoder.encode(task), encoder.ids("4")) == "4"
 
 
 def test_a_prompt_that_opens_nothing_adds_nothing() -> None:
@@ -175,7 +175,7 @@ def test_a_prompt_that_opens_nothing_adds_nothing() -> None:
     )
     for arguments in ({}, {"enable_thinking": False}):
         encoder = PromptEncoder(tokenizer, format="chat", template_arguments=arguments)
-        assert encoder.completion_text(encoder.encode(TASK), encoder._ids("4")) == "4"
+        assert encoder.completion_text(encoder.encode(TASK), encoder.ids("4")) == "4"
 
 
 def test_template_arguments_reach_the_template() -> None:
@@ -205,7 +205,7 @@ def test_a_begun_answer_is_continued(template: str, begun: str) -> None:
     text = tokenizer.decode(ids)
     assert text.rstrip().endswith(begun.rstrip())
     assert text.count(begun.strip()) == 1
-    assert encoder.completion_text(ids, encoder._ids("4")) == "4"
+    assert encoder.completion_text(ids, encoder.ids("4")) == "4"
 
 
 def test_what_a_template_supports() -> None:

@@ -16,10 +16,12 @@ from rlcore.learner.reference import ShardedReference
 from rlcore.learner.update import Learner
 from rlcore.run import driver as train
 
+plugin = None
 
-def sharding(**settings):
-    made = Accelerator(**settings)
-    plugin = FullyShardedDataParallelPlugin(
+
+def put_in():
+    global plugin
+    plugin = plugin or FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
     )
@@ -27,7 +29,17 @@ def sharding(**settings):
         "distributed_type": DistributedType.FSDP,
         "fsdp_plugin": plugin,
     }
+
+
+def sharding(**settings):
+    made = Accelerator(**settings)
+    put_in()
     return made
+
+
+def prepare(self, *parts, prepare=Accelerator.prepare):
+    put_in()  # a later stage's engine may have made accelerate look at the machine again
+    return prepare(self, *parts)
 
 
 def update(self, samples, update=Learner.update):
@@ -39,5 +51,6 @@ def update(self, samples, update=Learner.update):
 
 
 train.Accelerator = sharding
+Accelerator.prepare = prepare
 Learner.update = update
 sys.exit(main(sys.argv[1:]))

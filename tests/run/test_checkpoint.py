@@ -258,12 +258,30 @@ def test_a_run_may_be_extended(tmp_path: Path) -> None:
 def test_a_folder_with_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     folder = started(tmp_path / "run")
     recipe = load("quickstart")
+    folder.log_metrics({"step": 1})
     with pytest.raises(RunError, match="already holds a run"):
         folder.start(recipe, resume=False, overwrite=False)
     folder.start(recipe, resume=True, overwrite=False)
     with pytest.raises(RunError, match=r"another recipe, first difference: seed \(0 -> 1\)"):
         folder.start(recipe.model_copy(update={"seed": 1}), resume=True, overwrite=False)
     folder.start(recipe, resume=False, overwrite=True)
+
+
+@pytest.mark.parametrize("result", ["metrics", "rollouts", "samples"])
+def test_a_start_that_failed_leaves_its_name_free(tmp_path: Path, result: str) -> None:
+    """Nothing was computed yet, so another recipe may take the folder; the first result ends that."""
+    folder = started(tmp_path / "run")
+    other = load("quickstart", ["seed=1"])
+    folder.start(other, resume=False, overwrite=False)
+    assert "seed: 1" in folder.recipe.read_text()
+    if result == "metrics":
+        folder.log_metrics({"step": 1})
+    else:
+        path = getattr(folder, result) / "000001.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}\n")
+    with pytest.raises(RunError, match="already holds a run"):
+        folder.start(load("quickstart"), resume=False, overwrite=False)
 
 
 def test_a_kill_while_the_recipe_is_written_keeps_the_one_before(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from rlcore.run.folder import read_rows
-from tests.run.whole import finish, run_folder, start, story, untimed, write_recipe
+from tests.run.whole import finish, kill_when, run_folder, start, story, untimed, write_recipe
 
 # All groups count, those of equal rewards too, so that every step makes all of its updates.
 BATCH = ("stages.rl.groups_per_step=8", "stages.rl.credit.zero_variance=keep")
@@ -54,12 +52,7 @@ def test_kill_and_resume_are_exact(
 
     recipe = write_recipe(tmp_path)
     process = start("train", recipe, *options, processes=processes)
-    deadline = time.monotonic() + 180
-    while len(rl(run_folder(recipe))) < 3:
-        assert time.monotonic() < deadline and process.poll() is None, "ended before the kill"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    kill_when(process, lambda: len(rl(run_folder(recipe))) >= 3)
     finish(start("train", recipe, *options, "--resume", processes=processes))
     for part, left in story(run_folder(recipe)).items():
         assert left == uninterrupted[part], f"{part} differ after kill and resume"
@@ -107,3 +100,13 @@ def test_two_processes_make_the_same_off_policy_updates(tmp_path: Path) -> None:
         )
     assert curves[0][0] == curves[1][0]
     assert [updates for _, updates, _ in curves[0]] == [updates for _, updates, _ in curves[1]]
+
+
+def test_a_schedule_ends_with_the_last_update(tmp_path: Path) -> None:
+    """Of all updates of all steps, not after as many updates as there are steps."""
+    recipe = write_recipe(tmp_path)
+    linear = "stages.rl.optim={lr: 1e-3, schedule: linear}"
+    finish(start("train", recipe, *SHORT, *BATCH, *UPDATES[:2], linear))
+    rates = [row["lr"] for row in rl(run_folder(recipe))]
+    # the rate of a step is that of its last update, of 8
+    assert rates == pytest.approx([1e-3 * (1 - (8 * step + 7) / 48) for step in range(6)])

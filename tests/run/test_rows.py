@@ -15,8 +15,8 @@ import pytest
 
 from rlcore.cli.main import main
 from rlcore.errors import RecipeError
-from rlcore.run.driver import check_trackers
 from rlcore.run.folder import read_rows
+from rlcore.run.trackers import check_trackers
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.types import Rollout, Task

@@ -139,7 +139,7 @@ def test_which_objectives_need_behaviour_logprobs() -> None:
     free = {
         name for name in PRESETS if not reads_behaviour(objective(name, **params.get(name, {})))
     }
-    assert free == {"rloo", "reinforce", "awr", "sft", "dft"}
+    assert free == {"rloo", "reinforce", "awr", "sft", "dft", "unlikelihood", "gkd"}
     assert reads_behaviour(
         objective("reinforce", correction={"kind": "token_mask", "high": 2.0, "low": 0.5})
     )
@@ -166,7 +166,7 @@ def test_which_objectives_need_behaviour_logprobs() -> None:
         (
             "kind: prefer, pairs: first_pit",
             lambda row: {k: v for k, v in row.items() if k != "steps"},
-            "with step values",
+            "and step values",
         ),
     ],
     ids="behaviour nothing loss values".split(),

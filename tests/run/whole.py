@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -68,6 +71,16 @@ def finish(process: Process, timeout_s: float = 240) -> str:
     out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, f"{out}\n{err}"
     return out
+
+
+def kill_when(process: Process, is_time: Callable[[], bool]) -> None:
+    """SIGKILL a run in the middle, as soon as it has come so far."""
+    deadline = time.monotonic() + 180
+    while not is_time():
+        assert time.monotonic() < deadline and process.poll() is None, "ended before the kill"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
 
 
 def run_folder(recipe: Path) -> Path:

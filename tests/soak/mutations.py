@@ -246,7 +246,10 @@ def run(count: int, seed: int, show: Callable[[str], None] = print) -> collectio
     importlib.import_module("rlcore.rollout.hf")
     recipes = []
     for path in recipe_load.recipe_names().values():
-        raw = parse_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if "use: search" in text:  # its check makes an index of a whole corpus, which takes seconds
+            continue
+        raw = parse_yaml(text)
         recipes.append(
             raw if "extends" not in raw else recipe_load.load(str(path)).model_dump(mode="json")
         )

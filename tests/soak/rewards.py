@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rlcore import RewardSpec, Task
 from rlcore.scoring.scorer import Scorer
-from rlcore.scoring.strays import MARK
 from rlcore.types import Rollout
+from rlcore.workers.strays import MARK
 
 REWARD = """
 import ctypes, os, signal, subprocess, sys, time

@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlcore.run.folder import read_rows
-from rlcore.scoring.strays import MARK
+from rlcore.workers.strays import MARK
 from tests.run.whole import Process, start
 from tests.soak.kill import HEAD, compare, left_by
 from tests.soak.rewards import DUE, REWARD

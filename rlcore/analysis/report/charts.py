@@ -43,6 +43,14 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         ),
         Chart("Different words", r"completions/distinct_words/mean", "per completion"),
     ),
+    "Environment": (
+        Chart("Turns", r"env/(turns|sequences)/mean", "completions and sequences of a rollout"),
+        Chart("How episodes end", r"env/frac_(?!equal)(.+)", "fractions of the rollouts"),
+        Chart("Equal states", r"env/frac_(equal_state)", "fraction of the turns"),
+        Chart(
+            "Counted", r"env/(?!frac_|turns|sequences)(.+)", "by the environment, per rollout"
+        ),
+    ),
     "Policy": (
         Chart("Entropy", r"entropy", "mean over the trained tokens", unit="nats"),
         Chart(
@@ -74,6 +82,7 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
             "Shares", r"curriculum/(.+)/frac", "fraction of the groups", kind="stack", fewest=2
         ),
         Chart("Pass rate", r"curriculum/(.+)/pass_rate", fewest=2),
+        Chart("Loss of demonstrations", r"curriculum/(.+)/loss", "before the update"),
         Chart("Value to the task sampler", r"curriculum/(.+)/value"),
         Chart("Length budget", r"budget", unit="tokens"),
     ),
@@ -81,6 +90,28 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         Chart("Step values", r"credit/(frac_.+)"),
         Chart("Prefixes and completions", r"credit/(completions|prefixes|left_out)"),
         Chart("Tokens for step values", r"credit/(tokens|read)"),
+    ),
+    "Critic": (
+        Chart(
+            "Explained variance",
+            r"critic/(explained_variance)",
+            "1: values tell the returns, 0: no better than their mean",
+        ),
+        Chart("Values and returns", r"critic/(value|return)/mean"),
+        Chart("Loss of the critic", r"critic/(loss)"),
+        Chart("Gradient norm of the critic", r"critic/(grad_norm)", "before clipping"),
+        Chart("Learning rate of the critic", r"critic/(lr)"),
+    ),
+    "Teacher and replay": (
+        Chart("KL to the teacher", r"teacher/(kl)", unit="nats"),
+        Chart("Probability of the teacher's tokens", r"teacher/(top_mass)"),
+        Chart("Implicit reward", r"teacher/(implicit_reward)"),
+        Chart("Replayed groups", r"replay/(groups|stored)"),
+        Chart("Age of replayed groups", r"replay/(age)/mean", unit="steps"),
+    ),
+    "Preferences": (
+        Chart("Rewards of a pair", r"rewards/(chosen|rejected)"),
+        Chart("Held-out comparisons", r"heldout/(accuracy|brier|ece)", "of a reward model"),
     ),
     "Speed": (
         Chart(
@@ -103,7 +134,7 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
 }
 
 NOT_DRAWN = re.compile(
-    r"step|stage|time/total|policy_version|updates|reward/std|staleness/frac_.*"
+    r"step|stage|time/total|policy_version|updates|critic/(updates|pretraining)|heldout/comparisons|reward/std|staleness/frac_.*"
     r"|tokens/(prompt|completion|trained|forward_backward|forward_only)"
 )
 """Metrics that are counts of the work, or parts of what is drawn."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from rlcore.measures.intervals import wilson
 from rlcore.run.folder import RunFolder, read_rows
-from rlcore.run.intervals import wilson
 from rlcore.run.rules import Row
 
 
@@ -51,10 +51,18 @@ def resumes(folder: RunFolder) -> list[int]:
 
 
 def evaluations(folder: RunFolder) -> list[dict[str, Any]]:
-    """The rows of eval.jsonl, with `low` and `high`: 95% interval of the accuracy, where it is a proportion."""
+    """The rows of eval.jsonl, with `low` and `high`: 95% interval of the accuracy, where there is one.
+
+    An eval stage that repeats what was evaluated after the last step of a training stage stands for both.
+    """
+    latest = {
+        (row["stage"], row["eval_set"], row["step"]): row for row in read_rows(folder.evals)
+    }
     rows = []
-    for row in read_rows(folder.evals):
+    for row in latest.values():
         interval = wilson(row["accuracy"], row["tasks"])
+        if "intervals" in row:
+            interval = row["intervals"]["accuracy"]
         low, high = interval if interval else (None, None)
         kept = {key: _short(value) for key, value in row.items()}
         rows.append(kept | {"low": _short(low), "high": _short(high)})

@@ -170,7 +170,10 @@ def as_script_json(value: Any) -> str:
 
 
 def _files(folder: RunFolder, until: int | None) -> Iterator[tuple[Path, int, str]]:
-    """(file, step, stage) of the rollouts of rl stages in order, then of the sample stages; the stage is empty for the former."""
+    """(file, step, stage) of the rollouts of rl stages in order, then of the sample stages and evaluations.
+
+    The stage is empty for the former.
+    """
     for step, path in folder.rollout_files():
         if until is None or step <= until:
             yield path, step, ""
@@ -178,6 +181,9 @@ def _files(folder: RunFolder, until: int | None) -> Iterator[tuple[Path, int, st
         step = json.loads(summary.read_text(encoding="utf-8")).get("step", 0)
         for path in sorted(summary.parent.glob("*.jsonl")):
             yield path, step, summary.parent.name
+    for row in read_rows(folder.evals):
+        for path in folder.evaluation_files(row):
+            yield path, row["step"], f"{row['stage']}, {row['eval_set']}"
 
 
 def _stage_of(step: int, stages: Sequence[Mapping[str, Any]]) -> str:
@@ -232,16 +238,21 @@ def _turns(row: Mapping[str, Any], texts: Texts | None) -> list[dict[str, Any]]:
         return [{"role": "completion", "text": visible(row.get("text", ""))}]
     turns = []
     position = 0
+    starts = row.get("prompt_starts", ())
+    rewards = iter(row["episode"]["rewards"] if row.get("episode") else ())
     for wrote, run in groupby(row["mask"]):
         end = position + len(list(run))
         is_prompt = not wrote and not turns
         if not is_prompt:
             pieces = [visible(piece) for piece in texts(row["token_ids"][position:end])]
+            again = "prompt" if position in starts else "observation"
             turn: dict[str, Any] = {
-                "role": "completion" if wrote else "observation",
+                "role": "completion" if wrote else again,
                 "text": "".join(pieces),
                 "lengths": [_utf16_units(piece) for piece in pieces],
             }
+            if wrote:
+                turn["reward"] = next(rewards, None)
             turns.append(turn)
         position = end
     return turns

@@ -19,7 +19,7 @@ from rlcore.scoring.kit.cases import Case, Trial, as_group, run_case
 from rlcore.scoring.load import load_reward
 from rlcore.scoring.scorer import Scorer
 from rlcore.scoring.worker import LOAD_DEADLINE_S
-from rlcore.types import Verdict
+from rlcore.types import Message, Verdict
 
 FAULTS: Mapping[str, str] = {
     "empty": "",
@@ -102,6 +102,7 @@ class Misbehaving:
         prompt: Any,
         completion_ids: list[int],
         finished: bool,
+        messages: list[Message],
         **columns: Any,
     ) -> Verdict:
         fault = columns.pop(FAULT, "")
@@ -118,6 +119,8 @@ class Misbehaving:
             completions=[completion],
             completion_ids=[completion_ids],
             finished=[finished],
+            messages=[messages],
+            prompt_messages=len(messages) - 1,
         )
         unbounded = float(getattr(self, "memory_gb", 1.0) is None)
         verdict = self.inner.one(view, 0)

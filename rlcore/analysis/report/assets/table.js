@@ -45,7 +45,9 @@ function showEvaluations(data) {
     return
   }
   const categories = [...new Set(rows.flatMap((row) => Object.keys(row).filter((key) => key.startsWith("accuracy/"))))]
-  const columns = [...(several ? [["run", (row) => row.run]] : []), ...EVALUATION_COLUMNS]
+  const measures = [...new Set(rows.flatMap((row) => Object.keys(row).filter((key) => /^(greedy\/accuracy|(pass|maj)@(?!1$)\d+)$/.test(key))))]
+  const measured = measures.map((key) => [key === "greedy/accuracy" ? "greedy" : key, (row) => percent(row[key])])
+  const columns = [...(several ? [["run", (row) => row.run]] : []), ...EVALUATION_COLUMNS.slice(0, 5), ...measured, ...EVALUATION_COLUMNS.slice(5)]
   const parts = [element("h2", {}, "Evaluations"), tableOf(columns, rows)]
   if (categories.length) {
     const names = categories.map((key) => [key.slice("accuracy/".length), (row) => percent(row[key])])

@@ -66,7 +66,9 @@ function shownTurns(rollout, colouring, scale) {
     } else {
       text.append(turn.text)
     }
-    return element("div", { class: `turn ${turn.role}` }, element("small", {}, several ? `turn ${i + 1}: ${turn.role}` : turn.role), text)
+    let heading = several ? `turn ${i + 1}: ${turn.role}` : turn.role
+    if (turn.reward) heading += `, reward ${shortNumber(turn.reward)}`
+    return element("div", { class: `turn ${turn.role}` }, element("small", {}, heading), text)
   })
 }
 

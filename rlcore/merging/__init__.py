@@ -1,0 +1,1 @@
+"""Merging models: the weights of several, tensor by tensor, as those of one."""

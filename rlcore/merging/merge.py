@@ -1,0 +1,165 @@
+"""Several models of one architecture and tokenizer become one folder that loads like each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlcore.errors import ModelError
+from rlcore.merging.weight_files import ADAPTER, WeightFiles, write_weights
+from rlcore.pretrained import load_config
+from rlcore.tokenizer import different_tokens, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlcore.merging.rules import Rule
+
+_OF_ADAPTERS = (
+    *("peft_type", "r", "lora_alpha", "target_modules", "use_dora", "use_rslora"),
+    *("alpha_pattern", "rank_pattern", "fan_in_fan_out", "init_weights", "projection_prng_key"),
+)
+"""Settings in which adapters must agree, where their kind has them."""
+_OF_MODELS = (
+    *("model_type", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act"),
+    *("rms_norm_eps", "rope_parameters", "tie_word_embeddings"),
+)
+"""Settings in which models must agree, where their architecture has them: equal shapes do not show them."""
+_HELD_BY_WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+
+
+def merge(
+    sources: Sequence[Path], folder: Path, rule: Rule, *, base: Path | None = None
+) -> None:
+    """Write to `folder` what `rule` makes of each tensor of the sources.
+
+    sources: folders of models, or of adapters: adapters are merged matrix by matrix, so that the mean of two is
+    not the mean of their products. Files other than weights, such as config, tokenizer and chat template,
+    are those of the last source. Tensors are written in the type that the first source stores.
+    base: the model that the sources were tuned from, where the rule adds differences to it.
+
+    Raises `ModelError` where the models do not fit together, or `folder` holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is not empty: name a new folder")
+    files = [WeightFiles(source) for source in sources]
+    start = WeightFiles(base) if base is not None else None
+    for other in [*files[1:], *([start] if start else [])]:
+        require_same_model(files[0], other)
+
+    def tensor(name: str) -> Tensor:
+        return _merged(name, files, start, rule)
+
+    draft = folder.with_name(f".draft_{folder.name}")
+    try:
+        draft.mkdir(parents=True)
+        write_weights(draft, files[0], tensor)
+        for path in _other_files(sources[-1]):
+            shutil.copy2(path, draft / path.name)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(draft, folder)
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _merged(
+    name: str, files: Sequence[WeightFiles], start: WeightFiles | None, rule: Rule
+) -> Tensor:
+    stored = files[0].tensor(name)
+    if not stored.is_floating_point():
+        if any(not stored.equal(other.tensor(name)) for other in files[1:]):
+            raise ModelError(
+                f"{name} is of whole numbers and differs from model to model: it cannot be merged"
+            )
+        return stored
+    tensors: Iterator[Tensor] = (one.tensor(name) for one in files)
+    merged = rule(name, tensors, start.tensor(name) if start else None)
+    if merged.shape != stored.shape:
+        raise ModelError(
+            f"the rule made a tensor of shape {list(merged.shape)} of {name}, which has {list(stored.shape)}"
+        )
+    return merged.to(stored.dtype)
+
+
+def require_same_model(one: WeightFiles, other: WeightFiles) -> None:
+    """Raise `ModelError` unless both have the same tensors, and the same tokenizer or adapter settings."""
+    pair = f"{one.folder} and {other.folder} cannot be merged"
+    if one.name != other.name:
+        raise ModelError(f"{pair}: one is an adapter and one a model")
+    for name in sorted(one.shapes.keys() | other.shapes.keys()):
+        if name not in one.shapes or name not in other.shapes:
+            has, lacks = (one, other) if name in one.shapes else (other, one)
+            raise ModelError(f"{pair}: {name} is in {has.folder} and not in {lacks.folder}")
+        shapes = one.shapes[name][0], other.shapes[name][0]
+        if shapes[0] != shapes[1]:
+            raise ModelError(f"{pair}: {name} has the shapes {shapes[0]} and {shapes[1]}")
+    if one.name == ADAPTER:
+        ours, theirs = _settings(one.folder), _settings(other.folder)
+        _require_equal(pair, _OF_ADAPTERS, ours, theirs)
+        return
+    _require_equal(pair, _OF_MODELS, _architecture(one.folder), _architecture(other.folder))
+    different = different_tokens(load_tokenizer(one.folder), load_tokenizer(other.folder))
+    if different:
+        raise ModelError(f"{pair}: their tokenizers differ, {different}")
+
+
+def _require_equal(
+    pair: str, keys: Sequence[str], ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    for key in keys:
+        # a setting that is off may also be absent, as in files of older versions
+        if (ours.get(key) or None) != (theirs.get(key) or None):
+            raise ModelError(f"{pair}: {key} is {ours.get(key)} and {theirs.get(key)}")
+
+
+def _architecture(folder: Path) -> dict[str, Any]:
+    return load_config(folder).get_text_config().to_dict()
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no adapter_config.json that can be read") from error
+    modules = settings.get("target_modules")
+    return {
+        **settings,
+        "target_modules": sorted(modules) if isinstance(modules, list) else modules,
+    }
+
+
+def _other_files(source: Path) -> list[Path]:
+    """Config, tokenizer, chat template and the like; no weights and no list of their files."""
+    return [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file()
+        and path.suffix not in _HELD_BY_WEIGHTS
+        and not path.name.endswith(".index.json")
+        and not path.name.startswith(".")
+    ]
+
+
+def local_folder(name: str) -> Path:
+    """The folder of a model: itself, or a copy of a hub name in the cache. Raises `ModelError`."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or name.startswith(("~", "/", ".")) or name.count("/") > 1:
+        raise ModelError(f"there is no folder {name!r} with a model")
+    try:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # of the network, of the hub, of the name
+        raise ModelError(
+            f"{name!r} is no folder, and the hub does not give it: {error}"
+        ) from error

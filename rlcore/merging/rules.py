@@ -1,0 +1,165 @@
+"""What is made of the same tensor of several models. All sums are in float64.
+
+A rule is called with the tensor's name, the tensors of the sources in order, and that of the base,
+None without one: `rule(name, tensors, base) -> tensor`. A rule of your own is such a function.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from rlcore.errors import RecipeError
+
+Rule = Callable[[str, Iterable[Tensor], Tensor | None], Tensor]
+
+
+def mean() -> Rule:
+    """sum_i theta_i / n: model soups (arXiv 2203.05482), Free Lunch's mean of the checkpoints of a run, the average of
+    models of several data partitions.
+    """
+
+    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+        count = 0
+        total: Tensor | float = -0.0  # keeps a -0.0, where 0.0 does not
+        for tensor in tensors:
+            total = total + tensor.double()
+            count += 1
+        assert isinstance(total, Tensor)
+        return total / count
+
+    return rule
+
+
+def ema(alpha: float = 0.2) -> Rule:
+    """v = theta_1; v <- (1 - alpha) v + alpha theta_i, from the oldest to the newest: CMA's average, alpha 0.2 over the last
+    six checkpoints (arXiv 2511.18903). The first weighs (1 - alpha)^(n - 1).
+    """
+    _require("alpha", alpha, low=0, high=1)
+
+    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+        average: Tensor | None = None
+        for tensor in tensors:
+            new = tensor.double()
+            average = new if average is None else (1 - alpha) * average + alpha * new
+        assert average is not None
+        return average
+
+    return rule
+
+
+def linear(weights: Sequence[float]) -> Rule:
+    """sum_i w_i theta_i, with weights that sum to 1 and may be negative."""
+    if abs(sum(weights) - 1) > 1e-6:
+        raise RecipeError(f"linear: the weights sum to {sum(weights):g}, and must sum to 1")
+
+    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+        total: Tensor | float = -0.0  # keeps a -0.0, where 0.0 does not
+        sources = list(tensors)
+        if len(sources) != len(weights):
+            raise RecipeError(f"linear: {len(weights)} weights for {len(sources)} models")
+        for weight, tensor in zip(weights, sources, strict=True):
+            total = total + weight * tensor.double()
+        assert isinstance(total, Tensor)
+        return total
+
+    return rule
+
+
+def residual(scale: float = 1.0) -> Rule:
+    """continued + scale (instruct - base), the instruction residual (arXiv 2410.10739).
+
+    The sources are the continued model and the instruct model. A continued model that is the base
+    gives the instruct model bit for bit, at scale 1.
+    """
+
+    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+        sources = [tensor.double() for tensor in tensors]
+        if len(sources) != 2:
+            raise RecipeError(
+                f"residual takes two models, the continued one and the instruct one, not {len(sources)}"
+            )
+        continued, instruct = sources
+        start = _base(base)
+        # in this order nothing is rounded where continued and base are equal
+        return scale * instruct + (continued - scale * start)
+
+    rule.needs_base = True  # type: ignore[attr-defined]
+    return rule
+
+
+def task_arithmetic(scale: float = 1.0) -> Rule:
+    """base + scale sum_i (theta_i - base), task vectors (arXiv 2212.04089, section 2)."""
+
+    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+        start = _base(base)
+        total = torch.zeros_like(start)
+        for tensor in tensors:
+            total += tensor.double() - start
+        return start + scale * total
+
+    rule.needs_base = True  # type: ignore[attr-defined]
+    return rule
+
+
+def ties(density: float = 0.2, scale: float = 1.0) -> Rule:
+    """TIES (arXiv 2306.01708, section 3): of each task vector the `density` of largest magnitude; of each number
+    the sign whose sum is larger; the mean of the numbers that have it.
+    """
+    _require("density", density, low=0, high=1)
+
+    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+        start = _base(base)
+        vectors = torch.stack(
+            [_trimmed(tensor.double() - start, density) for tensor in tensors]
+        )
+        sign = vectors.sum(0).sign()
+        agrees = (vectors.sign() == sign) & (vectors != 0)
+        merged = (vectors * agrees).sum(0) / agrees.sum(0).clamp(min=1)
+        return start + scale * merged
+
+    rule.needs_base = True  # type: ignore[attr-defined]
+    return rule
+
+
+def _trimmed(vector: Tensor, density: float) -> Tensor:
+    """The `density` of largest magnitude, at least one number, the others 0."""
+    kept = max(1, round(density * vector.numel()))
+    chosen = vector.abs().flatten().topk(kept).indices
+    mask = torch.zeros(vector.numel(), dtype=torch.bool)
+    mask[chosen] = True
+    return vector * mask.view(vector.shape)
+
+
+def dare(density: float = 0.1, scale: float = 1.0, seed: int = 0) -> Rule:
+    """DARE (arXiv 2311.03099, section 3): each number of a task vector is kept with probability `density` and
+    divided by it; then task arithmetic. What is kept follows from the seed, the tensor's name and the source's place.
+    """
+    _require("density", density, low=0, high=1)
+
+    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+        start = _base(base)
+        total = torch.zeros_like(start)
+        for place, tensor in enumerate(tensors):
+            own_seed = random.Random(f"{seed}/{name}/{place}").getrandbits(63)
+            draw = torch.Generator().manual_seed(own_seed)
+            kept = torch.rand(start.shape, generator=draw, dtype=torch.float64) < density
+            total += (tensor.double() - start) * kept / density
+        return start + scale * total
+
+    rule.needs_base = True  # type: ignore[attr-defined]
+    return rule
+
+
+def _base(base: Tensor | None) -> Tensor:
+    if base is None:
+        raise RecipeError("this rule adds differences to a base: name one")
+    return base.double()
+
+
+def _require(key: str, value: float, *, low: float, high: float) -> None:
+    if not low < value <= high:
+        raise RecipeError(f"{key} is {value:g}, and must be above {low:g} and at most {high:g}")

@@ -1,0 +1,1 @@
+"""Engines, the generator that keeps them busy, and publishing of weights."""

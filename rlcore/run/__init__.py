@@ -1,0 +1,1 @@
+"""One run: its driver, folder, checkpoints, batches, metrics and tracking."""

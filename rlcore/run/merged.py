@@ -1,0 +1,130 @@
+"""Which models are merged, by their names in a recipe or on the command line, and by which rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlcore.errors import RecipeError, RunError
+from rlcore.plugin import Named, build, build_later, call
+from rlcore.recipe.build_learner import starting_point
+from rlcore.run.checkpoint import all_checkpoints, read_cursor
+from rlcore.run.folder import RunFolder, read_rows
+
+if TYPE_CHECKING:
+    from rlcore.merging.rules import Rule
+
+METRIC = "metric"
+"""The rule whose weights are an evaluation of each checkpoint."""
+RULES = {
+    name: f"rlcore.merging.rules:{name}"
+    for name in ("mean", "ema", "linear", "residual", "task_arithmetic", "ties", "dare")
+}
+
+
+def merge_models(
+    names: Sequence[str],
+    folder: Path,
+    rule: Named,
+    *,
+    base: str | None = None,
+    last: int | None = None,
+) -> list[tuple[Path, float | None]]:
+    """Merge models into `folder`; the folders that were merged, each with its weight where the rule computes one.
+
+    names: folders, hub names, or run folders, which stand for their last checkpoint; with `last` one
+    run folder, which stands for its last so many.
+    rule: its name, or {use: name, parameter: value}.
+    Raises `RecipeError`, `RunError` or `ModelError`.
+    """
+    from rlcore.merging.merge import local_folder, merge
+
+    if last is None:
+        sources = [local_folder(starting_point(name)) for name in names]
+    else:
+        sources = last_checkpoints(names, last)
+    if not sources:
+        raise RecipeError("there is no model to merge: name at least one")
+    made, weights = build_rule(rule, sources, has_base=base is not None)
+    start = local_folder(starting_point(base)) if base is not None else None
+    call(f"the merge by {rule!r}", lambda: merge(sources, folder, made, base=start))
+    return list(zip(sources, weights or [None] * len(sources), strict=True))
+
+
+def last_checkpoints(names: Sequence[str], last: int) -> list[Path]:
+    """The last checkpoints of one run, oldest first. Raises `RunError` where it has fewer."""
+    if len(names) != 1:
+        raise RecipeError(
+            f"the last {last} checkpoints are those of one run folder, not of {len(names)}"
+        )
+    run = RunFolder.of_run(Path(names[0]).expanduser())
+    saved = all_checkpoints(run.checkpoints)
+    if len(saved) < last:
+        raise RunError(
+            f"the run {run.path} keeps {len(saved)} checkpoints, not {last}: set run.keep_checkpoints and "
+            "run.checkpoint_every, or merge fewer"
+        )
+    return saved[-last:]
+
+
+def build_rule(
+    named: Named, sources: Sequence[Path], *, has_base: bool
+) -> tuple[Rule, list[float] | None]:
+    """The rule, and the weights of the sources where it is `metric`. Raises `RecipeError`."""
+    settings = {"use": named} if isinstance(named, str) else dict(named)
+    if settings.get("use") == METRIC:
+        weights = build_later(
+            settings,
+            {METRIC: "rlcore.run.merged:weights_by_metric"},
+            what="merge rule",
+            given=1,
+        )(sources)
+        settings = {"use": "linear", "weights": weights}
+    else:
+        weights = None
+    rule = build(settings, RULES, what="merge rule")
+    if getattr(rule, "needs_base", False) != has_base and settings["use"] in RULES:
+        word = (
+            "adds differences to a base: name one"
+            if not has_base
+            else "has no use for a base: leave it out"
+        )
+        raise RecipeError(f"merge rule {settings['use']} {word}")
+    return rule, weights
+
+
+def weights_by_metric(
+    sources: Sequence[Path],
+    *,
+    eval_set: str,
+    metric: str = "accuracy",
+    power: float = 1.0,
+    lower_is_better: bool = False,
+) -> list[float]:
+    """Weights of checkpoints by a number of their evaluations in `eval.jsonl` of their runs.
+
+    eval_set: name of the task set. metric: `accuracy`, `step`, or any other number of the row. Raises `RunError` for a checkpoint without one.
+    """
+    from rlcore.merging.weights import metric_weights
+
+    values = []
+    for source in sources:
+        if source.parent.name != "checkpoints":
+            raise RunError(
+                f"{source} is no checkpoint of a run, so nothing is known of its {metric}"
+            )
+        run = RunFolder.of_run(source.parent.parent)
+        step = read_cursor(source).step
+        rows = [
+            row
+            for row in read_rows(run.evals)
+            if row["step"] == step and row["eval_set"] == eval_set
+        ]
+        if not rows or not isinstance(rows[-1].get(metric), int | float):
+            raise RunError(
+                f"{run.evals} has no {metric} of {eval_set} after step {step}: evaluate every "
+                "checkpoint (eval_every equal to run.checkpoint_every)"
+            )
+        values.append(float(rows[-1][metric]))
+    return metric_weights(values, power=power, lower_is_better=lower_is_better)

@@ -1,0 +1,52 @@
+"""The eval stages of a recipe by themselves: what `rlcore eval` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlcore.errors import RecipeError, RunError
+from rlcore.plugin import did_you_mean
+from rlcore.recipe.load import load, recipe_names
+from rlcore.recipe.model_sections import ModelSection
+from rlcore.stages.eval import EvalStage
+
+if TYPE_CHECKING:
+    from rlcore.recipe.schema import Recipe
+
+
+def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
+    """The eval stages alone: of a recipe, or of a run folder with its last checkpoint as the model. Raises `RecipeError`."""
+    from rlcore.run.checkpoint import all_checkpoints
+    from rlcore.run.folder import RunFolder
+
+    folder = RunFolder(Path(name))
+    is_run = folder.recipe.is_file()
+    known = [str(path.parent) for path in folder.path.parent.glob("*/recipe.yaml")] + list(
+        recipe_names()
+    )
+    if not is_run and not folder.path.is_file() and name not in known:
+        raise RecipeError(
+            f"{name} is neither a run folder nor a recipe{did_you_mean(name, known)}"
+        )
+    recipe = load(str(folder.recipe) if is_run else name, overrides)
+    stages = [stage for stage in recipe.stages if isinstance(stage, EvalStage)]
+    if not stages:
+        raise RecipeError(
+            f"{name} has no eval stage; add one: {{kind: eval, tasks: ..., rewards: [{{use: ...}}]}}"
+        )
+    changes: dict[str, Any] = {
+        "name": f"{recipe.name}-eval",
+        "stages": stages[-1:] if is_run else stages,
+    }
+    if is_run:
+        found = all_checkpoints(folder.checkpoints)
+        if not found:
+            raise RunError(f"the run {name} has no checkpoint to evaluate yet")
+        path = found[-1] / "ema" if stages[-1].weights == "ema" else found[-1]
+        changes["model"] = ModelSection(path=str(path), dtype=recipe.model.dtype)
+    changes["stages"] = [
+        stage.model_copy(update={"weights": "policy"}) for stage in changes["stages"]
+    ]
+    return recipe.model_copy(update=changes)

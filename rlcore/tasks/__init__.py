@@ -1,0 +1,1 @@
+"""Task sets: files and hub data sets, made-up problems, raw text."""
