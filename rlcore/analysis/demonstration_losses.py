@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlcore.learner.policy import load_policy
+from rlcore.learner.policy import Policy, load_policy
 from rlcore.rollout.demonstration import encode_demonstration
 from rlcore.rollout.prompt import PromptEncoder
 
@@ -24,7 +24,11 @@ def demonstration_losses(
     a demonstration, `ModelError`.
     """
     policy = load_policy(path=str(model))
-    encoder = encoder or PromptEncoder(policy.tokenizer)
+    return losses_of(policy, tasks, encoder or PromptEncoder(policy.tokenizer))
+
+
+def losses_of(policy: Policy, tasks: Sequence[Task], encoder: PromptEncoder) -> list[float]:
+    """The same for a policy that is loaded, such as that of a run: [tasks]."""
     sequences, starts, masks = [], [], []
     for task in tasks:
         prompt = encoder.encode(task)

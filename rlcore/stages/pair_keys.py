@@ -139,11 +139,13 @@ class PairKeys(DataStage):
         return pairs[: self.per_task]
 
 
-def pair_rows(run: Run, stage: PairKeys, *, seed: int) -> list[dict[str, Any]]:
+def pair_rows(
+    run: Run, stage: PairKeys, *, seed: int, may_be_empty: bool = False
+) -> list[dict[str, Any]]:
     """The rows of a stage's pairs, the same on every rank, and on the main rank written to the
     run folder.
 
-    Raises `RunError` if there are none.
+    Raises `RunError` if there are none, unless the list `may_be_empty`.
     """
     path = run.stored(stage.data)
     if stage.pairs == GIVEN:
@@ -155,6 +157,8 @@ def pair_rows(run: Run, stage: PairKeys, *, seed: int) -> list[dict[str, Any]]:
         ]
     else:
         rows = list(_made_rows(run, stage, seed))
+    if not rows and may_be_empty:
+        return []
     if not rows:
         name = pair_name(stage.pairs)
         why = _NEEDED.get(name, "the builder returned none for any task")

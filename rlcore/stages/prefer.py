@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -43,6 +43,11 @@ class PreferStage(PairKeys):
         "sigmoid",
         description="dpo: a loss of TRL's DPOTrainer (ipo, hinge, sigmoid_norm, ...), or a "
         "mix: {sigmoid: 1.0, sft: 0.2}",
+    )
+    if_empty: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what happens if there is not one pair: stop the run, or skip the stage, as "
+        "the last rounds of a loop may need",
     )
     optim: UpdateSection = Field(default_factory=UpdateSection)
 
@@ -97,7 +102,11 @@ def run_prefer(run: Run, stage: PreferStage) -> None:
     from rlcore.stages.prefer_trl import train_pairs  # TRL takes seconds to import
 
     seed = derive(run.recipe.seed, "prefer", run.cursor.stage)
-    rows = pair_rows(run, stage, seed=seed)
+    rows = pair_rows(run, stage, seed=seed, may_be_empty=stage.if_empty == "skip")
+    if not rows:
+        run.tracker.say(f"{stage.label}: {stage.data} gives no pairs, so the stage is skipped")
+        run.end_stage()
+        return
     run.forget_average()
     with run.tracker.stage(stage, done=0):
         train_pairs(
