@@ -18,7 +18,7 @@ from typing import Any
 
 from rlcore.errors import RunError
 from rlcore.plugin import Named
-from rlcore.recipe.build import build_curriculum, build_tasks
+from rlcore.recipe.build import TaskSets, build_curriculum
 from rlcore.recipe.load import load
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.plots import panels_svg
@@ -66,7 +66,7 @@ class Record:
         if not stages:
             raise RunError(f"the run {folder} has no rl stage to replay")
         self.stage = stages[0]
-        self.tasks = build_tasks(recipe.tasks[self.stage.tasks])
+        self.tasks = TaskSets(recipe.tasks)[self.stage.tasks]
         name = self.stage.label
         steps = [row["step"] for row in read_rows(run.metrics) if row["stage"] == name]
         self.steps = len(steps)

@@ -12,7 +12,7 @@ from typing import Any
 from rlcore.errors import RlcoreError
 from rlcore.learner.pack import LEAST
 from rlcore.plan.trace import Tree
-from rlcore.recipe.build import build_tasks
+from rlcore.recipe.build import TaskSets
 from rlcore.recipe.schema import Recipe
 from rlcore.rollout.demonstration import encode_demonstration
 from rlcore.rollout.prompt import PromptEncoder
@@ -124,7 +124,7 @@ def wasted_groups(rows: Sequence[Mapping[str, Any]]) -> float | None:
 def _token_counts(
     recipe: Recipe, name: str, encoder: PromptEncoder, imitates: bool
 ) -> tuple[list[int], list[int]]:
-    tasks: list[Task] = list(islice(build_tasks(recipe.tasks[name]), _TASKS_READ))
+    tasks: list[Task] = list(islice(TaskSets(recipe.tasks)[name], _TASKS_READ))
     prompts = [len(encoder.encode(task)) for task in tasks]
     if not imitates:
         return prompts, []

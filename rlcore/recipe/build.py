@@ -6,7 +6,7 @@ Heavy wings are imported where they are built, so that checking a recipe stays l
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +61,7 @@ TASKS = {
     "grid_world": "rlcore.environments.grid_world:grid_world",
     "gym": "rlcore.tasks.gym:gym",
     "instructions": "rlcore.tasks.instructions:instructions",
+    "joined": "rlcore.tasks.joined:joined",
     "masked_text": "rlcore.environments.masked_text:masked_text",
     "number_guessing": "rlcore.environments.number_guessing:number_guessing",
     "verifiers": "rlcore.tasks.verifiers:verifiers",
@@ -68,8 +69,39 @@ TASKS = {
 """Name in a recipe -> a function that gives a sequence of tasks."""
 
 
-def build_tasks(section: TaskSection) -> Sequence[Task]:
-    """The task set a section describes; rows become tasks when they are asked for."""
+class TaskSets(Mapping[str, Sequence[Task]]):
+    """The task sets of a recipe by name. Each is built once, when it is first asked for."""
+
+    def __init__(self, sections: Mapping[str, TaskSection]) -> None:
+        self._sections = sections
+        self._built: dict[str, Sequence[Task]] = {}
+        self._building: list[str] = []
+
+    def __getitem__(self, name: str) -> Sequence[Task]:
+        if name in self._building:
+            raise RecipeError(f"the task set {name!r} is made of itself")
+        if name not in self._built:
+            self._building.append(name)
+            try:
+                self._built[name] = build_tasks(self._sections[name], self)
+            finally:
+                self._building.remove(name)
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sections)
+
+    def __len__(self) -> int:
+        return len(self._sections)
+
+
+def build_tasks(
+    section: TaskSection, sets: Mapping[str, Sequence[Task]] | None = None
+) -> Sequence[Task]:
+    """The task set a section describes; rows become tasks when they are asked for.
+
+    sets: all sets of the recipe, for one that is made of others.
+    """
     parameters = section.parameters
     path = parameters.get("path")
     if section.use in ("corpus", "dataset") and isinstance(path, list):
@@ -78,7 +110,8 @@ def build_tasks(section: TaskSection) -> Sequence[Task]:
             # These name parts of the hub's copy.
             parameters.pop("subset", None)
             parameters.pop("split", None)
-    tasks = build({"use": section.use, **parameters}, TASKS, what="task set")
+    named = {"use": section.use, **parameters}
+    tasks = build(named, TASKS, what="task set", sets=sets or {})
     _refuse_other_than_tasks(section.use, tasks)
     return tasks
 
@@ -118,6 +151,7 @@ def build_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
             name=section.name,
             optional=section.optional,
             against=section.against,
+            where=section.where,
         )
         for section in sections
     ]

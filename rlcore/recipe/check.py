@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rlcore.errors import RecipeError, RewardError, RlcoreError
 from rlcore.plugin import in_words
-from rlcore.recipe.build import build_tasks, worker_rewards
+from rlcore.recipe.build import TaskSets, worker_rewards
 from rlcore.recipe.build_learner import check_engine
 from rlcore.recipe.schema import Recipe
 from rlcore.recipe.shared_sections import RewardSection
@@ -74,9 +74,10 @@ def check(recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> lis
     with at("engine"):
         check_engine(recipe.engine)
     facts = []
+    sets = TaskSets(recipe.tasks)
     for name, section in recipe.tasks.items():
         with at(f"tasks.{name}"):
-            tasks[name] = build_tasks(section)
+            tasks[name] = sets[name]
         first = str(tasks[name][0].prompt)[:60]
         facts.append(f"tasks {name}: {len(tasks[name]):,} ({section.use}), first: {first!r}")
     return facts + _stage_facts(recipe, tasks)

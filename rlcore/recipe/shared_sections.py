@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -23,6 +23,10 @@ class RewardSection(PartSection):
     )
     against: str = Field(
         "", description="column with a reference answer, whose own score is subtracted"
+    )
+    where: dict[str, Any] = Field(
+        default_factory=dict,
+        description="only for tasks with these values of columns, {column: value or [values]}; category is one; default: all tasks",
     )
 
 

@@ -8,7 +8,7 @@ the wrong order. So packing works on copies here and the raw weights stay.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -74,6 +74,24 @@ def stale_copies(model: nn.Module) -> list[str]:
 
 def _pack_and_keep(layer: nn.Module, remove_weight: bool) -> None:
     layer_utils.rlcore_pack(layer, remove_weight=False)
+
+
+def pass_over_invented_attributes() -> None:
+    """Let vLLM's search for its kernels pass over objects whose `__dict__` is no dictionary. To be called before it starts.
+
+    At its start it looks through all modules, and fails on llvmlite, which numba loads (bm25s does): its library object
+    invents whatever attribute it is asked for, also `__dict__`.
+    """
+    try:
+        from vllm.triton_utils import dispatcher
+    except ImportError:  # a version without that search
+        return
+
+    def dictionary(value: Any) -> Mapping[str, Any]:
+        held = value.__dict__
+        return held if isinstance(held, Mapping) else {}
+
+    dispatcher.vars = dictionary  # type: ignore[attr-defined]
 
 
 def _keep_raw_experts() -> None:

@@ -263,6 +263,9 @@ def _start_engine(**arguments: Any) -> LLMEngine:
         cache = arguments["kv_cache_memory_bytes"]
         arguments["gpu_memory_utilization"] = share_at_start(cache)
     else:
+        from rlcore.rollout.vllm_cpu import pass_over_invented_attributes
+
+        pass_over_invented_attributes()
         # A prompt read in two pieces makes vLLM wind back its request's generator, which generators on CPU cannot do.
         arguments |= {
             "enable_chunked_prefill": False,

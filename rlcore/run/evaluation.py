@@ -80,12 +80,12 @@ def ranking_reward(rank_by: str | None, rewards: Sequence[RewardSpec]) -> str | 
 
 
 def task_scores(
-    group: Group, first: str, read: ReadAnswer | None, rank_by: str | None = None
+    group: Group, read: ReadAnswer | None, rank_by: str | None = None
 ) -> TaskScores:
-    """Scores of one task's completions by the reward named `first`. rank_by: name of the reward that ranks them."""
+    """Scores of one task's completions by the first reward that is for it. rank_by: name of the reward that ranks them."""
     scores, answers, ranks = [], [], []
     for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
-        score = score_of(rollout, verdict, first)
+        score = score_of(rollout, verdict)
         if score is None:
             continue
         scores.append(score)
@@ -96,9 +96,9 @@ def task_scores(
     return TaskScores(group.task.category, scores, answers, ranks)
 
 
-def score_of(rollout: Rollout, verdict: Verdict, first: str) -> float | None:
+def score_of(rollout: Rollout, verdict: Verdict) -> float | None:
     """The first reward of a completion: 0 where it was cut at the deadline, None where the reward failed."""
-    return 0.0 if rollout.finish == "aborted" else verdict.parts.get(first)
+    return 0.0 if rollout.finish == "aborted" else verdict.first
 
 
 def accuracy_metrics(

@@ -49,7 +49,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from rlcore.types import Message
+from rlcore.types import Message, Task
 
 Form = Literal["batch", "short", "verifiers"]
 OFFERED: Mapping[Form, tuple[str, ...]] = {
@@ -119,12 +119,23 @@ class RewardSpec:
     other rewards None leaves the completion without a value."""
     against: str = ""
     """A column with a reference completion, passed to the reward as `reference` (PIT)."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Columns and the value, or list of values, that a task must have for the reward to be asked;
+    `category` is the task's. Empty: it is asked for every task."""
 
     def __post_init__(self) -> None:
         if not self.name:
             last = self.use.rpartition(":")[2]
             name = Path(last).stem if last.endswith(".py") else last
             object.__setattr__(self, "name", name)
+
+    def is_for(self, task: Task) -> bool:
+        """Whether the task has the values of `where`."""
+        own = {"category": task.category, **task.columns}
+        return all(
+            own.get(column) in (wanted if isinstance(wanted, list) else [wanted])
+            for column, wanted in self.where.items()
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -188,21 +188,24 @@ class Scorer:
         self, worker: Worker | None, task: Task, rollouts: list[Rollout]
     ) -> list[Verdict]:
         """worker: None where no reward needs one."""
+        rewards = [spec for spec in self._rewards if spec.is_for(task)]
+        if not rewards:
+            return [_NOBODY] * len(rollouts)
         problems = [_problem(rollout) for rollout in rollouts]
         live = [i for i, problem in enumerate(problems) if problem is None]
         view = _view(task, [rollouts[i] for i in live])
         by_reward: list[list[Verdict]] = []
-        for spec in self._rewards:
+        for spec in rewards:
             if worker is None or spec.use == ENVIRONMENT:
                 by_reward.append([_of_environment(rollouts[i]) for i in live])
             else:
                 index = self._index[spec.name]
                 by_reward.append(self._score_with(worker, index, spec, view) if live else [])
-        no_parts = {spec.name: None for spec in self._rewards}
+        no_parts = {spec.name: None for spec in rewards}
         verdicts = [replace(problem or _UNKNOWN, parts=no_parts) for problem in problems]
         for position, i in enumerate(live):
             verdicts[i] = aggregate(
-                self._rewards,
+                rewards,
                 [scored[position] for scored in by_reward],
                 self._rule,
                 finished=view.finished[position],
@@ -287,6 +290,11 @@ class Scorer:
             self._progress = time.monotonic()
 
 
+_NOBODY = Verdict(
+    value=None,
+    status="unscorable",
+    reason="no reward is for this task: its columns have the values of no `where`",
+)
 _UNKNOWN = Verdict(value=None, status="unscorable", reason="cut at the rollout deadline")
 
 

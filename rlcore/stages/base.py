@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
+from rlcore.errors import RecipeError
 from rlcore.recipe.build import (
     build_environments,
     build_policy_reward,
+    build_rewards,
     build_rule,
     build_scorer,
     policy_rewards,
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
     from rlcore.recipe.schema import Recipe
     from rlcore.run.batches import BatchSource
     from rlcore.run.session import Run
+
+
+LOOKED_AT = 200
+"""Tasks of a set that are looked at where all would take too long."""
 
 
 class Stage(Section):
@@ -236,6 +242,9 @@ class GeneratingStage(TaskStage):
         if uses_environment and self.env is None:
             yield "rewards name environment, but the stage has no env"
         late = policy_rewards(self.rewards)
+        for reward in late:
+            if reward.where:
+                yield f"rewards: where has no effect on {reward.use}, which the learner computes for all tasks; leave it out"
         if self.env is not None and late:
             yield f"rewards: {late[0].use} reads single-turn rollouts; leave it out, or leave out env"
         trained = [stage.label for stage in before if stage.trains_reward_model]
@@ -260,9 +269,23 @@ class GeneratingStage(TaskStage):
                 context.checked_rewards.append(self.rewards)
             for spec in policy_rewards(self.rewards):
                 build_policy_reward(spec, None)
+            self._check_where(context)
         with context.at("aggregate"):
             build_rule(self)
         return super().check(context)
+
+    def _check_where(self, context: Checking) -> None:
+        """Raise `RecipeError` if one of the first tasks has no reward."""
+        specs = build_rewards(self.rewards)
+        if not all(spec.where for spec in specs):
+            return
+        for name in self.task_sets:
+            for task in context.tasks[name][:LOOKED_AT]:
+                if not any(spec.is_for(task) for spec in specs):
+                    raise RecipeError(
+                        f"no reward is for the task {task.id!r} of {name}: it has the values of no `where` "
+                        f"(category {task.category!r}, columns {', '.join(task.columns) or '(none)'})"
+                    )
 
 
 class DataStage(Stage):

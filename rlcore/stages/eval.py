@@ -216,20 +216,20 @@ def _evaluate(
     facts = run.gather(group_facts(group) for group in groups)
     refuse_unscored(facts)
     rank_by = ranking_reward(stage.rank_by, build_rewards(stage.rewards))
-    scores = run.gather(task_scores(group, first, read, rank_by) for group in groups)
+    scores = run.gather(task_scores(group, read, rank_by) for group in groups)
     metrics = accuracy_metrics(scores, ks=ks, has_votes=read is not None)
     if "accuracy" not in metrics:
         raise RewardError(
             f"the first reward of stage {stage.label}, {first}, scored no completion: no accuracy"
         )
     mode = "sampled" if stage.sampling.temperature else "greedy"
-    kept = _rows(run, positions, groups, first, mode)
+    kept = _rows(run, positions, groups, mode)
     if stage.greedy:
         at_0 = stage.sampling.model_copy(update={"temperature": 0.0})
         greedy = _answered(run, stage, name, asking, at_0, 1)
-        greedy_scores = run.gather(task_scores(group, first, None) for group in greedy)
+        greedy_scores = run.gather(task_scores(group, None) for group in greedy)
         metrics = beside(accuracy_metrics(greedy_scores), metrics)
-        kept += _rows(run, positions, greedy, first, "greedy")
+        kept += _rows(run, positions, greedy, "greedy")
     run.folder.write_evaluation(where, run.accelerator.process_index, kept)
     run.tracker.rollouts(f"eval/{stage.label_of(name)}/rollouts", kept, run.cursor.step)
 
@@ -258,12 +258,12 @@ def _positions(run: Run, stage: EvalStage, name: str) -> range:
 
 
 def _rows(
-    run: Run, positions: Sequence[int], groups: Sequence[Group], first: str, mode: str
+    run: Run, positions: Sequence[int], groups: Sequence[Group], mode: str
 ) -> list[dict[str, Any]]:
     """What is kept of this rank's completions: rows like those of training, with score and mode."""
     placed = zip(run.my_share(positions), groups, [True] * len(groups), strict=True)
     scores = [
-        score_of(rollout, verdict, first)
+        score_of(rollout, verdict)
         for group in groups
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
     ]

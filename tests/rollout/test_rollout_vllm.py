@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ CANARY = list(range(5, 45))
 
 @pytest.fixture(scope="module")
 def shared_engine(model_path: Path) -> Iterator[VllmEngine]:
+    # As bm25s does, for one. vLLM's search for its kernels used to fail on it, and the start with it.
+    importlib.import_module("llvmlite.binding.ffi")
     engine = VllmEngine(model_path, max_length=512, max_sequences=32)
     yield engine
     engine.close()

@@ -27,8 +27,9 @@ def requests(
 ) -> Sequence[Task]:
     """`size` requests, of category "call" or "no call", with the right reply as answer and demonstration.
 
-    tools: the most tools in a prompt. without: share of requests for a tool that is not listed. Columns:
-    `level`, the number of arguments, 0 without a call, and `ease`, from 1 for level 0 to 0 for the most arguments. One request in eight is held out by a hash of its text.
+    tools: the most tools in a prompt. without: share of requests for a tool that is not listed. Columns: `level`,
+    the number of arguments, 0 without a call, and `ease`, from 1 for level 0 to 0 for the most arguments. One request
+    in eight is held out by a hash of its text.
     """
     if not 1 <= tools <= 5:
         raise TaskError(f"tools is {tools}: a prompt lists 1 to 5 tools")

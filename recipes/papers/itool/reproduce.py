@@ -16,7 +16,7 @@ def imitate(number: int) -> str:
     """In place of a round's preferences: as many updates of imitation on the round's tasks."""
     return (
         f"stages.prefer_{number}={{kind: sft, name: prefer_{number}, tasks: round_{number}, "
-        "steps: 10, batch_size: 32, optim: {lr: 1e-4, betas: [0.9, 0.99], warmup_steps: 2}}"
+        "steps: 10, batch_size: 32, optim: {lr: 1e-5, betas: [0.9, 0.99], warmup_steps: 2}}"
     )
 
 

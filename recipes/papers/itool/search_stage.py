@@ -24,7 +24,6 @@ from rlcore.run.session import Run
 from rlcore.stages.base import TaskStage
 from rlcore.types import Completion, Request, Sampling, Task
 
-
 FRAGMENTS = 2
 """Fragments of a step."""
 
