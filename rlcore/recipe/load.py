@@ -249,7 +249,8 @@ def _as_mapping(value: Any) -> dict[str, Any]:
 def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
     """Set `raw[a][b][c]` for "a.b.c"; mappings that are missing are added.
 
-    So the schema can name an unknown key. A short form on the way becomes the mapping it stands for.
+    So the schema can name an unknown key. A short form on the way becomes the mapping it stands for. An item of a list
+    that is set to None is removed: `stages.dpo=null`.
     """
     node: Any = raw
     *parents, last = dotted.split(".")
@@ -262,7 +263,8 @@ def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
                 node[part] = _as_mapping(child)
             node = node[part]
     if isinstance(node, list):
-        node[_item(node, last, dotted, where)] = value
+        position = _item(node, last, dotted, where)
+        node[position : position + 1] = [] if value is None else [value]
     elif isinstance(node, dict):
         node[last] = value
     else:

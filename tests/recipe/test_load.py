@@ -56,6 +56,15 @@ def test_overrides_reach_stages_by_name_and_by_number(small: str) -> None:
     assert (recipe.stages[1].optim.lr, recipe.stages[0].steps, recipe.seed) == (1e-6, 7, 5)
 
 
+def test_a_stage_that_is_set_to_null_is_removed(small: str, tmp_path: Path) -> None:
+    stages = load(small).stages
+    rest = [stage.label for stage in stages if stage.label != "rl"]
+    assert [stage.label for stage in load(small, ["stages.rl=null"]).stages] == rest
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: small\nname: child\nstages.rl: null\n")
+    assert [stage.label for stage in load(str(child)).stages] == rest
+
+
 def test_a_child_changes_its_parent_and_keeps_the_rest(small: str, tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
     child.write_text(

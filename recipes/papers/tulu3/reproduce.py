@@ -1,0 +1,67 @@
+"""Tülu 3 small: imitation, preferences, verifiable rewards, and what each adds on held-out problems.
+
+    python recipes/papers/tulu3/reproduce.py [--quick] [--seeds 5] [--folder F] [--json | --table]
+
+All cells of a seed continue from the same imitation. README.md has the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rlcore.analysis.study import CellRun, study_main
+from rlcore.recipe.load import load
+
+NO_SECOND = ("stages.rlvr_words=null", "stages.after_second=null")
+CELLS = {
+    "SFT, DPO, RLVR twice": (),
+    "SFT, RLVR": ("stages.drawn=null", "stages.dpo=null", "stages.after_dpo=null", *NO_SECOND),
+    **{
+        cell: (f"stages.rlvr.objective.kl={beta}", *NO_SECOND)
+        for cell, beta in {"KL 0.01": 0.01, "KL 0.2": 0.2}.items()
+    },
+    "no penalty": ("stages.rlvr.aggregate=sum", *NO_SECOND),
+}
+QUICK = (
+    "stages.sft.steps=2",
+    "stages.drawn.limit=16",
+    "stages.dpo.steps=1",
+    "stages.dpo.batch_size=4",
+    "stages.rlvr.steps=1",
+    "stages.rlvr_words.steps=1",
+    "tasks.words_heldout.limit=12",
+    "tasks.constraints_heldout.size=12",
+)
+STAGES = {"SFT": "after_sft", "DPO": "after_dpo", "RLVR": "after_rlvr", "RLVR again": "after_second"}
+SKILLS = {"words": "words_heldout", "constraints": "constraints_heldout"}
+
+
+def skill(stage: str, category: str) -> Callable[[CellRun], float | None]:
+    """Held-out accuracy in one skill after a stage; None in a cell without the stage."""
+    return lambda run: run.evals[stage][f"accuracy/{category}"] if stage in run.evals else None
+
+
+def unfinished(run: CellRun) -> float:
+    """Fraction of held-out completions without an end after RLVR."""
+    return run.evals["after_rlvr"]["completions/frac_truncated"]
+
+
+def kl(run: CellRun) -> float:
+    """KL to the model that RLVR began with, nats a token, over its last quarter of steps."""
+    stages = load(str(run.folder / "recipe.yaml")).stages
+    beta = next(stage.objective["kl"] for stage in stages if stage.label == "rlvr")
+    rows = [row["loss/kl"] for row in run.rows if row["stage"] == "rlvr"]
+    last = rows[-max(1, len(rows) // 4) :]
+    return sum(last) / len(last) / beta
+
+
+MEASURES: dict[str, Callable[[CellRun], float | None]] = {
+    f"{name} after {label}": skill(stage, category)
+    for label, stage in STAGES.items()
+    for name, category in SKILLS.items()
+}
+MEASURES |= {"unfinished after RLVR": unfinished, "KL in RLVR": kl}
+
+if __name__ == "__main__":
+    recipe = Path(__file__).with_name("tulu3.yaml")
+    study_main(str(__doc__), recipe, CELLS, MEASURES, quick=QUICK, first="drawn")
