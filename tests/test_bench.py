@@ -163,3 +163,13 @@ def test_credit_counts_answers_and_continuations_of_the_same_shape():
         result["spread"][0] <= result["ratio"] <= result["spread"][1]
         and 0 < result["on"]["share_s"] < 1
     )
+
+
+def test_checkpoints_are_timed_against_a_step():
+    result = bench("checkpoint", *TOY)
+    check(result, "plain")
+    assert result["spread"][0] <= result["ratio"] <= result["spread"][1] and result["repeats"] == 2
+    assert result["step"] > 0 and result["theirs"] > 0 and result["gigabytes"] > 0
+    for side in ("plain", "thread"):
+        low, high = result[side]["share"]["interval"]
+        assert 0 < result[side]["share"]["median"] and low < high

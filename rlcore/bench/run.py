@@ -18,7 +18,7 @@ from rlcore.errors import RecipeError
 
 def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The result of benchmark `what`: "learner", "train" (both with `sizes["shape"]`), "head", "rewards", "credit", "rollout", "overlap",
-    "corpus" or "memory".
+    "corpus", "checkpoint" or "memory".
 
     Of `sizes`, those that the benchmark knows are taken. Raises `RecipeError` where the other side is not installed.
     """
@@ -36,6 +36,10 @@ def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
         from rlcore.bench.corpus import bench_corpus
 
         return bench_corpus(**_known(bench_corpus, sizes))
+    if what == "checkpoint":
+        from rlcore.bench.checkpoint import bench_checkpoint
+
+        return bench_checkpoint(**_known(bench_checkpoint, sizes))
     if what == "memory":
         from rlcore.bench.memory import bench_memory
 

@@ -52,6 +52,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
             "credit",
             "corpus",
             "overlap",
+            "checkpoint",
             "memory",
             "device",
         ],
@@ -69,7 +70,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--model",
         metavar="MODEL",
-        help="learner, train and rollout: tiny, qwen3-0.6b or qwen2.5-1.5b with random weights, smollm2, or a model folder",
+        help="learner, train, rollout and checkpoint: tiny, qwen3-0.6b or qwen2.5-1.5b with random weights, smollm2, or a model folder",
     )
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="learner and rollout")
     for option, about in BENCH_SIZES.items():

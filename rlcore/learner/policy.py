@@ -176,7 +176,8 @@ class Policy:
         from the sum exactly. Weights are written as they are trained: float32 under `MixedModule`.
         With `base` only the model below the adapter is written.
         """
-        write_policy(self, folder, self.saved_state(base=base), base=base)
+        adapter = None if self.adapter is None or base else self.adapter.saved_state()
+        write_policy(self, folder, self.saved_state(base=base), adapter=adapter)
 
     def saved_state(self, *, base: bool = False) -> dict[str, Tensor]:
         """The live tensors that `save` writes. Collective; on other ranks than 0 those that are sharded are None."""

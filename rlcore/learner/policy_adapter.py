@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from rlcore.errors import ModelError, first_line, not_loaded
 from rlcore.learner.odd_layers import odd_linear_layers
 from rlcore.learner.policy_files import check_same_names, names_and_shapes
+from rlcore.learner.sharding import gathered
 from rlcore.plugin import did_you_mean
 
 if TYPE_CHECKING:
@@ -132,11 +133,15 @@ class Adapter:
         # "auto" would ask the hub for the base's vocabulary
         self.wrapper.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
 
-    def saved_state(self, copied: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """The wrapper's state with what is trained copied; the rest is frozen, and live."""
+    def saved_state(self, copied: Callable[[Any], Any] | None = None) -> dict[str, Tensor]:
+        """The wrapper's state for `save`. Collective; on other ranks than 0 what is sharded is None.
+
+        copied: makes copies of what is trained, in place of the live tensors; the rest is frozen.
+        """
         trained = {name for name, p in self.wrapper.named_parameters() if p.requires_grad}
         state = self.wrapper.state_dict()
-        return {name: copied(t) if name in trained else t for name, t in state.items()}
+        whole = gathered({name: tensor for name, tensor in state.items() if name in trained})
+        return state | (copied(whole) if copied else whole)
 
     def load(self, folder: Path) -> None:
         """Take over the adapter in `folder`, bit for bit. Raises `ModelError`."""

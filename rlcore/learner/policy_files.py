@@ -36,20 +36,19 @@ def write_policy(
     folder: str | Path,
     state: dict[str, Tensor],
     *,
-    base: bool = False,
     adapter: dict[str, Tensor] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
     """What `Policy.save` writes, with these weights. Rank 0 writes.
 
-    adapter, tokenizer: copies to write in place of the policy's own, which another thread may be
-    using: `Adapter.saved_state`, and a tokenizer, which cannot be set and saved at once.
+    adapter: `Adapter.saved_state`, where the adapter is written too. tokenizer: a copy, where
+    another thread may be using the policy's own: it cannot be set and saved at once.
     """
     if dist.is_initialized() and dist.get_rank() != 0:
         return
     policy.model.save_pretrained(folder, state_dict=state)
     (tokenizer or policy.tokenizer).save_pretrained(folder)
-    if policy.adapter is not None and not base:
+    if policy.adapter is not None and adapter is not None:
         policy.adapter.save(Path(folder) / ADAPTER, adapter)
 
 

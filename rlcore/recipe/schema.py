@@ -105,7 +105,7 @@ class RunSection(Section):
     checkpoint_async: bool = Field(
         False,
         description="copy a checkpoint in memory and write it while the steps go on; those at the "
-        "end of a stage are waited for; one process",
+        "end of a stage are waited for",
     )
     keep_checkpoints: Count = Field(2, description="older ones are removed")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(

@@ -58,26 +58,22 @@ def save(
     save_model: Callable[[Path], None],
     state: dict[str, Any],
     keep: int,
-    main: bool = True,
 ) -> None:
     """Write `folder/step_NNNNNN` and remove all but the newest `keep` checkpoints.
 
     A kill at any moment leaves only complete checkpoints and what `recover` clears; so does a full
-    disk, which is a `RunError`. `save_model(path)` writes the model's files and is called by every
-    rank, because gathering shards takes all of them; the `main` rank alone does the rest. `state`
-    goes through torch.save.
+    disk, which is a `RunError`. `save_model(path)` writes the model's files. `state` goes through
+    torch.save. The first rank calls it.
     """
     final = folder / f"step_{cursor.step:06d}"
     draft = _draft_of(final)
-    with _writing(draft, f"checkpoint {final.name}", main=main):
-        if main:
-            recover(folder)
-            (draft / "trainer").mkdir(parents=True)
+    with _writing(draft, f"checkpoint {final.name}", main=True):
+        recover(folder)
+        (draft / "trainer").mkdir(parents=True)
         save_model(draft)
-        if main:
-            _write_trainer(draft, cursor, state)
-            _put_in_place(draft, final)
-            keep_newest(folder, keep)
+        _write_trainer(draft, cursor, state)
+        _put_in_place(draft, final)
+        keep_newest(folder, keep)
 
 
 def save_reference(

@@ -92,7 +92,7 @@ def train(
         with (
             lost_process_named(recipe.run.timeout_s, folder.path),
             run.term.listening(),
-            run.saver.writer,
+            run.saver,
         ):
             while run.cursor.stage < len(recipe.stages):
                 recipe.stages[run.cursor.stage].run(run)

@@ -68,20 +68,32 @@ def refuse_other_layouts(accelerator: Accelerator) -> None:
             )
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Run `action` on the main process while the others wait. They end without a word where it raises."""
-    refusal: RlcoreError | None = None
+def on_main(
+    accelerator: Accelerator, action: Callable[[], None], *, all_say: bool = False
+) -> None:
+    """Run `action` on the main process while the others wait. Where it raises, all of them end.
+
+    The others end without a word, or with `all_say` by a `RunError` of the same sentence: what a
+    person reads of another machine may be the output of its own processes.
+    """
+    refusal: BaseException | None = None
     if accelerator.is_main_process:
         try:
             action()
-        except RlcoreError as error:
+        except Exception as error:
             refusal = error
-    outcome = [refusal is not None]
+    outcome = [_sentence(refusal)]
     broadcast_object_list(outcome)
     if refusal is not None:
         raise refusal
-    if outcome[0]:
-        raise SystemExit(2)
+    if outcome[0] is not None:
+        raise RunError(outcome[0]) if all_say else SystemExit(2)
+
+
+def _sentence(error: BaseException | None) -> str | None:
+    if error is None or isinstance(error, RlcoreError):
+        return error and str(error)
+    return f"the main process has failed with {type(error).__name__}: {first_line(error)}"
 
 
 @contextmanager

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accelerate import Accelerator
 
-from rlcore.errors import RunError
 from rlcore.learner.optim import Average
 from rlcore.learner.policy import Policy
 from rlcore.learner.policy_files import write_policy
 from rlcore.run import checkpoint
 from rlcore.run.folder import RunFolder
-from rlcore.run.snapshot import Writer, copied
+from rlcore.run.processes import on_main
+from rlcore.run.snapshot import HostMemory, Writer
 
 if TYPE_CHECKING:
     from rlcore.recipe.schema import RunSection
 
 
+class Model(NamedTuple):
+    """One model of a checkpoint."""
+
+    folder: str
+    """Inside the checkpoint."""
+    state: dict[str, Any]
+    adapter: dict[str, Any] | None
+
+
 class Saver:
-    """Saves the checkpoints of one run. Every rank has one and calls it; the first one writes."""
+    """Saves the checkpoints of one run. Every rank has one and calls it; the first one writes.
+
+    All that it does is collective. What a write fails with is raised on every rank, from a thread
+    at the next step or checkpoint. As a context it waits at the end for what is being written.
+    """
 
     def __init__(
         self, section: RunSection, folder: RunFolder, policy: Policy, accelerator: Accelerator
     ) -> None:
-        if section.checkpoint_async and accelerator.num_processes > 1:
-            raise RunError(
-                f"run.checkpoint_async was not tried with several processes, and there are {accelerator.num_processes}: "
-                "leave it out"
-            )
-        self.writer = Writer()
         self._section = section
         self._folder = folder
         self.policy = policy
         self._accelerator = accelerator
+        self._writer = Writer()
+        self._memory = HostMemory()
         # Its own: a fast tokenizer raises where one thread sets its padding and another saves it.
         self._tokenizer = copy.deepcopy(policy.tokenizer) if section.checkpoint_async else None
 
@@ -50,61 +60,84 @@ class Saver:
         wait: bool,
     ) -> None:
         """Save a checkpoint. With `wait`, or without `run.checkpoint_async`, it is on disk afterwards."""
-        self.writer.wait()
-        if wait or not self._section.checkpoint_async:
-            self._write(cursor, state, _Live(self.policy, average))
-        else:
-            model = _Copy(self.policy, average, self._tokenizer)
-            if self._accelerator.is_main_process:
-                write = partial(self._write, copy.deepcopy(cursor), copied(state), model)
-                self.writer.start(write)
-        self._accelerator.wait_for_everyone()
+        self.settle()
+        in_thread = self._section.checkpoint_async and not wait
+        if not self._accelerator.is_main_process:
+            _exhaust(self._models(average))
+        elif in_thread:
+            self._memory.recycle()
+            models = list(self._models(average, self._memory.copied))
+            state = self._memory.copied(state)
+            self._writer.start(partial(self._write, copy.deepcopy(cursor), state, models))
+        if not in_thread:
+            write = partial(self._write, cursor, state, self._models(average))
+            on_main(self._accelerator, write, all_say=True)
+
+    def check(self) -> None:
+        """Raise what a write has failed with; does not wait."""
+        if self._section.checkpoint_async:
+            on_main(self._accelerator, self._writer.check, all_say=True)
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.settle()
+        else:  # the other ranks may be elsewhere
+            self._writer.join()
+
+    def settle(self) -> None:
+        """Wait until nothing is being written, and raise what the write has failed with."""
+        self._writer.join()
+        self.check()
+
+    def _models(
+        self, average: Average | None, copied: Callable[[Any], Any] | None = None
+    ) -> Iterator[Model]:
+        """The policy, and its average while its weights are in place.
+
+        Live tensors, unless `copied` makes copies: they are those of the model until the next one
+        is asked for. What is sharded is whole on the first rank.
+        """
+        for folder, weights in ("", nullcontext()), ("ema", average and average.applied()):
+            if weights is None:
+                continue
+            with weights:
+                adapter = self.policy.adapter
+                adapter_state = adapter.saved_state(copied) if adapter else None
+                state = self.policy.saved_state()
+                yield Model(folder, copied(state) if copied else state, adapter_state)
 
     def _write(
-        self, cursor: checkpoint.Cursor, state: dict[str, Any], model: _Live | _Copy
+        self, cursor: checkpoint.Cursor, state: dict[str, Any], models: Iterable[Model]
     ) -> None:
-        checkpoint.save(
-            self._folder.checkpoints,
-            cursor,
-            save_model=model.save,
-            state=state,
-            keep=self._section.keep_checkpoints,
-            main=self._accelerator.is_main_process,
-        )
+        """On the first rank; in a thread, `models` is a list of copies, and nothing is collective."""
+
+        def save_models(path: Path) -> None:
+            for model in models:
+                write_policy(
+                    self.policy,
+                    path / model.folder,
+                    model.state,
+                    adapter=model.adapter,
+                    tokenizer=self._tokenizer,
+                )
+
+        try:
+            checkpoint.save(
+                self._folder.checkpoints,
+                cursor,
+                save_model=save_models,
+                state=state,
+                keep=self._section.keep_checkpoints,
+            )
+        finally:
+            # Where a write failed, the other ranks still gather the next model.
+            _exhaust(models)
         self._folder.note_saved(cursor.step)
 
 
-class _Live:
-    """The policy as it is, and its average."""
-
-    def __init__(self, policy: Policy, average: Average | None) -> None:
-        self._policy, self._average = policy, average
-
-    def save(self, folder: Path) -> None:
-        self._policy.save(folder)
-        if self._average is not None:
-            with self._average.applied():
-                self._policy.save(folder / "ema")
-
-
-class _Copy:
-    """The same, copied when it is built; `save` calls no collective and may run in a thread."""
-
-    def __init__(self, policy: Policy, average: Average | None, tokenizer: Any) -> None:
-        self._policy, self._tokenizer = policy, tokenizer
-        self._weights: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {}
-        for name, weights in ("", nullcontext()), ("ema", average and average.applied()):
-            if weights is not None:
-                with weights:
-                    adapter = policy.adapter.saved_state(copied) if policy.adapter else None
-                    self._weights[name] = copied(policy.saved_state()), adapter
-
-    def save(self, folder: Path) -> None:
-        for name, (state, adapter) in self._weights.items():
-            write_policy(
-                self._policy,
-                folder / name,
-                state,
-                adapter=adapter,
-                tokenizer=self._tokenizer,
-            )
+def _exhaust(models: Iterable[Model]) -> None:
+    for _ in models:
+        pass

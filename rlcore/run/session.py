@@ -271,7 +271,7 @@ class Run:
 
         In this order: a checkpoint never knows more than the files beside it.
         """
-        self.saver.writer.check()
+        self.saver.check()
         self.log_step(metrics)
         done = self.cursor.stage_step
         stage = self.recipe.stages[self.cursor.stage]
