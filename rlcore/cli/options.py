@@ -25,6 +25,17 @@ def gibibytes(text: str) -> float:
     return _above_0(text, most=1_000_000, what="size", unit="GiB")
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if 0 <= value <= 1:
+        return value
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number from 0 to 1")
+
+
 def port(text: str) -> int:
     """A port to listen at."""
     return _whole(text, least=1, most=65_535)

@@ -11,6 +11,7 @@ import pytest
 
 from rlcore.analysis.sweep import sweep as sweeps
 from rlcore.analysis.sweep.search import proposals
+from rlcore.analysis.sweep.shown import sweep_table
 from rlcore.analysis.sweep.space import Dimension, override
 from rlcore.cli.main import main
 from rlcore.errors import RecipeError, RunError
@@ -25,7 +26,7 @@ def proposed(space: list[Dimension], search: str, values, n: int, seed: int = 0)
     """n proposals, each told what `values` makes of it."""
     tried = []
     for proposal, tell in itertools.islice(proposals(space, search, maximise=True, seed=seed), n):
-        tell(values(proposal))
+        tell(values(proposal), False)
         tried.append(proposal)
     return tried
 
@@ -122,7 +123,7 @@ def test_finished_trials_are_not_run_again(tmp_path: Path, monkeypatch: pytest.M
             rows = read_rows(RunFolder(tmp_path / f"sweep/trial_00{number}_{seed}").metrics)
             losses.append([row["loss"] for row in rows if row["stage"] == "sft"][-1])
         assert results.values(f"trial_00{number}", "value") == losses
-    table = sweeps.sweep_table(results).splitlines()
+    table = sweep_table(results).splitlines()
     assert table[0].split("|")[2].strip() == "stages.sft.optim.lr" and "0.01" in table[2] and "1e-06" in table[3]
     assert (tmp_path / "sweep/sweep.svg").read_text().startswith("<svg")
     with pytest.raises(RunError, match="other settings"):
@@ -133,7 +134,7 @@ def test_a_failed_trial_is_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
     results = sweeps.run_sweep(sweep_of(tmp_path, "stages.sft.objective=[sft, grpo, dft]"))
     assert [len(cell.runs) for cell in results.cells.values()] == [1, 0, 1]
     assert "demonstrations have none" in results.derived["failed"]["trial_001"]
-    assert "failed: stage sft: the objective 'grpo'" in sweeps.sweep_table(results)
+    assert "failed: stage sft: the objective 'grpo'" in sweep_table(results)
     stored = json.loads((tmp_path / "sweep/results.json").read_text())
     assert stored["derived"]["failed"].keys() == {"trial_001"}
 

@@ -10,8 +10,8 @@ from rlcore.analysis.sweep.space import Dimension
 from rlcore.errors import RecipeError
 
 SEARCHES = ("grid", "random", "tpe", "gp")
-Tell = Callable[[float | None], None]
-"""Takes the value of the metric of what was proposed; None where the run failed."""
+Tell = Callable[[float | None, bool], None]
+"""Takes the value of the metric of what was proposed, None where the run failed, and whether it was stopped early."""
 Proposal = tuple[dict[str, Any], Tell]
 
 
@@ -37,7 +37,8 @@ def _grid(space: Sequence[Dimension]) -> Iterator[Proposal]:
     keys = [dimension.key for dimension in space]
     combinations = itertools.product(*(dimension.values for dimension in space))
     return (
-        (dict(zip(keys, values, strict=True)), lambda value: None) for values in combinations
+        (dict(zip(keys, values, strict=True)), lambda value, stopped: None)
+        for values in combinations
     )
 
 
@@ -64,8 +65,9 @@ def _searched(
         trial = study.ask()
         proposed = {dimension.key: dimension.suggest(trial) for dimension in space}
 
-        def tell(value: float | None, trial: Any = trial) -> None:
-            failed = optuna.trial.TrialState.FAIL
-            study.tell(trial, value, state=failed if value is None else None)
+        def tell(value: float | None, stopped: bool, trial: Any = trial) -> None:
+            states = optuna.trial.TrialState
+            without = states.PRUNED if stopped else states.FAIL
+            study.tell(trial, value, state=without if value is None else None)
 
         yield proposed, tell

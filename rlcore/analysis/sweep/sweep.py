@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,18 +15,28 @@ from typing import Any
 from rich.console import Console
 
 from rlcore.analysis.study import recipe_settings
-from rlcore.analysis.study_results import StudyResults, markdown, origin
+from rlcore.analysis.study_results import StudyResults
+from rlcore.analysis.sweep.early import EarlyStop, TrialStopped, Watch
 from rlcore.analysis.sweep.search import proposals
+from rlcore.analysis.sweep.shown import (
+    EARLY,
+    FAILED,
+    RUNG,
+    STOPPED,
+    best_first,
+    draw,
+    rung_of,
+    valued,
+)
 from rlcore.analysis.sweep.space import Dimension, override
-from rlcore.errors import RecipeError, RlcoreError, RunError
+from rlcore.errors import RecipeError, RlcoreError, RunError, first_line
 from rlcore.recipe.load import load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
-from rlcore.run.plots import panels_svg
 
-FAILED = "failed"
-"""In `derived` of the results: trial -> why it has no value."""
+TOLD = "told"
+"""In `derived` of the results: trial -> the value that the search was told, null for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +57,31 @@ class Sweep:
     maximise: bool = True
     folder: Path
     search_seed: int = 0
+    stop: EarlyStop | None = None
+    """When a trial is stopped early; decided by the run with the first seed."""
+    fidelity: Dimension | None = None
+    """A key with its values from cheap to dear: all trials run with the first, and 1 in `eta` goes on to the next."""
+    eta: int = 3
+    retry: bool = False
+    """Run failed trials once more."""
     say: Callable[[str], None] = field(default=print)
+
+    def rungs(self) -> list[list[str]]:
+        """Overrides of each rung, one without any where there is no fidelity. Raises `RecipeError`."""
+        if self.fidelity is None:
+            return [[]]
+        values = self.fidelity.values
+        if self.fidelity.kind != "choice" or len(values) < 2:
+            raise RecipeError(
+                f"--fidelity {self.fidelity.key} needs a list of two values or more, the cheapest first"
+            )
+        if self.fidelity.key in (dimension.key for dimension in self.space):
+            raise RecipeError(f"{self.fidelity.key} is given to --over and to --fidelity")
+        return [[override(self.fidelity.key, value)] for value in values]
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """What the results depend on, but for the numbers of trials and seeds, which may grow. recipe: the loaded one."""
-        return {
+        settings = {
             "overrides": list(self.overrides),
             "recipe": recipe_settings(self.recipe, recipe),
             "space": [[d.key, d.kind, list(d.values)] for d in self.space],
@@ -60,13 +90,22 @@ class Sweep:
             "metric": self.metric or "accuracy",
             "maximise": self.maximise,
         }
+        if self.stop is not None:
+            settings["stop"] = asdict(self.stop)
+        if self.fidelity is not None:
+            settings["fidelity"] = {
+                "key": self.fidelity.key,
+                "values": list(self.fidelity.values),
+                "eta": self.eta,
+            }
+        return settings
 
 
 def run_sweep(sweep: Sweep) -> StudyResults:
     """Run all trials that are not finished; the results are in `results.json` and `sweep.svg` of the folder.
 
-    A trial that fails with a sentence is recorded and the sweep goes on. Raises `RecipeError` where a
-    key or value of the space is none of the recipe, before anything runs, and where all trials fail.
+    A trial that fails is recorded and the sweep goes on. Raises `RecipeError` where a key or value of
+    the space is none of the recipe, before anything runs, and `RunError` where all trials fail.
     """
     if sweep.trials is None and sweep.search != "grid":
         raise RecipeError(f"--search {sweep.search} has no end: set --trials")
@@ -74,64 +113,116 @@ def run_sweep(sweep: Sweep) -> StudyResults:
     results = StudyResults.open(
         sweep.folder / "results.json", recipe=recipe.name, settings=sweep.settings(recipe)
     )
-    results.derived.setdefault(FAILED, {})
+    for name in (FAILED, STOPPED, EARLY, TOLD):
+        results.derived.setdefault(name, {})
+    if sweep.retry:
+        results.derived[FAILED] = {}
+    cheap, *dearer = sweep.rungs()
     asked = proposals(
         sweep.space, sweep.search, maximise=sweep.maximise, seed=sweep.search_seed
     )
+    trials: dict[str, list[str]] = {}
     for number, (proposed, tell) in enumerate(itertools.islice(asked, sweep.trials)):
         overrides = [override(key, value) for key, value in proposed.items()]
         trial = f"trial_{number:03d}"
-        if number == 0:
-            load(sweep.recipe, [*sweep.overrides, *overrides])  # a wrong key ends it here
-        value = _value(sweep, results, trial, overrides)
-        tell(value)
-        _draw(sweep, results)
-    if results.cells and not _valued(results):
+        if number == 0:  # a wrong key ends it here
+            for rung in (cheap, *dearer):
+                load(sweep.recipe, [*sweep.overrides, *overrides, *rung])
+        trials[trial] = overrides
+        value = _value(sweep, results, trial, [*overrides, *cheap])
+        # What was told once stays: more seeds, or a second attempt, must not change what is proposed.
+        told = results.derived[TOLD].setdefault(trial, value)
+        results.save()
+        tell(told, trial in results.derived[STOPPED])
+        draw(results, sweep.folder)
+    _promote(sweep, results, trials, dearer)
+    if results.cells and not valued(results):
         raise RunError(
             f"all {len(results.cells)} trials failed, the first with: {next(iter(results.derived[FAILED].values()))}"
         )
     return results
 
 
+def _promote(
+    sweep: Sweep,
+    results: StudyResults,
+    trials: Mapping[str, Sequence[str]],
+    rungs: Sequence[Sequence[str]],
+) -> None:
+    """Successive halving (arXiv 1502.07943): the best of each rung run anew on the next, dearer one."""
+    cells = list(trials)
+    for number, rung in enumerate(rungs, 1):
+        best = best_first(results, cells)[: max(1, len(cells) // sweep.eta)]
+        cells = []
+        for cell in best:
+            trial = cell.partition(RUNG)[0]
+            promoted = f"{trial}{RUNG}{number}"
+            _value(sweep, results, promoted, [*trials[trial], *rung])
+            cells.append(promoted)
+            draw(results, sweep.folder)
+
+
 def _value(
     sweep: Sweep, results: StudyResults, trial: str, overrides: Sequence[str]
 ) -> float | None:
-    """The mean over the seeds, from the results or from new runs; None where one failed."""
-    failed = results.derived[FAILED]
+    """The mean over the seeds, from the results or from new runs; None where one failed or was stopped."""
+    failed, stopped = results.derived[FAILED], results.derived[STOPPED]
     results.cell(trial, overrides)
     for seed in range(sweep.seeds):
-        if trial in failed:
+        if trial in failed or trial in stopped:
             break
         if results.has(trial, seed, ["value"]):
             continue
         started = time.perf_counter()
         try:
-            value = _run(sweep, f"{trial}_{seed}", [*overrides, f"seed={seed}"])
+            value = _run(sweep, results, trial, seed, overrides)
+        except TrialStopped as reason:
+            stopped[trial] = str(reason)
         except RlcoreError as error:
             failed[trial] = str(error)
+        except Exception as error:  # of a reward, a library or a device: of this trial alone
+            failed[trial] = f"{type(error).__name__}: {first_line(error)}"
+            text = "".join(traceback.format_exception(error))
+            (sweep.folder / f"{trial}_{seed}.error.txt").write_text(text, encoding="utf-8")
+        else:
+            results.add(
+                trial,
+                seed,
+                {"value": value},
+                overrides=overrides,
+                seconds=time.perf_counter() - started,
+            )
+    shown = f"{trial}: {', '.join(overrides)}"
+    for word, reasons in ((FAILED, failed), (STOPPED, stopped)):
+        if trial in reasons:
             results.save()
-            break
-        results.add(
-            trial,
-            seed,
-            {"value": value},
-            overrides=overrides,
-            seconds=time.perf_counter() - started,
-        )
-    if trial in failed:
-        sweep.say(f"{trial}: {', '.join(overrides)}  failed: {failed[trial]}")
-        return None
+            sweep.say(f"{shown}  {word}: {reasons[trial]}")
+            return None
     mean = fmean(v for v in results.values(trial, "value") if v is not None)
-    sweep.say(f"{trial}: {', '.join(overrides)}  {mean:.4g}")
+    sweep.say(f"{shown}  {mean:.4g}")
     return mean
 
 
-def _run(sweep: Sweep, name: str, overrides: Sequence[str]) -> float:
-    """One run; the value of its metric. Raises `RlcoreError`."""
-    own = [f"run.folder={sweep.folder}", f"name={name}"]
+def _run(
+    sweep: Sweep, results: StudyResults, trial: str, seed: int, overrides: Sequence[str]
+) -> float:
+    """One run; the value of its metric. Raises `TrialStopped`, and all that a run raises."""
+    name = f"{trial}_{seed}"
+    own = [f"seed={seed}", f"run.folder={sweep.folder}", f"name={name}"]
     recipe = load(sweep.recipe, [*sweep.overrides, *overrides, *own])
-    train(recipe, resume=True, console=Console(quiet=True))
-    return read_metric(RunFolder(sweep.folder / name), sweep.metric)
+    run = RunFolder(sweep.folder / name)
+    callbacks = []
+    if sweep.stop is not None and seed == 0:
+        early = results.derived[EARLY]
+        before = [early[c] for c in early if rung_of(c) == rung_of(trial) and c != trial]
+        watch = Watch(sweep.stop, run, before)
+        callbacks.append(watch)
+    try:
+        train(recipe, resume=True, console=Console(quiet=True), callbacks=callbacks)
+    finally:
+        if callbacks and watch.signs is not None:
+            results.derived[EARLY][trial] = watch.signs
+    return read_metric(run, sweep.metric)
 
 
 def read_metric(run: RunFolder, name: str | None) -> float:
@@ -160,48 +251,3 @@ def _finite(value: float, name: str, run: RunFolder) -> float:
     if not math.isfinite(value):
         raise RunError(f"{name} of the run {run.path} is {value}: the run has diverged")
     return value
-
-
-def _valued(results: StudyResults) -> dict[str, float]:
-    """Mean value of each trial that has one, in order."""
-    failed = results.derived[FAILED]
-    means = {
-        cell: results.summary(cell, "value").mean
-        for cell in results.cells
-        if cell not in failed
-    }
-    return {cell: mean for cell, mean in means.items() if mean is not None}
-
-
-def sweep_table(results: StudyResults) -> str:
-    """Trials from the best to the worst, then those that failed, as Markdown."""
-    values = _valued(results)
-    maximise = results.settings["maximise"]
-    ordered = sorted(values, key=lambda cell: values[cell], reverse=maximise)
-    keys = [key for key, _, _ in results.settings["space"]]
-    rows = []
-    for trial in [*ordered, *results.derived[FAILED]]:
-        parameters = _parameters(results.cells[trial].overrides)
-        why = results.derived[FAILED].get(trial)
-        text = f"failed: {why}" if why else results.summary(trial, "value").text(".4g")
-        rows.append([trial, *(_short(parameters[key]) for key in keys), text])
-    metric = results.settings["metric"]
-    return f"{markdown(['trial', *keys, metric], rows)}\n\n{origin(results)}"
-
-
-def _parameters(overrides: Sequence[str]) -> Mapping[str, Any]:
-    pairs = (text.partition("=") for text in overrides)
-    return {key: json.loads(value) for key, _, value in pairs}
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _draw(sweep: Sweep, results: StudyResults) -> None:
-    """`sweep.svg`: the value of each trial, and the best one up to it."""
-    values = list(_valued(results).values())
-    best = list(itertools.accumulate(values, max if sweep.maximise else min))
-    lines = {"trial": list(enumerate(values)), "best so far": list(enumerate(best))}
-    picture = panels_svg({results.settings["metric"]: lines}, x="trial", y="value")
-    (sweep.folder / "sweep.svg").write_text(picture, encoding="utf-8")
