@@ -100,6 +100,16 @@ def test_a_resumed_run_is_judged_by_its_first_steps(tmp_path: Path) -> None:
         EarlyStop({"sft/los": True}, after=2).signs(run)
 
 
+def test_a_rule_that_no_stage_can_follow_is_refused(tmp_path: Path) -> None:
+    for stop, said in (
+        (EarlyStop({"sfft/loss": True}), "'sfft', which is no stage with steps of the recipe: sft, rl"),
+        (EarlyStop({"sft/loss": True}, after=4), "--stop-after 4 is more than the 3 steps of stage sft"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            sweeps.run_sweep(sweep_of(tmp_path, RATES, stop=stop))
+    assert not list(tmp_path.glob("sweep/trial*"))
+
+
 def test_a_bad_trial_is_stopped_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = EarlyStop({"sft/loss": True}, after=2, first=2)
     results = sweeps.run_sweep(sweep_of(tmp_path, RATES, stop=rule))
@@ -113,6 +123,7 @@ def test_a_bad_trial_is_stopped_for_good(tmp_path: Path, monkeypatch: pytest.Mon
     table = sweep_table(results)
     assert "stopped: after 2 steps" in table.splitlines()[5]
     assert "Rank correlation of the first steps with the value, over 3 trials: sft/loss" in table
+    assert results.derived["told"]["trial_002"] == "stopped"
     monkeypatch.setattr(sweeps, "train", lambda *_, **__: pytest.fail("a trial ran again"))
     assert sweeps.run_sweep(sweep_of(tmp_path, RATES, stop=rule)).derived == results.derived
     with pytest.raises(RunError, match="other settings"):
@@ -237,4 +248,6 @@ def test_the_command_stops_and_promotes(tmp_path: Path, capsys: pytest.CaptureFi
     assert "-rung1" in printed and "| stages.sft.steps |" in printed
     settings = json.loads((tmp_path / "out/results.json").read_text())["settings"]
     assert settings["stop"]["after"] == 1 and settings["fidelity"]["eta"] == 2
-    assert main([*arguments, "--stop-share", "2"]) == 2 or "0 to 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--stop-share", "2"])
+    assert "'2' is no number from 0 to 1" in capsys.readouterr().err

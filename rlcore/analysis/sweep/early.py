@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from rlcore.errors import RecipeError
+from rlcore.recipe.schema import Recipe
 from rlcore.run.folder import RunFolder, read_rows
 
 Signs = Mapping[str, float | None]
@@ -58,6 +59,18 @@ class EarlyStop:
     @property
     def stage(self) -> str:
         return next(iter(self.lower_is_better)).partition("/")[0]
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise `RecipeError` where the recipe has no such stage with steps, or fewer steps."""
+        steps = {s.label: s.steps for s in recipe.stages if hasattr(s, "steps")}
+        if self.stage not in steps:
+            raise RecipeError(
+                f"--stop-on names {self.stage!r}, which is no stage with steps of the recipe: {', '.join(steps)}"
+            )
+        if steps[self.stage] < self.after:
+            raise RecipeError(
+                f"--stop-after {self.after} is more than the {steps[self.stage]} steps of stage {self.stage}"
+            )
 
     def signs(self, run: RunFolder) -> dict[str, float | None] | None:
         """Means over the first steps of a run; None before it has made so many.

@@ -36,7 +36,7 @@ from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
 
 TOLD = "told"
-"""In `derived` of the results: trial -> the value that the search was told, null for none."""
+"""In `derived` of the results: trial -> what the search was told, a value, "stopped", or null for a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +127,16 @@ def run_sweep(sweep: Sweep) -> StudyResults:
         trial = f"trial_{number:03d}"
         if number == 0:  # a wrong key ends it here
             for rung in (cheap, *dearer):
-                load(sweep.recipe, [*sweep.overrides, *overrides, *rung])
+                first = load(sweep.recipe, [*sweep.overrides, *overrides, *rung])
+                if sweep.stop is not None:
+                    sweep.stop.check(first)
         trials[trial] = overrides
         value = _value(sweep, results, trial, [*overrides, *cheap])
         # What was told once stays: more seeds, or a second attempt, must not change what is proposed.
-        told = results.derived[TOLD].setdefault(trial, value)
+        outcome = STOPPED if trial in results.derived[STOPPED] else value
+        told = results.derived[TOLD].setdefault(trial, outcome)
         results.save()
-        tell(told, trial in results.derived[STOPPED])
+        tell(None if told == STOPPED else told, told == STOPPED)
         draw(results, sweep.folder)
     _promote(sweep, results, trials, dearer)
     if results.cells and not valued(results):
@@ -211,17 +214,20 @@ def _run(
     own = [f"seed={seed}", f"run.folder={sweep.folder}", f"name={name}"]
     recipe = load(sweep.recipe, [*sweep.overrides, *overrides, *own])
     run = RunFolder(sweep.folder / name)
-    callbacks = []
-    if sweep.stop is not None and seed == 0:
-        early = results.derived[EARLY]
-        before = [early[c] for c in early if rung_of(c) == rung_of(trial) and c != trial]
-        watch = Watch(sweep.stop, run, before)
-        callbacks.append(watch)
+    quiet = Console(quiet=True)
+    if sweep.stop is None or seed > 0:
+        train(recipe, resume=True, console=quiet)
+        return read_metric(run, sweep.metric)
+    early = results.derived[EARLY]
+    before = [early[c] for c in early if rung_of(c) == rung_of(trial) and c != trial]
+    watch = Watch(sweep.stop, run, before)
     try:
-        train(recipe, resume=True, console=Console(quiet=True), callbacks=callbacks)
+        train(recipe, resume=True, console=quiet, callbacks=[watch])
     finally:
-        if callbacks and watch.signs is not None:
-            results.derived[EARLY][trial] = watch.signs
+        # a run that was finished before a kill makes no step
+        signs = watch.signs or sweep.stop.signs(run)
+        if signs:
+            early[trial] = signs
     return read_metric(run, sweep.metric)
 
 
