@@ -53,7 +53,8 @@ def bench_checkpoint(
     A step is the learner's part of it: forward, backward and update on random completions. With
     generation it would be longer, and the shares smaller.
 
-    stall: seconds before the step can begin. share: stall / step without a checkpoint. slowdown:
+    ours, theirs: stall of the thread and of the plain side, seconds before the step can begin. first:
+    that of the thread's first copy, into new memory. share: stall / step without a checkpoint. slowdown:
     (stall + step) / step without a checkpoint - 1, which also counts what the writing thread takes
     from the step beside it. Medians, and 95% t-intervals of the mean over the rounds.
     """
@@ -103,7 +104,7 @@ def _savers(folder: Path, policy: Policy, accelerator: Accelerator) -> dict[str,
 def _rounds(
     learner: Learner, savers: dict[str, Saver], shape: Shape, repeats: int
 ) -> dict[str, list[Step]]:
-    """Steps of each side, one of each a round, in the other order every second time."""
+    """Steps of each side, one of each a round, in the other order every second time; the first round is one more."""
     samples = make_samples(shape)
     learner.update(samples)  # makes the states of the optimiser
     steps: dict[str, list[Step]] = {side: [] for side in SIDES}
@@ -119,12 +120,13 @@ def _rounds(
             update = watch.read()
             if side in savers:
                 savers[side].settle()  # what is left must not slow the next side
-            if number:
-                steps[side].append(Step(stall, update))
+            steps[side].append(Step(stall, update))
     return steps
 
 
 def _compared(steps: dict[str, list[Step]]) -> dict[str, Any]:
+    first = steps["thread"][0].stall.wall
+    steps = {side: of_side[1:] for side, of_side in steps.items()}
     alone = steps["none"]
     stalls = {side: [step.stall.wall for step in steps[side]] for side in SIDES[1:]}
     ratios = [a / b for a, b in zip(stalls["plain"], stalls["thread"], strict=True)]
@@ -133,6 +135,7 @@ def _compared(steps: dict[str, list[Step]]) -> dict[str, Any]:
         "ours": round(statistics.median(stalls["thread"]), 4),
         "theirs": round(statistics.median(stalls["plain"]), 4),
         "ratio": round(statistics.median(ratios), 2),
+        "first": round(first, 4),
         "spread": [round(min(ratios), 2), round(max(ratios), 2)],
         "repeats": len(alone),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -68,7 +69,9 @@ class Saver:
             self._memory.recycle()
             models = list(self._models(average, self._memory.copied))
             state = self._memory.copied(state)
-            self._writer.start(partial(self._write, copy.deepcopy(cursor), state, models))
+            curriculum = self._memory.copied(cursor.curriculum)
+            cursor = replace(cursor, curriculum=curriculum)
+            self._writer.start(partial(self._write, cursor, state, models))
         if not in_thread:
             write = partial(self._write, cursor, state, self._models(average))
             on_main(self._accelerator, write, all_say=True)
