@@ -20,6 +20,7 @@ from rlcore.recipe.load import load
 from rlcore.run import checkpoint
 from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
+from rlcore.run.saver import Saver
 from rlcore.run.snapshot import HostMemory, Writer
 from tests.run.whole import finish, run_folder, start, story, write_recipe
 
@@ -111,19 +112,29 @@ PEFT = "model.peft={type: lora, r: 2, target_modules: [q_proj]}"
 def test_the_files_are_those_of_a_checkpoint_that_is_waited_for(
     tmp_path: Path, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every file of every checkpoint, though the weights move on before the slow writer begins."""
+    """Every file of every checkpoint, though the writer begins only when the next checkpoint is due."""
     every = [*overrides, "run.keep_checkpoints=99", "run.checkpoint_every=1"]
     recipe = load(str(write_recipe(tmp_path)), every)
     train(recipe, folder=tmp_path / "waited")
-    save = checkpoint.save
+    save, enter = checkpoint.save, Saver.save
+    entered: list[int] = []
     threads = set()
 
-    def late(*arguments: Any, **settings: Any) -> None:
+    def noted(self: Saver, cursor: checkpoint.Cursor, *arguments: Any, **settings: Any) -> None:
+        entered.append(cursor.step)
+        enter(self, cursor, *arguments, **settings)
+
+    def late(folder: Path, cursor: checkpoint.Cursor, **settings: Any) -> None:
         threads.add(threading.current_thread().name)
-        time.sleep(0.1)
-        save(*arguments, **settings)
+        if threading.current_thread().name == "checkpoint writer":
+            step, deadline = cursor.step, time.monotonic() + 20
+            while entered[-1] <= step and time.monotonic() < deadline:
+                time.sleep(0.002)
+            time.sleep(0.1)
+        save(folder, cursor, **settings)
 
     monkeypatch.setattr(checkpoint, "save", late)
+    monkeypatch.setattr(Saver, "save", noted)
     train(load(str(write_recipe(tmp_path)), [*every, ASYNC]), folder=tmp_path / "async")
     assert "checkpoint writer" in threads
     waited, own = (
