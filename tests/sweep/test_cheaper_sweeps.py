@@ -203,22 +203,22 @@ def test_an_error_of_other_code_ends_one_trial_and_is_retried(
     train, broken = sweeps.train, [True]
 
     def breaks(recipe, **more):
-        if broken[0] and recipe.name == "trial_001_0":
+        if broken[0] and recipe.name == "trial_000_0":
             raise KeyError("of a library")
         return train(recipe, **more)
 
     monkeypatch.setattr(sweeps, "train", breaks)
     over = "stages.sft.optim.lr={log: [1e-4, 1e-2]}"
-    settings = {"search": "tpe", "trials": 12, "metric": "sft/loss"}
-    first = sweeps.run_sweep(sweep_of(tmp_path, over, **{**settings, "trials": 3}))
-    assert first.derived["failed"] == {"trial_001": "KeyError: 'of a library'"}
-    assert "in breaks" in (tmp_path / "sweep/trial_001_0.error.txt").read_text()
-    assert [len(cell.runs) for cell in first.cells.values()] == [1, 0, 1]
-    assert sweeps.run_sweep(sweep_of(tmp_path, over, **{**settings, "trials": 3})).derived == first.derived
+    settings = {"search": "tpe", "trials": 3, "metric": "sft/loss"}
+    first = sweeps.run_sweep(sweep_of(tmp_path, over, **settings))
+    assert first.derived["failed"] == {"trial_000": "KeyError: 'of a library'"}
+    assert "in breaks" in (tmp_path / "sweep/trial_000_0.error.txt").read_text()
+    assert [len(cell.runs) for cell in first.cells.values()] == [0, 1, 1]
+    assert sweeps.run_sweep(sweep_of(tmp_path, over, **settings)).derived == first.derived
     broken[0] = False
-    again = sweeps.run_sweep(sweep_of(tmp_path, over, retry=True, **{**settings, "trials": 3}))
-    assert again.derived["failed"] == {} and len(again.cells["trial_001"].runs) == 1
-    assert again.derived["told"]["trial_001"] is None
+    again = sweeps.run_sweep(sweep_of(tmp_path, over, retry=True, **settings))
+    assert again.derived["failed"] == {} and len(again.cells["trial_000"].runs) == 1
+    assert again.derived["told"]["trial_000"] is None
     assert [c.overrides for c in again.cells.values()] == [c.overrides for c in first.cells.values()]
 
 

@@ -61,7 +61,7 @@ class EarlyStop:
         return next(iter(self.lower_is_better)).partition("/")[0]
 
     def check(self, recipe: Recipe) -> None:
-        """Raise `RecipeError` where the recipe has no such stage with steps, or fewer steps."""
+        """Raise `RecipeError` unless the recipe has such a stage, and enough steps of it."""
         steps = {s.label: s.steps for s in recipe.stages if hasattr(s, "steps")}
         if self.stage not in steps:
             raise RecipeError(

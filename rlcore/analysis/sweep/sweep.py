@@ -186,6 +186,7 @@ def _value(
         except Exception as error:  # of a reward, a library or a device: of this trial alone
             failed[trial] = f"{type(error).__name__}: {first_line(error)}"
             text = "".join(traceback.format_exception(error))
+            sweep.folder.mkdir(parents=True, exist_ok=True)
             (sweep.folder / f"{trial}_{seed}.error.txt").write_text(text, encoding="utf-8")
         else:
             results.add(
