@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rlcore.errors import RunError
 from rlcore.recipe.load import load
@@ -149,6 +150,10 @@ def test_the_files_are_those_of_a_checkpoint_that_is_waited_for(
         (cursor, state), (other_cursor, other) = checkpoint.read(a), checkpoint.read(b)
         assert cursor == other_cursor
         assert_same(state, other)
+        if "average" in state["learner"]:
+            mean = state["learner"]["average"]["mean"]
+            for name, tensor in load_file(a / "ema/model.safetensors").items():
+                assert torch.equal(tensor, mean[f"model.{name}"]), f"{a.name}/ema: {name}"
 
 
 def assert_same(a: Any, b: Any) -> None:
