@@ -118,6 +118,7 @@ def build_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
             name=section.name,
             optional=section.optional,
             against=section.against,
+            turn=section.turn,
         )
         for section in sections
     ]

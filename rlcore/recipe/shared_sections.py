@@ -24,6 +24,10 @@ class RewardSection(PartSection):
     against: str = Field(
         "", description="column with a reference answer, whose own score is subtracted"
     )
+    turn: Count | None = Field(
+        None,
+        description="which completion of a conversation it scores, 1 for the first; default: the last",
+    )
 
 
 class ScoringSection(Section):

@@ -119,6 +119,8 @@ class RewardSpec:
     other rewards None leaves the completion without a value."""
     against: str = ""
     """A column with a reference completion, passed to the reward as `reference` (PIT)."""
+    turn: int | None = None
+    """Which completion of a conversation is scored, 1 for the first; None is the last."""
 
     def __post_init__(self) -> None:
         if not self.name:
