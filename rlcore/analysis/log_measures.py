@@ -106,8 +106,10 @@ def power_law(sides: Sequence[Side], *, amount: str = "step", heldout: int = 1) 
 def _points(side: Side, eval_set: str, amount: str) -> list[tuple[float, float]]:
     """(amount of data, accuracy) of a run: of all its evaluations, or with a key of the recipe of its last one."""
     if amount == "step":
-        log = side.folder.evaluations()
-        return [(row["step"], row["accuracy"]) for row in log if row["eval_set"] == eval_set]
+        log = [row for row in side.folder.evaluations() if row["eval_set"] == eval_set]
+        # An eval stage may repeat what was evaluated after the last step of a training stage.
+        at_step = {row["step"]: row["accuracy"] for row in log}
+        return list(at_step.items())
     value = side.recipe().get(amount)
     if not isinstance(value, int | float):
         raise RunError(
