@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import statistics
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -103,3 +104,27 @@ class _LastingStream:
         """From now on all goes nowhere, also what is buffered."""
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(
+    values: Sequence[float],
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    width: int = 48,
+) -> str:
+    """The values as a line of bars, at most `width` of them; each then stands for the mean of some neighbours."""
+    size = -(-len(values) // width)
+    means = [
+        statistics.fmean(values[start : start + size]) for start in range(0, len(values), size)
+    ]
+    low = min(means) if low is None else low
+    high = max(means) if high is None else high
+    spread = high - low
+    if not spread:
+        return BARS[0] * len(means)
+    heights = [round((mean - low) / spread * (len(BARS) - 1)) for mean in means]
+    return "".join(BARS[min(len(BARS) - 1, max(0, height))] for height in heights)

@@ -144,8 +144,8 @@ def compare(before: Side, after: Side) -> list[Comparison]:
     theirs = after.evaluations()
     for eval_set, row in before.evaluations().items():
         if eval_set in theirs:
-            first = _tasks(before.folder, row)
-            second = _tasks(after.folder, theirs[eval_set])
+            first = task_results(before.folder, row)
+            second = task_results(after.folder, theirs[eval_set])
             if first.keys() & second.keys():
                 comparisons.append(
                     _compared(eval_set, (before.name, first), (after.name, second))
@@ -181,7 +181,9 @@ def _compared(
     )
 
 
-def _tasks(folder: RunFolder, row: Mapping[str, Any]) -> dict[tuple[str, str], TaskResult]:
+def task_results(
+    folder: RunFolder, row: Mapping[str, Any]
+) -> dict[tuple[str, str], TaskResult]:
     """(id, prompt) -> result of each task of an evaluation that has a score.
 
     The prompt belongs to it: an id may name another task in another recipe.

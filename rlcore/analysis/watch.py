@@ -20,13 +20,11 @@ from rlcore.recipe.load import load
 from rlcore.recipe.run_mark import is_running
 from rlcore.recipe.schema import Recipe
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.terminal import sparkline
 
 POLL_S = 1.0
 RECENT = 10
 """Steps that the estimate of the time left is made from."""
-WIDTH = 48
-"""Characters of a sparkline."""
-BARS = "▁▂▃▄▅▆▇█"
 
 SHOWN = (
     "reward/mean",
@@ -105,20 +103,3 @@ def _evaluations(evals: Sequence[dict[str, Any]]) -> Table:
             f"accuracy, {name}", f"{values[-1]:.1%}", sparkline(values, low=0.0, high=1.0)
         )
     return table
-
-
-def sparkline(
-    values: Sequence[float], *, low: float | None = None, high: float | None = None
-) -> str:
-    """The values as a line of bars, at most `WIDTH` of them; each then stands for the mean of some neighbours."""
-    size = -(-len(values) // WIDTH)
-    means = [
-        statistics.fmean(values[start : start + size]) for start in range(0, len(values), size)
-    ]
-    low = min(means) if low is None else low
-    high = max(means) if high is None else high
-    spread = high - low
-    if not spread:
-        return BARS[0] * len(means)
-    heights = [round((mean - low) / spread * (len(BARS) - 1)) for mean in means]
-    return "".join(BARS[min(len(BARS) - 1, max(0, height))] for height in heights)

@@ -24,6 +24,7 @@ from rlcore.cli import evaluate as cli_evaluate
 from rlcore.cli import measure as cli_measure
 from rlcore.cli import merge as cli_merge
 from rlcore.cli import models as cli_models
+from rlcore.cli import paper_measures as cli_paper_measures
 from rlcore.cli import plan as cli_plan
 from rlcore.cli import push as cli_push
 from rlcore.cli import recipes as cli_recipes
@@ -185,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_merge.add_commands(command)
     cli_sweep.add_commands(command)
     cli_compare.add_commands(command)
+    cli_paper_measures.add_commands(command)
     cli_plan.add_commands(command)
     cli_measure.add_commands(command)
     sub = command("doctor", doctor, "say what is installed and what works on this machine")

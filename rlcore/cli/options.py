@@ -1,8 +1,13 @@
-"""Numbers on the command line, within bounds, for `type=` of an argument."""
+"""Numbers on the command line, within bounds, for `type=` of an argument; and `key=value` parameters."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from rlcore.errors import RecipeError
+from rlcore.recipe.yaml_text import read_yaml
 
 
 def count(text: str) -> int:
@@ -61,3 +66,16 @@ def _whole(text: str, least: int, most: int = 10**9) -> int:
         return int(text)
     problem = f"{text[:40]!r} is no whole number from {least} to {most:,}"
     raise argparse.ArgumentTypeError(problem)
+
+
+def parameters(items: Sequence[str]) -> dict[str, Any]:
+    """`key=value` words, with values as YAML. Raises `RecipeError`."""
+    pairs = map(pair, items)
+    return {key: read_yaml(value, f"the parameter {key}") for key, value in pairs}
+
+
+def pair(item: str) -> tuple[str, str]:
+    key, equals, value = item.partition("=")
+    if not equals:
+        raise RecipeError(f"the parameter {item!r} has no '='; write key=value")
+    return key, value

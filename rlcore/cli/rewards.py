@@ -12,9 +12,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from rlcore.cli.options import seconds
-from rlcore.errors import RecipeError
-from rlcore.recipe.yaml_text import read_yaml
+from rlcore.cli.options import pair, parameters, seconds
 from rlcore.terminal import make_console
 
 console = make_console()
@@ -45,7 +43,10 @@ def rewards_test(arguments: argparse.Namespace) -> int:
     from rlcore.scoring.kit import examine
 
     found = examine(
-        arguments.reward, _cases(arguments), _params(arguments), deadline_s=arguments.deadline
+        arguments.reward,
+        _cases(arguments),
+        parameters(arguments.params),
+        deadline_s=arguments.deadline,
     )
     if arguments.json:
         print(json.dumps(found.as_dict()))
@@ -87,7 +88,10 @@ def rewards_probe(arguments: argparse.Namespace) -> int:
     from rlcore.scoring.kit import probe
 
     results = probe(
-        arguments.reward, _cases(arguments), _params(arguments), deadline_s=arguments.deadline
+        arguments.reward,
+        _cases(arguments),
+        parameters(arguments.params),
+        deadline_s=arguments.deadline,
     )
     earned = [result.name for result in results if result.earned]
     if arguments.json:
@@ -123,7 +127,7 @@ def rewards_probe(arguments: argparse.Namespace) -> int:
 def rewards_compare(arguments: argparse.Namespace) -> int:
     from rlcore.scoring.kit import compare, page, read_cases
 
-    where = dict(_pair(item) for item in arguments.where)
+    where = dict(pair(item) for item in arguments.where)
     cases = read_cases(arguments.cases, where)
     result = compare(
         arguments.reward, arguments.other, cases, by=arguments.by, deadline_s=arguments.deadline
@@ -242,18 +246,6 @@ def _cases(arguments: argparse.Namespace) -> list[Any]:
     from rlcore.scoring.kit import read_cases
 
     return read_cases(arguments.cases) if arguments.cases else []
-
-
-def _params(arguments: argparse.Namespace) -> dict[str, Any]:
-    pairs = map(_pair, arguments.params)
-    return {key: read_yaml(value, f"the parameter {key}") for key, value in pairs}
-
-
-def _pair(item: str) -> tuple[str, str]:
-    key, equals, value = item.partition("=")
-    if not equals:
-        raise RecipeError(f"the parameter {item!r} has no '='; write key=value")
-    return key, value
 
 
 def _add(table: Table, name: str, verdict: Any, expected: str, seconds: float) -> None:

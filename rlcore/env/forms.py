@@ -32,6 +32,7 @@ ENVIRONMENTS = {
     "grid_world": "rlcore.environments.grid_world:GridWorld",
     "number_guessing": "rlcore.environments.number_guessing:NumberGuessing",
     "openenv": "rlcore.env.adapters.openenv:openenv",
+    "reconsider": "rlcore.environments.reconsider:Reconsider",
     "textarena": "rlcore.env.adapters.textarena:textarena",
     "verifiers": "rlcore.env.adapters.verifiers:verifiers",
 }

@@ -23,6 +23,7 @@ from rlcore.learner.report import MAXIMA, build_report, empty_report, losses_by_
 from rlcore.learner.settings import OptimSettings
 from rlcore.learner.sharding import gathered, optimizer_in_parts, reshard
 from rlcore.learner.teacher_columns import reads_of_streams, require_scores
+from rlcore.learner.token_record import TokenRecord
 from rlcore.objective.parts import Counts
 from rlcore.objective.term import Objective
 from rlcore.types import Sample, StepReport
@@ -39,6 +40,8 @@ class Learner:
     """Counts publishes: the number under which engines serve the weights that this step began with. Set by the caller."""
     updates: int
     """Counts optimiser updates; the schedule follows it."""
+    record: TokenRecord | None = None
+    """Keeps log-probability and entropy of the trained tokens, where somebody takes them after each step."""
 
     def __init__(
         self,
@@ -199,7 +202,10 @@ class Learner:
             # Gradients are summed over the ranks once, in the last backward pass.
             is_last = number == agreed.rounds - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self._module):
-                tallies.append(self._backward(batch, agreed.counts))
+                tally, logp, entropy = self._backward(batch, agreed.counts)
+            tallies.append(tally)
+            if self.record is not None and number < len(batches):
+                self.record.add(samples, batch, logp, entropy)
         return self._sum_over_ranks(torch.stack(tallies)), agreed
 
     def _agree(self, batches: Sequence[MicroBatch]) -> _Agreed:
@@ -243,8 +249,10 @@ class Learner:
         self.layout = "packed"
         return pack(samples, layout="packed", **settings)
 
-    def _backward(self, batch: MicroBatch, counts: dict[str, Counts]) -> Tensor:
-        """Add a micro-batch's gradient. Returns its tally, see `BatchLoss.tally`."""
+    def _backward(
+        self, batch: MicroBatch, counts: dict[str, Counts]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Add a micro-batch's gradient. Returns its tally (see `BatchLoss.tally`), logp and entropy."""
         batch = batch.to(self.accelerator.device, self.policy.dtype)
         reference = None
         if self._reference is not None:
@@ -260,7 +268,7 @@ class Learner:
             loss = batch_loss(logp, entropy, slice(None))
         # Data parallelism averages gradients over ranks, the objective is their sum.
         self.accelerator.backward(loss * self.accelerator.num_processes)
-        return batch_loss.tally(logp, entropy)
+        return batch_loss.tally(logp, entropy), logp, entropy
 
     def _gather(self, values: Tensor) -> Tensor:
         """[k] of each rank -> [ranks, k], on the CPU."""

@@ -152,6 +152,7 @@ def build_rewards(sections: Sequence[RewardSection]) -> list[RewardSpec]:
             optional=section.optional,
             against=section.against,
             where=section.where,
+            turn=section.turn,
         )
         for section in sections
     ]

@@ -111,6 +111,10 @@ class RunSection(Section):
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="also log there"
     )
+    token_values: bool = Field(
+        True,
+        description="rl stages: keep the learner's log-probability and entropy of each trained token with the rollouts",
+    )
     timeout_s: Seconds = Field(
         1800.0, description="a process that waits longer than this for another ends the run"
     )

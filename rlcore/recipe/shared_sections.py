@@ -28,6 +28,10 @@ class RewardSection(PartSection):
         default_factory=dict,
         description="only for tasks with these values of columns, {column: value or [values]}; category is one; default: all tasks",
     )
+    turn: Count | None = Field(
+        None,
+        description="which completion of a conversation it scores, 1 for the first; default: the last",
+    )
 
 
 class ScoringSection(Section):

@@ -236,10 +236,13 @@ class RunFolder:
     def log_start(self, row: Mapping[str, Any]) -> None:
         self._write_rows(self.starts, [row], mode="a")
 
-    def write_rollouts(self, step: int, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    def rollout_path(self, step: int, rank: int) -> Path:
         """One file a step and process; the main process's has no suffix."""
         suffix = f".rank{rank}" if rank else ""
-        self._write_rows(self.rollouts / f"{step:06d}{suffix}.jsonl", rows)
+        return self.rollouts / f"{step:06d}{suffix}.jsonl"
+
+    def write_rollouts(self, step: int, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._write_rows(self.rollout_path(step, rank), rows)
 
     def write_evaluation(self, name: str, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """The completions of an evaluation: one file a process, the main process's without a suffix."""

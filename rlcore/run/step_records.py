@@ -17,9 +17,11 @@ from rlcore.run.metrics import (
 from rlcore.run.own_metrics import GroupMetric, mean_metrics, measure_groups
 from rlcore.run.rollout_batch import RolloutBatch
 from rlcore.run.step_values import step_metrics, step_rows
+from rlcore.run.token_values import extend_rows, trainer_columns
 from rlcore.types import Sample
 
 if TYPE_CHECKING:
+    from rlcore.learner.update import Learner
     from rlcore.run.session import Run
     from rlcore.run.throughput import Throughput
 
@@ -34,6 +36,25 @@ def write_rollouts(run: Run, batch: RolloutBatch, samples: Sequence[Sequence[Sam
     )
     run.folder.write_rollouts(step, run.accelerator.process_index, rows)
     run.tracker.rollouts("rollouts", rows, step)
+
+
+def add_token_values(
+    run: Run, batch: RolloutBatch, samples: Sequence[Sequence[Sample]], learner: Learner
+) -> None:
+    """Add what the learner computed of the tokens to the rows of `write_rollouts`, as `trainer`."""
+    if learner.record is None:
+        return
+    columns = trainer_columns(batch.groups, samples, learner.record.take())
+    additions = []
+    for _, group, accepted in batch.placed():
+        for rollout in group.rollouts:
+            # a rejected group is not trained, and may have ids of another one
+            column = columns.get(rollout.id) if accepted else None
+            additions.append({"trainer": column} if column else {})
+    if columns:
+        path = run.folder.rollout_path(run.cursor.step + 1, run.accelerator.process_index)
+        with run.folder.writing(f"rollouts/{path.name}"):
+            extend_rows(path, additions)
 
 
 def batch_metrics(

@@ -24,7 +24,7 @@ from rich.table import Table
 from rlcore.run.dead_states import FIRST_STEPS, dead_states, loss_meaning
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracker_tables import log_table
-from rlcore.terminal import SafeConsole
+from rlcore.terminal import SafeConsole, sparkline
 
 if TYPE_CHECKING:
     from rlcore.stages.base import Stage
@@ -45,6 +45,9 @@ EVALUATION_KEYS = re.compile(r"(greedy/)?(accuracy(/.+)?|(pass|maj|rm)@\d+)$")
 SHOWN_KEYS = re.compile(r"greedy/accuracy$|(pass|maj|rm)@(?!1$)\d+$")
 """What a line on the terminal shows of it, beside the accuracy."""
 
+LIVE_BARS = 16
+"""Characters of a sparkline beside the progress bar."""
+
 StepFunction = Callable[[int, dict[str, Any]], None]
 """A callback that is a plain function is its `on_step`."""
 
@@ -64,6 +67,8 @@ class StageLog:
     steps: int = 0
     first: dict[str, Any] = field(default_factory=dict)
     last: dict[str, Any] = field(default_factory=dict)
+    numbers: list[float] = field(default_factory=list)
+    """The main number after each step."""
 
 
 class Tracker:
@@ -87,6 +92,8 @@ class Tracker:
         self._total: int | None = None
         """Steps of the stage; None where it does not say."""
         self._every = 1
+        self._accuracies: list[float] = []
+        """Of this process's evaluations, of several task sets of the first."""
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -134,6 +141,8 @@ class Tracker:
         log.first = log.first or row
         log.last = row
         log.steps += 1
+        if log.headline and log.headline[0] in row:
+            log.numbers.append(row[log.headline[0]])
         if self.accelerator.is_main_process:
             self.folder.log_metrics(row)
         numbers = {
@@ -165,7 +174,7 @@ class Tracker:
             return
         progress, bar = self._bar
         headline = _headline(log.headline, row)
-        progress.update(bar, advance=1, shown=headline)
+        progress.update(bar, advance=1, shown=_live(log, row, self._accuracies))
         if self.console.is_terminal:
             return
         done = int(progress.tasks[bar].completed)
@@ -176,6 +185,8 @@ class Tracker:
     def evaluated(self, stage: Stage, row: Mapping[str, Any], *, within: bool = False) -> None:
         """Log one evaluation and show it. within: between two steps of a training stage."""
         name = stage.label_of(row["eval_set"])
+        if row["eval_set"] == stage.task_sets[0]:
+            self._accuracies.append(row["accuracy"])
         if not within:
             self._log_once(stage, row, name)
         if self.accelerator.is_main_process:
@@ -255,6 +266,20 @@ class Tracker:
 def _headline(headline: Sequence[str], row: Mapping[str, Any]) -> str:
     shown = [f"{_label(key)} {_number(key, row)}" for key in headline if key in row]
     return "  ".join(shown)
+
+
+def _live(log: StageLog, row: Mapping[str, Any], accuracies: Sequence[float]) -> str:
+    """What stands beside the bar on a terminal: the headline, tokens a second, and how the main numbers developed."""
+    parts = [_headline(log.headline, row)]
+    for key in ("tokens_per_s/generated", "tokens_per_s/trained"):
+        if key in row:
+            parts.append(f"{row[key]:,.0f} tokens/s")
+            break
+    if log.numbers:
+        parts.append(f"{_label(log.headline[0])} {sparkline(log.numbers, width=LIVE_BARS)}")
+    if accuracies:
+        parts.append(f"accuracy {sparkline(accuracies, low=0.0, high=1.0, width=LIVE_BARS)}")
+    return "  ".join(parts)
 
 
 def _with_interval(row: Mapping[str, Any], key: str) -> str:

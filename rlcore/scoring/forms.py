@@ -122,6 +122,8 @@ class RewardSpec:
     where: Mapping[str, Any] = field(default_factory=dict)
     """Columns and the value, or list of values, that a task must have for the reward to be asked;
     `category` is the task's. Empty: it is asked for every task."""
+    turn: int | None = None
+    """Which completion of a conversation is scored, 1 for the first; None is the last."""
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -20,6 +20,7 @@ from typing import Any
 from rlcore.errors import RewardError
 from rlcore.scoring.aggregate import Aggregate, aggregate, weighted_sum
 from rlcore.scoring.forms import ENVIRONMENT, GroupView, RewardSpec
+from rlcore.scoring.views import turns_of, view_of
 from rlcore.scoring.worker import GRACE_S, LOAD_DEADLINE_S, Worker, WorkerLost
 from rlcore.types import SCORED, Rollout, Task, Verdict
 
@@ -193,14 +194,17 @@ class Scorer:
             return [_NOBODY] * len(rollouts)
         problems = [_problem(rollout) for rollout in rollouts]
         live = [i for i, problem in enumerate(problems) if problem is None]
-        view = _view(task, [rollouts[i] for i in live])
+        view = view_of(task, [rollouts[i] for i in live])
         by_reward: list[list[Verdict]] = []
         for spec in rewards:
             if worker is None or spec.use == ENVIRONMENT:
                 by_reward.append([_of_environment(rollouts[i]) for i in live])
+            elif spec.turn is not None:
+                by_reward.append(
+                    self._score_turn(worker, spec, task, [rollouts[i] for i in live])
+                )
             else:
-                index = self._index[spec.name]
-                by_reward.append(self._score_with(worker, index, spec, view) if live else [])
+                by_reward.append(self._score_with(worker, spec, view) if live else [])
         no_parts = {spec.name: None for spec in rewards}
         verdicts = [replace(problem or _UNKNOWN, parts=no_parts) for problem in problems]
         for position, i in enumerate(live):
@@ -213,10 +217,23 @@ class Scorer:
             )
         return verdicts
 
-    def _score_with(
-        self, worker: Worker, index: int, spec: RewardSpec, view: GroupView
+    def _score_turn(
+        self, worker: Worker, spec: RewardSpec, task: Task, rollouts: Sequence[Rollout]
     ) -> list[Verdict]:
+        """One reward's verdicts on the same turn of each conversation, [G]."""
+        missing = Verdict(value=None, status="unscorable", reason=f"it has no turn {spec.turn}")
+        verdicts = [missing] * len(rollouts)
+        having = [i for i, rollout in enumerate(rollouts) if turns_of(rollout) >= spec.turn]
+        if having:
+            view = view_of(task, [rollouts[i] for i in having], turn=spec.turn)
+            scored = self._score_with(worker, spec, view)
+            for i, verdict in zip(having, scored, strict=True):
+                verdicts[i] = verdict
+        return verdicts
+
+    def _score_with(self, worker: Worker, spec: RewardSpec, view: GroupView) -> list[Verdict]:
         """One reward's verdicts on a group, [G]."""
+        index = self._index[spec.name]
         if spec.against:
             reference = view.columns.get(spec.against)
             if not isinstance(reference, str):
@@ -311,27 +328,6 @@ def _of_environment(rollout: Rollout) -> Verdict:
     if rollout.episode is None:
         return Verdict(value=None, status="unscorable", reason="it had no environment")
     return Verdict(value=sum(rollout.episode.rewards))
-
-
-def _view(task: Task, rollouts: Sequence[Rollout]) -> GroupView:
-    """What rewards see of the rollouts."""
-    prompt = task.prompt
-    begin = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    messages = []
-    for rollout in rollouts:
-        said = [*begin, {"role": "assistant", "content": rollout.text}]
-        messages.append(said if rollout.episode is None else rollout.episode.messages)
-    lengths = [rollout.episode.prompt_messages for rollout in rollouts if rollout.episode]
-    return GroupView(
-        prompt=task.prompt,
-        answer=task.answer,
-        columns=task.columns,
-        completions=[rollout.text for rollout in rollouts],
-        completion_ids=[rollout.policy_ids for rollout in rollouts],
-        finished=[rollout.finish == "stop" for rollout in rollouts],
-        messages=messages,
-        prompt_messages=lengths[0] if lengths else len(begin),
-    )
 
 
 def _check_names(rewards: Sequence[RewardSpec]) -> None:

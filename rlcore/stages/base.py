@@ -241,6 +241,9 @@ class GeneratingStage(TaskStage):
         uses_environment = any(reward.use == ENVIRONMENT for reward in self.rewards)
         if uses_environment and self.env is None:
             yield "rewards name environment, but the stage has no env"
+        for reward in self.rewards:
+            if reward.turn is not None and (self.env is None or reward.use == ENVIRONMENT):
+                yield f"turn of the reward {reward.use} has no effect: it chooses among the turns of a stage with env"
         late = policy_rewards(self.rewards)
         for reward in late:
             if reward.where:

@@ -43,7 +43,12 @@ from rlcore.run.plots import draw_categories
 from rlcore.run.replay import KeyedGroup
 from rlcore.run.rollout_batch import RolloutBatch
 from rlcore.run.seeds import derive
-from rlcore.run.step_records import batch_metrics, speed_metrics, write_rollouts
+from rlcore.run.step_records import (
+    add_token_values,
+    batch_metrics,
+    speed_metrics,
+    write_rollouts,
+)
 from rlcore.run.stopwatch import Stopwatch
 from rlcore.run.teachers import build_teachers
 from rlcore.run.token_limit import TokenLimit
@@ -207,6 +212,7 @@ class RlStage(TeacherKeys, ReplayKeys, GroupKeys, UpdateKeys, TrainingKeys, Gene
 
 
 def run_rl(run: Run, stage: RlStage) -> None:
+    from rlcore.learner.token_record import TokenRecord
     from rlcore.run.throughput import throughput
 
     seed = derive(run.recipe.seed, "rl", run.cursor.stage)
@@ -214,6 +220,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     critic = stage_critic(run, stage, seed=seed)
     learner = run.learner(stage, objective)
+    learner.record = TokenRecord() if run.recipe.run.token_values else None
     limit = TokenLimit(run, stage.stop_after_tokens)
     own_metrics = build_metrics(stage.metrics)
 
@@ -244,6 +251,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
                 keyed = batches.replay.join(run.cursor.stage_step, batch.keyed(samples))
                 report = update_policy(run, stage, learner, batch, keyed, seed=seed)
                 metrics |= learner_metrics(report) | batches.replay.metrics()
+                add_token_values(run, batch, samples, learner)
                 metrics |= critic.learn(batch) if critic else {}
                 watch.lap("learn")
             # what is still under way, where weights are not loaded in flight

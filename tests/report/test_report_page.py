@@ -18,7 +18,14 @@ from rlcore.run.metrics import rollout_rows
 from rlcore.terminal import visible
 from rlcore.types import Group, Task, Verdict
 from tests.report.browser import browser_session, opened
-from tests.report.stories import group_rows, log_steps, multi_turn, new_run, write_group
+from tests.report.stories import (
+    group_rows,
+    log_steps,
+    multi_turn,
+    new_run,
+    with_trainer,
+    write_group,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -191,6 +198,42 @@ def test_a_rollout_and_its_group(browser, tmp_path: Path) -> None:
         page.click("#group")
         assert page.locator(".members > .card").count() == 8
         assert shown.problems == []
+
+
+def test_tokens_are_coloured_by_what_the_learner_computed(browser, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "learnt", steps=2)
+    task = Task(id="t", prompt="1+1=", answer="2")
+    run.write_rollouts(1, 0, map(with_trainer, group_rows(task, ["four tokens", "five tokens"])))
+    run.write_rollouts(2, 0, group_rows(task, ["nothing was kept", "of these"]))
+    with opened(browser, written(tmp_path / "learnt", to=tmp_path / "report.html")) as shown:
+        page = shown.page
+        page.select_option("#order", "oldest")
+        page.click(".list .row >> nth=0")
+        shown.until("document.querySelectorAll('.detail .token').length === 11")
+        tokens = page.locator(".detail .token")
+        assert tokens.nth(5).get_attribute("title") == (
+            "token 6, advantage -0.5, log-probability -0.50, learner minus engine 0.02, entropy 0.45, version 0"
+        )
+        page.select_option("#colouring", "entropy")
+        strengths = [_alpha(tokens.nth(i).get_attribute("style")) for i in (1, 5, 9)]
+        # 0.75 (1 - exp(-H)) for 1, 5 and 9 elevenths of a nat, kept in hundredths
+        assert strengths == [0.06, 0.27, 0.42]
+        assert tokens.nth(10).get_attribute("style") is None  # not trained
+        page.select_option("#colouring", "gap")
+        style = tokens.nth(3).get_attribute("style")
+        assert "42,120,214" in style and _alpha(style) == 0.68  # the largest gap of the group
+        page.click("#group")
+        assert page.locator(".members .token[style*='42,120,214']").count() == 2 * 10
+        page.click("#group")
+        page.click(".list .row >> nth=2")
+        shown.until("document.querySelector('.detail pre').textContent !== ''")
+        shown.until("document.querySelector('#colouring option[value=gap]').disabled")
+        assert page.locator(".detail .token[style]").count() == 0
+        assert shown.problems == []
+
+
+def _alpha(style: str) -> float:
+    return float(style.rpartition(",")[2].rstrip(")"))
 
 
 def test_turns_of_a_multi_turn_rollout(browser, tmp_path: Path) -> None:

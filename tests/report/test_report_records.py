@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from rlcore.analysis.report.charts import sections
 from rlcore.analysis.report.curves import series
 from rlcore.analysis.report.page import Report, page_with
 from rlcore.analysis.report.rollouts import as_script_json
 from rlcore.analysis.token_texts import TokenTexts
-from rlcore.analysis.watch import BARS, sparkline
 from rlcore.cli.main import main
 from rlcore.measures.intervals import wilson
+from rlcore.recipe.load import load
+from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
+from rlcore.terminal import BARS, sparkline
 from rlcore.tokenizer import byte_tokenizer
 from rlcore.types import Task
 from tests.report.stories import new_run, write_group
+from tests.run.whole import write_recipe
 
 
 def test_wilson_intervals_are_those_of_the_textbook() -> None:
@@ -182,3 +187,23 @@ def test_sparklines() -> None:
         and sparkline([2.0, 2.0]) == BARS[0] * 2
     )
     assert len(sparkline(list(range(1000)))) <= 48
+
+
+def test_the_bar_of_a_running_stage(tmp_path: Path) -> None:
+    """On a terminal: steps, time left, tokens a second, and sparklines of the reward and of the accuracy."""
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=220, color_system=None)
+    short = ("stages.sft.steps=1", "stages.rl.steps=4", "stages.rl.eval_every=2")
+    train(load(str(write_recipe(tmp_path)), short), console=terminal)
+    # how the bar stood at last: four rewards, and the accuracy before, after two and after four steps
+    bars = f"[{BARS}]"
+    last = re.findall(
+        rf"rl .* 4/4 (\S+) reward \S+.*  ([\d,]+) tokens/s  reward ({bars}+)  accuracy ({bars}+)",
+        shown.getvalue(),
+    )[-1]
+    assert re.fullmatch(r"[\d:-]+", last[0]) and int(last[1].replace(",", "")) > 0
+    rows = [row for row in read_rows(tmp_path / "runs/tiny/metrics.jsonl") if row["stage"] == "rl"]
+    assert last[2] == sparkline([row["reward/mean"] for row in rows])
+    accuracies = [row["accuracy"] for row in read_rows(tmp_path / "runs/tiny/eval.jsonl")]
+    # the bar is drawn before the evaluation after its step
+    assert last[3] == sparkline(accuracies[: len(last[3])], low=0.0, high=1.0) and len(last[3]) >= 2

@@ -74,10 +74,23 @@ def check_page(browser, run: Path, rollouts: int, name: str) -> None:
             tab.fill("#reward-from", str(best))
             tab.click(".list .row >> nth=0")
             tab.wait_for_selector(".detail .token")
+            check_colours(tab)
             assert f"{best:.4g}" in tab.inner_text(".list .row >> nth=0")
             tab.click("#clear")
             shown.screenshot(f"{name}_{size}")
             assert shown.problems == []
+
+
+def check_colours(tab) -> None:
+    """A training rollout has each colouring that every run keeps."""
+    for colouring in ("advantage", "entropy", "gap"):
+        tab.select_option("#colouring", colouring)
+    tab.select_option("#colouring", "entropy")
+    coloured = tab.locator(".detail .token[style*='142,84,201']").count()
+    assert 0 < coloured <= tab.locator(".detail .token").count()
+    titles = tab.locator(".detail .token[style]").first.get_attribute("title")
+    assert "entropy" in titles and "learner minus engine" in titles
+    tab.select_option("#colouring", "advantage")
 
 
 def test_the_quickstart(browser, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import IO
 import pytest
 
 from rlcore.run.folder import read_rows
+from tests.run.test_evaluation_engines import check_between_steps, evaluate, trained
 from tests.run.whole import finish, run_folder, start, write_recipe
 
 pytest.importorskip("vllm")
@@ -161,6 +162,11 @@ def test_a_stage_that_ends_early_leaves_nothing_under_way(tmp_path: Path) -> Non
     recipe = write_recipe(tmp_path)
     finish(start("train", recipe, *SERVED, "stages.rl.stop_after_tokens=100"), 300)
     assert 0 < len(rl_steps(run_folder(recipe))) < 6
+
+
+def test_a_served_run_evaluates_between_its_steps(tmp_path: Path) -> None:
+    """Two ranks, one batch ahead, each evaluation of both task sets."""
+    check_between_steps(evaluate(trained(tmp_path), *SERVED, processes=2))
 
 
 def test_a_signal_ends_all_servers(serve: Serve) -> None:

@@ -222,6 +222,7 @@ def _shown(row: Mapping[str, Any], texts: Texts | None, task: int) -> dict[str, 
         "reason": visible(str(row.get("reason", ""))),
         "temperature": row.get("temperature"),
         "accepted": row.get("accepted", True),
+        **_trainer(row),
     }
     if "steps" in row:
         steps = row["steps"]
@@ -230,6 +231,22 @@ def _shown(row: Mapping[str, Any], texts: Texts | None, task: int) -> dict[str, 
             "values": steps["values"],
         }
     return shown
+
+
+def _trainer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`gaps`, learner minus engine in ten-thousandths of a nat, and `entropies` in hundredths, where the run kept them."""
+    if "trainer" not in row:
+        return {}
+    recorded = zip(row["logprobs"], row["mask"], strict=True)
+    behaviour = [max(logprob, LEAST_LOGPROB) for logprob, wrote in recorded if wrote]
+    gaps = [
+        None if mine is None else round(10_000 * (max(mine, LEAST_LOGPROB) - theirs))
+        for mine, theirs in zip(row["trainer"]["logprobs"], behaviour, strict=True)
+    ]
+    entropies = [
+        None if value is None else round(100 * value) for value in row["trainer"]["entropies"]
+    ]
+    return {"gaps": gaps, "entropies": entropies}
 
 
 def _turns(row: Mapping[str, Any], texts: Texts | None) -> list[dict[str, Any]]:

@@ -2,34 +2,50 @@
 "use strict"
 
 const MOST_TOKENS = 4000 // of a rollout that are coloured; the rest is plain text
-const COLOURINGS = { advantage: "advantage", logprob: "log-probability", version: "policy version", none: "no colours" }
+const COLOURINGS = { advantage: "advantage", logprob: "log-probability", entropy: "entropy", gap: "learner minus engine", version: "policy version", none: "no colours" }
 const UP = "42,120,214"
 const DOWN = "214,69,65"
 const UNLIKELY = "217,140,20"
+const UNCERTAIN = "142,84,201"
+const LEAST_GAP = 0.001 // nats that always have a faint colour: below it is round-off
 
-/** Numbers of each completion token: advantage (undefined: unknown, null: not trained), log-probability, version. */
+/** Numbers of each completion token: advantage, gap and entropy (undefined: unknown, null: not trained), log-probability, version. */
 function tokenNumbers(rollout) {
   const spread = (runs) => runs.flatMap(([value, times]) => Array(times).fill(value))
-  return { advantage: spread(rollout.advantages), logprob: rollout.logprobs.map((hundredths) => hundredths / 100), version: spread(rollout.versions) }
+  const scaled = (whole, unit) => whole.map((value) => (value === null ? null : value / unit))
+  return {
+    advantage: spread(rollout.advantages), logprob: scaled(rollout.logprobs, 100), version: spread(rollout.versions),
+    gap: scaled(rollout.gaps ?? [], 10000), entropy: scaled(rollout.entropies ?? [], 100),
+  }
 }
 
-/** What colours are relative to: the largest |advantage| and the oldest version of some rollouts. */
+/** What colours are relative to: the largest |advantage| and |gap| and the oldest version of some rollouts. */
 function colourScale(rollouts) {
   let advantage = 0
+  let gap = LEAST_GAP
   let oldest = Infinity
   for (const rollout of rollouts) {
     for (const [value] of rollout.advantages) advantage = Math.max(advantage, Math.abs(value ?? 0))
+    for (const value of rollout.gaps ?? []) gap = Math.max(gap, Math.abs(value ?? 0) / 10000)
     for (const [version] of rollout.versions) oldest = Math.min(oldest, version)
   }
-  return { advantage, oldest }
+  return { advantage, gap, oldest }
+}
+
+/** Red to blue around 0. */
+function signed(value, largest) {
+  const strength = 0.08 + 0.6 * Math.abs(value) / largest
+  return `background:rgba(${value > 0 ? UP : DOWN},${strength.toFixed(2)})`
 }
 
 /** Style of a token; colours are see-through, so that they do on light and on dark paper. */
 function tokenStyle(colouring, numbers, i, scale) {
   const advantage = numbers.advantage[i]
-  if (colouring === "advantage" && advantage && scale.advantage) {
-    const strength = 0.08 + 0.6 * Math.abs(advantage) / scale.advantage
-    return `background:rgba(${advantage > 0 ? UP : DOWN},${strength.toFixed(2)})`
+  if (colouring === "advantage" && advantage && scale.advantage) return signed(advantage, scale.advantage)
+  if (colouring === "gap" && numbers.gap[i]) return signed(numbers.gap[i], scale.gap)
+  if (colouring === "entropy" && numbers.entropy[i]) {
+    const strength = 0.75 * (1 - Math.exp(-numbers.entropy[i]))
+    return `background:rgba(${UNCERTAIN},${strength.toFixed(2)})`
   }
   if (colouring === "logprob" && numbers.logprob[i] !== undefined) {
     const strength = 0.75 * (1 - Math.exp(numbers.logprob[i] / 2))
@@ -46,6 +62,8 @@ function tokenTitle(numbers, i) {
   const parts = [`token ${i + 1}`]
   if (advantage !== undefined) parts.push(advantage === null ? "not trained" : `advantage ${shortNumber(advantage)}`)
   if (numbers.logprob[i] !== undefined) parts.push(`log-probability ${numbers.logprob[i].toFixed(2)}`)
+  if (numbers.gap[i] != null) parts.push(`learner minus engine ${shortNumber(numbers.gap[i])}`)
+  if (numbers.entropy[i] != null) parts.push(`entropy ${numbers.entropy[i].toFixed(2)}`)
   if (numbers.version[i] !== undefined) parts.push(`version ${numbers.version[i]}`)
   return parts.join(", ")
 }

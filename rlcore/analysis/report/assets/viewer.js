@@ -199,7 +199,9 @@ const Viewer = {
   showDetail(position, members, rollouts) {
     const rollout = rollouts[members.indexOf(position)]
     const again = () => this.showDetail(position, members, rollouts)
-    const colouring = element("select", { id: "colouring" }, Object.entries(COLOURINGS).map(([name, text]) => element("option", { value: name }, text)))
+    const unknown = rollouts.some((member) => member.entropies) ? [] : ["entropy", "gap"] // the run did not keep them
+    const option = ([name, text]) => element("option", unknown.includes(name) ? { value: name, disabled: "" } : { value: name }, text)
+    const colouring = element("select", { id: "colouring" }, Object.entries(COLOURINGS).map(option))
     colouring.value = this.colouring
     colouring.onchange = () => { this.colouring = colouring.value; again() }
     const group = element("button", { id: "group", "aria-pressed": String(this.wholeGroup), onclick: () => { this.wholeGroup = !this.wholeGroup; again() } }, `group of ${members.length}`)

@@ -1,0 +1,130 @@
+"""Measures of papers on what a run logs of its evaluations: over the stages, over steps, and over amounts of data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlcore.analysis.compare import Side
+from rlcore.errors import RunError
+from rlcore.measures.power_law import extrapolate, fit_power_law
+from rlcore.measures.stability_gap import gap_from_log
+from rlcore.measures.transfer import matrix
+from rlcore.recipe.load import load
+
+Row = dict[str, Any]
+
+
+def transfer(sides: Sequence[Side], *, trained: Mapping[str, str] | None = None) -> list[Row]:
+    """Accuracy of each eval set after each training stage, what was forgotten, and what earlier stages gave.
+
+    trained: eval set -> name of the stage that trains it, for forward transfer and maintenance.
+    """
+    rows = []
+    for side in sides:
+        stages = load(str(side.folder.path)).stages
+        measured = matrix(
+            [(stage.label, stage.trains) for stage in stages], side.folder.evaluations()
+        )
+        for eval_set in dict.fromkeys(name for row in measured.accuracy for name in row):
+            row = {**_where(side, eval_set)}
+            labels = ["start", *measured.stages]
+            for label, accuracy in zip(labels, measured.accuracy, strict=True):
+                row[f"after {label}" if label != "start" else label] = accuracy.get(eval_set)
+            row["forgetting"] = measured.forgetting(eval_set)
+            if trained and eval_set in trained:
+                place = _place(measured.stages, trained[eval_set])
+                row["forward transfer"] = measured.forward_transfer(eval_set, place)
+                row["maintenance"] = measured.maintenance(eval_set, place)
+            rows.append(row)
+    return rows
+
+
+def stability_gap(sides: Sequence[Side], *, stage: str) -> list[Row]:
+    """How far each eval set falls while a stage trains, and how many steps until it is back. stage: its name.
+
+    It needs an eval stage before it, and `eval_every` in it.
+    """
+    rows = []
+    for side in sides:
+        labels = [one.label for one in load(str(side.folder.path)).stages]
+        index = _place(labels, stage) - 1
+        log = side.folder.evaluations()
+        for eval_set in dict.fromkeys(row["eval_set"] for row in log if "during" in row):
+            gap = gap_from_log(log, eval_set, stage_index=index)
+            rows.append(
+                {
+                    **_where(side, eval_set),
+                    "start": gap.start,
+                    "lowest": gap.lowest,
+                    "depth": gap.depth,
+                    "steps to lowest": gap.steps_to_lowest,
+                    "steps to return": gap.steps_to_return,
+                    "end": gap.end,
+                }
+            )
+    return rows
+
+
+def power_law(sides: Sequence[Side], *, amount: str = "step", heldout: int = 1) -> list[Row]:
+    """Superficial alignment: accuracy against the amount of data as a power law, and how it extrapolates.
+
+    amount: a key of the recipe, which differs between the runs, or `step`: the steps before each evaluation. heldout:
+    largest amounts that are predicted from the others.
+    """
+    rows = []
+    for eval_set in sides[0].evaluations():
+        points = [point for side in sides for point in _points(side, eval_set, amount)]
+        positive = [point for point in points if min(point) > 0]
+        amounts = [amount for amount, _ in positive]
+        scores = [score for _, score in positive]
+        law = fit_power_law(amounts, scores)
+        head = {
+            "eval set": eval_set,
+            "points": len(positive),
+            "points at 0": len(points) - len(positive),
+            "scale": law.scale,
+            "exponent": law.exponent,
+            "interval": law.exponent_interval,
+        }
+        beyond = extrapolate(amounts, scores, heldout=heldout) if heldout else []
+        for point in beyond:
+            rows.append(
+                {
+                    **head,
+                    "held out": point.amount,
+                    "predicted": point.predicted,
+                    "measured": point.measured,
+                    "relative error": point.relative_error,
+                }
+            )
+        if not beyond:
+            rows.append(head)
+    return rows
+
+
+def _points(side: Side, eval_set: str, amount: str) -> list[tuple[float, float]]:
+    """(amount of data, accuracy) of a run: of all its evaluations, or with a key of the recipe of its last one."""
+    if amount == "step":
+        log = [row for row in side.folder.evaluations() if row["eval_set"] == eval_set]
+        # An eval stage may repeat what was evaluated after the last step of a training stage.
+        at_step = {row["step"]: row["accuracy"] for row in log}
+        return list(at_step.items())
+    value = side.recipe().get(amount)
+    if not isinstance(value, int | float):
+        raise RunError(
+            f"{side.name}: its recipe has no number at {amount!r}; see its recipe.yaml"
+        )
+    row = side.evaluations().get(eval_set)
+    return [] if row is None else [(value, row["accuracy"])]
+
+
+def _place(labels: Sequence[str], stage: str) -> int:
+    """Number of a stage, from 1."""
+    if stage not in labels:
+        raise RunError(f"there is no stage {stage!r}: there are {', '.join(labels)}")
+    return list(labels).index(stage) + 1
+
+
+def _where(side: Side, eval_set: str) -> Row:
+    return {"run": side.name, "eval set": eval_set}
