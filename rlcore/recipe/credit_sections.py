@@ -29,7 +29,8 @@ class StepValuesSection(PartSection):
     use: str = Field(
         "monte_carlo",
         description="monte_carlo continues prefixes; siblings compares the completions of a group "
-        "and generates nothing; file.py:function of (rollout, spans), a process reward model say; or file.py:Estimator",
+        "and generates nothing; greedy: a greedy completion gives the value of the prompt (ReMax); "
+        "file.py:function of (rollout, spans), a process reward model say; or file.py:Estimator",
     )
     split: str | dict[str, Any] = Field(
         "newline",
@@ -72,10 +73,11 @@ class CreditSection(Section):
         default_factory=dict,
         description="weight of the samples of a category; 1 for the others",
     )
-    demonstrations: Literal["none", "gated", "mixed", "all"] = Field(
+    demonstrations: Literal["none", "gated", "mixed", "all", "solved"] = Field(
         "none",
         description="gated: imitate those of tasks the policy does not solve (hpt); mixed: each is one more completion of its "
-        "group (luffy); all: each beside its group (gkd)",
+        "group (luffy); all: each beside its group (gkd); solved: none is read, each correct completion is imitated beside its "
+        "group (vapo)",
     )
     threshold: Annotated[float, Field(ge=0)] = Field(
         0.0, description="gated: a task counts as not solved up to this mean reward"

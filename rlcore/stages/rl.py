@@ -125,7 +125,7 @@ class RlStage(TeacherKeys, ReplayKeys, GroupKeys, UpdateKeys, TrainingKeys, Gene
 
     @property
     def imitates(self) -> bool:
-        return self.credit.demonstrations != "none"
+        return self.credit.demonstrations not in ("none", "solved")
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
         yield from super().problems(recipe, before)
