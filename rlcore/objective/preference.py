@@ -151,7 +151,7 @@ def sharpen(*, beta: float = 0.1) -> PairLoss:
     """(beta (log p(chosen) - log p(rejected)) - (1 + beta) margin)^2, where the margin is the difference of
     the two completions' log-probabilities under the policy that the stage began with.
 
-    Source: RLHF-sharpening (arXiv 2412.01951, eq. 8), whose log-ratios to that policy are taken together with
+    Source: RLHF-sharpening (arXiv 2412.01951), whose log-ratios to that policy are taken together with
     its self-rewards: both are the margin. At 0 the policy is proportional to p_start^(1 + 1/beta). Pairs:
     `best_worst` of a `sample` stage right before, with the reward `likelihood`.
     beta: how strongly the policy is held to the one that the stage began with.

@@ -20,7 +20,7 @@ from tests.run.table import table
 
 START = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 OPTIMA = {1.0: (0.658, 0.237, 0.105), 0.5: (0.781, 0.169, 0.050), 0.1: (0.996, 0.004, 0.000)}
-"""beta -> the maximiser of E[log p_start] - beta KL(p to p_start), from the paper's theorem 4.2."""
+"""beta -> the maximiser of E[log p_start] - beta KL(p to p_start)."""
 
 
 def pair_losses(logp: torch.Tensor, beta: float) -> torch.Tensor:
