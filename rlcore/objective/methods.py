@@ -222,6 +222,15 @@ METHODS: dict[str, Method] = {
         source="arXiv 2505.15201, eq. 33: the unbiased gradient of the best reward of 4 completions",
         when="as pass_at_k, for rewards of any scale",
     ),
+    "mml": Method(
+        objective="rloo",
+        baseline="zero",
+        zero_variance="keep",
+        credit={"solutions": {"beta": 0.25}},
+        source="arXiv 2205.14318: beta-MML over the correct completions of a task that were found so far; "
+        "credit.solutions.beta: 1 is MML, null MLE-Aug",
+        when="few tasks that are drawn again and again, with several right solutions each",
+    ),
     "dro": Method(
         objective="dro",
         baseline="mean",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveInt, model_validator
 
 from rlcore.credit.demonstrations import check_streams
+from rlcore.credit.solutions import Solutions
 from rlcore.objective.correction import require_correction
 from rlcore.objective.method_keys import in_place_of, with_method
 from rlcore.recipe.build import (
@@ -214,6 +215,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     objective = build_objective(stage.objective, max_tokens=stage.sampling.max_tokens)
     critic = stage_critic(run, stage, seed=seed)
     learner = run.learner(stage, objective)
+    solutions = stage_solutions(run, stage, learner)
     limit = TokenLimit(run, stage.stop_after_tokens)
     own_metrics = build_metrics(stage.metrics)
 
@@ -225,7 +227,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     ):
         batches = batch_source(run, stage, curriculum, learner, scorer, pool, seed=seed)
         run.resume_stage(learner, curriculum, batches)
-        credit = stage_credit(run, stage, critic)
+        credit = solutions or stage_credit(run, stage, critic)
         speed = throughput(run.policy, run.accelerator, peak_tflops=run.recipe.run.peak_tflops)
         run.publish(learner.version, batches.generator)
         while stage.goes_on(run) and not limit.reached:
@@ -301,6 +303,21 @@ def stage_credit(run: Run, stage: RlStage, critic: StageCritic | None) -> Credit
         demonstrate=partial(demonstrate, encoder),
         critic=critic and critic.credit,
     )
+
+
+def stage_solutions(run: Run, stage: RlStage, learner: Learner) -> Solutions | None:
+    """Credit for the tasks' own solutions, which checkpoints hold from now on; None without it."""
+    section = stage.credit.solutions
+    if section is None:
+        return None
+    solutions = Solutions(
+        section,
+        logprobs=learner.sequence_logprobs,
+        demonstrate=partial(demonstrate, run.encoder),
+        gather=run.gather,
+    )
+    run.parts["solutions"] = solutions
+    return solutions
 
 
 def stage_critic(run: Run, stage: RlStage, *, seed: int) -> StageCritic | None:
