@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rlcore.recipe.build_learner import require_policys_tokens
 from rlcore.recipe.optim_sections import UpdateSection
 from rlcore.run.seeds import derive
 from rlcore.stages.pair_keys import PairKeys
@@ -101,6 +102,9 @@ class RewardModelStage(PairKeys):
     def check(self, context: Checking) -> list[str]:
         total = self.steps * self.batch_size
         what = "pairs" if self.loss == "pairwise" else "tasks"
+        if self.base != "policy":
+            with context.at("base"):
+                require_policys_tokens(context.recipe.model, self.base)
         return [
             *super().check(context),
             f"{self.label}: {self.steps} steps x {self.batch_size} {what} = {total:,}",

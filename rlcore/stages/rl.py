@@ -29,7 +29,11 @@ from rlcore.recipe.build import (
     build_scorer,
 )
 from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
-from rlcore.recipe.build_learner import build_objective, require_starting_point
+from rlcore.recipe.build_learner import (
+    build_objective,
+    require_policys_tokens,
+    require_starting_point,
+)
 from rlcore.recipe.credit_sections import CreditSection, baseline_conflicts
 from rlcore.recipe.critic_section import CriticSection, critic_conflicts
 from rlcore.recipe.env_section import conflicts
@@ -170,6 +174,7 @@ class RlStage(TeacherKeys, ReplayKeys, GroupKeys, UpdateKeys, TrainingKeys, Gene
         if self.critic is not None and self.critic.path is not None:
             with context.at("critic.path"):
                 require_starting_point(self.critic.path)
+                require_policys_tokens(context.recipe.model, self.critic.path)
         with context.at("credit"):
             build_credit(self.credit, weights=credit_weights(self), critic=context.no_critic)
         with context.at("credit.demonstrations"):
