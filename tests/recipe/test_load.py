@@ -8,6 +8,7 @@ import pytest
 
 from rlcore.errors import RecipeError
 from rlcore.recipe.load import dump, load, recipe_names, validate
+from rlcore.recipe.stage_names import by_name
 from rlcore.recipe.yaml_text import parse_yaml
 
 SMALL = """
@@ -130,6 +131,13 @@ def test_every_key_is_documented_once() -> None:
     assert len(set(names)) == len(names)
     assert {"seed", "optim.lr", "stages[rl].optim", "engine.use"} <= set(names)
     assert not [key.key for key in keys if key.type and not key.meaning]
+
+
+def test_a_message_names_a_stage_where_one_alone_has_the_name() -> None:
+    raw = {"stages": [{"kind": "sft"}, {"kind": "rl", "name": "first"}, {"kind": "sft"}, {"kind": "own.py:Mine"}]}
+    said = "stages.1.steps: 0; stages.2.optim; stages.3; stages.9; stages.rl"
+    assert by_name(said, raw) == "stages.first.steps: 0; stages.2.optim; stages.Mine; stages.9; stages.rl"
+    assert by_name(said, {}) == said == by_name(said, {"stages": 3})
 
 
 def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(
