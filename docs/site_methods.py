@@ -75,8 +75,15 @@ def _costs(method: Method) -> Iterator[str]:
         yield "a forward pass over stale tokens"
     elif _has_a_ratio(aim):
         yield "old log-probabilities"
-    if method.credit.get("demonstrations", "none") != "none":
+    demonstrations = method.credit.get("demonstrations", "none")
+    if demonstrations == "solved":
+        yield "correct completions in the updates twice"
+    elif demonstrations != "none":
         yield "updates on demonstrations"
+    if "steps" in method.credit:
+        yield "generation: a greedy completion a task"
+    if "solutions" in method.credit:
+        yield "a forward pass over the solutions of the tasks, and updates on all of them"
 
 
 def _has_a_ratio(aim: Objective) -> bool:

@@ -19,7 +19,8 @@ class RewardModel:
     format: `chat` renders the conversation by the tokenizer's template, `plain` joins prompt and answer, `auto` is chat where
     there is a template. batch_size: conversations in one forward; it changes no score.
     label: of a model with several labels, the name or number of the one whose probability is the score. sigmoid: squash the
-    one score of a model without labels to 0 .. 1.
+    one score of a model without labels to 0 .. 1. heads: the labels are scores, and all are given, as a verdict whose parts they are
+    and whose value is their mean.
     A conversation longer than `max_length` tokens is `unscorable`: a cut one would be scored for what it does not end in.
 
     >>> RewardModel.conversation("2+2=?", "4")
@@ -39,6 +40,7 @@ class RewardModel:
         max_length: int = 4096,
         label: str | int | None = None,
         sigmoid: bool = False,
+        heads: bool = False,
     ) -> None:
         from rlcore import load_model, load_tokenizer
 
@@ -57,7 +59,8 @@ class RewardModel:
         self.max_length = min(
             max_length, getattr(self.model.config, "max_position_embeddings", max_length)
         )
-        self.label = self._label(label)
+        self.heads = heads
+        self.label = None if heads else self._label(label)
 
     def __call__(
         self, prompts: Sequence[str | list[Message]], completions: Sequence[Any], **columns: Any
@@ -112,7 +115,7 @@ class RewardModel:
         )
         return asked + answer
 
-    def _scores(self, rows: list[list[int]]) -> list[float]:
+    def _scores(self, rows: list[list[int]]) -> list[float] | list[Verdict]:
         import torch
 
         pad = self._padding(rows)
@@ -125,9 +128,17 @@ class RewardModel:
         )
         with torch.inference_mode():
             logits = self.model(input_ids=ids, attention_mask=mask).logits.float()
+        if self.heads:
+            scores = logits.sigmoid() if self.sigmoid else logits
+            return [self._verdict(row) for row in scores.tolist()]
         if self.label is not None:
             return logits.softmax(-1)[:, self.label].tolist()
         return (logits[:, 0].sigmoid() if self.sigmoid else logits[:, 0]).tolist()
+
+    def _verdict(self, scores: list[float]) -> Verdict:
+        names = self.model.config.id2label
+        parts = {names[number]: score for number, score in enumerate(scores)}
+        return Verdict(value=sum(scores) / len(scores), parts=parts)
 
     def _padding(self, rows: list[list[int]]) -> int:
         """The padding token. Models read their score at a row's last token that is not padding: where the checkpoint names

@@ -2,7 +2,7 @@
 beside it.
 
 `demonstrate` makes the sample of a task's demonstration, for example with `demonstration_sample`.
-The samples of `gated`, `mixed` and `beside` are of stream "demonstration", so the objective needs a term
+The samples of `gated`, `mixed`, `beside` and `solved` are of stream "demonstration", so the objective needs a term
 for it (`hpt`, `luffy`, or `dapo` + `sft`).
 """
 
@@ -102,6 +102,44 @@ def beside(credit: Credit, demonstrate: Callable[[Task], Sample]) -> Credit:
     return with_demonstrations
 
 
+def solved(credit: Credit) -> Credit:
+    """VAPO (arXiv 2504.05118, section 4.3): each group's samples, and its correct completions once more as
+    demonstrations.
+
+    Correct is what passed the stage's first reward.
+    """
+
+    def with_solutions(groups: Sequence[Group]) -> list[list[Sample]]:
+        result = []
+        for group, samples in zip(groups, credit(groups), strict=True):
+            right = [rollout for rollout, verdict in scored_rollouts(group) if verdict.passed()]
+            solutions = [sample for rollout in right for sample in imitated(rollout)]
+            result.append([*samples, *solutions])
+        return result
+
+    return with_solutions
+
+
+def imitated(rollout: Rollout) -> list[Sample]:
+    """What the policy wrote in a rollout as demonstrations; several sequences have weights that add up to 1."""
+    sequences = rollout.sequences
+    return [
+        Sample(
+            id=rollout.id,
+            token_ids=sequence.token_ids,
+            mask=sequence.mask,
+            advantages=[float(trained) for trained in sequence.mask],
+            weight=1 / len(sequences),
+            temperature=sequence.temperature,
+            support=sequence.support,
+            part=part,
+            stream=STREAM,
+        )
+        for part, sequence in enumerate(sequences)
+        if any(sequence.mask)
+    ]
+
+
 def mixed(
     credit: Credit, demonstrate: Callable[[Task], Sample], *, reward: float = 1.0
 ) -> Credit:
@@ -167,10 +205,10 @@ def check_streams(demonstrations: str, streams: Collection[str]) -> None:
     learns = STREAM in streams
     if demonstrations != "none" and not learns:
         raise RecipeError(
-            f"it is {demonstrations!r}, but the stage's objective does not learn from them: use hpt or gkd"
+            f"it is {demonstrations!r}, but the stage's objective does not learn from them: use hpt, gkd or vapo"
         )
     if demonstrations == "none" and learns:
         raise RecipeError(
             "the stage's objective learns from demonstrations: "
-            "set credit.demonstrations to gated, mixed or all"
+            "set credit.demonstrations to gated, mixed, all or solved"
         )

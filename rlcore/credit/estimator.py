@@ -18,6 +18,7 @@ from rlcore.types import Group, Prefix, StepValues, Verdict
 ESTIMATORS = {
     "monte_carlo": "rlcore.credit.monte_carlo:MonteCarlo",
     "siblings": "rlcore.credit.siblings:Siblings",
+    "greedy": "rlcore.credit.greedy:Greedy",
 }
 """Name in a recipe -> a class; of `ESTIMATOR_CONTEXT` it receives what its signature names."""
 
@@ -48,6 +49,13 @@ class Cost:
     """Prompt and prefix tokens of all continuations; with prefix caching most are not computed
     again.
     """
+
+    def add_continued(self, prefix: Prefix, group: Group) -> None:
+        """Count a prefix, and the completions that continue it."""
+        given = len(prefix.rollout.prompt_ids) + prefix.length
+        self.prefixes += 1
+        self.tokens += sum(sum(rollout.mask) - prefix.length for rollout in group.rollouts)
+        self.read += prefix.n * given
 
 
 Estimator = Callable[[Sequence[Group]], tuple[list[Group], Cost]]

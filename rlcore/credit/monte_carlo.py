@@ -215,7 +215,7 @@ class MonteCarlo:
         continued = []
         for (key, query), group in zip(new.items(), groups, strict=True):
             values[key] = self._value([verdict for _, verdict in scored_rollouts(group)])
-            _count(query.prefix, group, cost)
+            cost.add_continued(query.prefix, group)
             continued.append(
                 _Continued(
                     group_index=query.track.group_index, prefix=query.prefix, group=group
@@ -296,13 +296,6 @@ def _values(track: _Track) -> StepValues | None:
     if track.values[0] is None or (inner and all(value is None for value in inner)):
         return None
     return StepValues(rollout_id=track.rollout.id, spans=track.spans, values=track.values)
-
-
-def _count(prefix: Prefix, group: Group, cost: Cost) -> None:
-    given = len(prefix.rollout.prompt_ids) + prefix.length
-    cost.prefixes += 1
-    cost.tokens += sum(sum(rollout.mask) - prefix.length for rollout in group.rollouts)
-    cost.read += prefix.n * given
 
 
 def best_of(n: int, right: int, k: int) -> float:

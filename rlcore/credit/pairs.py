@@ -2,11 +2,12 @@
 
     answers        a correct completion        against  a wrong completion, whole
     best_worst     the completion of highest reward  against  that of the lowest
+    short          the shortest correct completion   against  longer ones, wrong or correct
     first_pit      a correct completion        against  a wrong completion up to its first pit, nothing after it
     shared_prefix  prefix + the better step    against  prefix + the worse step
 
 A builder is a function `(group, **parameters) -> pairs`; one of your own is named by its place,
-`pairs: my_pairs.py:shortest`, and is offered what it names of `BUILDER_CONTEXT`. `first_pit`
+`pairs: my_pairs.py:function`, and is offered what it names of `BUILDER_CONTEXT`. `first_pit`
 and `shared_prefix` read the group's step values (arXiv 2406.14532): Q_0, before the first step,
 and Q_i after each step. The first pit is the first step after which the value is lowest. Pairs
 that share a prefix say nothing about it: in the DPO gradient its tokens cancel exactly, where
@@ -22,8 +23,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, cycle
+from typing import Annotated
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from rlcore.credit.group import scored_rollouts
 from rlcore.types import Group, Rollout, StepValues
@@ -44,6 +46,7 @@ class Pair:
 PAIRS = {
     "answers": "rlcore.credit.pairs:answer_pairs",
     "best_worst": "rlcore.credit.pairs:best_worst_pairs",
+    "short": "rlcore.credit.pairs:short_pairs",
     "first_pit": "rlcore.credit.pairs:first_pit_pairs",
     "shared_prefix": "rlcore.credit.pairs:shared_prefix",
     "delta": "rlcore.credit.delta_pairs:delta_pairs",
@@ -82,6 +85,28 @@ def best_worst_pairs(group: Group, *, min_gap: NonNegativeFloat = 0.0) -> Iterat
     margin = high.value - low.value
     if margin > 0 and margin >= min_gap:
         yield _pair(best, best.completion_ids, worst.completion_ids, margin)
+
+
+def short_pairs(group: Group, *, ratio: Annotated[float, Field(ge=1)] = 1.5) -> Iterator[Pair]:
+    """The shortest correct completion against each longer wrong one, and against each correct one that is
+    at least `ratio` times as long: long2short DPO (Kimi k1.5, arXiv 2501.12599, 2.4).
+
+    Lengths are in tokens.
+    """
+    correct, wrong = _correct_and_wrong(group)
+    if not correct:
+        return
+    chosen = min(correct, key=_length)
+    longer = [rollout for rollout in wrong if _length(rollout) > _length(chosen)]
+    for rollout in correct:
+        if rollout is not chosen and _length(rollout) >= ratio * _length(chosen):
+            longer.append(rollout)
+    for rejected in longer:
+        yield _pair(chosen, chosen.completion_ids, rejected.completion_ids)
+
+
+def _length(rollout: Rollout) -> int:
+    return len(rollout.completion_ids)
 
 
 def first_pit_pairs(group: Group, *, min_gap: NonNegativeFloat = 0.1) -> Iterator[Pair]:

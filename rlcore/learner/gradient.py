@@ -99,6 +99,7 @@ class BatchLoss:
             row=batch.row[part],
             rows=len(batch.order),
             lengths=None if self._lengths is None else self._lengths[part],
+            marked=batch.marked[part] if "marked" in self._objective.reads else None,
             **self._of_teacher(logp, top, part),
         )
 
@@ -218,6 +219,7 @@ def _trials() -> Iterator[tuple[Tokens, Counts]]:
             teacher=reference + advantage,
             top=top.log_softmax(1)[:, :3],
             teacher_top=teacher_top.log_softmax(1)[:, :3],
+            marked=row % 2 == 0,
         )
         yield tokens, Counts(count, rows)
 
@@ -246,6 +248,8 @@ def _not_read(objective: Objective) -> dict[str, None]:
         absent["reference"] = None
     if not objective.needs_teacher:
         absent["teacher"] = None
+    if "marked" not in objective.reads:
+        absent["marked"] = None
     if "teacher_top" not in objective.reads:
         absent |= {"top": None, "teacher_top": None}
     return absent

@@ -54,6 +54,7 @@ class MicroBatch:
     old: Tensor  # [N] float64, denominator of the ratio; 0 where `live`
     live: Tensor  # [N] bool, True where the denominator is the log-probability being computed
     weight: Tensor  # [N] float64
+    marked: Tensor  # [N] bool, by the objective's selection
     support: Support | None = None
     """Tokens that truncated sampling kept; None if nothing was truncated."""
     teacher: Tensor | None = None  # [N] float64, 0 in samples without a teacher's scores
@@ -278,7 +279,7 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
         for name, values in _token_columns(sample, version).items():
             columns[name].append(np.broadcast_to(np.asarray(values), ids.shape)[trained])
     vectors = {
-        name: _tensor(parts, torch.bool if name in ("has_behaviour", "live") else torch.float64)
+        name: _tensor(parts, torch.bool if name in _FLAGS else torch.float64)
         for name, parts in columns.items()
     }
     return MicroBatch(
@@ -298,7 +299,8 @@ def _micro_batch(samples: Sequence[Sample], units: list[_Unit], version: int) ->
     )
 
 
-_COLUMNS = ("advantage", "behaviour", "has_behaviour", "old", "live", "weight")
+_FLAGS = ("has_behaviour", "live", "marked")
+_COLUMNS = ("advantage", "behaviour", "old", "weight", *_FLAGS)
 
 
 def _token_columns(sample: Sample, version: int) -> dict[str, list[float] | float | bool]:
@@ -318,6 +320,7 @@ def _token_columns(sample: Sample, version: int) -> dict[str, list[float] | floa
         "old": 0.0 if live else old,
         "live": live,
         "weight": sample.weight,
+        "marked": sample.marked or False,
     }
 
 

@@ -154,6 +154,11 @@ class Learner:
             completed.append(replace(sample, old_logprobs=values))
         return completed, agreed.model_tokens
 
+    def sequence_logprobs(self, samples: Sequence[Sample]) -> list[float]:
+        """The sum of the policy's present log-probabilities over each sample's trained tokens. Collective."""
+        scored, _ = self.with_old_logprobs(samples)
+        return [sum(sample.old_logprobs) for sample in scored]
+
     def state_dict(self) -> dict[str, Any]:
         """Optimiser, updates, version, averaged weights and moving coefficients; the weights themselves are the policy's to save.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlcore.objective.parts import constant, exponential, shaped, unit, unlikely, where
-from rlcore.objective.policy_gradient import grpo, ppo
+from rlcore.objective.policy_gradient import dapo, grpo, ppo
 from rlcore.objective.term import Objective, Term
 
 
@@ -72,10 +72,25 @@ def hpt(sft_weight: float = 1.0, clip_low: float = 0.2, clip_high: float = 0.2) 
     paper's script has no clip and divides by neither standard deviation nor length (`dr_grpo`
     without its clip).
     """
-    imitate = Term(
+    return grpo(clip_low, clip_high) + _imitate(sft_weight)
+
+
+def vapo(imitation: float = 0.1, clip_low: float = 0.2, clip_high: float = 0.28) -> Objective:
+    """VAPO (arXiv 2504.05118, section 4.3): token mean of -min(r A, clip(r) A), plus imitation times that
+    of -log pi over the correct completions.
+
+    Use with credit's demonstrations "solved", which gives each correct completion once more as a
+    demonstration. imitation: mu in the paper, 0.1.
+    """
+    return dapo(clip_low, clip_high) + _imitate(imitation)
+
+
+def _imitate(weight: float) -> Objective:
+    """Token mean of -weight log pi over demonstrations."""
+    term = Term(
         advantage=constant(1.0),
-        weight=sft_weight,
+        weight=weight,
         stream="demonstration",
         name="demonstration",
     )
-    return grpo(clip_low, clip_high) + Objective((imitate,))
+    return Objective((term,))

@@ -111,12 +111,13 @@ METHODS: dict[str, Method] = {
         when="as ppo, for long completions with one reward at their end",
     ),
     "vapo": Method(
-        objective="dapo",
+        objective="vapo",
         baseline="critic",
         zero_variance="keep",
+        credit={"demonstrations": "solved"},
         critic={**VC_PPO, "length_adaptive": 0.05},
-        source="arXiv 2504.05118: VC-PPO with length-adaptive lambda, clip 0.2 / 0.28, token mean; "
-        "its language-model loss on correct completions is left out",
+        source="arXiv 2504.05118: VC-PPO with length-adaptive lambda, clip 0.2 / 0.28, token mean, and "
+        "0.1 times the language-model loss of correct completions",
         when="as vc_ppo, where completions differ much in length",
     ),
     "gspo": Method(
@@ -181,6 +182,14 @@ METHODS: dict[str, Method] = {
         source="arXiv 2505.23585: exactly on-policy, the length-weighted optimal baseline, whole sequences",
         when="one update a step and completions of very different length",
     ),
+    "remax": Method(
+        objective="rloo",
+        baseline="zero",
+        zero_variance="keep",
+        credit={"steps": {"use": "greedy", "scheme": "vine"}},
+        source="arXiv 2310.10505, algorithm 1: the reward of the greedy completion as baseline, whole sequences",
+        when="one completion a task without a critic, or few completions a task",
+    ),
     "gpg": Method(
         objective="reinforce",
         baseline="mean",
@@ -212,6 +221,15 @@ METHODS: dict[str, Method] = {
         baseline="max_at_k",
         source="arXiv 2505.15201, eq. 33: the unbiased gradient of the best reward of 4 completions",
         when="as pass_at_k, for rewards of any scale",
+    ),
+    "mml": Method(
+        objective="rloo",
+        baseline="zero",
+        zero_variance="keep",
+        credit={"solutions": {"beta": 0.25}},
+        source="arXiv 2205.14318: beta-MML over the correct completions of a task that were found so far; "
+        "credit.solutions.beta: 1 is MML, null MLE-Aug",
+        when="few tasks that are drawn again and again, with several right solutions each",
     ),
     "dro": Method(
         objective="dro",
@@ -250,6 +268,12 @@ METHODS: dict[str, Method] = {
         baseline="mean_std",
         source="arXiv 2505.22617: tokens of large covariance left out, to keep entropy",
         when="entropy collapses early in training",
+    ),
+    "kl_cov": Method(
+        objective="kl_cov",
+        baseline="mean_std",
+        source="arXiv 2505.22617: tokens of large covariance held near the old policy; needs several updates a step",
+        when="as clip_cov; the paper finds it the steadier of the two",
     ),
     "opd": Method(
         objective="opd",

@@ -1,4 +1,4 @@
-"""Losses on pairs of completions that need no reference model: SimPO, CPO and ORPO.
+"""Losses on pairs of completions that need no reference model: SimPO, CPO, ORPO and Sharpening.
 
 Each is made as `loss(**parameters)` and maps what the policy gives both sides, `Sides`, to
 `PairLosses`. One of your own is named by its place: `method: my_losses.py:loss`. DPO and KTO,
@@ -25,6 +25,8 @@ class Sides(NamedTuple):
     chosen_tokens: Tensor
     """Number of tokens of the chosen completion."""
     rejected_tokens: Tensor
+    margin: Tensor | None = None
+    """By how much the pair's rewards differ; None where one of the pairs does not say."""
 
     @property
     def chosen_mean(self) -> Tensor:
@@ -51,7 +53,7 @@ PairLoss = Callable[[Sides], PairLosses]
 
 PAIR_LOSSES = {
     name: f"rlcore.objective.preference:{name}"
-    for name in ("dpo", "kto", "simpo", "cpo", "orpo")
+    for name in ("dpo", "kto", "simpo", "cpo", "orpo", "sharpen")
 }
 """Name in a recipe -> a function of its parameters. Those of dpo and kto give settings of TRL's
 trainers.
@@ -141,6 +143,31 @@ def orpo(*, beta: float = 0.1) -> PairLoss:
             beta * sides.chosen_mean,
             beta * sides.rejected_mean,
         )
+
+    return loss
+
+
+def sharpen(*, beta: float = 0.1) -> PairLoss:
+    """(beta (log p(chosen) - log p(rejected)) - (1 + beta) margin)^2, where the margin is the difference of
+    the two completions' log-probabilities under the policy that the stage began with.
+
+    Source: RLHF-sharpening (arXiv 2412.01951), whose log-ratios to that policy are taken together with
+    its self-rewards: both are the margin. At 0 the policy is proportional to p_start^(1 + 1/beta). Pairs:
+    `best_worst` of a `sample` stage right before, with the reward `likelihood`.
+    beta: how strongly the policy is held to the one that the stage began with.
+    """
+    _positive("beta", beta)
+
+    def loss(sides: Sides) -> PairLosses:
+        if sides.margin is None:
+            raise RecipeError(
+                "method sharpen reads the margin of each pair, and one has none: use pairs: best_worst "
+                "of completions with the reward likelihood"
+            )
+        chosen = beta * sides.chosen
+        rejected = beta * sides.rejected
+        error = chosen - rejected - (1 + beta) * sides.margin
+        return PairLosses(error.square(), chosen, rejected)
 
     return loss
 

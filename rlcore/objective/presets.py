@@ -15,7 +15,7 @@ from rlcore.errors import RecipeError
 from rlcore.objective.correction import correct
 from rlcore.objective.distill import gkd, opd, with_teacher
 from rlcore.objective.entropy_control import EntropyControl
-from rlcore.objective.imitation import awr, dft, hpt, luffy, sft, unlikelihood
+from rlcore.objective.imitation import awr, dft, hpt, luffy, sft, unlikelihood, vapo
 from rlcore.objective.kl import with_kl
 from rlcore.objective.off_policy import dppo, dro, gmpo, topr
 from rlcore.objective.parts import both, constant, dual, entropy
@@ -35,7 +35,7 @@ from rlcore.objective.policy_gradient import (
     sapo,
     vespo,
 )
-from rlcore.objective.selection import clip_cov, m2po
+from rlcore.objective.selection import clip_cov, kl_cov, m2po
 from rlcore.objective.term import Objective, Term
 from rlcore.plugin import check_params, check_type, find, signature
 
@@ -62,12 +62,14 @@ PRESETS: dict[str, Callable[..., Objective]] = {
         dppo,
         m2po,
         clip_cov,
+        kl_cov,
         awr,
         sft,
         dft,
         unlikelihood,
         luffy,
         hpt,
+        vapo,
         opd,
         gkd,
     )

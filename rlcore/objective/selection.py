@@ -1,12 +1,13 @@
-"""Presets that leave out tokens by comparing all tokens of a step.
+"""Presets that leave out or mark tokens by comparing all tokens of a step.
 
 A part of a term sees one micro-batch, so a rule about quantiles of the batch cannot be a part: its
 gradient would depend on how the update was cut. Such a rule is the objective's `select` instead, a
 function from the samples of a step, before its first update, to the same samples in which the tokens
-that it leaves out have advantage 0. They keep their place in the averages. It knows the tokens by their
-advantages and by two recorded log-probabilities, those of the policy that wrote them and (where it was
-recomputed) those of the policy at the start of the step. `gather` joins the items of all processes, so
-the choice does not depend on micro-batches, minibatches, packing or the number of processes.
+that it leaves out have advantage 0, or in which some are marked for a term that reads `tokens.marked`.
+They keep their place in the averages. It knows the tokens by their advantages and by two recorded
+log-probabilities, those of the policy that wrote them and (where it was recomputed) those of the policy
+at the start of the step. `gather` joins the items of all processes, so the choice does not depend on
+micro-batches, minibatches, packing or the number of processes.
 
 Papers decide anew in each minibatch with the log-probabilities of the moment; up to the first update of a
 step that is the same.
@@ -17,13 +18,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlcore.errors import RecipeError
 from rlcore.objective.off_policy import behaviour_policy
 from rlcore.objective.parts import clip, old_policy
 from rlcore.objective.term import Objective, Selection, Term
+from rlcore.objective.tokens import Tokens, reads
 from rlcore.types import Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlcore.objective.parts import Advantage
 
 Gather = Callable[[Iterable[Any]], list[Any]]
 """The items of all processes, on every process."""
@@ -73,12 +80,57 @@ def clip_cov(
     at random and left out. log pi is that of the policy at the start of the step. The draw depends
     on the ids of the rollouts alone.
     """
-    if not 0 < fraction <= 1:
-        raise RecipeError(
-            f"clip_cov: the fraction is {fraction:g}, but must be above 0 and at most 1"
-        )
+    _check_fraction("clip_cov", fraction)
     term = Term(mask=clip(clip_low, clip_high), denominator=old_policy)
     return Objective((term,), select=_large_covariance(fraction, least, most))
+
+
+def kl_cov(fraction: float = 2e-3, beta: float = 1.0) -> Objective:
+    """KL-Cov (arXiv 2505.22617): token mean of -r A, plus beta |log r| at the tokens of largest covariance.
+
+    The covariance is that of `clip_cov`. As many as `fraction` of all tokens of the step (at least one),
+    those of the largest, are held near the policy at its start; no ratio is clipped. The paper takes
+    fraction 2e-3 for 7B and 2e-4 for 32B, and beta 1. The pull is 0 in the first update of a step, where
+    r is 1: it needs several (minibatches, update_epochs) or stale tokens.
+    """
+    _check_fraction("kl_cov", fraction)
+    near = Term(advantage=_back_to_old(beta), name="kl_cov")
+    return Objective((Term(denominator=old_policy), near), select=_mark_largest(fraction))
+
+
+def _check_fraction(name: str, fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise RecipeError(
+            f"{name}: the fraction is {fraction:g}, but must be above 0 and at most 1"
+        )
+
+
+def _back_to_old(beta: float) -> Advantage:
+    """-beta sign(log r) at marked tokens, 0 elsewhere: the descent of beta |log r|."""
+
+    @reads("marked")
+    def advantage(tokens: Tokens) -> Tensor:
+        sign = (tokens.logp - tokens.old).sign()
+        return -beta * sign * tokens.marked.to(sign.dtype)
+
+    return advantage
+
+
+def _mark_largest(fraction: float) -> Selection:
+    def select(samples: Sequence[Sample], gather: Gather) -> list[Sample]:
+        tokens = list(_tokens(samples))
+        covariances, total = _covariances(tokens, gather)
+        # Its lot tells tokens of equal covariance apart, in all processes alike.
+        ranked = [
+            (covariance, _lot(samples[token.sample], token.position))
+            for covariance, token in zip(covariances, tokens, strict=True)
+        ]
+        number = max(1, int(fraction * total))
+        largest = set(sorted(gather(ranked), reverse=True)[:number])
+        chosen = [token for rank, token in zip(ranked, tokens, strict=True) if rank in largest]
+        return _marked(samples, chosen)
+
+    return select
 
 
 def _small_second_moment(threshold: float) -> Selection:
@@ -110,21 +162,29 @@ def _largest_kept(distances: Sequence[float], threshold: float) -> float:
 def _large_covariance(fraction: float, least: float, most: float) -> Selection:
     def select(samples: Sequence[Sample], gather: Gather) -> list[Sample]:
         tokens = list(_tokens(samples))
-        sums = (len(tokens), sum(t.advantage for t in tokens), sum(t.old for t in tokens))
-        totals = [sum(values) for values in zip(*gather([sums]), strict=True)]
-        count = max(1, totals[0])
-        mean_advantage = totals[1] / count
-        mean_logp = totals[2] / count
+        covariances, total = _covariances(tokens, gather)
         candidates = []
-        for token in tokens:
-            covariance = (token.advantage - mean_advantage) * (token.old - mean_logp)
+        for covariance, token in zip(covariances, tokens, strict=True):
             if least < covariance < most:
                 candidates.append((_lot(samples[token.sample], token.position), token))
         lots = sorted(gather([lot for lot, _ in candidates]))
-        drawn = set(lots[: max(1, int(fraction * totals[0]))])
+        drawn = set(lots[: max(1, int(fraction * total))])
         return _without(samples, [token for lot, token in candidates if lot in drawn])
 
     return select
+
+
+def _covariances(tokens: Sequence[_Token], gather: Gather) -> tuple[list[float], int]:
+    """(A - mean A) (log pi - mean log pi) of each token, and the number of tokens of all processes."""
+    sums = (len(tokens), sum(t.advantage for t in tokens), sum(t.old for t in tokens))
+    totals = [sum(values) for values in zip(*gather([sums]), strict=True)]
+    count = max(1, totals[0])
+    mean_advantage = totals[1] / count
+    mean_logp = totals[2] / count
+    covariances = [
+        (token.advantage - mean_advantage) * (token.old - mean_logp) for token in tokens
+    ]
+    return covariances, totals[0]
 
 
 def _lot(sample: Sample, position: int) -> float:
@@ -160,4 +220,15 @@ def _without(samples: Sequence[Sample], tokens: Iterable[_Token]) -> list[Sample
     return [
         replace(sample, advantages=changed[index]) if index in changed else sample
         for index, sample in enumerate(samples)
+    ]
+
+
+def _marked(samples: Sequence[Sample], tokens: Iterable[_Token]) -> list[Sample]:
+    """The samples with these tokens marked."""
+    marks = [[False] * len(sample.token_ids) for sample in samples]
+    for token in tokens:
+        marks[token.sample][token.position] = True
+    return [
+        replace(sample, marked=marked) if any(marked) else sample
+        for sample, marked in zip(samples, marks, strict=True)
     ]

@@ -44,6 +44,8 @@ class Tokens(NamedTuple):
     """[N, K] log pi of the teacher's K most probable tokens; carries gradient."""
     teacher_top: Tensor | None = None
     """[N, K] the teacher's own log-probabilities of them."""
+    marked: Tensor | None = None
+    """[N] bool, tokens that the objective's `select` marked."""
 
 
 class Counts(NamedTuple):
@@ -79,7 +81,7 @@ def row_mean(values: Tensor, tokens: Tokens) -> Tensor:
 
 def reads(*fields: str) -> Callable[[Part], Part]:
     """Decorator for a part that uses fields of `Tokens` which are not always there: reference,
-    teacher, teacher_top; and teacher_base, where `teacher` must be relative to a base."""
+    teacher, teacher_top, marked; and teacher_base, where `teacher` must be relative to a base."""
 
     def mark(part: Part) -> Part:
         part.reads = fields_read(part) | frozenset(fields)  # type: ignore[attr-defined]

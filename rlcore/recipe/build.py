@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 POLICY_REWARDS = {
     "information_gain": "rlcore.learner.information_gain:InformationGain",
+    "likelihood": "rlcore.learner.likelihood:Likelihood",
     "reward_model": "rlcore.run.reward_model:ModelReward",
 }
 """Name in a recipe's `rewards` -> a reward that the learner's process computes, with the policy or another model: made as

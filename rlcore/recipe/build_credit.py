@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlcore.credit.category_weights import weighted_categories
 from rlcore.credit.continuations import with_continuations
-from rlcore.credit.demonstrations import beside, gated, mixed
+from rlcore.credit.demonstrations import beside, gated, mixed, solved
 from rlcore.credit.estimator import ESTIMATORS, Completions, Estimator
 from rlcore.credit.group import BASELINES, Credit, group_credit
 from rlcore.credit.monte_carlo import Continue
@@ -105,6 +105,8 @@ def build_credit(
         credit = exponential_weights(credit, gather, beta=section.exponential)
     if demonstrate and section.demonstrations == "gated":
         credit = gated(credit, demonstrate, threshold=section.threshold)
+    if section.demonstrations == "solved":
+        credit = solved(credit)
     if demonstrate and section.demonstrations == "all":
         credit = beside(credit, demonstrate)
     return credit

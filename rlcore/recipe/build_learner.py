@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlcore.errors import EngineError, RecipeError, RlcoreError
+from rlcore.errors import EngineError, ModelError, RecipeError, RlcoreError
 from rlcore.objective.presets import find_preset, objective
 from rlcore.objective.term import Objective
 from rlcore.plugin import build_later, in_words
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rlcore.learner.policy import Policy
     from rlcore.learner.update import Learner
+    from rlcore.recipe.model_sections import ModelSection
     from rlcore.rollout.engine import Engine
     from rlcore.rollout.prompt import PromptEncoder
     from rlcore.stages.base import Stage
@@ -98,6 +99,27 @@ def require_starting_point(path: str) -> None:
     from rlcore.pretrained import require_model
 
     require_model(starting_point(path))
+
+
+def require_policys_tokens(model: ModelSection, path: str | list[str]) -> None:
+    """Raise `ModelError` where the model at `path` has other tokens than the policy. Nothing is said where one of the two tokenizers cannot be
+    read without a network, or a model file is missing: the run itself then compares them.
+    """
+    from rlcore.tokenizer import different_tokens, load_tokenizer
+
+    folder = starting_point(path)
+    own = model.tokenizer or starting_point(model.path)
+    if not Path(folder).is_dir() or not (own == "bytes" or Path(own).is_dir()):
+        return
+    try:
+        different = different_tokens(load_tokenizer(own), load_tokenizer(folder))
+    except ModelError:
+        return
+    if different:
+        raise ModelError(
+            f"the model {folder} has another tokenizer than the policy, whose tokens it must read ({different}): "
+            "use a model with the policy's tokenizer"
+        )
 
 
 def build_encoder(recipe: schema.Recipe, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:

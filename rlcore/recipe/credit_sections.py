@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from rlcore.recipe.section import PartSection, Section
 
@@ -29,7 +29,8 @@ class StepValuesSection(PartSection):
     use: str = Field(
         "monte_carlo",
         description="monte_carlo continues prefixes; siblings compares the completions of a group "
-        "and generates nothing; file.py:function of (rollout, spans), a process reward model say; or file.py:Estimator",
+        "and generates nothing; greedy: a greedy completion gives the value of the prompt (ReMax); "
+        "file.py:function of (rollout, spans), a process reward model say; or file.py:Estimator",
     )
     split: str | dict[str, Any] = Field(
         "newline",
@@ -45,6 +46,22 @@ class StepsSection(StepValuesSection):
     )
     keep: Literal["none", "correct", "all"] = Field(
         "none", description="which continuations are learned from too"
+    )
+
+
+class SolutionsSection(Section):
+    """A task's own correct completions of all steps, which are learned in place of the group."""
+
+    beta: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.25,
+        description="beta-MML: 1 learns the likeliest solution most (MML), towards 0 all alike; null: MLE-Aug, each with weight 1",
+    )
+    size: PositiveInt = Field(
+        16, description="solutions of a task that are kept, the first ones"
+    )
+    longest: Annotated[float, Field(ge=1)] | None = Field(
+        None,
+        description="a new solution has at most so many times the tokens of the task's shortest",
     )
 
 
@@ -72,13 +89,19 @@ class CreditSection(Section):
         default_factory=dict,
         description="weight of the samples of a category; 1 for the others",
     )
-    demonstrations: Literal["none", "gated", "mixed", "all"] = Field(
+    demonstrations: Literal["none", "gated", "mixed", "all", "solved"] = Field(
         "none",
         description="gated: imitate those of tasks the policy does not solve (hpt); mixed: each is one more completion of its "
-        "group (luffy); all: each beside its group (gkd)",
+        "group (luffy); all: each beside its group (gkd); solved: none is read, each correct completion is imitated beside its "
+        "group (vapo)",
     )
     threshold: Annotated[float, Field(ge=0)] = Field(
         0.0, description="gated: a task counts as not solved up to this mean reward"
+    )
+    solutions: SolutionsSection | None = Field(
+        None,
+        description="learn the distinct correct completions of the task that were found so far, the demonstration too (mml); "
+        "the baseline then has no part",
     )
     steps: StepsSection | None = Field(
         None, description="credit for each reasoning step of a completion"
@@ -91,6 +114,16 @@ class CreditSection(Section):
 
     @model_validator(mode="after")
     def _effective(self) -> CreditSection:
+        if self.solutions is not None:
+            for key in ("steps", "turns", "exponential"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"{key} and solutions both say what is learned: leave out one"
+                    )
+            if self.demonstrations != "none":
+                raise ValueError(
+                    "demonstrations has no effect with solutions, which hold those of their tasks: leave it out"
+                )
         if self.threshold and self.demonstrations != "gated":
             raise ValueError("threshold has no effect: it is for demonstrations: gated")
         return self

@@ -22,6 +22,7 @@ from rlcore.plugin import did_you_mean
 from rlcore.recipe.keys import keys_below, section_at
 from rlcore.recipe.run_mark import RUN_MARK, read_mark
 from rlcore.recipe.schema import Recipe
+from rlcore.recipe.stage_names import by_name, position_of
 from rlcore.recipe.yaml_text import plain, read_yaml, write_yaml
 
 SUFFIX = ".yaml"
@@ -74,7 +75,9 @@ def load(
     changes: top-level keys that replace the recipe's; `rewards` replace those of its stages too.
     overrides: `key=value`, laid over that.
     """
-    return _finish(_read(find(name), seen=()), overrides, changes, where=str(name))
+    path = find(name)
+    raw = _read(path, seen=())
+    return _finish(raw, overrides, changes, where=str(name), folder=_folder_of(path))
 
 
 def load_mapping(
@@ -94,19 +97,24 @@ def is_run_folder(path: Path) -> bool:
 
 
 def _finish(
-    raw: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, Any], *, where: str
+    raw: dict[str, Any],
+    overrides: Sequence[str],
+    changes: Mapping[str, Any],
+    *,
+    where: str,
+    folder: Path | None = None,
 ) -> Recipe:
     raw |= changes
     if "rewards" in changes:
         for stage in raw.get("stages", []):
             if isinstance(stage, dict):
                 stage.pop("rewards", None)
-    override(raw, overrides)
+    override(raw, overrides, folder)
     return validate(raw, where=where)
 
 
-def override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set the `key=value` overrides in a plain mapping. Raises `RecipeError`."""
+def override(raw: dict[str, Any], overrides: Sequence[str], folder: Path | None = None) -> None:
+    """Set the `key=value` overrides in a plain mapping; a file that is not here is named by its place in `folder`. Raises `RecipeError`."""
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
@@ -114,7 +122,8 @@ def override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
                 f"the override {brief(item)} has no '='; write key=value, for example seed=1"
             )
         value = read_yaml(text, f"the value of the override {brief(item)}")
-        _assign(raw, key, value, where="the command line")
+        placed = value if folder is None else _placed(value, folder)
+        _assign(raw, key, placed, where="the command line")
 
 
 def validate(raw: dict[str, Any], *, where: str) -> Recipe:
@@ -123,7 +132,9 @@ def validate(raw: dict[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        problems = [_sentence(detail, raw) for detail in error.errors(include_url=False)]
+        problems = [
+            by_name(_sentence(detail, raw), raw) for detail in error.errors(include_url=False)
+        ]
     shown = problems[:5] + ([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])
     raise RecipeError(f"recipe {where}: " + "; ".join(map(_shortened, shown)))
 
@@ -190,15 +201,19 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         base = _read(_parent(path, parent), (*seen, path.resolve()))
     else:
         raise RecipeError(f"recipe {path}: extends is {brief(parent)}; it must name a recipe")
-    # The files beside a run's own recipe are what it wrote.
-    started_in = read_mark(path.parent).started_in if is_run_folder(path.parent) else None
-    raw = _placed(raw, path.parent if started_in is None else Path(started_in))
+    raw = _placed(raw, _folder_of(path))
     plain = {key: value for key, value in raw.items() if "." not in str(key)}
     merged = _merge(base, plain)
     for key, value in raw.items():
         if "." in str(key):
             _assign(merged, key, value, where=f"recipe {path}")
     return merged
+
+
+def _folder_of(path: Path) -> Path:
+    """Where the files that a recipe names are; the files beside a run's own recipe are what it wrote."""
+    started_in = read_mark(path.parent).started_in if is_run_folder(path.parent) else None
+    return path.parent if started_in is None else Path(started_in)
 
 
 def _parent(path: Path, parent: str) -> Path:
@@ -256,42 +271,19 @@ def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
     *parents, last = dotted.split(".")
     for part in parents:
         if isinstance(node, list):
-            node = node[_item(node, part, dotted, where)]
+            node = node[position_of(node, part, dotted, where)]
         elif isinstance(node, dict):
             child = node.get(part)
             if not isinstance(child, list):
                 node[part] = _as_mapping(child)
             node = node[part]
     if isinstance(node, list):
-        position = _item(node, last, dotted, where)
+        position = position_of(node, last, dotted, where)
         node[position : position + 1] = [] if value is None else [value]
     elif isinstance(node, dict):
         node[last] = value
     else:
         raise RecipeError(f"{where}: {dotted!r} reaches into {brief(node)}, which has no keys")
-
-
-def _item(items: list[Any], part: str, dotted: str, where: str) -> int:
-    """Position of a list item named by number, or of a stage named by its name or kind."""
-    if part.isdecimal() and len(part) < 10 and int(part) < len(items):
-        return int(part)
-    named = [i for i, item in enumerate(items) if _label(item) == part]
-    if len(named) == 1:
-        return named[0]
-    known = ", ".join(
-        f"{i} ({_label(item)})" if _label(item) else str(i) for i, item in enumerate(items)
-    )
-    problem = "names no item" if not named else "names several items"
-    raise RecipeError(
-        f"{where}: {part!r} in {dotted!r} {problem} of the list; use one of {known}"
-    )
-
-
-def _label(item: Any) -> str:
-    """The name of a stage, or its kind without the file it is in; "" for anything else."""
-    if not isinstance(item, dict):
-        return ""
-    return item.get("name") or str(item.get("kind", "")).rpartition(":")[2]
 
 
 def _sentence(detail: Any, raw: Any) -> str:

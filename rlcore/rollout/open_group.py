@@ -111,6 +111,8 @@ def plan_continuations(
 ) -> OpenGroup:
     """The continuations of a prefix: ids are `<rollout id>@<length>~<number>`."""
     rollout = prefix.rollout
+    if prefix.temperature is not None:
+        sampling = replace(sampling, temperature=prefix.temperature)
     if rollout.episode is not None:
         return _plan_continued_turns(prefix, batch=batch, sampling=sampling, seed=seed)
     rollout.require_single_turn("continuing the prefix of a completion")

@@ -71,14 +71,13 @@ def policy_scorer(
 
 
 def named_parts(name: str, gain: tuple[float | None, ...]) -> dict[str, float | None]:
-    """A reward's value under its name, and the further fields of its NamedTuple as
-    `name/field`.
+    """A reward's value under its name, and the further fields of its NamedTuple, or what is in its
+    field `parts`, as `name/field`.
     """
     value, *_ = gain
-    further = {
-        f"{name}/{field}": getattr(gain, field) for field in getattr(gain, "_fields", ())[1:]
-    }
-    return {name: value, **further}
+    further = {field: getattr(gain, field) for field in getattr(gain, "_fields", ())[1:]}
+    further |= further.pop("parts", {})
+    return {name: value, **{f"{name}/{part}": number for part, number in further.items()}}
 
 
 def joined(

@@ -9,9 +9,9 @@ worker.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rewards.reward_model import RewardModel
 from rlcore.errors import RewardError
@@ -29,13 +29,16 @@ was held out.
 class Score(NamedTuple):
     value: float | None
     """None where the rollout is longer than the model reads."""
+    parts: Mapping[str, float] = {}
+    """Of a model with several heads, the score of each."""
 
 
 class ModelReward:
     """The score that a reward model gives to prompt and completion.
 
     A model that a reward_model stage trained reads the rollout's own tokens; any other reads
-    prompt and completion as text, in its own chat template where it has one.
+    prompt and completion as text, in its own chat template where it has one. A model with several heads gives their mean, and
+    each of them as a part `name/head`.
     model: name of a reward_model stage before this one, or a folder or hub name. dtype: what it
     computes in; auto is the checkpoint's.
     format: of a model of elsewhere: chat, plain, or auto. label: of a classifier with several
@@ -72,6 +75,7 @@ class ModelReward:
                 max_length=max_length,
                 label=label,
                 sigmoid=sigmoid,
+                heads=bool(trained(folder).get("heads")),
             )
         except ValueError as error:
             raise RewardError(f"reward_model {model}: {error}") from error
@@ -94,11 +98,18 @@ class ModelReward:
         return [[_score(next(scores)) for _ in group.rollouts] for group in groups]
 
 
+def trained(folder: str) -> dict[str, Any]:
+    """What a reward_model stage wrote of the model; empty for a model of elsewhere."""
+    path = Path(folder) / TRAINED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def reads_tokens(folder: str) -> bool:
     """Whether the model was trained on the tokens of this engine's rollouts."""
-    path = Path(folder) / TRAINED
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["reads"] == "tokens"
+    return trained(folder).get("reads") == "tokens"
 
 
 def _score(value: float | Verdict) -> Score:
-    return Score(value.value if isinstance(value, Verdict) else value)
+    if not isinstance(value, Verdict):
+        return Score(value)
+    return Score(value.value, dict(value.parts))

@@ -56,7 +56,7 @@ def _check_steps(folder: Path, before: Recipe, now: Recipe) -> None:
         else:
             continue
         raise RunError(
-            f"stages.{index}.steps cannot become {new.steps}: {problem}; start a new run with "
+            f"stages.{new.label}.steps cannot become {new.steps}: {problem}; start a new run with "
             "name=..."
         )
 

@@ -31,10 +31,12 @@ from rlcore.recipe.build import (
     build_scorer,
     policy_rewards,
 )
+from rlcore.recipe.build_learner import require_policys_tokens
 from rlcore.recipe.env_section import EnvSection
 from rlcore.recipe.model_sections import may_be_model
 from rlcore.recipe.section import OptionalName, Section
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection, ScoringSection
+from rlcore.run.reward_model import reads_tokens
 from rlcore.scoring.aggregate import weighted_sum
 from rlcore.scoring.forms import ENVIRONMENT
 from rlcore.types import Outcome, Task
@@ -272,6 +274,9 @@ class GeneratingStage(TaskStage):
                 context.checked_rewards.append(self.rewards)
             for spec in policy_rewards(self.rewards):
                 build_policy_reward(spec, None)
+                model = spec.params.get("model")
+                if spec.use == "reward_model" and reads_tokens(str(model)):
+                    require_policys_tokens(context.recipe.model, str(model))
             self._check_where(context)
         with context.at("aggregate"):
             build_rule(self)

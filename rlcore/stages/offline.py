@@ -1,6 +1,8 @@
 """Stage `offline`: learn from stored rollouts, with any credit and objective that needs no new completions.
 
     rejection sampling fine-tuning (RFT)   keep: correct, distinct: 4, objective: sft
+    long2short by shortest samples         keep: shortest, objective: sft
+    best of n, Sharpening                  keep: best, objective: sft
     advantage-weighted, per completion     credit: {baseline: mean}, objective: {use: awr, beta: 0.5}
     advantage-weighted, per step (Eq. 4)   credit: {baseline: none, steps: {scheme: {use: per_step, mix: 1.0}}},
                                            objective: {use: awr, beta: 0.5}
@@ -11,12 +13,13 @@ Credit sees all completions of a task before `keep` and `distinct` choose among 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from rlcore.credit.group import scored_rollouts
 from rlcore.curriculum.task_sampler import drawn
 from rlcore.errors import RecipeError, RunError
 from rlcore.objective.term import Objective
@@ -29,7 +32,7 @@ from rlcore.run.metrics import learner_metrics
 from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
 from rlcore.stages.base import DataStage, OrderKeys, Stage, TrainingKeys, unrewarded
-from rlcore.types import Sample
+from rlcore.types import Rollout, Sample, Verdict
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
@@ -41,8 +44,10 @@ if TYPE_CHECKING:
 class OfflineStage(OrderKeys, TrainingKeys, DataStage):
     headline = ("loss", "entropy")
 
-    keep: Literal["all", "correct", "incorrect"] = Field(
-        "all", description="which completions are trained on, after credit has read all of them"
+    keep: Literal["all", "correct", "incorrect", "shortest", "best"] = Field(
+        "all",
+        description="which completions are trained on, after credit has read all of them; shortest: of each task the shortest "
+        "correct one; best: of each task that of the highest reward",
     )
     distinct: PositiveInt | None = Field(
         None, description="maximum number of completions per task, each text once"
@@ -154,10 +159,37 @@ def offline_samples(
 def _kept(one: Stored, stage: OfflineStage) -> set[str]:
     """Ids of the completions that `keep` and `distinct` choose."""
     ids: dict[str, str] = {}
-    for rollout, verdict in zip(one.group.rollouts, one.group.verdicts, strict=True):
-        if verdict.value is not None and stage.keep in (
-            "all",
-            "correct" if verdict.passed() else "incorrect",
-        ):
-            ids.setdefault(rollout.id if stage.distinct is None else rollout.text, rollout.id)
+    for rollout in KEEP[stage.keep](scored_rollouts(one.group)):
+        ids.setdefault(rollout.id if stage.distinct is None else rollout.text, rollout.id)
     return set(list(ids.values())[: stage.distinct])
+
+
+Scored = Sequence[tuple[Rollout, Verdict]]
+
+
+def _correct(scored: Scored) -> list[Rollout]:
+    return [rollout for rollout, verdict in scored if verdict.passed()]
+
+
+def _incorrect(scored: Scored) -> list[Rollout]:
+    return [rollout for rollout, verdict in scored if not verdict.passed()]
+
+
+def _shortest(scored: Scored) -> list[Rollout]:
+    """Kimi k1.5's shortest rejection sampling (arXiv 2501.12599, 2.4)."""
+    return sorted(_correct(scored), key=lambda rollout: len(rollout.policy_ids))[:1]
+
+
+def _best(scored: Scored) -> list[Rollout]:
+    """Best of n; the first of several."""
+    return [max(scored, key=lambda pair: pair[1].value)[0]] if scored else []
+
+
+KEEP: dict[str, Callable[[Scored], Iterable[Rollout]]] = {
+    "all": lambda scored: [rollout for rollout, _ in scored],
+    "correct": _correct,
+    "incorrect": _incorrect,
+    "shortest": _shortest,
+    "best": _best,
+}
+"""The completions of a task that the key `keep` chooses."""

@@ -35,6 +35,7 @@ _STEPPED = (
 _NEEDED = {
     "answers": "they need wrong completions beside correct ones",
     "best_worst": "they need completions of one task with different rewards",
+    "short": "they need a correct completion and longer ones of the same task",
     "first_pit": _STEPPED,
     "shared_prefix": _STEPPED,
     "given": "its files have no rows",
@@ -52,7 +53,7 @@ class PairKeys(DataStage):
 
     pairs: str | dict[str, Any] = Field(
         "answers",
-        description="how pairs are made of stored rollouts: answers, best_worst, first_pit, "
+        description="how pairs are made of stored rollouts: answers, best_worst, short, first_pit, "
         "shared_prefix, delta, rise, "
         "file.py:function, or {use: name, parameter: value}; given: ready pairs; "
         "docs/preferences.md",

@@ -30,7 +30,7 @@ class PreferStage(PairKeys):
 
     method: str | dict[str, Any] = Field(
         "dpo",
-        description="dpo, kto, simpo, cpo, orpo, file.py:function, or {use: name, parameter: "
+        description="dpo, kto, simpo, cpo, orpo, sharpen, file.py:function, or {use: name, parameter: "
         "value}; docs/preferences.md",
     )
     beta: PositiveFloat | None = Field(

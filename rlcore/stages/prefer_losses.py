@@ -5,9 +5,10 @@ TRL's batches and output head.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
@@ -64,7 +65,20 @@ def _sides(model: Any, inputs: Mapping[str, Tensor]) -> Sides:
     )
     chosen, rejected = output.log_probs.sum(1).chunk(2)
     chosen_tokens, rejected_tokens = completion[:, 1:].sum(1).chunk(2)
-    return Sides(chosen, rejected, chosen_tokens, rejected_tokens)
+    return Sides(chosen, rejected, chosen_tokens, rejected_tokens, inputs.get("margin"))
+
+
+def _collate(pad: int) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]:
+    """TRL's batch of pairs, and `margin` [B] where the rows have one."""
+    pairs = DataCollatorForPreference(pad_token_id=pad)
+
+    def batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        tensors = pairs([{name: row[name] for name in FIELDS} for row in rows])
+        if "margin" in rows[0]:
+            tensors["margin"] = torch.tensor([row["margin"] for row in rows])
+        return tensors
+
+    return batch
 
 
 def loss_trainer(
@@ -77,11 +91,14 @@ def loss_trainer(
     """A trainer of `policy.model`, on which TRL's output head is put."""
     add_fused_lm_head(policy.model)
     pad = policy.tokenizer.pad_token_id
+    columns = {name: [row[name] for row in rows] for name in FIELDS}
+    if all(row.get("margin") is not None for row in rows):
+        columns["margin"] = [float(row["margin"]) for row in rows]
     return LossTrainer(
         loss,
         model=policy.model,
         args=TrainingArguments(**settings, remove_unused_columns=False),
-        data_collator=DataCollatorForPreference(pad_token_id=pad if pad is not None else 0),
-        train_dataset=Dataset.from_dict({name: [row[name] for row in rows] for name in FIELDS}),
+        data_collator=_collate(pad if pad is not None else 0),
+        train_dataset=Dataset.from_dict(columns),
         optimizers=optimizers,
     )

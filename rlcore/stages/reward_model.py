@@ -11,7 +11,9 @@ the exact tokens of prompt and completion. With scores r:
 
 The first is Bradley-Terry's, with the margin of Llama 2 (arXiv 2307.09288); the second is that of
 Qwen2.5-Math (arXiv 2409.12122) for a task with k right and n - k wrong completions; the last is
-from arXiv 2312.09244.
+from arXiv 2312.09244. With `heads` there is a score for each of several rewards (EduAlign), under the
+pairwise loss; with `gap` a completion is scored beside a reference (PIT). What is compared with
+what: `rlcore.stages.reward_rows`.
 
 A fraction of the tasks is held out; on their completions accuracy and calibration are measured.
 The model goes to `reward_models/<stage>/` of the run folder and loads with transformers. In
@@ -20,17 +22,15 @@ later stages the reward `{use: reward_model, model: <stage>}` scores with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlcore.credit.group import scored_rollouts
-from rlcore.errors import RunError
+from rlcore.recipe.build_learner import require_policys_tokens
 from rlcore.recipe.optim_sections import UpdateSection
 from rlcore.run.seeds import derive
-from rlcore.run.stored import read_stored
-from rlcore.stages.pair_keys import GIVEN, PairKeys, pair_rows
+from rlcore.stages.pair_keys import PairKeys
+from rlcore.stages.reward_rows import reward_rows
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
@@ -59,6 +59,16 @@ class RewardModelStage(PairKeys):
         description="weight of the squared sum of a pair's scores (TRL: "
         "center_rewards_coefficient); 0.01 is usual",
     )
+    heads: list[str] = Field(
+        [],
+        description="a score for each of these stored rewards (a name, or reward/part), learned from the completions of "
+        "highest and lowest value of it; none: one score",
+    )
+    gap: str | None = Field(
+        None,
+        description="a prompt with {prompt} and {reference}: the score is of a completion beside a reference (PIT), learned "
+        "from five orderings of each pair",
+    )
     heldout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="fraction of the tasks on which the model is measured, not trained"
     )
@@ -73,11 +83,28 @@ class RewardModelStage(PairKeys):
                         f"{key} has no effect with loss listwise, which compares all right "
                         f"with all wrong completions"
                     )
+        if self.heads:
+            self._require_plain("heads", ("loss", "pairs", "per_task", "margin", "gap"))
+        if self.gap is not None:
+            self._require_plain("gap", ("loss", "margin"))
+            missing = [name for name in ("{prompt}", "{reference}") if name not in self.gap]
+            if missing:
+                raise ValueError(
+                    f"gap is a prompt with {{prompt}} and {{reference}}, and lacks {missing[0]}"
+                )
         return self
+
+    def _require_plain(self, key: str, others: tuple[str, ...]) -> None:
+        for other in others:
+            if getattr(self, other) != type(self).model_fields[other].default:
+                raise ValueError(f"{other} has no effect with {key}: leave out one of them")
 
     def check(self, context: Checking) -> list[str]:
         total = self.steps * self.batch_size
         what = "pairs" if self.loss == "pairwise" else "tasks"
+        if self.base != "policy":
+            with context.at("base"):
+                require_policys_tokens(context.recipe.model, self.base)
         return [
             *super().check(context),
             f"{self.label}: {self.steps} steps x {self.batch_size} {what} = {total:,}",
@@ -91,15 +118,7 @@ def run_reward_model(run: Run, stage: RewardModelStage) -> None:
     from rlcore.stages.reward_model_trainer import train_reward_model
 
     seed = derive(run.recipe.seed, "reward_model", run.cursor.stage)
-    rows = list(
-        _listwise_rows(run, stage)
-        if stage.loss == "listwise"
-        else _pairwise_rows(run, stage, seed)
-    )
-    if not rows:
-        raise RunError(
-            f"stage {stage.label}: no task of {stage.data} has both right and wrong completions"
-        )
+    rows = reward_rows(run, stage, seed=seed)
     folder = run.folder.reward_models / stage.label
     with run.tracker.stage(stage, done=0):
         result = train_reward_model(run, stage, rows, folder=folder, seed=seed)
@@ -110,50 +129,3 @@ def run_reward_model(run: Run, stage: RewardModelStage) -> None:
             f"(Brier score {result['heldout/brier']:.3f}), saved in {folder}"
         )
     run.end_stage()
-
-
-def _pairwise_rows(run: Run, stage: RewardModelStage, seed: int) -> Iterator[dict[str, Any]]:
-    """A row a pair: `task`, `chosen` and `rejected` with one sequence of tokens each, and
-    `margin`.
-    """
-    for row in pair_rows(run, stage, seed=seed):
-        if stage.margin and "margin" not in row:
-            raise RunError(
-                f"stage {stage.label}: margin is true, but a pair of {stage.data} has none: "
-                + (
-                    "give each row margin, or score_chosen and score_rejected"
-                    if stage.pairs == GIVEN
-                    else "use pairs: best_worst, or set margin: false"
-                )
-            )
-        yield {
-            "task": row.get("task") or str(row["prompt_ids"]),
-            "chosen": [[*row["prompt_ids"], *row["chosen_ids"]]],
-            "rejected": [[*row["prompt_ids"], *row["rejected_ids"]]],
-            "margin": float(row["margin"]) if stage.margin else 0.0,
-        }
-
-
-def _listwise_rows(run: Run, stage: RewardModelStage) -> Iterator[dict[str, Any]]:
-    """A row a task with right and wrong completions; others have nothing to compare and are
-    left out.
-    """
-    stored = read_stored(run.stored(stage.data))
-    kept = 0
-    for one in stored:
-        sides: dict[bool, dict[tuple[int, ...], None]] = {True: {}, False: {}}
-        for rollout, verdict in scored_rollouts(one.group):
-            rollout.require_single_turn("a reward model's listwise loss")
-            if len(rollout.token_ids) <= run.policy.max_length:
-                sides[verdict.passed()][tuple(rollout.token_ids)] = None
-        if sides[True] and sides[False]:
-            kept += 1
-            yield _row(one.group.task.id, sides)
-    run.tracker.say(
-        f"{stage.label}: {kept:,} of {len(stored):,} tasks have right and wrong completions"
-    )
-
-
-def _row(task: str, sides: Mapping[bool, Mapping[tuple[int, ...], None]]) -> dict[str, Any]:
-    chosen, rejected = ([list(ids) for ids in sides[side]] for side in (True, False))
-    return {"task": task, "chosen": chosen, "rejected": rejected, "margin": 0.0}

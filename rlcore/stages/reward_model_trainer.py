@@ -97,8 +97,10 @@ def scores_of(model: Any, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tenso
         attention_mask=inputs["attention_mask"],
         use_cache=False,
     )
-    counts = inputs["counts"].tolist()
-    scores = iter(output.logits[:, 0].float().split([n for pair in counts for n in pair]))
+    counts = inputs["counts"]
+    head = inputs["head"].repeat_interleave(counts.sum(1))
+    of_head = output.logits.gather(1, head[:, None])[:, 0]
+    scores = iter(of_head.float().split(counts.flatten().tolist()))
     margins = inputs["margin"].tolist()
     return [(next(scores), next(scores), margin) for margin in margins]
 
@@ -121,6 +123,7 @@ def collate(pad: int) -> Callable[[Sequence[Row]], dict[str, Tensor]]:
             "attention_mask": torch.tensor(mask),
             "counts": torch.tensor(counts),
             "margin": torch.tensor([float(row["margin"]) for row in rows]),
+            "head": torch.tensor([row.get("head", 0) for row in rows]),
         }
 
     return batch
@@ -163,12 +166,16 @@ def train_reward_model(
         result = measure(model, heldout) if heldout else {}
     numbers = {key: value for key, value in result.items() if not isinstance(value, list)}
     run.log_step({**logged.pop(), **numbers})
-    save(run, model, folder, {"stage": stage.label, "rows": len(train), **result})
+    facts = {"stage": stage.label, "rows": len(train), **result}
+    if stage.heads:
+        facts["heads"] = stage.heads
+        facts["heldout/heads"] = _by_head(model, stage.heads, heldout)
+    save(run, model, folder, facts)
     return numbers
 
 
 def base_model(run: Run, stage: RewardModelStage) -> PreTrainedModel:
-    """The policy, or the model of `stage.base`, with a linear head for one score. Collective.
+    """The policy, or the model of `stage.base`, with a linear head for each score. Collective.
 
     Raises `RunError` where it cannot be read or has other tokens.
     """
@@ -189,7 +196,10 @@ def base_model(run: Run, stage: RewardModelStage) -> PreTrainedModel:
     logging.set_verbosity(logging.CRITICAL)  # the head is new, as it must be
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, dtype=torch.float32, trust_remote_code=False
+            source,
+            num_labels=len(stage.heads) or 1,
+            dtype=torch.float32,
+            trust_remote_code=False,
         )
     except Exception as error:  # files of any content, and architectures without a classifier
         raise RunError(
@@ -207,6 +217,10 @@ def base_model(run: Run, stage: RewardModelStage) -> PreTrainedModel:
     )
     # Where the score is read: at the last token that is not padding.
     model.config.get_text_config().pad_token_id = pad
+    if stage.heads:
+        names = [head.rpartition("/")[2] for head in stage.heads]
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: number for number, name in enumerate(names)}
     return model.to(run.accelerator.device)
 
 
@@ -252,6 +266,18 @@ def measure(
         for chosen, rejected, _ in scores_of(model, inputs):
             differences += (chosen[:, None] - rejected[None, :]).flatten().tolist()
     return {f"heldout/{name}": value for name, value in comparison_metrics(differences).items()}
+
+
+def _by_head(
+    model: PreTrainedModel, heads: Sequence[str], heldout: Sequence[Row]
+) -> dict[str, float]:
+    """Held-out accuracy of each score by its name, where something was held out for it."""
+    accuracies = {}
+    for number, name in enumerate(heads):
+        rows = [row for row in heldout if row["head"] == number]
+        if rows:
+            accuracies[name] = measure(model, rows)["heldout/accuracy"]
+    return accuracies
 
 
 def save(run: Run, model: PreTrainedModel, folder: Path, facts: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveInt, model_validator
 
 from rlcore.credit.demonstrations import check_streams
+from rlcore.credit.solutions import Solutions
 from rlcore.objective.correction import require_correction
 from rlcore.objective.method_keys import in_place_of, with_method
 from rlcore.recipe.build import (
@@ -28,7 +29,11 @@ from rlcore.recipe.build import (
     build_scorer,
 )
 from rlcore.recipe.build_credit import build_credit, build_step_values, credit_weights
-from rlcore.recipe.build_learner import build_objective, require_starting_point
+from rlcore.recipe.build_learner import (
+    build_objective,
+    require_policys_tokens,
+    require_starting_point,
+)
 from rlcore.recipe.credit_sections import CreditSection, baseline_conflicts
 from rlcore.recipe.critic_section import CriticSection, critic_conflicts
 from rlcore.recipe.env_section import conflicts
@@ -130,7 +135,7 @@ class RlStage(TeacherKeys, ReplayKeys, GroupKeys, UpdateKeys, TrainingKeys, Gene
 
     @property
     def imitates(self) -> bool:
-        return self.credit.demonstrations != "none"
+        return self.credit.demonstrations not in ("none", "solved")
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
         yield from super().problems(recipe, before)
@@ -174,6 +179,7 @@ class RlStage(TeacherKeys, ReplayKeys, GroupKeys, UpdateKeys, TrainingKeys, Gene
         if self.critic is not None and self.critic.path is not None:
             with context.at("critic.path"):
                 require_starting_point(self.critic.path)
+                require_policys_tokens(context.recipe.model, self.critic.path)
         with context.at("credit"):
             build_credit(self.credit, weights=credit_weights(self), critic=context.no_critic)
         with context.at("credit.demonstrations"):
@@ -221,6 +227,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     critic = stage_critic(run, stage, seed=seed)
     learner = run.learner(stage, objective)
     learner.record = TokenRecord() if run.recipe.run.token_values else None
+    solutions = stage_solutions(run, stage, learner)
     limit = TokenLimit(run, stage.stop_after_tokens)
     own_metrics = build_metrics(stage.metrics)
 
@@ -232,7 +239,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
     ):
         batches = batch_source(run, stage, curriculum, learner, scorer, pool, seed=seed)
         run.resume_stage(learner, curriculum, batches)
-        credit = stage_credit(run, stage, critic)
+        credit = solutions or stage_credit(run, stage, critic)
         speed = throughput(run.policy, run.accelerator, peak_tflops=run.recipe.run.peak_tflops)
         run.publish(learner.version, batches.generator)
         while stage.goes_on(run) and not limit.reached:
@@ -309,6 +316,21 @@ def stage_credit(run: Run, stage: RlStage, critic: StageCritic | None) -> Credit
         demonstrate=partial(demonstrate, encoder),
         critic=critic and critic.credit,
     )
+
+
+def stage_solutions(run: Run, stage: RlStage, learner: Learner) -> Solutions | None:
+    """Credit for the tasks' own solutions, which checkpoints hold from now on; None without it."""
+    section = stage.credit.solutions
+    if section is None:
+        return None
+    solutions = Solutions(
+        section,
+        logprobs=learner.sequence_logprobs,
+        demonstrate=partial(demonstrate, run.encoder),
+        gather=run.gather,
+    )
+    run.parts["solutions"] = solutions
+    return solutions
 
 
 def stage_critic(run: Run, stage: RlStage, *, seed: int) -> StageCritic | None:

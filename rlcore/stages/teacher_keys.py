@@ -9,7 +9,11 @@ from pydantic import Field
 
 from rlcore.errors import RecipeError
 from rlcore.recipe.build_credit import WHITENED
-from rlcore.recipe.build_learner import build_objective, require_starting_point
+from rlcore.recipe.build_learner import (
+    build_objective,
+    require_policys_tokens,
+    require_starting_point,
+)
 from rlcore.recipe.teacher_section import TeacherSection, column_of, teacher_task
 from rlcore.stages.base import Stage
 
@@ -60,6 +64,7 @@ class TeacherKeys(Stage):
             if self.teacher is not None:
                 for path in self.teacher.paths:
                     require_starting_point(path)
+                    require_policys_tokens(context.recipe.model, path)
                 task = context.tasks[self.tasks][0]
                 if self.teacher.prompt is not None:
                     teacher_task(task, self.teacher.prompt)

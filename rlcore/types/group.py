@@ -89,6 +89,8 @@ class Prefix:
     n: int
     max_tokens: int
     """Longest continuation."""
+    temperature: float | None = None
+    """At which it is continued; None: that of the stage."""
 
     @property
     def id(self) -> str:

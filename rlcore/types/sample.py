@@ -51,6 +51,8 @@ class Sample:
     """Of the trained tokens, where the stage has a teacher."""
     stream: str = "policy"
     """Which terms of the objective read it; each stream has its own global counts."""
+    marked: list[bool] | None = None
+    """[T] tokens that the objective's selection marked, for terms that read it; None: nothing was marked."""
     input_ids: list[int] | None = None
     """[T] tokens that the model reads in place of `token_ids`, which stay what it predicts; None: the same tokens."""
 
@@ -64,6 +66,7 @@ class Sample:
             logprobs=self.logprobs,
             old_logprobs=self.old_logprobs,
             support=self.support,
+            marked=self.marked,
             input_ids=self.input_ids,
         )
         if not self.token_ids or self.mask[0]:

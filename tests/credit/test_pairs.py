@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlcore.credit.pairs import answer_pairs, first_pit_pairs, shared_prefix_pairs
+from rlcore.credit.pairs import answer_pairs, first_pit_pairs, shared_prefix_pairs, short_pairs
 from rlcore.errors import RecipeError
 from rlcore.types import Group, Rollout, Span, StepValues, Task, Verdict
 from tests.credit.chains import interleaved
@@ -59,6 +59,16 @@ def test_whole_answers_take_turns_and_each_text_comes_once() -> None:
     assert not texts(answer_pairs(group(a=("ab", 0), b=("cd", 0)))) and not texts(
         answer_pairs(group(a=("ab", 1)))
     )
+
+
+def test_the_shortest_correct_answer_beats_longer_wrong_ones_and_much_longer_correct_ones() -> None:
+    answers = group(
+        long=("abcdefgh", 1), short=("abcd", 1), near=("abcde", 1), edge=("abcdef", 1), tiny=("x", 0), wrong=("uvwxyz", 0), same=("qrst", 0)
+    )
+    assert texts(short_pairs(answers)) == [("abcd", "uvwxyz"), ("abcd", "abcdefgh"), ("abcd", "abcdef")]
+    assert texts(short_pairs(answers, ratio=2.0)) == [("abcd", "uvwxyz"), ("abcd", "abcdefgh")]
+    assert not texts(short_pairs(group(a=("ab", 0), b=("cd", 0))))
+    assert not texts(short_pairs(group(a=("ab", 1))))
 
 
 def test_a_wrong_answer_is_cut_after_its_first_pit() -> None:

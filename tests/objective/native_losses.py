@@ -76,6 +76,19 @@ def reinforce(lp, old, ref, a, on, tokens, sequences):
     return token_mean(-a * lp, on, tokens, sequences)
 
 
+MARKED_BELOW = -1.5
+"""Tokens of a lower old log-probability are marked."""
+
+
+def kl_cov(lp, old, ref, a, on, tokens, sequences, beta=1.0):
+    near = beta * (lp - old).abs() * (old < MARKED_BELOW)
+    return token_mean(-(lp - old).exp() * a + near, on, tokens, sequences)
+
+
+def tenth_of_sft(*batch):
+    return 0.1 * sft(*batch)
+
+
 def sft(lp, old, ref, a, on, tokens, sequences):
     return token_mean(-lp, on, tokens, sequences)
 
@@ -172,6 +185,7 @@ CASES = [
     ),
     ("m2po", {}, unclipped, {}),  # what it keeps: test_selection.py
     ("clip_cov", {"clip_low": 0.1}, clipped, {"low": 0.1}),
+    ("kl_cov", {"beta": 0.7}, kl_cov, {"beta": 0.7}),  # what it marks: test_selection.py
     ("awr", {"beta": 0.5, "cap": 4.0}, awr, {"beta": 0.5, "cap": 4.0}),
     ("sft", {}, sft, {}),
     ("dft", {}, dft, {}),
@@ -184,5 +198,6 @@ IDS = [name + ("-" + "-".join(params) if params else "") for name, params, *_ in
 TWO_STREAMS = {
     "luffy": (clipped, luffy_offline),
     "hpt": (grpo, sft),
+    "vapo": (dapo, tenth_of_sft),
 }
 """Presets that learn from own answers and from demonstrations, with the native loss of each."""

@@ -71,7 +71,7 @@ def paper_advantages(lam_of):
 def test_the_gradient_is_the_paper_s(name, high, lam_of):
     stage = stage_of(method=name, steps=100)
     made = build_credit(stage.credit, critic=credit_of(stage.critic))(groups())
-    samples = [sample for group in made for sample in group]
+    samples = [sample for group in made for sample in group if sample.stream == "policy"]
     aim = build_objective(stage.objective, max_tokens=20)
     live = policy_logp()
     logp = torch.cat([live[sample.id] for sample in samples])
@@ -81,7 +81,7 @@ def test_the_gradient_is_the_paper_s(name, high, lam_of):
     row = torch.tensor([i for i, s in enumerate(samples) for _ in s.logprobs[2:]])
     flat = logp.clone().requires_grad_()
     tokens = Tokens(flat, old, old, None, one, given, one, row, len(samples))
-    [term] = aim.terms
+    [term] = [term for term in aim.terms if term.stream == "policy"]
     got = torch.autograd.grad(term(tokens, Counts(len(row), len(samples))), flat)[0]
 
     advantage = paper_advantages(lam_of)
@@ -101,3 +101,15 @@ def test_the_settings_are_the_papers():
     }
     pretrained = [(c.pretrain_steps, c.value_lambda, c.length_adaptive) for c in critics.values()]
     assert pretrained == [(0, None, None), (50, 1.0, None), (50, 1.0, 0.05)]
+
+
+def test_vapo_imitates_the_correct_completions_beside_its_loss():
+    stage = stage_of(method="vapo", steps=100)
+    [first, *_] = build_credit(stage.credit, critic=credit_of(stage.critic))(groups())
+    again = [sample for sample in first if sample.stream == "demonstration"]
+    assert [sample.id for sample in again] == ["0#0", "0#3"]  # rewards 1, 0, 0, 1
+    for sample in again:
+        [own] = [each for each in first if each.id == sample.id and each.stream == "policy"]
+        assert (sample.token_ids, sample.mask) == (own.token_ids, own.mask)
+        assert sample.logprobs is None and sample.advantages == [float(on) for on in own.mask]
+    assert not stage.imitates  # its tasks need no demonstrations

@@ -107,7 +107,8 @@ def engine_gradient(stage):
     old, advantage = (torch.tensor(x, dtype=torch.float64) for x in (old, advantage))
     one = torch.ones_like(old)
     row = torch.tensor(row)
-    tokens = Tokens(flat, old, old, None, one, advantage, one, row, len(samples))
+    nothing = torch.zeros_like(row, dtype=torch.bool)
+    tokens = Tokens(flat, old, old, None, one, advantage, one, row, len(samples), marked=nothing)
     counts = Counts(len(row), len(samples))
     loss = sum(term(tokens, counts) for term in aim.terms if term.stream == "policy")
     pieces = torch.autograd.grad(loss, flat)[0].split([len(x) for x in logp])
@@ -201,6 +202,7 @@ PAPERS = {
     "dppo": (dppo, mean_std, False),
     "m2po": (unclipped, mean_std, False),
     "clip_cov": (clipped, mean_std, False),
+    "kl_cov": (unclipped, mean_std, False),  # what it marks: test_selection.py
     "pkpo": (rloo, best_of_two, False),
     "pass_at_k": (grpo, over_pairs, False),
     "grpo": (grpo, mean_std, False),

@@ -57,7 +57,7 @@ def test_a_run(tmp_path: Path, settings, losses):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("objective: hpt", "set credit.demonstrations to gated, mixed or all"),
+        ("objective: hpt", "set credit.demonstrations to gated, mixed, all or solved"),
         ("objective: grpo, credit: {demonstrations: gated}", "does not learn from them: use hpt"),
         ("objective: {use: grpo, correction: {kind: tis, high: 2}}", "no correction 'tis'"),
     ],

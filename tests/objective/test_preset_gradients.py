@@ -7,6 +7,7 @@ import torch
 from native_losses import (
     CASES,
     IDS,
+    MARKED_BELOW,
     TWO_STREAMS,
     awr,
     clipped,
@@ -68,7 +69,10 @@ def flat(lp, old, ref, a, rows=range(B)):
     on = ON.bool()
     row = torch.tensor([number[int(r)] for r in ROW[keep]])
     values = [x[on][keep] for x in (lp, old, old, ref, lp * 0, a)]
-    return Tokens(*values, weight=torch.ones_like(values[0]), row=row, rows=len(number))
+    marked = values[1] < MARKED_BELOW
+    return Tokens(
+        *values, weight=torch.ones_like(values[0]), row=row, rows=len(number), marked=marked
+    )
 
 
 def gradient(loss, lp):

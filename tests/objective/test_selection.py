@@ -129,10 +129,41 @@ def test_clip_cov_leaves_out_as_many_of_the_large_covariances():
     assert (~wide).sum() < (~every).sum()
 
 
+def test_kl_cov_marks_the_largest_covariances_and_changes_nothing_else():
+    samples = make()
+    advantage, logp = column(samples, "advantages"), column(samples, "old_logprobs")
+    covariance = (advantage - advantage.mean()) * (logp - logp.mean())
+    for fraction, number in ((0.05, 24), (1e-9, 1), (1.0, 480)):
+        marked = objective("kl_cov", fraction=fraction).select(samples, list)
+        assert [replace(sample, marked=None) for sample in marked] == samples
+        chosen = np.array(
+            [
+                mark
+                for s in marked
+                for mark, on in zip(s.marked or [False] * len(s.mask), s.mask, strict=True)
+                if on
+            ]
+        )
+        assert chosen.sum() == number
+        assert chosen.all() or covariance[chosen].min() > covariance[~chosen].max()
+
+
+def test_kl_cov_holds_marked_tokens_from_the_second_update_on():
+    samples = [replace(s, old_logprobs=None, version=1) for s in make(count=8, length=5)]
+    made = objective("kl_cov", fraction=0.5, beta=3.0)
+    without = replace(made, select=None)
+    for minibatches, differs in ((1, False), (2, True)):
+        one = gradient(samples, made, micro_batch_tokens=4096, minibatches=minibatches)
+        other = gradient(samples, without, micro_batch_tokens=4096, minibatches=minibatches)
+        assert (((one - other).norm() / other.norm()).item() > 1e-2) == differs
+        cut = gradient(samples, made, micro_batch_tokens=16, minibatches=minibatches)
+        assert ((one - cut).norm() / one.norm()).item() < 1e-10
+
+
 @pytest.mark.parametrize(
     "made",
-    [objective("m2po"), objective("clip_cov", fraction=0.05)],
-    ids=["m2po", "clip_cov"],
+    [objective("m2po"), objective("clip_cov", fraction=0.05), objective("kl_cov", fraction=0.05)],
+    ids=["m2po", "clip_cov", "kl_cov"],
 )
 def test_the_choice_is_the_same_in_any_number_of_processes(made):
     samples = make()
@@ -147,7 +178,7 @@ def test_the_choice_is_the_same_in_any_number_of_processes(made):
 def test_demonstrations_and_text_are_left_alone():
     other = replace(make(count=1)[0], id="d", stream="demonstration")
     plain = replace(make(count=1)[0], id="e", logprobs=None)
-    for name in ("m2po", "clip_cov"):
+    for name in ("m2po", "clip_cov", "kl_cov"):
         result = objective(name).select([other, plain, *make(count=5)], list)
         assert result[:2] == [other, plain]
 
@@ -180,7 +211,10 @@ def test_the_gradient_is_blind_to_micro_batches_and_the_selection_acts():
         replace(s, logprobs=[0.0, 0.0, *(x + draw.gauss(0, 0.4) for x in score[1:])])
         for s, score in zip(samples, scores, strict=True)
     ]
-    for made in (objective("m2po"), objective("clip_cov", fraction=0.2, least=0.1, most=99.0)):
+    for made in (
+        objective("m2po"),
+        objective("clip_cov", fraction=0.2, least=0.1, most=99.0),
+    ):
         whole = gradient(samples, made, micro_batch_tokens=4096)
         cut = gradient(samples[::-1], made, micro_batch_tokens=16)
         assert ((whole - cut).norm() / whole.norm()).item() < 1e-10

@@ -8,6 +8,7 @@ import pytest
 
 from rlcore.errors import RecipeError
 from rlcore.recipe.load import dump, load, recipe_names, validate
+from rlcore.recipe.stage_names import by_name
 from rlcore.recipe.yaml_text import parse_yaml
 
 SMALL = """
@@ -30,14 +31,14 @@ def small(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("stages.rl.rollouts=3", "unknown key 'stages.1.rollouts'"),
+        ("stages.rl.rollouts=3", "unknown key 'stages.rl.rollouts'"),
         ("stages.rl.objectiv=grpo", "did you mean 'objective'?"),
         ("stages.rl.lr=1e-3", "did you mean 'optim.lr'?"),
-        ("stages.rl.steps=many", "stages.1.steps: Input should be a valid integer (got 'many')"),
-        ("stages.rl.steps=0", "stages.1.steps"),
+        ("stages.rl.steps=many", "stages.rl.steps: Input should be a valid integer (got 'many')"),
+        ("stages.rl.steps=0", "stages.rl.steps"),
         ("stages.rl.tasks=eval_set", "the recipe's task sets are: train"),
         ("stages.3.steps=2", "use one of 0 (sft), 1 (rl)"),
-        ("stages.rl.kind=rlhf", "stages.1"),
+        ("stages.rl.kind=rlhf", "stages.rlhf"),
         ("model.path=x", "exactly one of path"),
         ("seed", "has no '='"),
         ("seed=[1", "is not valid YAML"),
@@ -132,6 +133,13 @@ def test_every_key_is_documented_once() -> None:
     assert not [key.key for key in keys if key.type and not key.meaning]
 
 
+def test_a_message_names_a_stage_where_one_alone_has_the_name() -> None:
+    raw = {"stages": [{"kind": "sft"}, {"kind": "rl", "name": "first"}, {"kind": "sft"}, {"kind": "own.py:Mine"}]}
+    said = "stages.1.steps: 0; stages.2.optim; stages.3; stages.9; stages.rl"
+    assert by_name(said, raw) == "stages.first.steps: 0; stages.2.optim; stages.Mine; stages.9; stages.rl"
+    assert by_name(said, {}) == said == by_name(said, {"stages": 3})
+
+
 def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,10 +179,11 @@ def test_files_are_found_here_and_then_beside_the_recipe_that_names_them(
     assert load("recipe.yaml") == recipe
     (here / "mine.py").write_text("")
     assert load("../child/mine.yaml").stages[1].rewards[0].use == "mine.py:score"
-    assert (
-        load("../child/mine.yaml", ["stages.rl.filter=filter.py:own"]).stages[1].filter
-        == "filter.py:own"
-    )  # typed here, meant here
+    # what is typed on the command line is looked up here first too, and then beside the recipe
+    typed = ("../child/mine.yaml", ["stages.rl.filter=filter.py:own"])
+    assert load(*typed).stages[1].filter == "../child/filter.py:own"
+    (here / "filter.py").write_text("")
+    assert load(*typed).stages[1].filter == "filter.py:own"
 
 
 def test_keys_of_a_section_or_with_a_word() -> None:

@@ -81,11 +81,11 @@ def test_it_loads_and_checks_itself(recipe: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("stages.0.stepz=3", "unknown key 'stages.0.stepz'; did you mean 'steps'?"),
-        ("stages.0.steps=many", "stages.0.steps: Input should be a valid integer"),
+        ("stages.0.stepz=3", "unknown key 'stages.Probe.stepz'; did you mean 'steps'?"),
+        ("stages.0.steps=many", "stages.Probe.steps: Input should be a valid integer"),
         (
             "stages.0.tasks=test",
-            "stages.0.tasks is 'test', but the recipe's task sets are: train",
+            "stages.Probe.tasks is 'test', but the recipe's task sets are: train",
         ),
         ("stages.0.kind=none.py:Probe", "there is no stage file"),
         ("stages.0.kind=my_stages.py:Prob", "did you mean 'Probe'?"),

@@ -41,7 +41,7 @@ def rewards(tmp_path: Path) -> Path:
 
 
 def test_unknown_key(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "unknown key 'stages.2.group_sise'; did you mean 'group_size'?" in sentence(
+    assert "unknown key 'stages.rl.group_sise'; did you mean 'group_size'?" in sentence(
         capsys, "train", tiny, "stages.rl.group_sise=3"
     )
 

@@ -77,8 +77,8 @@ def story_of(folder: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("stages", "said"),
     [
-        (f"stages=[{SFT % (4, 'continue')}]", "stages.0.optim: it goes on with the optimiser of an sft, offline or rl stage"),
-        (in_two("{continues: true, lr: 2e-2}"), "stages.2.optim.lr is 0.02 and that of stage sft, whose optimiser goes on, is 0.01"),
+        (f"stages=[{SFT % (4, 'continue')}]", "stages.sft.optim: it goes on with the optimiser of an sft, offline or rl stage"),
+        (in_two("{continues: true, lr: 2e-2}"), "stages.second.optim.lr is 0.02 and that of stage sft, whose optimiser goes on, is 0.01"),
         (in_two("{continues: true, use: sgd}"), "optim.use is 'sgd'"),
         (in_two("continues"), "optim"),
     ],

@@ -150,6 +150,25 @@ def test_what_has_no_effect_is_refused(options, sentence: str, tmp_path: Path) -
         check(load(str(write_recipe(tmp_path)), list(options)))
 
 
+def test_checking_compares_tokenizers_that_it_can_read(tmp_path: Path) -> None:
+    """Of teacher, critic and a reward model's base; before any model is loaded."""
+    other = tiny().tokenizer
+    tiny().save(tmp_path / "alike")
+    tiny().save(tmp_path / "other")
+    other.add_tokens(["<|hint|>"])
+    other.save_pretrained(tmp_path / "other")
+    judge = f"{{kind: reward_model, data: {tmp_path}, pairs: given, steps: 1, batch_size: 1, base: %s}}"
+    for options, place in (
+        (("stages.rl.method=opd", "stages.rl.teacher.model=%s"), "stages.rl.teacher"),
+        (("stages.rl.method=ppo", "stages.rl.critic.path=%s"), "stages.rl.critic.path"),
+        ((f"stages=[{judge}]",), "stages.reward_model.base"),
+    ):
+        recipe = str(write_recipe(tmp_path))
+        check(load(recipe, [option.replace("%s", str(tmp_path / "alike")) for option in options]))
+        with pytest.raises(RlcoreError, match=rf"{place}: the model .*other has another tokenizer than the policy"):
+            check(load(recipe, [option.replace("%s", str(tmp_path / "other")) for option in options]))
+
+
 def test_a_teacher_with_another_tokenizer_is_refused() -> None:
     other = tiny().tokenizer
     other.add_tokens(["<|hint|>"])

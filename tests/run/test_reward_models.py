@@ -25,14 +25,16 @@ from rlcore.recipe.optim_sections import UpdateSection
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.policy_rewards import joined
-from rlcore.scoring.aggregate import ranked, weighted_sum
+from rlcore.scoring.aggregate import Scored, ranked, weighted_sum
 from rlcore.scoring.forms import RewardSpec
+from rlcore.stages import reward_rows
 from rlcore.stages.reward_model import RewardModelStage
 from rlcore.stages.reward_model_trainer import (
     collate,
     measure,
     reward_trainer,
     row_loss,
+    scores_of,
     split_tasks,
 )
 from rlcore.types import Verdict
@@ -54,6 +56,13 @@ stages:
      rewards: [{{use: reward_model, model: pairwise}}]}}
   - {{kind: prefer, name: online, data: later, pairs: best_worst, method: simpo, steps: 2, batch_size: 4, optim: {{lr: 1e-4}}}}
   - {{kind: reward_model, name: margins, data: later, pairs: best_worst, margin: true, steps: 2, batch_size: 4, optim: {{lr: 1e-3}}}}
+  - {{kind: sample, name: rated, tasks: demonstrations, limit: 32, num_samples: 4, sampling: {{max_tokens: 12}},
+     rewards: [{VERIFIER}, {{use: length, max_tokens: 6, name: brief, weight: 0}}]}}
+  - {{kind: reward_model, name: dimensions, data: rated, heads: [exact, brief], steps: 2, batch_size: 4, heldout: 0.3, optim: {{lr: 1e-3}}}}
+  - {{kind: sample, name: by_heads, tasks: demonstrations, limit: 4, num_samples: 2, sampling: {{max_tokens: 12}},
+     rewards: [{{use: reward_model, model: dimensions, name: hpc}}]}}
+  - {{kind: reward_model, name: gaps, data: rated, gap: "{{prompt}} better than {{reference}}?", steps: 2, batch_size: 5, heldout: 0,
+     optim: {{lr: 1e-3}}}}
 run: {{checkpoint_every: 100}}
 """
 
@@ -258,10 +267,10 @@ def test_the_policy_is_as_it_was(done: Path) -> None:
     from safetensors.torch import load_file
 
     folders = sorted((done / "checkpoints").glob("step_*"))
-    assert [path.name for path in folders][-1] == "step_000072"
+    assert [path.name for path in folders][-1] == "step_000076"
     states = [load_file(path / "model.safetensors") for path in folders[-2:]]
     same = all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert same, "the last stage, a reward model, left the policy as it was"
+    assert same, "the last stages, reward models, left the policy as it was"
 
 
 def test_an_evaluation_reports_what_the_reward_model_would_choose(done: Path) -> None:
@@ -324,6 +333,86 @@ def test_pairs_of_scores_have_the_difference_as_margin(done: Path) -> None:
         assert pair["margin"] == pytest.approx(max(values) - min(values)) and pair["margin"] > 0
 
 
+def test_each_head_is_a_score_of_its_own(done: Path) -> None:
+    folder = done / "reward_models/dimensions"
+    facts = json.loads((folder / "reward_model.json").read_text())
+    assert facts["heads"] == ["exact", "brief"] and set(facts["heldout/heads"]) <= {"exact", "brief"}
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert model.config.id2label == {0: "exact", 1: "brief"}
+    for row in read_rows(done / "samples/by_heads/rank0.jsonl"):
+        with torch.no_grad():
+            scores = model(torch.tensor([row["token_ids"]])).logits[0]
+        assert row["parts"]["hpc/exact"] == pytest.approx(scores[0].item(), rel=1e-4, abs=1e-5)
+        assert row["parts"]["hpc/brief"] == pytest.approx(scores[1].item(), rel=1e-4, abs=1e-5)
+        assert row["value"] == pytest.approx(scores.mean().item(), rel=1e-4, abs=1e-5)
+        # one dimension alone, by weights of the aggregate
+        parts = {"hpc": row["value"], **row["parts"]}
+        only = weighted_sum(Scored(parts=parts, weights={"hpc": 1.0}), weights={"hpc/exact": 1.0, "hpc/brief": 0.0})
+        assert only == row["parts"]["hpc/exact"]
+
+
+def test_a_row_teaches_its_head_alone() -> None:
+    config = classifier().config
+    config.num_labels = 2
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(config)
+    rows = [
+        {"task": "a", "chosen": [[5, 6]], "rejected": [[7]], "margin": 0.0, "head": 1},
+        {"task": "b", "chosen": [[8, 9, 3], [4]], "rejected": [[2]], "margin": 0.0, "head": 1},
+    ]
+    batch = collate(256)(rows)
+    losses = [row_loss(chosen, rejected) for chosen, rejected, _ in scores_of(model, batch)]
+    torch.stack(losses).mean().backward()
+    assert model.score.weight.grad[0].abs().max() == 0 < model.score.weight.grad[1].abs().max()
+    plain = [model(torch.tensor([ids])).logits[0, 1].item() for ids in ([5, 6], [7])]
+    assert losses[0].item() == pytest.approx(math.log1p(math.exp(plain[1] - plain[0])), rel=1e-5)
+
+
+def test_a_gap_model_compares_five_orderings_of_a_pair() -> None:
+    row = {"prompt": "p", "chosen": "w", "rejected": "l", "prompt_ids": [1], "chosen_ids": [20], "rejected_ids": [10]}
+    names = {"p>w": 2, "p>l": 1}  # prompt with its reference -> token
+    encoder = SimpleNamespace(encode=lambda task: [names[task.prompt]])
+    run = SimpleNamespace(encoder=encoder, policy=SimpleNamespace(max_length=8))
+    stage = SimpleNamespace(gap="{prompt}>{reference}")
+    found = [
+        (row["chosen"][0], row["rejected"][0])
+        for row in reward_rows.gap_rows(run, stage, [row])
+    ]
+    wl, ww, ll, lw = [1, 20], [2, 20], [1, 10], [2, 10]  # (completion beside reference)
+    assert found == [(wl, ww), (wl, ll), (wl, lw), (ww, lw), (ll, lw)]
+
+
+def test_a_trained_gap_model_keeps_the_orderings() -> None:
+    """Held-out pairs of a toy where the larger number is better; (y, y) is near a constant."""
+    encode = SimpleNamespace(encode=lambda task: [3, 50 + int(task.prompt)])
+    run = SimpleNamespace(encoder=encode, policy=SimpleNamespace(max_length=8))
+    rng = random.Random(0)
+
+    def rows_of(number: int) -> list[dict[str, Any]]:
+        made = []
+        for _ in range(number):
+            low, high = sorted(rng.sample(range(10, 42), 2))
+            pair = {"prompt": "", "chosen": str(high), "rejected": str(low), "prompt_ids": [], "chosen_ids": [high], "rejected_ids": [low]}
+            made += reward_rows.gap_rows(run, SimpleNamespace(gap="{prompt}{reference}"), [pair])
+        return made
+
+    model = classifier()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    train_rows, heldout = rows_of(400), rows_of(40)
+    for _ in range(400):
+        batch = collate(256)(rng.sample(train_rows, 40))
+        losses = [row_loss(chosen, rejected) for chosen, rejected, _ in scores_of(model, batch)]
+        optimiser.zero_grad()
+        torch.stack(losses).mean().backward()
+        optimiser.step()
+    measured = measure(model, heldout)
+    assert measured["heldout/accuracy"] > 0.9
+    with torch.no_grad():
+        same = torch.cat([model(torch.tensor([[3, 50 + y, y]])).logits[0] for y in range(10, 42)])
+        ends = [model(torch.tensor([[3, 50 + ref, y]])).logits.item() for ref, y in ((10, 41), (41, 10))]
+    assert same.std() < 0.2 * (ends[0] - ends[1]) and ends[1] < same.min() and same.max() < ends[0]
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -332,6 +421,8 @@ def test_pairs_of_scores_have_the_difference_as_margin(done: Path) -> None:
         ("stages.rl.rewards=[{use: reward_model, path: x}]", "no parameter 'path'"),
         ("stages.rl.filter=zero_variance", "rewards.reward_model:RewardModel"),
         ("stages.listwise.margin=true", "margin has no effect with loss listwise"),
+        ("stages.dimensions.margin=true", "margin has no effect with heads"),
+        ("stages.gaps.gap='is {prompt} better?'", "lacks {reference}"),
         ("stages.measured.rank_by=judge", "there is no reward 'judge'"),
         ("stages.online.name=margins", "both write pairs/margins"),
     ],

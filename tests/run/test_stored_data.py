@@ -192,7 +192,7 @@ def test_a_stage_that_cannot_learn_says_why(
             "stages.rft.data=drawm",
             "neither a file or folder here nor a sample stage before this one .drawn.",
         ),
-        ("stages.rft.keep=right", "stages.2.keep"),
+        ("stages.rft.keep=right", "stages.rft.keep"),
         ("stages.drawn.steps={rollouts: 4, best_of: 5}", "cannot be estimated from 4 rollouts"),
         ("stages.drawn.steps={split: lines}", "there is no split 'lines'"),
         (
@@ -203,10 +203,10 @@ def test_a_stage_that_cannot_learn_says_why(
             "stages.rft.credit={demonstrations: gated}",
             "set demonstrations: true in the sample stage",
         ),
-        ("stages.answers.optim={ema: 0.9}", "unknown key 'stages.4.optim.ema'"),
+        ("stages.answers.optim={ema: 0.9}", "unknown key 'stages.answers.optim.ema'"),
         (
             "stages.answers.micro_batch=3",
-            "stages.4: micro_batch is 3, which does not divide batch_size",
+            "stages.answers: micro_batch is 3, which does not divide batch_size",
         ),
     ],
 )

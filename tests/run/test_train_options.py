@@ -143,7 +143,7 @@ def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) 
     [
         (
             "stages.after.weights=ema",
-            "stages.3.weights is ema, but the last training stage before it has no optim.ema",
+            "stages.after.weights is ema, but the last training stage before it has no optim.ema",
         ),
         ("model.peft={r: 4}", "peft needs a type"),
         ("engine.sync=adapter", "needs engine.use vllm_local or vllm_server, and model.peft of type lora"),
