@@ -46,7 +46,7 @@ def scores(folder: Path, common: tuple[str, ...]) -> Path:
     by_id = {task.id: loss for task, loss in zip(tasks, losses, strict=True)}
     path = folder / "scores.json"
     path.write_text(json.dumps(by_id), encoding="utf-8")
-    return path.resolve()
+    return path
 
 
 def main() -> None:
