@@ -25,6 +25,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,16 +191,18 @@ def study_main(
     *,
     quick: Sequence[str] = (),
     first: str | None = None,
+    forms: Mapping[str, str] | None = None,
 ) -> None:
     """The command of a study: `[--quick] [--seeds N] [--folder F] [--json | --table]`.
 
     Each seed has a start of its own. --quick is one seed with the overrides `quick`. first: as of `run_study`.
+    forms: as of `study_table`.
     """
     parser = study_arguments(text, Path("runs/papers") / recipe.parent.name)
     arguments = parser.parse_args()
     folder = arguments.folder / ("quick" if arguments.quick else "full")
     if arguments.table:
-        print(study_table(StudyResults.read(folder / "results.json")))
+        print(study_table(StudyResults.read(folder / "results.json"), forms))
         return
     results = run_study(
         str(recipe),
@@ -211,7 +214,7 @@ def study_main(
         start_per_seed=True,
         first=first,
     )
-    show_results(results, as_json=arguments.json)
+    show_results(results, as_json=arguments.json, table=partial(study_table, forms=forms))
 
 
 def _run_start(

@@ -33,6 +33,7 @@ RECIPE = str(Path(__file__).with_name("decompose.yaml"))
 CONTEXTS, QUICK_CONTEXTS = (2048, 8192), (512,)
 REPEATS, QUICK_REPEATS = 5, 1
 MEASURES = ("tokens/s, chunks", "tokens/s, buckets", "ratio", "tokens in whole contexts")
+FORMS = {"tokens/s, chunks": ",.0f", "tokens/s, buckets": ",.0f", "tokens in whole contexts": ".1%"}
 CHUNKS = "chunks"
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     quick = arguments.quick
     folder = arguments.folder / ("quick" if quick else "full")
     if arguments.table:
-        print(study_table(StudyResults.read(folder / "results.json"), ".2f"))
+        print(study_table(StudyResults.read(folder / "results.json"), FORMS))
         return
     recipe = load(RECIPE)
     repeats = QUICK_REPEATS if quick else REPEATS
@@ -136,7 +137,7 @@ def main() -> None:
                 seconds=time.perf_counter() - started,
             )
     results.save()
-    show_results(results, as_json=arguments.json)
+    show_results(results, as_json=arguments.json, table=partial(study_table, forms=FORMS))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ MEASURES = {
     "sort": lambda run: run.accuracy["sort"],
     "reverse": lambda run: run.accuracy["reverse"],
 }
+FORMS = dict.fromkeys(MEASURES, ".1%")
 QUICK = (f"stages.sft.steps={QUICK_STEPS}", *(f"stages.{name}.limit=8" for name in MEASURES))
 
 if __name__ == "__main__":
@@ -54,4 +55,5 @@ if __name__ == "__main__":
         MEASURES,
         quick=QUICK,
         first="sft",
+        forms=FORMS,
     )
