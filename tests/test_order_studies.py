@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from rlcore.analysis.study import CellRun, run_study
-from rlcore.analysis.study_results import StudyResults, study_table
+from rlcore.analysis.study_results import StudyResults
 from rlcore.errors import RecipeError
 from rlcore.plugin import import_file
 from rlcore.recipe.build import build_tasks
@@ -46,7 +46,7 @@ RESULTS = [(path.parent.name, "reproduce") for path in sorted(PAPERS.glob("*/res
 @pytest.mark.parametrize("name, file", RESULTS)
 def test_the_table_of_the_page_is_that_of_the_results(name: str, file: str) -> None:
     results = StudyResults.read(PAPERS / name / "results.json")
-    table = study_table(results, module(name, file).FORMS).partition("\n\n")[0]
+    table = module(name, file).table(results).partition("\n\n")[0]
     assert table in (PAPERS / name / "README.md").read_text(encoding="utf-8")
     cells = module(name, file).CELLS
     assert {cell: tuple(ran.overrides) for cell, ran in results.cells.items()} == cells

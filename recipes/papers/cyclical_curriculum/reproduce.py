@@ -33,7 +33,7 @@ SKILLS = ("largest", "count", "reverse", "sort")
 MEASURES = {"accuracy": lambda run: run.accuracy["test"]}
 for _skill in SKILLS:
     MEASURES[_skill] = lambda run, key=f"accuracy/{_skill}": run.evals["test"][key]
-FORMS = dict.fromkeys(MEASURES, ".1%")
+table = partial(study_table, forms=dict.fromkeys(MEASURES, ".1%"))
 QUICK = ("stages.sft.steps=8", "tasks.problems.size=8", "tasks.test.size=2")
 SCORER_SEED = 1000
 
@@ -55,7 +55,7 @@ def main() -> None:
     arguments = study_arguments(str(__doc__), Path("runs/papers/cyclical_curriculum")).parse_args()
     folder = arguments.folder / ("quick" if arguments.quick else "full")
     if arguments.table:
-        print(study_table(StudyResults.read(folder / "results.json"), FORMS))
+        print(table(StudyResults.read(folder / "results.json")))
         return
     common = QUICK if arguments.quick else ()
     results = run_study(
@@ -67,7 +67,7 @@ def main() -> None:
         common=(*common, f"tasks.problems.scores={scores(folder, common)}"),
         first="sft",
     )
-    show_results(results, as_json=arguments.json, table=partial(study_table, forms=FORMS))
+    show_results(results, as_json=arguments.json, table=table)
 
 
 if __name__ == "__main__":

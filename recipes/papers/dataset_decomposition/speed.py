@@ -34,6 +34,7 @@ CONTEXTS, QUICK_CONTEXTS = (2048, 8192), (512,)
 REPEATS, QUICK_REPEATS = 5, 1
 MEASURES = ("tokens/s, chunks", "tokens/s, buckets", "ratio", "tokens in whole contexts")
 FORMS = {"tokens/s, chunks": ",.0f", "tokens/s, buckets": ",.0f", "tokens in whole contexts": ".1%"}
+table = partial(study_table, forms=FORMS)
 CHUNKS = "chunks"
 
 
@@ -113,7 +114,7 @@ def main() -> None:
     quick = arguments.quick
     folder = arguments.folder / ("quick" if quick else "full")
     if arguments.table:
-        print(study_table(StudyResults.read(folder / "results.json"), FORMS))
+        print(table(StudyResults.read(folder / "results.json")))
         return
     recipe = load(RECIPE)
     repeats = QUICK_REPEATS if quick else REPEATS
@@ -137,7 +138,7 @@ def main() -> None:
                 seconds=time.perf_counter() - started,
             )
     results.save()
-    show_results(results, as_json=arguments.json, table=partial(study_table, forms=FORMS))
+    show_results(results, as_json=arguments.json, table=table)
 
 
 if __name__ == "__main__":
