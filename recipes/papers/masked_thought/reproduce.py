@@ -14,11 +14,10 @@ from rlcore.analysis.study import study_main
 from rlcore.analysis.study_results import study_table
 
 
-def masked(p: float) -> tuple[str, ...]:
-    return (f"stages.sft.transform={{use: masked_thought, p: {p}}}",)
-
-
-CELLS = {"plain SFT": (), "p 0.2": masked(0.2), "p 0.4": masked(0.4)}
+CELLS = {
+    "plain SFT": (),
+    "masked thought, p 0.4": ("stages.sft.transform={use: masked_thought, p: 0.4}",),
+}
 MEASURES = {
     "held-out sums": lambda run: run.accuracy["heldout"],
     "sums of the training set": lambda run: run.accuracy["trained"],
