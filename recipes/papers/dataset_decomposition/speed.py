@@ -30,7 +30,8 @@ from rlcore.stages.sft import demonstrate
 from rlcore.types import Sample, Task
 
 RECIPE = str(Path(__file__).with_name("decompose.yaml"))
-CONTEXTS, QUICK_CONTEXTS = (2048, 8192), (512,)
+CELLS = {"context 2048": 2048, "context 8192": 8192}
+QUICK_CELLS = {"context 512": 512}
 REPEATS, QUICK_REPEATS = 5, 1
 MEASURES = ("tokens/s, chunks", "tokens/s, buckets", "ratio", "tokens in whole contexts")
 FORMS = {"tokens/s, chunks": ",.0f", "tokens/s, buckets": ",.0f", "tokens in whole contexts": ".1%"}
@@ -123,9 +124,8 @@ def main() -> None:
         recipe=recipe.name,
         settings={"recipe": recipe_settings(RECIPE, recipe), "repeats": repeats},
     )
-    for context in QUICK_CONTEXTS if quick else CONTEXTS:
+    for cell, context in (QUICK_CELLS if quick else CELLS).items():
         for seed in range(1 if quick else arguments.seeds):
-            cell = f"context {context}"
             if results.has(cell, seed, MEASURES):
                 continue
             started = time.perf_counter()

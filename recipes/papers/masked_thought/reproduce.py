@@ -13,7 +13,6 @@ from pathlib import Path
 from rlcore.analysis.study import study_main
 from rlcore.analysis.study_results import study_table
 
-
 CELLS = {
     "plain SFT": (),
     "masked thought, p 0.4": ("stages.sft.transform={use: masked_thought, p: 0.4}",),
