@@ -23,8 +23,7 @@ RECIPE = Path(__file__).with_name("decompose.yaml")
 CHUNKS = ("stages.sft.tasks=chunks", "stages.sft.curriculum=uniform", "stages.sft.batch_size=1")
 CELLS = {
     "joined and cut": CHUNKS,
-    "buckets, odds 1": ("stages.sft.curriculum={use: buckets, odds: 1.0, cycles: 8}",),
-    "buckets, odds 2": (),
+    "buckets": (),
 }
 LONG, MOST = 512, 64
 """Length from which a held-out piece is long, and held-out pieces that are read of each kind."""

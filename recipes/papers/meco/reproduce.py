@@ -22,7 +22,7 @@ from rlcore.run.checkpoint import all_checkpoints
 from rlcore.types import Task
 
 RECIPE = Path(__file__).with_name("meco.yaml")
-STEPS, QUICK_STEPS = 99, 9
+STEPS, QUICK_STEPS = 81, 9
 PLAIN = "stages.sft.transform=null"
 
 
