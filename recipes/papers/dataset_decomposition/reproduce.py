@@ -9,11 +9,12 @@ their pieces, long and short, and of chunks in which they are joined. `speed.py`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from rlcore.analysis.demonstration_losses import demonstration_losses
 from rlcore.analysis.study import CellRun, study_main
+from rlcore.analysis.study_results import study_table
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
 from rlcore.run.checkpoint import all_checkpoints
@@ -63,7 +64,8 @@ MEASURES = {
     "loss, short": loss("short"),
     "loss, joined": loss("joined"),
 }
+table = partial(study_table, forms={"tokens a step": ".0f"})
 QUICK = ("stages.sft.steps=8",)
 
 if __name__ == "__main__":
-    study_main(str(__doc__), RECIPE, CELLS, MEASURES, quick=QUICK, first="sft")
+    study_main(str(__doc__), RECIPE, CELLS, MEASURES, quick=QUICK, first="sft", table=table)
