@@ -8,11 +8,13 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from rlcore.analysis.study import CellRun, run_study
 from rlcore.analysis.study_results import StudyResults
 from rlcore.bench.measure import Seconds
 from rlcore.errors import RecipeError
+from rlcore.learner.policy import load_policy
 from rlcore.plugin import import_file
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.check import check
@@ -177,6 +179,22 @@ def test_a_wrong_url_is_that_of_another_source(tmp_path: Path) -> None:
     assert set(before["no"]) == {""}
     for task, own, another in zip(tasks, before["own"], before["another"], strict=True):
         assert own == f"URL: {task.columns['url']}\n\n" and another != own and another in before["own"]
+
+
+def test_losses_behind_metadata_are_those_of_the_piece_alone(tmp_path: Path) -> None:
+    study = module("meco")
+    recipe = load(str(study.RECIPE))
+    policy = load_policy(config=recipe.model.config, tokenizer="bytes", dtype="float32", seed=1)
+    tasks = module("meco", "documents").pieces(str(sources(tmp_path / "texts.jsonl")), split="train", per_source=2, characters=96)
+    read = study.token_losses(policy, tasks)
+    policy.model.set_attn_implementation("sdpa")
+    for i, task in enumerate(tasks):
+        for kind, prefix in (("no", ""), ("own", f"URL: {task.columns['url']}\n\n")):
+            ids = torch.tensor([policy.tokenizer(f"{prefix}{task.prompt}{task.demonstration}", add_special_tokens=False).input_ids])
+            logits = policy.model(ids).logits[0, :-1].double()
+            reference = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+            assert len(read[kind][i]) == 96 - 16
+            assert read[kind][i] == pytest.approx(reference[-80:].tolist(), abs=1e-4)
 
 
 def test_what_a_loss_is_worth_in_plain_tokens(tmp_path: Path) -> None:

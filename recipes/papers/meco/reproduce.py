@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rlcore.analysis.study import CellRun, study_main
 from rlcore.analysis.study_results import StudyResults, study_table
-from rlcore.learner.policy import load_policy
+from rlcore.learner.policy import Policy, load_policy
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
 from rlcore.run.checkpoint import all_checkpoints
@@ -43,9 +43,13 @@ ALL = slice(0, None)
 
 @cache
 def losses(run: Path) -> dict[str, list[list[float]]]:
-    """Loss of each predicted token of each held-out piece, [pieces][tokens], by what stands before the piece."""
+    """`token_losses` of the held-out pieces under the run's last checkpoint."""
     tasks = build_tasks(load(str(RECIPE)).tasks["heldout"])
-    policy = load_policy(path=str(all_checkpoints(run / "checkpoints")[-1]))
+    return token_losses(load_policy(path=str(all_checkpoints(run / "checkpoints")[-1])), tasks)
+
+
+def token_losses(policy: Policy, tasks: Sequence[Task]) -> dict[str, list[list[float]]]:
+    """Loss of each predicted token of each piece, nats, [pieces][tokens], by what stands before the piece."""
 
     def ids(text: str) -> list[int]:
         return policy.tokenizer(text, add_special_tokens=False).input_ids
