@@ -190,16 +190,18 @@ def study_main(
     *,
     quick: Sequence[str] = (),
     first: str | None = None,
+    table: Callable[[StudyResults], str] = study_table,
 ) -> None:
     """The command of a study: `[--quick] [--seeds N] [--folder F] [--json | --table]`.
 
     Each seed has a start of its own. --quick is one seed with the overrides `quick`. first: as of `run_study`.
+    table: what is printed of the results.
     """
     parser = study_arguments(text, Path("runs/papers") / recipe.parent.name)
     arguments = parser.parse_args()
     folder = arguments.folder / ("quick" if arguments.quick else "full")
     if arguments.table:
-        print(study_table(StudyResults.read(folder / "results.json")))
+        print(table(StudyResults.read(folder / "results.json")))
         return
     results = run_study(
         str(recipe),
@@ -211,7 +213,7 @@ def study_main(
         start_per_seed=True,
         first=first,
     )
-    show_results(results, as_json=arguments.json)
+    show_results(results, as_json=arguments.json, table=table)
 
 
 def _run_start(

@@ -76,9 +76,15 @@ class Summary:
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
     def text(self, form: str = ".3f") -> str:
-        """Mean and half width of the interval ("71.0% ± 3.9%"); the mean alone for one seed."""
+        """Mean and half width of the interval ("71.0% ± 3.9%"); the mean alone for one seed.
+
+        Where some seeds have no value, those of the others ("60, 65 (2 of 3)").
+        """
         if self.mean is None:
-            return "none"
+            shown = [format(value, form) for value in self.values if value is not None]
+            return (
+                f"{', '.join(shown)} ({len(shown)} of {len(self.values)})" if shown else "none"
+            )
         if self.half_width is None:
             return format(self.mean, form)
         return f"{self.mean:{form}} ± {self.half_width:{form}}"
@@ -266,10 +272,14 @@ def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def study_table(results: StudyResults, form: str = ".3f") -> str:
-    """A Markdown table with a row per measure and a column per cell, and its origin below."""
+def study_table(results: StudyResults, forms: Mapping[str, str] | None = None) -> str:
+    """A Markdown table with a row per measure and a column per cell, and its origin below.
+
+    forms: number format of a measure, where it is not ".3f".
+    """
     rows = []
     for measure in results.measures:
+        form = (forms or {}).get(measure, ".3f")
         texts = [results.summary(cell, measure).text(form) for cell in results.cells]
         rows.append([measure, *texts])
     return f"{markdown(['', *results.cells], rows)}\n\n{origin(results)}"

@@ -120,7 +120,8 @@ def test_summaries_and_tables(tmp_path: Path) -> None:
     assert three.std == pytest.approx(0.1)
     assert three.interval == pytest.approx((0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 0.2484), abs=1e-4)
     assert three.text(".1%") == "20.0% ± 24.8%"
-    assert summarise([0.5]).text() == "0.500" and summarise([0.5, None]).text() == "none"
+    assert summarise([0.5]).text() == "0.500" and summarise([None]).text() == "none"
+    assert summarise([0.5, None]).text() == "0.500 (1 of 2)"
     results = StudyResults(tmp_path / "results.json", "tiny", {})
     results.add("one", 1, {"right": 0.5, "reached": None}, seconds=1.0)
     results.add("two", 1, {"right": 1.0, "reached": 7.0}, seconds=1.0)

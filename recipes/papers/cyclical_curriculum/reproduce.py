@@ -8,6 +8,7 @@ A first model is trained in the ordinary way; its losses are the scores. All cel
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -32,6 +33,7 @@ SKILLS = ("largest", "count", "reverse", "sort")
 MEASURES = {"accuracy": lambda run: run.accuracy["test"]}
 for _skill in SKILLS:
     MEASURES[_skill] = lambda run, key=f"accuracy/{_skill}": run.evals["test"][key]
+table = partial(study_table, forms=dict.fromkeys(MEASURES, ".1%"))
 QUICK = ("stages.sft.steps=8", "tasks.problems.size=8", "tasks.test.size=2")
 SCORER_SEED = 1000
 
@@ -46,14 +48,14 @@ def scores(folder: Path, common: tuple[str, ...]) -> Path:
     by_id = {task.id: loss for task, loss in zip(tasks, losses, strict=True)}
     path = folder / "scores.json"
     path.write_text(json.dumps(by_id), encoding="utf-8")
-    return path.resolve()
+    return path
 
 
 def main() -> None:
     arguments = study_arguments(str(__doc__), Path("runs/papers/cyclical_curriculum")).parse_args()
     folder = arguments.folder / ("quick" if arguments.quick else "full")
     if arguments.table:
-        print(study_table(StudyResults.read(folder / "results.json")))
+        print(table(StudyResults.read(folder / "results.json")))
         return
     common = QUICK if arguments.quick else ()
     results = run_study(
@@ -65,7 +67,7 @@ def main() -> None:
         common=(*common, f"tasks.problems.scores={scores(folder, common)}"),
         first="sft",
     )
-    show_results(results, as_json=arguments.json)
+    show_results(results, as_json=arguments.json, table=table)
 
 
 if __name__ == "__main__":

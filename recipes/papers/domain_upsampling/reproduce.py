@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from rlcore.analysis.study import study_main
+from rlcore.analysis.study_results import study_table
 
 STEPS, QUICK_STEPS = 200, 10
 COMMON = ("copy", "largest", "count", "next")
@@ -44,6 +46,7 @@ MEASURES = {
     "sort": lambda run: run.accuracy["sort"],
     "reverse": lambda run: run.accuracy["reverse"],
 }
+table = partial(study_table, forms=dict.fromkeys(MEASURES, ".1%"))
 QUICK = (f"stages.sft.steps={QUICK_STEPS}", *(f"stages.{name}.limit=8" for name in MEASURES))
 
 if __name__ == "__main__":
@@ -54,4 +57,5 @@ if __name__ == "__main__":
         MEASURES,
         quick=QUICK,
         first="sft",
+        table=table,
     )

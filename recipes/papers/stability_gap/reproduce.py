@@ -3,16 +3,18 @@
     python recipes/papers/stability_gap/reproduce.py [--quick] [--seeds 3] [--folder F] [--json | --table]
 
 Depth is how far accuracy on the old skills falls below its start, and steps are those until it is back
-(blank: not within the stage).
+(none: not within the stage).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rlcore.analysis.study import CellRun, study_main
+from rlcore.analysis.study_results import study_table
 from rlcore.measures.stability_gap import StabilityGap, gap_from_log
 from rlcore.run.folder import read_rows
 
@@ -56,7 +58,10 @@ MEASURES = {
     "old after": after("old"),
     "new after": after("new"),
 }
+FORMS = {**dict.fromkeys(MEASURES, ".1%"), "steps to lowest": ".0f", "steps to return": ".0f"}
+table = partial(study_table, forms=FORMS)
 QUICK = ("stages.pretrain.steps=8", "stages.shift.steps=8", "stages.before.limit=8", "stages.after.limit=8")
 
 if __name__ == "__main__":
-    study_main(str(__doc__), Path(__file__).with_name("shift.yaml"), CELLS, MEASURES, quick=QUICK, first="before")
+    recipe = Path(__file__).with_name("shift.yaml")
+    study_main(str(__doc__), recipe, CELLS, MEASURES, quick=QUICK, first="before", table=table)
