@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,13 +79,37 @@ def _merged(
                 f"{name} is of whole numbers and differs from model to model: it cannot be merged"
             )
         return stored
-    tensors: Iterator[Tensor] = (one.tensor(name) for one in files)
-    merged = rule(name, tensors, start.tensor(name) if start else None)
+    merged = rule(name, Tensors(name, files), start.tensor(name) if start else None)
+    if not hasattr(merged, "shape"):
+        raise ModelError(
+            f"the rule gave {type(merged).__name__} of {name}: it must give a tensor"
+        )
     if merged.shape != stored.shape:
         raise ModelError(
             f"the rule made a tensor of shape {list(merged.shape)} of {name}, which has {list(stored.shape)}"
         )
+    if not merged.isfinite().all():
+        wrong = [one.folder for one in files if not one.tensor(name).isfinite().all()]
+        what = (
+            f"{wrong[0]} holds numbers that are not finite" if wrong else "the rule made them"
+        )
+        raise ModelError(f"{name} of the merged model would not be finite: {what}")
     return merged.to(stored.dtype)
+
+
+class Tensors(Sequence["Tensor"]):
+    """The same tensor of several models, [models], each read anew when it is asked for."""
+
+    def __init__(self, name: str, files: Sequence[WeightFiles]) -> None:
+        self._name, self._files = name, files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [one.tensor(self._name) for one in self._files[place]]
+        return self._files[place].tensor(self._name)
 
 
 def require_same_model(one: WeightFiles, other: WeightFiles) -> None:

@@ -1,20 +1,21 @@
 """What is made of the same tensor of several models. All sums are in float64.
 
-A rule is called with the tensor's name, the tensors of the sources in order, and that of the base,
-None without one: `rule(name, tensors, base) -> tensor`. A rule of your own is such a function.
+A rule is called with the tensor's name, the tensors of the sources in order (as they are stored, read anew each time
+that they are gone through), and that of the base, None without one: `rule(name, tensors, base) -> tensor`. A recipe names a
+function that returns a rule; attributes of the rule say what it needs: `needs_base`, and `models`, how many.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from rlcore.errors import RecipeError
 
-Rule = Callable[[str, Iterable[Tensor], Tensor | None], Tensor]
+Rule = Callable[[str, Sequence[Tensor], Tensor | None], Tensor]
 
 
 def mean() -> Rule:
@@ -22,7 +23,7 @@ def mean() -> Rule:
     models of several data partitions.
     """
 
-    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+    def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
         count = 0
         total: Tensor | float = -0.0  # keeps a -0.0, where 0.0 does not
         for tensor in tensors:
@@ -40,7 +41,7 @@ def ema(alpha: float = 0.2) -> Rule:
     """
     _require("alpha", alpha, low=0, high=1)
 
-    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+    def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
         average: Tensor | None = None
         for tensor in tensors:
             new = tensor.double()
@@ -56,16 +57,14 @@ def linear(weights: Sequence[float]) -> Rule:
     if abs(sum(weights) - 1) > 1e-6:
         raise RecipeError(f"linear: the weights sum to {sum(weights):g}, and must sum to 1")
 
-    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+    def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
         total: Tensor | float = -0.0  # keeps a -0.0, where 0.0 does not
-        sources = list(tensors)
-        if len(sources) != len(weights):
-            raise RecipeError(f"linear: {len(weights)} weights for {len(sources)} models")
-        for weight, tensor in zip(weights, sources, strict=True):
+        for weight, tensor in zip(weights, tensors, strict=True):
             total = total + weight * tensor.double()
         assert isinstance(total, Tensor)
         return total
 
+    rule.models = len(weights)  # type: ignore[attr-defined]
     return rule
 
 
@@ -76,25 +75,22 @@ def residual(scale: float = 1.0) -> Rule:
     gives the instruct model bit for bit, at scale 1.
     """
 
-    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
-        sources = [tensor.double() for tensor in tensors]
-        if len(sources) != 2:
-            raise RecipeError(
-                f"residual takes two models, the continued one and the instruct one, not {len(sources)}"
-            )
-        continued, instruct = sources
+    def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
+        continued, instruct = (tensor.double() for tensor in tensors)
         start = _base(base)
-        # in this order nothing is rounded where continued and base are equal
-        return scale * instruct + (continued - scale * start)
+        if scale == 1:  # in this order nothing is rounded where continued and base are equal
+            return instruct + (continued - start)
+        return continued + scale * (instruct - start)
 
     rule.needs_base = True  # type: ignore[attr-defined]
+    rule.models = 2  # type: ignore[attr-defined]
     return rule
 
 
 def task_arithmetic(scale: float = 1.0) -> Rule:
     """base + scale sum_i (theta_i - base), task vectors (arXiv 2212.04089, section 2)."""
 
-    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+    def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
         start = _base(base)
         total = torch.zeros_like(start)
         for tensor in tensors:
@@ -111,7 +107,7 @@ def ties(density: float = 0.2, scale: float = 1.0) -> Rule:
     """
     _require("density", density, low=0, high=1)
 
-    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+    def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
         start = _base(base)
         vectors = torch.stack(
             [_trimmed(tensor.double() - start, density) for tensor in tensors]
@@ -140,7 +136,7 @@ def dare(density: float = 0.1, scale: float = 1.0, seed: int = 0) -> Rule:
     """
     _require("density", density, low=0, high=1)
 
-    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+    def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
         start = _base(base)
         total = torch.zeros_like(start)
         for place, tensor in enumerate(tensors):

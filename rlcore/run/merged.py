@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 METRIC = "metric"
 """The rule whose weights are an evaluation of each checkpoint."""
+BY_METRIC = "rlcore.run.merged:weights_by_metric"
 RULES = {
     name: f"rlcore.merging.rules:{name}"
     for name in ("mean", "ema", "linear", "residual", "task_arithmetic", "ties", "dare")
@@ -73,25 +74,33 @@ def build_rule(
 ) -> tuple[Rule, list[float] | None]:
     """The rule, and the weights of the sources where it is `metric`. Raises `RecipeError`."""
     settings = {"use": named} if isinstance(named, str) else dict(named)
-    if settings.get("use") == METRIC:
-        weights = build_later(
-            settings,
-            {METRIC: "rlcore.run.merged:weights_by_metric"},
-            what="merge rule",
-            given=1,
-        )(sources)
-        settings = {"use": "linear", "weights": weights}
-    else:
-        weights = None
-    rule = build(settings, RULES, what="merge rule")
-    if getattr(rule, "needs_base", False) != has_base and settings["use"] in RULES:
+    if settings.get("use") != METRIC:
+        return plain_rule(settings, len(sources), has_base=has_base), None
+    weights = build_later(settings, {METRIC: BY_METRIC}, what="merge rule", given=1)(sources)
+    linear = {"use": "linear", "weights": weights}
+    return plain_rule(linear, len(sources), has_base=has_base), weights
+
+
+def plain_rule(named: Named, models: int, *, has_base: bool) -> Rule:
+    """A rule that needs no more than the weights, for so many models. Raises `RecipeError`."""
+    use = named if isinstance(named, str) else named.get("use")
+    rule = build(named, {**RULES, METRIC: BY_METRIC}, what="merge rule")
+    if not callable(rule):
+        raise RecipeError(
+            f"merge rule {use!r} gives {type(rule).__name__}: a rule's function must return "
+            "the function of name, tensors and base"
+        )
+    wanted = getattr(rule, "models", models)
+    if wanted != models:
+        raise RecipeError(f"merge rule {use} is for {wanted} models, and there are {models}")
+    if getattr(rule, "needs_base", False) != has_base and use in RULES:
         word = (
             "adds differences to a base: name one"
             if not has_base
             else "has no use for a base: leave it out"
         )
-        raise RecipeError(f"merge rule {settings['use']} {word}")
-    return rule, weights
+        raise RecipeError(f"merge rule {use} {word}")
+    return rule
 
 
 def weights_by_metric(
@@ -127,4 +136,9 @@ def weights_by_metric(
                 "checkpoint (eval_every equal to run.checkpoint_every)"
             )
         values.append(float(rows[-1][metric]))
+    if not any(values):
+        raise RunError(
+            f"the {metric} of {eval_set} is 0 after each of the {len(values)} checkpoints, so it gives them no weights: "
+            "merge by another metric, or by the rule mean"
+        )
     return metric_weights(values, power=power, lower_is_better=lower_is_better)

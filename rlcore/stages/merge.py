@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
 
-from rlcore.plugin import build_later
+from rlcore.errors import RecipeError
+from rlcore.plugin import build_later, did_you_mean
 from rlcore.recipe.build_learner import build_policy, require_starting_point
 from rlcore.run.disk import remove
-from rlcore.run.merged import METRIC, RULES, merge_models
+from rlcore.run.merged import BY_METRIC, METRIC, merge_models, plain_rule
 from rlcore.stages.base import Stage
+from rlcore.stages.eval import EvalStage
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
@@ -63,9 +65,14 @@ class MergeStage(Stage):
     def check(self, context: Checking) -> list[str]:
         facts = super().check(context)
         with context.at("rule"):
-            known = {**RULES, METRIC: "rlcore.run.merged:weights_by_metric"}
-            given = 1 if self.rule_name == METRIC else 0
-            build_later(self.rule, known, what="merge rule", given=given)
+            count = self.last or len(self.models)
+            if self.rule_name == METRIC:
+                by_metric = build_later(
+                    self.rule, {METRIC: BY_METRIC}, what="merge rule", given=1
+                )
+                self._check_evaluated(context, by_metric.keywords["eval_set"])
+            else:
+                plain_rule(self.rule, count, has_base=self.base is not None)
         for key, paths in (("models", self.models), ("base", [self.base])):
             with context.at(key):
                 for path in paths:
@@ -75,6 +82,19 @@ class MergeStage(Stage):
             f"the last {self.last} checkpoints" if self.last else f"{len(self.models)} models"
         )
         return [*facts, f"{self.label}: {what} become one by the rule {self.rule_name}"]
+
+    def _check_evaluated(self, context: Checking, eval_set: str) -> None:
+        """Raise `RecipeError` where no stage evaluates the set by which checkpoints of this run are weighed."""
+        sets = {
+            name
+            for stage in context.recipe.stages
+            if isinstance(stage, EvalStage)
+            for name in stage.task_sets
+        }
+        if self.last is not None and eval_set not in sets:
+            raise RecipeError(
+                f"merge rule metric weighs by {eval_set!r}, which no stage evaluates{did_you_mean(eval_set, sets)}"
+            )
 
     @property
     def rule_name(self) -> str:

@@ -162,6 +162,7 @@ def test_ema_of_six_weighs_as_published():
         ([100, 200, 300], 1, False, [0.167, 0.333, 0.5]),
         ([0.2, 0.9], 0, False, [0.5, 0.5]),
         ([0.2, 0.9], 5000, False, [0, 1]),
+        ([0.0, 0.5], 1, False, [0, 1]),
     ],
 )
 def test_weights_by_a_number(values, power, lower, expected):
@@ -238,12 +239,55 @@ def test_no_folder_is_written_over_and_no_half_one_stays(tmp_path, models):
         (lambda: linear([0.5, 0.6]), "sum to 1.1"),
         (lambda: ema(0), "alpha is 0"),
         (lambda: ties(density=0), "density is 0"),
-        (lambda: metric_weights([0.5, 0.0]), "above 0"),
+        (lambda: metric_weights([0.0, 0.0]), "not all 0"),
+        (lambda: metric_weights([0.5, 0.0], lower_is_better=True), "losses above 0"),
+        (lambda: metric_weights([0.5, -0.1]), "at least 0"),
     ],
 )
 def test_parameters_that_mean_nothing(make, said):
     with pytest.raises(RecipeError, match=said):
         make()
+
+
+def test_a_rule_may_go_through_the_tensors_twice(tmp_path, models):
+    def spread(name, tensors, base):
+        middle = sum(tensors) / len(tensors)
+        return sum((tensor - middle).abs() for tensor in tensors) + tensors[0]
+
+    for name, value in merged(tmp_path, models[:2], spread).items():
+        one, two = arrays(models[:2], name)
+        assert np.allclose(value.numpy(), np.abs(one - two) + one, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (lambda name, tensors, base: None, "the rule gave NoneType of"),
+        (lambda name, tensors, base: tensors[0] * math.nan, "would not be finite: the rule made them"),
+    ],
+)
+def test_what_a_rule_may_not_give(tmp_path, models, rule, said):
+    with pytest.raises(ModelError, match=said):
+        merge(models[:2], tmp_path / "bad", rule)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_model_that_is_not_finite_is_named(tmp_path, models):
+    broken = tmp_path / "broken"
+    shutil.copytree(models[1], broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors[next(iter(tensors))].view(-1)[0] = math.nan
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="broken holds numbers that are not finite"):
+        merge([models[0], broken], tmp_path / "bad", mean())
+
+
+@pytest.mark.parametrize("scale", [1.0, -3.0, 1e30])
+def test_a_residual_of_nothing_changes_nothing(tmp_path, models, scale):
+    """The instruct model is the base: whatever the scale, the continued model is left."""
+    result = merged(tmp_path, models[:2], residual(scale=scale), models[1])
+    for name, value in result.items():
+        assert torch.equal(value, weights_of(models[0])[name])
 
 
 def test_adapters_are_merged_matrix_by_matrix(tmp_path):

@@ -98,8 +98,8 @@ def test_the_command_merges_the_last_checkpoints_of_a_run(tmp_path: Path, capsys
         ([str(run), "--rule", "tied"], "there is no merge rule 'tied'; did you mean 'ties'"),
         ([str(run), "--rule", "ties", "densty=1", "--base", str(run)], "did you mean 'density'"),
         ([str(tmp_path / "nowhere")], "there is no folder"),
-        ([str(run), str(run), "--rule", "linear", "weights=[1]"], "1 weights for 2 models"),
-        ([str(run), "--rule", "residual", "--base", str(run)], "takes two models"),
+        ([str(run), str(run), "--rule", "linear", "weights=[1]"], "rule linear is for 1 models, and there are 2"),
+        ([str(run), "--rule", "residual", "--base", str(run)], "rule residual is for 2 models, and there are 1"),
         ([str(tmp_path / "two"), "--rule", "metric", "eval_set=eval_set"], "is no checkpoint of a run"),
         ([*first, "--rule", "metric", "eval_set=evalset"], "has no accuracy of evalset after step 2"),
     ):
@@ -133,6 +133,9 @@ def test_own_rule(tmp_path: Path) -> None:
         ("{kind: merge, models: [policy, ./nowhere]}", "stages.merge.models: there is no model at './nowhere'"),
         ("{kind: merge, models: [policy], rule: {use: ties, densiti: 1}}", "did you mean 'density'"),
         ("{kind: merge, models: [policy], rule: meen}", "did you mean 'mean'"),
+        ("{kind: merge, models: [policy], rule: ties}", "stages.merge.rule: merge rule ties adds differences to a base"),
+        ("{kind: merge, last: 2, rule: {use: linear, weights: [1]}}", "linear is for 1 models, and there are 2"),
+        ("{kind: merge, last: 2, rule: {use: metric, eval_set: evil_set}}", "which no stage evaluates; did you mean 'eval_set'"),
     ],
 )
 def test_what_a_recipe_cannot_mean(tmp_path: Path, stage: str, said: str) -> None:
