@@ -132,6 +132,7 @@ def build_encoder(recipe: schema.Recipe, tokenizer: PreTrainedTokenizerBase) -> 
         format=section.format,
         system=section.system,
         template_arguments=section.template_arguments,
+        hide=section.hide,
     )
 
 
