@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tokenizers import AddedToken
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlcore.chat import end_ids
 from rlcore.errors import ModelError
+from rlcore.tokenizer import add_tokens
 
 
 def add_control_tokens(
@@ -41,7 +41,7 @@ def add_control_tokens(
             f"model.control_tokens has {min(ends)}, at which completions end: they would never end"
         )
     used_rows = len(tokenizer)
-    tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts])
+    add_tokens(tokenizer, texts)
     ids = [tokenizer.convert_tokens_to_ids(text) for text in texts]
     if new:
         _add_rows(model, tokenizer.convert_tokens_to_ids(new), used_rows)

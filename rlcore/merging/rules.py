@@ -173,11 +173,9 @@ def twin(weights: Sequence[float], rank: float = 0.2, scale: float | None = None
     if not 0 <= rank <= 1:
         raise RecipeError(f"twin: rank is {rank:g}, and is a fraction from 0 to 1")
 
-    def rule(name: str, tensors: Iterable[Tensor], base: Tensor | None) -> Tensor:
+    def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
         start = _base(base)
         vectors = [tensor.double() - start for tensor in tensors]
-        if len(vectors) != len(weights):
-            raise RecipeError(f"twin: {len(weights)} weights for {len(vectors)} models")
         factor = 1 / len(vectors) if scale is None else scale
         shared = factor * torch.stack(vectors).sum(0)
         merged = start + shared
@@ -187,6 +185,7 @@ def twin(weights: Sequence[float], rank: float = 0.2, scale: float | None = None
         return merged
 
     rule.needs_base = True  # type: ignore[attr-defined]
+    rule.models = len(weights)  # type: ignore[attr-defined]
     return rule
 
 

@@ -37,8 +37,8 @@ class SpecialTokens(NamedTuple):
     def logit_bias(self) -> dict[int, float] | None:
         """What vLLM adds to the logits of banned tokens; None without any.
 
-        -100 is the least that it takes. What was the most probable token then has a probability of e^-100 = 4e-44,
-        which is 0 in float32.
+        -100 is the least that it takes. A token as probable as the best of the others then has e^-100 = 4e-44 times its
+        probability.
         """
         return dict.fromkeys(self.bans, -100.0) or None
 

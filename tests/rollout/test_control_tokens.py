@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from rlcore.errors import ModelError
 from rlcore.learner.policy import Policy, load_policy
+from rlcore.recipe.build_learner import require_policys_tokens
+from rlcore.recipe.model_sections import ModelSection
 from rlcore.rollout.engine import Engine, generate
 from rlcore.rollout.hf import HfEngine
 
@@ -100,6 +102,16 @@ def test_what_cannot_be_a_control_token() -> None:
     lora = {"type": "lora", "r": 2, "target_modules": "all-linear"}
     with pytest.raises(ModelError, match="adds <|good|>, <|bad|> to the embedding, which an adapter does not train"):
         load_policy(config=config(True), tokenizer="bytes", control_tokens=MARKS, peft=lora)
+
+
+def test_a_teacher_must_have_them_too(tmp_path: Path) -> None:
+    """Found when a recipe is checked."""
+    policy_with().save(tmp_path / "with")
+    policy_with(()).save(tmp_path / "without")
+    section = ModelSection(config={"model_type": "qwen2"}, tokenizer="bytes", control_tokens=list(MARKS))
+    require_policys_tokens(section, str(tmp_path / "with"))
+    with pytest.raises(ModelError, match="has another tokenizer than the policy"):
+        require_policys_tokens(section, str(tmp_path / "without"))
 
 
 # engines --------------------------------------------------------------------------------------
