@@ -6,9 +6,10 @@ Whatever reads a tokenizer reads it through `load_tokenizer`, so that all read a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
@@ -54,6 +55,11 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
             "of, are missing; copy them from the model, or name another tokenizer in model.tokenizer"
         )
     return tokenizer
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+    """Make each text one token. New ones follow the others in the order of the texts; one that is there keeps its id."""
+    tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts])
 
 
 def different_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:

@@ -32,7 +32,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--rule",
         default="mean",
-        help="mean (default), ema, linear, metric, residual, task_arithmetic, ties, dare, or file.py:function; docs/merging.md",
+        help="mean (default), ema, linear, metric, residual, task_arithmetic, ties, dare, twin, or file.py:function; docs/merging.md",
     )
     sub.add_argument(
         "--base",

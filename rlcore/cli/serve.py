@@ -98,7 +98,7 @@ def _served_model(recipe: Recipe, tensor_parallel: int) -> Iterator[ServerSettin
 
 
 def _settings(recipe: Recipe, tensor_parallel: int, folder: Path) -> ServerSettings:
-    """A model made from scratch, of a GGUF file or with another tokenizer is written to the folder first."""
+    """A model made from scratch, of a GGUF file or with other tokens is written to the folder first."""
     from accelerate import Accelerator
 
     from rlcore.gguf import is_gguf
@@ -108,7 +108,9 @@ def _settings(recipe: Recipe, tensor_parallel: int, folder: Path) -> ServerSetti
 
     path = starting_point(recipe.model.path) if recipe.model.path else None
     adapter_rank = None
-    if path and not (is_gguf(path) or recipe.model.tokenizer or recipe.model.peft):
+    model = recipe.model
+    is_changed = bool(model.tokenizer or model.peft or model.control_tokens)
+    if path and not (is_changed or is_gguf(path)):
         served = path
         config = load_config(path).get_text_config()
         longest = getattr(config, "max_position_embeddings", None) or sys.maxsize

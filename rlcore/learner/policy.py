@@ -16,6 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from rlcore.chat import end_ids
 from rlcore.errors import ModelError
 from rlcore.learner.base_model import model_from_config
+from rlcore.learner.control_tokens import add_control_tokens
 from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.pack import Layout, pack
 from rlcore.learner.packed_check import check_packed
@@ -203,6 +204,7 @@ def load_policy(
     gradient_checkpointing: bool = False,
     compile: bool = False,
     max_length: int | None = None,
+    control_tokens: Sequence[str] = (),
 ) -> Policy:
     """Load the model at `path` (hub name or folder), or build one from `config`. Raises `ModelError`.
 
@@ -218,6 +220,7 @@ def load_policy(
     saved: with `peft`, a folder written by `Policy.save`, whose adapter is loaded.
     gradient_checkpointing, compile: see `rlcore.learner.speed`.
     max_length: longest sequence of the run; it decides rotary frequencies (`rlcore.rope`).
+    control_tokens: see `rlcore.learner.control_tokens`.
     """
     _check_arguments(path, config, tokenizer, dtype)
     if path is not None:
@@ -230,6 +233,8 @@ def load_policy(
         model = load_causal_lm(path, stored_dtype, attention="eager")
     else:
         model = model_from_config(dict(config or {}), loaded_tokenizer, stored_dtype, seed)
+    if control_tokens:
+        add_control_tokens(model, loaded_tokenizer, control_tokens, may_add=peft is None)
     _set_end_ids(model, loaded_tokenizer)
     check_writable(model, loaded_tokenizer)
     adapter = None if peft is None else attach(model, peft, seed=seed)

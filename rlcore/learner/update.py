@@ -177,15 +177,27 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; every rank is given the first one's."""
-        # accelerate wraps it
-        optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
-        optimizer.load_state_dict(optimizer_in_parts(state["optimizer"], optimizer))
+        self._load_optimizer(state)
         self.updates = state["updates"]
         self.version = state["version"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         for name, control in self.objective.controls.items():
             control.load_state_dict(state[f"objective/{name}"])
+
+    def take_moments(self, state: dict[str, Any]) -> None:
+        """Begin with the optimiser's moments of another learner's state, and with this one's own settings and schedule."""
+        own_settings = []
+        for group in self._optimizer.param_groups:
+            own_settings.append({k: value for k, value in group.items() if k != "params"})
+        self._load_optimizer(state)
+        for group, settings in zip(self._optimizer.param_groups, own_settings, strict=True):
+            group.update(settings)
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        # accelerate wraps it
+        optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
+        optimizer.load_state_dict(optimizer_in_parts(state["optimizer"], optimizer))
 
     def _accumulate(self, samples: Sequence[Sample]) -> tuple[list[float] | None, _Agreed]:
         for sample in samples:

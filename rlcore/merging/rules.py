@@ -7,6 +7,7 @@ function that returns a rule; attributes of the rule say what it needs: `needs_b
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -35,19 +36,29 @@ def mean() -> Rule:
     return rule
 
 
-def ema(alpha: float = 0.2) -> Rule:
+def ema(alpha: float = 0.2, bias_correction: bool = False) -> Rule:
     """v = theta_1; v <- (1 - alpha) v + alpha theta_i, from the oldest to the newest: CMA's average, alpha 0.2 over the last
     six checkpoints (arXiv 2511.18903). The first weighs (1 - alpha)^(n - 1).
+
+    bias_correction: v begins at 0 and is divided by 1 - (1 - alpha)^n at the end, as Adam's moments are (arXiv 1412.6980,
+    section 3). Weights are then in proportion to (1 - alpha)^(n - i) for every i, the first one too.
     """
     _require("alpha", alpha, low=0, high=1)
 
     def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
         average: Tensor | None = None
+        count = 0
         for tensor in tensors:
             new = tensor.double()
-            average = new if average is None else (1 - alpha) * average + alpha * new
+            count += 1
+            if average is not None:
+                average = (1 - alpha) * average + alpha * new
+            elif bias_correction:
+                average = alpha * new
+            else:
+                average = new
         assert average is not None
-        return average
+        return average / (1 - (1 - alpha) ** count) if bias_correction else average
 
     return rule
 
@@ -148,6 +159,45 @@ def dare(density: float = 0.1, scale: float = 1.0, seed: int = 0) -> Rule:
 
     rule.needs_base = True  # type: ignore[attr-defined]
     return rule
+
+
+def twin(weights: Sequence[float], rank: float = 0.2, scale: float | None = None) -> Rule:
+    """Twin-Merging (arXiv 2406.15479): a shared model, and what is exclusive to each expert, compressed.
+
+        shared s = scale sum_i tau_i, exclusive e_i = tau_i - s, result b + s + sum_i w_i SVD_r(e_i)
+
+    weights: one for each model, which the paper's router computes for each input; all 0 give the shared model.
+    rank: fraction of the singular values that are kept, rounded up; 1 keeps e_i as it is and 0 nothing. Tensors
+    that are no matrices, such as norms, are kept whole, but for rank 0. scale: default 1 / n, the mean.
+    """
+    if not 0 <= rank <= 1:
+        raise RecipeError(f"twin: rank is {rank:g}, and is a fraction from 0 to 1")
+
+    def rule(name: str, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
+        start = _base(base)
+        vectors = [tensor.double() - start for tensor in tensors]
+        factor = 1 / len(vectors) if scale is None else scale
+        shared = factor * torch.stack(vectors).sum(0)
+        merged = start + shared
+        for weight, vector in zip(weights, vectors, strict=True):
+            if weight:
+                merged = merged + weight * _compressed(vector - shared, rank)
+        return merged
+
+    rule.needs_base = True  # type: ignore[attr-defined]
+    rule.models = len(weights)  # type: ignore[attr-defined]
+    return rule
+
+
+def _compressed(tensor: Tensor, rank: float) -> Tensor:
+    """The nearest tensor whose matrices (its last two axes) have the fraction `rank` of the full rank."""
+    if rank == 0:
+        return torch.zeros_like(tensor)
+    if rank == 1 or tensor.ndim < 2:
+        return tensor
+    kept = math.ceil(rank * min(tensor.shape[-2:]))
+    left, values, right = torch.linalg.svd(tensor, full_matrices=False)
+    return (left[..., :kept] * values[..., None, :kept]) @ right[..., :kept, :]
 
 
 def _base(base: Tensor | None) -> Tensor:

@@ -105,14 +105,16 @@ def require_policys_tokens(model: ModelSection, path: str | list[str]) -> None:
     """Raise `ModelError` where the model at `path` has other tokens than the policy. Nothing is said where one of the two tokenizers cannot be
     read without a network, or a model file is missing: the run itself then compares them.
     """
-    from rlcore.tokenizer import different_tokens, load_tokenizer
+    from rlcore.tokenizer import add_tokens, different_tokens, load_tokenizer
 
     folder = starting_point(path)
     own = model.tokenizer or starting_point(model.path)
     if not Path(folder).is_dir() or not (own == "bytes" or Path(own).is_dir()):
         return
     try:
-        different = different_tokens(load_tokenizer(own), load_tokenizer(folder))
+        of_policy = load_tokenizer(own)
+        add_tokens(of_policy, model.control_tokens)
+        different = different_tokens(of_policy, load_tokenizer(folder))
     except ModelError:
         return
     if different:
@@ -132,6 +134,7 @@ def build_encoder(recipe: schema.Recipe, tokenizer: PreTrainedTokenizerBase) -> 
         format=section.format,
         system=section.system,
         template_arguments=section.template_arguments,
+        hide=section.hide,
     )
 
 

@@ -1,4 +1,8 @@
-"""Stages whose optimiser and schedule go on from the training stage before: `optim: continue`."""
+"""Stages that go on from the training stage before.
+
+optim: continue                                         with its optimiser, schedule and settings
+optim: {continues: moments, lr: ..., schedule: ...}     with its optimiser's moments alone
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ def with_continued_optimiser(stage: Any, before: Sequence[Any]) -> Any:
 
     before: the stages that run before it. Raises `ValueError` where there is no such stage, or where the two differ.
     """
-    if not _continues(stage):
+    if not getattr(getattr(stage, "optim", None), "continues", False):
         return stage
     earlier = _trained_last(before)
     settings = getattr(earlier, "optim", None)
@@ -22,6 +26,13 @@ def with_continued_optimiser(stage: Any, before: Sequence[Any]) -> Any:
             "optim: it goes on with the optimiser of an sft, offline or rl stage right before this one "
             "(eval stages may stand between), and there is none: give this stage settings of its own"
         )
+    if stage.optim.continues == "moments":
+        if stage.optim.use != settings.use:
+            raise ValueError(
+                f"optim.use is {stage.optim.use!r} and that of stage {earlier.label}, whose moments go on, is {settings.use!r}: "
+                f"an optimiser has its own moments, so set it to {settings.use!r} or leave out continues"
+            )
+        return stage
     for key in sorted(stage.optim.model_fields_set - {"continues"}):
         value, other = getattr(stage.optim, key), getattr(settings, key)
         if value != other:
@@ -51,7 +62,8 @@ def _updates(stage: Any) -> int:
 
 
 def _continues(stage: Any) -> bool:
-    return getattr(getattr(stage, "optim", None), "continues", False)
+    """Whether its schedule goes on, too."""
+    return getattr(getattr(stage, "optim", None), "continues", False) is True
 
 
 def _trained_last(stages: Sequence[Any]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlcore.recipe.section import Amount, Count, PartSection, Seconds, Section
 
@@ -29,6 +29,10 @@ class ModelSection(Section):
     )
     tokenizer: str | None = Field(
         None, description="hub name, folder, or 'bytes' (built in); default: the model's own"
+    )
+    control_tokens: list[str] = Field(
+        default_factory=list,
+        description="texts that become one token each, which prompts may hold and no engine samples: [<|good|>, <|bad|>]",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -55,6 +59,11 @@ class ModelSection(Section):
             raise ValueError("config needs model_type, for example qwen2")
         if self.config is not None and self.tokenizer is None:
             raise ValueError("a model from scratch needs a tokenizer; 'bytes' is built in")
+        for text in self.control_tokens:
+            if not text.strip() or self.control_tokens.count(text) > 1:
+                raise ValueError(
+                    f"control_tokens has {text!r}, which is blank or stands there twice"
+                )
         if self.peft is not None and "type" not in self.peft:
             raise ValueError(
                 "peft needs a type, for example {type: lora, r: 16, target_modules: all-linear}"
@@ -100,7 +109,25 @@ class PromptSection(Section):
         description="rows whose prompt, with its demonstration, the model cannot read: "
         "an error before the run begins, or left out and counted",
     )
+    hide: str | None = Field(
+        None,
+        description="regular expression (dot matches line breaks): what matches in a completion's text is taken out before "
+        "rewards, evaluations and environments see it; its tokens stay in training",
+    )
     template_arguments: dict[str, Any] = Field(
         default_factory=dict,
         description="variables of the chat template, for example {enable_thinking: false}",
     )
+
+    @field_validator("hide")
+    @classmethod
+    def _can_be_read(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            matches_nothing = re.compile(value, re.DOTALL).fullmatch("")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from None
+        if matches_nothing:
+            raise ValueError(f"{value!r} matches an empty text: name what is to be hidden")
+        return value

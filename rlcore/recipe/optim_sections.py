@@ -123,10 +123,10 @@ class OptimSection(UpdateSection):
         "auto",
         description="packed, or shared: what samples begin with in common is stored once; auto: from 16 such tokens on",
     )
-    continues: bool = Field(
+    continues: bool | Literal["moments"] = Field(
         False,
         description="go on with optimiser and schedule of the training stage before, whose other keys these then are; "
-        "`optim: continue` says the same",
+        "`optim: continue` says the same; moments: with the optimiser's moments alone, under this stage's own keys",
     )
 
     @model_validator(mode="before")

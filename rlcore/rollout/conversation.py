@@ -154,6 +154,7 @@ class Conversation:
                 format="chat",
                 system=encoder.system,
                 template_arguments=shown,
+                hide=encoder.hide,
             )
         self._tool_format = "hermes"
         listed = _TOOLS_TEXT.format(schemas="\n".join(map(json.dumps, self._schemas)))
@@ -163,6 +164,7 @@ class Conversation:
             format="chat",
             system=system,
             template_arguments=encoder.arguments,
+            hide=encoder.hide,
         )
 
 

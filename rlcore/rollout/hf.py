@@ -51,6 +51,8 @@ class HfEngine:
         self._eos = set(
             end_ids(self._tokenizer, self._model.generation_config, self._model.config)
         )
+        settings = self._model.generation_config
+        self._banned = list((settings and settings.suppress_tokens) or ())
         self._queue: deque[Draft] = deque()
         self._wave: Wave | None = None
         self._live: set[str] = set()
@@ -71,7 +73,7 @@ class HfEngine:
                     self._queue.popleft()
                     for _ in range(min(self._max_sequences, len(self._queue)))
                 ]
-                self._wave = Wave(self._model, rows, self._eos, self._tokenizer)
+                self._wave = Wave(self._model, rows, self._eos, self._tokenizer, self._banned)
             for draft, finish in self._wave.step(self.version):
                 self._finish(draft, finish)
             if self._wave.empty:

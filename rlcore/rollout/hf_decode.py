@@ -63,7 +63,10 @@ class Wave:
         drafts: Sequence[Draft],
         eos: set[int],
         tokenizer: PreTrainedTokenizerBase,
+        banned: Sequence[int] = (),
     ) -> None:
+        """banned: tokens that are never drawn; log-probabilities are those among the others."""
+        self._banned = list(banned)
         self._model, self._eos, self._tokenizer = model, eos, tokenizer
         self._slots: list[Draft | None] = list(drafts)
         self._uniforms = {draft.request.id: _uniforms(draft) for draft in drafts}
@@ -85,6 +88,8 @@ class Wave:
         uniforms = [
             self._uniforms[d.request.id][len(d.token_ids)] if d else 0.0 for d in self._slots
         ]
+        if self._banned:
+            logits[:, self._banned] = -torch.inf
         drawn = draw(logits, self._settings, torch.tensor(uniforms, device=logits.device))
         self._last, self._position = drawn.tokens, self._position + 1
         finished = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,8 +37,12 @@ class PromptEncoder:
         format: Literal["plain", "chat"] = "plain",
         system: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
+        hide: str | None = None,
     ) -> None:
-        """template_arguments: variables of the chat template, `{"enable_thinking": False}` say."""
+        """template_arguments: variables of the chat template, `{"enable_thinking": False}` say.
+
+        hide: regular expression of what `completion_text` leaves out.
+        """
         if format == "chat" and not tokenizer.chat_template:
             raise TaskError(
                 "prompt format 'chat' needs a chat template and the tokenizer of "
@@ -60,6 +65,7 @@ class PromptEncoder:
         self.system = system
         self.arguments = dict(template_arguments or {})
         """Of the chat template."""
+        self.hide = hide
 
     def encode(self, task: Task) -> list[int]:
         """Prompt tokens. Raises `TaskError` if the prompt cannot be put into this format or is empty."""
@@ -106,9 +112,10 @@ class PromptEncoder:
 
         A tag that the prompt leaves open at its end belongs to it, whether the template, a begun
         message or the prompt itself wrote it: a well-formed completion of `<think>` has both its
-        opening and its closing tag.
+        opening and its closing tag. What matches `hide` is left out.
         """
-        return self._opened(prompt_ids) + self.decode(completion_ids)
+        text = self._opened(prompt_ids) + self.decode(completion_ids)
+        return text if self.hide is None else re.sub(self.hide, "", text, flags=re.DOTALL)
 
     def _opened(self, prompt_ids: list[int]) -> str:
         """The tag that the prompt leaves open at its end."""

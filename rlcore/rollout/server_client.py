@@ -15,7 +15,7 @@ import httpx
 
 from rlcore.errors import EngineError
 from rlcore.rollout.engine import SequenceScore
-from rlcore.rollout.vllm_support import LogprobEntry
+from rlcore.rollout.vllm_support import LogprobEntry, SpecialTokens
 from rlcore.types import Request
 
 CONTROL_S = 10.0
@@ -153,7 +153,7 @@ class ServerError(EngineError):
 
 
 def completion_body(
-    request: Request, model: str, end_ids: Sequence[int], logprobs: int
+    request: Request, model: str, special: SpecialTokens, logprobs: int
 ) -> dict[str, Any]:
     """What `/v1/completions` is asked for: token ids in, token ids and their log-probabilities out."""
     sampling = request.sampling
@@ -167,10 +167,11 @@ def completion_body(
         "min_p": sampling.min_p,
         "repetition_penalty": 1.0,
         "stop": list(sampling.stop),
-        "stop_token_ids": [] if sampling.ignore_eos else list(end_ids),
+        "stop_token_ids": [] if sampling.ignore_eos else special.ends,
         "ignore_eos": sampling.ignore_eos,
         "skip_special_tokens": False,
         "seed": request.seed,
+        "logit_bias": special.logit_bias,
         "logprobs": logprobs,
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,

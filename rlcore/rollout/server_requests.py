@@ -18,7 +18,7 @@ from rlcore.rollout.server_client import (
     tokens_of,
 )
 from rlcore.rollout.server_pool import ServerPool
-from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
+from rlcore.rollout.vllm_support import SpecialTokens, kept_tokens, logprobs_needed
 from rlcore.types import Completion, Finish, Request
 
 RETRY_S = 0.5
@@ -36,10 +36,10 @@ class ServerRequests:
     """
 
     def __init__(
-        self, pool: ServerPool, *, name: str, end_ids: Sequence[int], vocabulary: int
+        self, pool: ServerPool, *, name: str, special: SpecialTokens, vocabulary: int
     ) -> None:
         self._pool, self._name = pool, name
-        self._end_ids, self._vocabulary = end_ids, vocabulary
+        self._special, self._vocabulary = special, vocabulary
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._unwanted: set[str] = set()
         self._numbers = itertools.count()
@@ -119,7 +119,7 @@ class ServerRequests:
         server = await self._pool.choose(request, lambda: request.id not in self._unwanted)
         if server is None:
             return "aborted"
-        body = completion_body(request, model(server), self._end_ids, logprobs)
+        body = completion_body(request, model(server), self._special, logprobs)
         id = f"{self._name}-{next(self._numbers)}"
         task = asyncio.create_task(server.complete(id, body))
         server.posts[request.id] = Post(id, task)

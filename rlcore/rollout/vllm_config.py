@@ -21,6 +21,7 @@ from rlcore.pretrained import (
     load_generation_config,
 )
 from rlcore.rollout.process_state import launched
+from rlcore.rollout.vllm_support import SpecialTokens
 from rlcore.tokenizer import load_tokenizer
 
 _LONGEST_REASON = 200
@@ -64,9 +65,13 @@ def read_config(model_folder: str | Path, tensor_parallel: int, max_length: int)
     return config
 
 
-def read_end_ids(model_folder: str | Path, config: Any) -> list[int]:
-    """Tokens at which a completion ends. vLLM itself knows those of the config and generation config only."""
-    return end_ids(load_tokenizer(model_folder), load_generation_config(model_folder), config)
+def read_special_tokens(model_folder: str | Path, config: Any) -> SpecialTokens:
+    """Tokens that vLLM must be told of: it knows the ends of config and generation config only, and no bans."""
+    settings = load_generation_config(model_folder)
+    return SpecialTokens(
+        ends=end_ids(load_tokenizer(model_folder), settings, config),
+        bans=list((settings and settings.suppress_tokens) or ()),
+    )
 
 
 @contextmanager

@@ -22,10 +22,10 @@ from rlcore.rollout.vllm_config import (
     cache_bytes,
     in_our_words,
     read_config,
-    read_end_ids,
+    read_special_tokens,
     share_at_start,
 )
-from rlcore.rollout.vllm_support import kept_tokens, logprobs_needed
+from rlcore.rollout.vllm_support import SpecialTokens, kept_tokens, logprobs_needed
 from rlcore.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class VllmEngine:
     ) -> None:
         _prepare_environment()
         config = read_config(model_folder, tensor_parallel, max_length)
-        self._end_ids = read_end_ids(model_folder, config)
+        self._special = read_special_tokens(model_folder, config)
         self.version = 0
         self.shared, self.deterministic = False, False
         self._dtype = dtype
@@ -102,7 +102,7 @@ class VllmEngine:
         """Hand requests to the engine."""
         check_requests(requests, self._drafts, self._max_length)
         for request in requests:
-            params = _sampling_params(request, self._vocabulary, self._end_ids)
+            params = _sampling_params(request, self._vocabulary, self._special)
             self._drafts[request.id] = Draft(request=request)
             prompt = {"prompt_token_ids": request.prompt_ids + request.prefix_ids}
             self._add(request.id, prompt, params)
@@ -286,7 +286,9 @@ def _start_engine(**arguments: Any) -> LLMEngine:
     )
 
 
-def _sampling_params(request: Request, vocabulary: int, ends: Sequence[int]) -> SamplingParams:
+def _sampling_params(
+    request: Request, vocabulary: int, special: SpecialTokens
+) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -299,8 +301,9 @@ def _sampling_params(request: Request, vocabulary: int, ends: Sequence[int]) -> 
         min_p=sampling.min_p,
         stop=list(sampling.stop),
         ignore_eos=sampling.ignore_eos,
-        stop_token_ids=[] if sampling.ignore_eos else list(ends),
+        stop_token_ids=[] if sampling.ignore_eos else special.ends,
         seed=request.seed,
+        logit_bias=special.logit_bias,
         logprobs=logprobs_needed(sampling, vocabulary),
         detokenize=bool(sampling.stop),
         # a stop string may be the text of a special token, such as </tool_call>

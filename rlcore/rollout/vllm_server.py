@@ -41,7 +41,7 @@ from rlcore.rollout.server_client import ADAPTER, Server, ServerError
 from rlcore.rollout.server_pool import ServerPool
 from rlcore.rollout.server_process import ServerProcesses, ServerSettings
 from rlcore.rollout.server_requests import ServerRequests
-from rlcore.rollout.vllm_config import read_config, read_end_ids
+from rlcore.rollout.vllm_config import read_config, read_special_tokens
 from rlcore.types import Completion, Request
 
 SERVERS = "RLCORE_SERVERS"
@@ -94,7 +94,7 @@ class VllmServers:
         self._has_adapter = adapter_rank is not None
         self._state = PartialState()
         config = read_config(model_folder, 1, max_length)
-        self._end_ids = read_end_ids(model_folder, config)
+        self._special = read_special_tokens(model_folder, config)
         self._vocabulary = int(config.vocab_size)
         self._processes: ServerProcesses | None = None
         urls: list[str] = []  # rank 0 knows those of servers that it starts
@@ -239,7 +239,7 @@ class VllmServers:
         self._requests = ServerRequests(
             self._pool,
             name=f"{self._run}-{self._state.process_index}",
-            end_ids=self._end_ids,
+            special=self._special,
             vocabulary=self._vocabulary,
         )
         self._watching = asyncio.create_task(self._pool.watch(self._refresh))

@@ -27,6 +27,22 @@ class LogprobEntry(NamedTuple):
     logprob: float
 
 
+class SpecialTokens(NamedTuple):
+    ends: list[int]
+    """At which a completion ends."""
+    bans: list[int]
+    """That are never sampled (`suppress_tokens` of the generation config)."""
+
+    @property
+    def logit_bias(self) -> dict[int, float] | None:
+        """What vLLM adds to the logits of banned tokens; None without any.
+
+        -100 is the least that it takes. A token as probable as the best of the others then has e^-100 = 4e-44 times its
+        probability.
+        """
+        return dict.fromkeys(self.bans, -100.0) or None
+
+
 ROOM = 2
 """Log-probabilities asked for at each token, in multiples of top_k: tokens that tie with the k-th are kept too."""
 TOLERANCE = 1e-3

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def continue_optimiser(run: Run, stage: Stage, learner: Learner) -> None:
-    """Give a new learner what the last one left: optimiser, place in the schedule and averaged weights.
+    """Give a new learner what the last one left: optimiser, place in the schedule and averaged weights; or moments alone.
 
-    Only where the stage says `optim: continue` and begins now; one that is resumed has its own. Collective.
+    Only where the stage says so (`optim.continues`) and begins now; one that is resumed has its own. Collective.
     Raises `RunError` where the last checkpoint holds no optimiser.
     """
     resumed = run.saved is not None and "learner" in run.saved
@@ -29,6 +29,9 @@ def continue_optimiser(run: Run, stage: Stage, learner: Learner) -> None:
             f"stage {stage.label} goes on with the optimiser of the stage before it, and the last checkpoint of "
             f"{run.folder.path} has none: train that stage again, or leave out optim.continues"
         )
+    if stage.optim.continues == "moments":
+        learner.take_moments(state["learner"])
+        return
     # Coefficients that move belong to the objective, which may be another one now.
     moving = {
         f"objective/{name}": control.state_dict()

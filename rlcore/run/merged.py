@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlcore.errors import RecipeError, RunError
 from rlcore.plugin import Named, build, build_later, call
 from rlcore.recipe.build_learner import starting_point
+from rlcore.recipe.load import RUN_RECIPE
+from rlcore.recipe.yaml_text import parse_yaml
 from rlcore.run.checkpoint import all_checkpoints, read_cursor
 from rlcore.run.folder import RunFolder, read_rows
 
@@ -20,7 +22,7 @@ METRIC = "metric"
 BY_METRIC = "rlcore.run.merged:weights_by_metric"
 RULES = {
     name: f"rlcore.merging.rules:{name}"
-    for name in ("mean", "ema", "linear", "residual", "task_arithmetic", "ties", "dare")
+    for name in ("mean", "ema", "linear", "residual", "task_arithmetic", "ties", "dare", "twin")
 }
 
 
@@ -47,6 +49,7 @@ def merge_models(
         sources = last_checkpoints(names, last)
     if not sources:
         raise RecipeError("there is no model to merge: name at least one")
+    _require_common_start(sources)
     made, weights = build_rule(rule, sources, has_base=base is not None)
     start = local_folder(starting_point(base)) if base is not None else None
     call(f"the merge by {rule!r}", lambda: merge(sources, folder, made, base=start))
@@ -67,6 +70,35 @@ def last_checkpoints(names: Sequence[str], last: int) -> list[Path]:
             "run.checkpoint_every, or merge fewer"
         )
     return saved[-last:]
+
+
+def _require_common_start(sources: Sequence[Path]) -> None:
+    """Raise `RunError` for checkpoints of runs that began as different random models.
+
+    An average of such models is none: each has its own order of hidden units. Folders that are no checkpoints of a run do
+    not say how they began, and are let through.
+    """
+    first: tuple[Path, Any] | None = None
+    for source in sources:
+        start = _random_start(source)
+        if start is None:
+            continue
+        if first is not None and start != first[1]:
+            raise RunError(
+                f"{first[0]} and {source} cannot be merged: their runs began as different random models; start both from "
+                "one model (model.path), or with the same seed and model.config"
+            )
+        first = first or (source, start)
+
+
+def _random_start(source: Path) -> Any:
+    """Seed and config of the random model that the run of a checkpoint began with; None where it began otherwise."""
+    recipe = source.parent.parent / RUN_RECIPE
+    if source.parent.name != "checkpoints" or not recipe.is_file():
+        return None
+    settings = parse_yaml(recipe.read_text(encoding="utf-8"))
+    config = settings["model"].get("config")
+    return None if config is None else (settings["seed"], config)
 
 
 def build_rule(

@@ -29,7 +29,7 @@ class MergeStage(Stage):
 
     rule: str | dict[str, Any] = Field(
         "mean",
-        description="what is made of each tensor: mean, ema, linear, metric, residual, task_arithmetic, ties, dare, "
+        description="what is made of each tensor: mean, ema, linear, metric, residual, task_arithmetic, ties, dare, twin, "
         "file.py:function, or {use: name, parameter: value}; docs/merging.md",
     )
     last: PositiveInt | None = Field(

@@ -7,6 +7,7 @@
     advantage-weighted, per step (Eq. 4)   credit: {baseline: none, steps: {scheme: {use: per_step, mix: 1.0}}},
                                            objective: {use: awr, beta: 0.5}
     GRPO on old completions                credit: {baseline: mean_std}, objective: grpo (needs the rows' logprobs)
+    LeTI                                   transform: feedback, objective: sft
 
 Credit sees all completions of a task before `keep` and `distinct` choose among them, so a baseline is that of the whole group.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -32,7 +34,8 @@ from rlcore.run.metrics import learner_metrics
 from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
 from rlcore.stages.base import DataStage, OrderKeys, Stage, TrainingKeys, unrewarded
-from rlcore.types import Rollout, Sample, Verdict
+from rlcore.stages.transform_keys import TransformKey, check_transforms, transformed
+from rlcore.types import Rollout, Sample, Task, Verdict
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
@@ -40,8 +43,11 @@ if TYPE_CHECKING:
     from rlcore.run.session import Run
     from rlcore.run.stored import Stored
 
+VERDICT = ("reward", "passed", "feedback")
+"""Columns of a stored completion: its value, whether it is correct, and the reason that the reward gave."""
 
-class OfflineStage(OrderKeys, TrainingKeys, DataStage):
+
+class OfflineStage(TransformKey, OrderKeys, TrainingKeys, DataStage):
     headline = ("loss", "entropy")
 
     keep: Literal["all", "correct", "incorrect", "shortest", "best"] = Field(
@@ -89,6 +95,12 @@ class OfflineStage(OrderKeys, TrainingKeys, DataStage):
                     "it leaves out tokens by comparing those of a rollout batch, which this stage has none of: "
                     "use it in an rl stage, or another objective here"
                 )
+        with context.at("transform"):
+            if check_transforms(self, aim, VERDICT).changes_tasks:
+                raise RecipeError(
+                    "one of them changes the task before it is encoded, and stored completions are tokens already: use those "
+                    "that change the sample (docs/imitation.md says which)"
+                )
         with context.at("credit"):
             build_credit(self.credit)
         total = self.steps * self.batch_size
@@ -106,7 +118,11 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
     stored = read_stored(run.stored(stage.data))
     samples = offline_samples(stored, stage, objective)
     run.tracker.say(f"{stage.label}: {len(samples):,} stored completions to learn from")
-    task_of = {rollout.id: one.group.task for one in stored for rollout in one.group.rollouts}
+    task_of = {
+        rollout.id: with_verdict(one.group.task, verdict)
+        for one in stored
+        for rollout, verdict in zip(one.group.rollouts, one.group.verdicts, strict=True)
+    }
     tasks = [task_of[sample.id] for sample in samples]
     seed = derive(run.recipe.seed, "offline", run.cursor.stage)
     order = build_order(stage.curriculum, tasks, seed=seed)
@@ -116,12 +132,36 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
         while stage.goes_on(run):
             watch = Stopwatch()
             positions = drawn(order, stage.batch_size, len(samples))
-            report = learner.update([samples[position] for position in run.my_share(positions)])
+            mine = []
+            for number, position in run.my_share(list(enumerate(positions))):
+                sample: Sample | None = samples[position]
+                if stage.transform:
+                    sample = transformed(
+                        run,
+                        stage,
+                        tasks[position],
+                        number,
+                        seed=seed,
+                        encode=partial(_stored_sample, samples[position]),
+                    )
+                if sample is not None:
+                    mine.append(sample)
+            report = learner.update(mine)
             order.observe(unrewarded(tasks, positions))
             watch.lap("learn")
             metrics = learner_metrics(report) | order.metrics() | watch.times()
             run.end_step(metrics, learner, order)
     run.end_stage(learner, order)
+
+
+def with_verdict(task: Task, verdict: Verdict) -> Task:
+    """The task with what its rewards said of one completion, as columns that transforms can read."""
+    values = (verdict.value, verdict.passed(), verdict.reason)
+    return replace(task, columns={**task.columns, **dict(zip(VERDICT, values, strict=True))})
+
+
+def _stored_sample(sample: Sample, task: Task) -> Sample:
+    return sample
 
 
 def offline_samples(

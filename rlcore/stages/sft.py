@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 
 from rlcore.credit.demonstrations import demonstration_sample, trained_whole
 from rlcore.curriculum.task_sampler import drawn
-from rlcore.errors import RecipeError, RunError, TaskError
+from rlcore.errors import RecipeError, RunError
 from rlcore.objective.term import Objective
 from rlcore.recipe.build import build_environments, build_order
 from rlcore.recipe.build_learner import build_objective
@@ -22,7 +22,7 @@ from rlcore.run.metrics import learner_metrics
 from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
 from rlcore.stages.base import OrderKeys, TaskStage, TrainingKeys, unrewarded
-from rlcore.transforms.transform import Draw, Transforms
+from rlcore.stages.transform_keys import TransformKey, check_transforms, transformed
 from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from rlcore.rollout.prompt import PromptEncoder
     from rlcore.run.session import Run
 
+LOOKED_AT = 20
+"""First tasks of a set whose columns are those of all."""
 
-class SftStage(OrderKeys, TrainingKeys, TaskStage):
+
+class SftStage(TransformKey, OrderKeys, TrainingKeys, TaskStage):
     headline = ("loss", "entropy")
 
     steps: PositiveInt = Field(description="steps, each of one update")
@@ -45,11 +48,6 @@ class SftStage(OrderKeys, TrainingKeys, TaskStage):
     )
     train_on: Literal["completion", "all"] = Field(
         "completion", description="tokens of the demonstration alone, or the prompt's too"
-    )
-    transform: str | dict[str, Any] | list[str | dict[str, Any]] | None = Field(
-        None,
-        description="what is changed in a demonstration, afresh in each step: masked_thought, metadata, ..., {use: name, "
-        "parameter: value}, or a list of them; docs/imitation.md",
     )
     optim: OptimSection = Field(default_factory=lambda: OptimSection(lr=1e-5))
     env: EnvSection | None = Field(
@@ -68,11 +66,9 @@ class SftStage(OrderKeys, TrainingKeys, TaskStage):
         with context.at("objective"):
             objective = imitating(self)
         with context.at("transform"):
-            if Transforms(self.transform).sets_advantages and not objective.reads_advantages:
-                raise RecipeError(
-                    f"score has no effect: the objective {self.objective!r} reads no advantages; set objective to awr or "
-                    "unlikelihood, for example"
-                )
+            first = context.tasks[self.tasks][:LOOKED_AT]
+            columns = {name for task in first for name in task.columns}
+            check_transforms(self, objective, columns)
         total = self.steps * self.batch_size
         fact = (
             f"{self.label}: {self.steps} steps x {self.batch_size} demonstrations = {total:,}"
@@ -138,28 +134,20 @@ def demonstrations(
 ) -> Callable[[Task, int], Sample | None]:
     """A function from a task and its number in the batch to what the stage trains on; None where a transform leaves it out."""
     encoder = encoder_with_tools(run, stage.env)
-    transforms = Transforms(stage.transform)
     whole = stage.train_on == "all"
 
     def sample_of(task: Task, number: int) -> Sample | None:
-        if not transforms:
+        if not stage.transform:
             return demonstrate(encoder, task, whole=whole)
-        step = run.cursor.stage_step
-        draw = Draw(
-            task=task,
-            step=step,
-            steps=stage.steps,
-            seed=f"{derive(seed, 'transform')}/{step}/{number}",
-            tokenizer=run.policy.tokenizer,
+        return transformed(
+            run,
+            stage,
+            task,
+            number,
+            seed=seed,
+            encode=partial(demonstrate, encoder),
+            widen=trained_whole if whole else None,
         )
-        widen = trained_whole if whole else None
-        sample = transforms.apply(draw, partial(demonstrate, encoder), widen)
-        if sample is not None and len(sample.token_ids) > run.policy.max_length:
-            raise TaskError(
-                f"stage {stage.label}: its transform makes the demonstration of task {task.id!r} {len(sample.token_ids):,} tokens "
-                f"long, and the model reads {run.policy.max_length:,}: shorten the text, or leave the row out of the data"
-            )
-        return sample
 
     return sample_of
 

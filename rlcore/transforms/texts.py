@@ -1,7 +1,8 @@
-"""Text of other columns put in front of a document or behind it."""
+"""Text of other columns put in front of a document or behind it, or asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from string import Formatter
 
@@ -22,7 +23,7 @@ def metadata(
     text: its words, with {columns} of the task. cooldown: last fraction of the steps, without it; optimiser and schedule go on.
     It stands after a beginning-of-sequence token, and before everything else.
     """
-    columns = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+    columns = _columns_of(text)
     if not columns:
         raise RecipeError(
             f"transform metadata: {text!r} names no column, so that all documents would begin alike; write for example "
@@ -34,6 +35,13 @@ def metadata(
     first = sample.token_ids[0]
     behind_beginning = int(first == draw.tokenizer.bos_token_id)
     return insert(sample, behind_beginning, draw.ids(words))
+
+
+def _columns_of(text: str) -> list[str]:
+    return [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+
+
+metadata.reads = lambda text, **others: _columns_of(text)  # type: ignore[attr-defined]
 
 
 def thought(
@@ -53,3 +61,31 @@ def thought(
             f"task {task.id!r}: transform thought follows a text, and the demonstration is a list of messages"
         )
     return replace(task, demonstration=f"{document}{separator}{draw.column(column)}")
+
+
+def signals(task: Task, draw: Draw, *, prompts: Mapping[str, str]) -> Task | None:
+    """reStructured Pre-training (arXiv 2206.11147): a prompt about the document, whose answer is one of its columns.
+
+    prompts: from a column to a prompt with the document as {text}, such as {title: "{text}\n\nTitle:"}. One is drawn in each
+    step, of those whose answer the row has and does not give away: it occurs nowhere in the prompt, in any case of letters.
+    """
+    document = task.demonstration
+    if not isinstance(document, str):
+        raise TaskError(
+            f"task {task.id!r}: transform signals asks about a text, and the demonstration is a list of messages"
+        )
+    pairs = []
+    for column, words in prompts.items():
+        if "{text}" not in words:
+            raise RecipeError(f"transform signals: the prompt {words!r} has no {{text}}")
+        prompt = words.replace("{text}", document)
+        answer = str(task.columns.get(column) or "").strip()
+        if answer and answer.casefold() not in prompt.casefold():
+            pairs.append((prompt, answer))
+    if not pairs:
+        return None
+    prompt, answer = draw.rng.choice(pairs)
+    return replace(task, prompt=prompt, answer=answer, demonstration=answer)
+
+
+signals.reads = lambda prompts, **others: prompts  # type: ignore[attr-defined]

@@ -5,8 +5,9 @@ A transform is one function. The name of its first parameter says what it change
     task      before it is encoded: `(task, draw, **parameters) -> Task or None`
     sample    the tokens: `(sample, draw, **parameters) -> Sample or None`
 
-None leaves the demonstration out of the step. Parameters are keys of the recipe. All chance comes
-from `draw.rng`, so that a resumed run draws what the whole run drew, and each epoch draws anew.
+None leaves the demonstration out of the step. Parameters are keys of the recipe. A parameter `column` names a column that
+the transform reads; one that reads others says so by an attribute of the function, `reads(**parameters) -> names`.
+All chance comes from `draw.rng`, so that a resumed run draws what the whole run drew, and each epoch draws anew.
 Transforms run one after the other, those of tasks first. They serve training alone: evaluations read
 the tasks as they are.
 """
@@ -14,7 +15,7 @@ the tasks as they are.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from rlcore.errors import RecipeError, TaskError
-from rlcore.plugin import Named, build_later, call, signature
+from rlcore.plugin import Named, build_later, call, did_you_mean, signature
 from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ TRANSFORMS = {
     "correction": "rlcore.transforms.drafts:correction",
     "metadata": "rlcore.transforms.texts:metadata",
     "thought": "rlcore.transforms.texts:thought",
+    "signals": "rlcore.transforms.texts:signals",
+    "markers": "rlcore.transforms.markers:markers",
     "conditional": "rlcore.transforms.scores:conditional",
     "filter": "rlcore.transforms.scores:filter",
     "easy_first": "rlcore.transforms.scores:easy_first",
     "score": "rlcore.transforms.scores:score",
+    "feedback": "rlcore.transforms.feedback:feedback",
 }
 """Name in a recipe -> where it is."""
 
@@ -121,9 +125,26 @@ class Transforms:
         return bool(self._of_tasks or self._of_samples)
 
     @property
+    def changes_tasks(self) -> bool:
+        """Whether one of them changes tasks."""
+        return bool(self._of_tasks)
+
+    @property
     def sets_advantages(self) -> bool:
         """Whether one of them says so, by an attribute of its function."""
         return any(getattr(part.func, "sets_advantages", False) for part in self._of_samples)
+
+    def check_columns(self, known: Collection[str]) -> None:
+        """Raise `RecipeError` for a column that a transform reads and the tasks lack. known: columns of the tasks."""
+        for part in [*self._of_tasks, *self._of_samples]:
+            for column in _columns_read(part):
+                if column not in known:
+                    raise RecipeError(
+                        f"{part.func.__name__} reads the column {column!r}, which the tasks do not have"
+                        f"{did_you_mean(column, known)}"
+                    )
+            if part in self._of_tasks and part.func.__module__.partition(".")[0] != "rlcore":
+                return  # it may have added columns
 
     def apply(
         self,
@@ -143,35 +164,51 @@ class Transforms:
                 return None
             draw = replace(draw, task=task)
         sample = encode(draw.task)
-        draw = replace(draw, start=sample.mask.index(True))
+        trained = sample.mask.index(True) if any(sample.mask) else len(sample.mask)
+        draw = replace(draw, start=trained)
         if widen is not None:
             sample = widen(sample)
         for number, part in enumerate(self._of_samples, start=len(self._of_tasks)):
             changed = _checked(part, sample, _numbered(draw, number), Sample)
             if changed is None:
                 return None
-            # A transform that changes the length does so in front of the completion.
-            added = len(changed.token_ids) - len(sample.token_ids)
-            draw = replace(draw, start=draw.start + added)
+            draw = replace(draw, start=_start_of_completion(changed, sample, draw.start))
             sample = changed
         return sample
 
 
-def insert(sample: Sample, position: int, ids: Sequence[int]) -> Sample:
-    """The sample with tokens that are read and not trained, in front of `position`."""
+def insert(sample: Sample, position: int, ids: Sequence[int], *, instead: int = 0) -> Sample:
+    """The sample with tokens that are read and not trained, in front of `position`.
+
+    instead: so many tokens from `position` on are taken away for them.
+    """
     count = len(ids)
+    rest = position + instead
 
-    def longer(values: list[Any], new: Sequence[Any]) -> list[Any]:
-        return [*values[:position], *new, *values[position:]]
+    def spliced(values: list[Any] | None, new: Sequence[Any]) -> Any:
+        return None if values is None else [*values[:position], *new, *values[rest:]]
 
-    inputs = sample.input_ids
     return replace(
         sample,
-        token_ids=longer(sample.token_ids, ids),
-        mask=longer(sample.mask, [False] * count),
-        advantages=longer(sample.advantages, [0.0] * count),
-        input_ids=None if inputs is None else longer(inputs, ids),
+        token_ids=spliced(sample.token_ids, ids),
+        mask=spliced(sample.mask, [False] * count),
+        advantages=spliced(sample.advantages, [0.0] * count),
+        logprobs=spliced(sample.logprobs, [0.0] * count),
+        old_logprobs=spliced(sample.old_logprobs, [0.0] * count),
+        support=spliced(sample.support, [None] * count),
+        input_ids=spliced(sample.input_ids, ids),
     )
+
+
+def _start_of_completion(changed: Sample, before: Sample, start: int) -> int:
+    """Where the completion, which began at `start`, begins in the changed sample."""
+    completion = before.token_ids[start:]
+    added = len(changed.token_ids) - len(before.token_ids)
+    for moved in (added, *range(added)):
+        place = start + moved
+        if changed.token_ids[place : place + len(completion)] == completion:
+            return place
+    return start
 
 
 def _changes(part: partial[Any]) -> str:
@@ -182,6 +219,19 @@ def _changes(part: partial[Any]) -> str:
             "which says what it changes"
         )
     return first
+
+
+def _columns_read(part: partial[Any]) -> Collection[str]:
+    parameters = {}
+    for parameter in signature(part.func).parameters.values():
+        if parameter.default is not parameter.empty:
+            parameters[parameter.name] = parameter.default
+    parameters |= part.keywords
+    reads = getattr(part.func, "reads", None)
+    if reads is not None:
+        return reads(**parameters)
+    column = parameters.get("column")
+    return [column] if isinstance(column, str) else []
 
 
 def _numbered(draw: Draw, number: int) -> Draw:

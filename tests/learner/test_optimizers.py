@@ -43,6 +43,51 @@ def test_resumes_bit_for_bit(make_policy, name):
     )
 
 
+def test_moments_of_another_learner_under_settings_of_its_own(make_policy):
+    """The next update is AdamW's of Algorithm 2 (arXiv 1711.05101) by hand, from the moments of two updates before it."""
+    first = make_learner(make_policy("float64"), lr=0.01, betas=(0.9, 0.95), schedule="linear", total_updates=2)
+    for seed in (0, 1):
+        first.update(make_samples(seed=seed))
+    state = first.state_dict()
+    own = {"lr": 0.03, "betas": (0.8, 0.9), "weight_decay": 0.2, "clip_norm": 1e9, "schedule": "constant", "warmup_steps": 2}
+    second = make_learner(make_policy("float64"), **own)
+    second.policy.module.load_state_dict(first.policy.module.state_dict())
+    second.take_moments(state)
+    batch = make_samples(seed=2)
+    second.accumulate(batch)
+    named = [(p, p.detach().clone(), p.grad.clone()) for p in second.policy.module.parameters()]
+    moments = first._optimizer.optimizer.state
+    of_first = {id(a): moments[b] for a, b in zip(second.policy.module.parameters(), first.policy.module.parameters(), strict=True)}
+    expected = []
+    for parameter, before, gradient in named:
+        m = 0.8 * of_first[id(parameter)]["exp_avg"] + 0.2 * gradient
+        v = 0.9 * of_first[id(parameter)]["exp_avg_sq"] + 0.1 * gradient**2
+        step = (m / (1 - 0.8**3)) / ((v / (1 - 0.9**3)).sqrt() + 1e-8)
+        decay = 0.2 if parameter.ndim >= 2 else 0.0
+        expected.append(before - 0.03 / 2 * (step + decay * before))
+    report = second.update(batch)
+    assert report.lr == 0.03 / 2, "the first of two updates of its own warm-up"
+    for (parameter, _, _), value in zip(named, expected, strict=True):
+        assert torch.allclose(parameter, value, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_moments_of_each_optimiser(make_policy, name):
+    """Under equal settings and a constant rate, taking the moments is going on, bit for bit."""
+    batches = [make_samples(seed=s) for s in range(4)]
+    whole = make_learner(make_policy("float32"), optimizer=name)
+    reports = [whole.update(batch) for batch in batches]
+    first = make_learner(make_policy("float32"), optimizer=name)
+    for batch in batches[:2]:
+        first.update(batch)
+    second = make_learner(make_policy("float32", seed=9), optimizer=name)
+    second.policy.module.load_state_dict(first.policy.module.state_dict())
+    second.take_moments(first.state_dict())
+    assert second.updates == 0
+    assert [second.update(batch).grad_norm for batch in batches[2:]] == [report.grad_norm for report in reports[2:]]
+    assert torch.equal(parameters(second), parameters(whole))
+
+
 @needs_muon
 def test_muon_moves_matrices_by_an_orthogonal_step_and_leaves_the_rest_to_adamw(make_policy):
     policies = [make_policy("float32", tie_word_embeddings=False) for _ in range(2)]

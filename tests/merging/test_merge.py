@@ -17,8 +17,9 @@ from rlcore.errors import ModelError, RecipeError, RunError
 from rlcore.learner.policy import load_policy
 from rlcore.merging import weight_files
 from rlcore.merging.merge import merge
-from rlcore.merging.rules import dare, ema, linear, mean, residual, task_arithmetic, ties
+from rlcore.merging.rules import dare, ema, linear, mean, residual, task_arithmetic, ties, twin
 from rlcore.merging.weights import metric_weights
+from rlcore.run.merged import plain_rule
 
 CONFIG = {
     "model_type": "qwen2", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -77,6 +78,7 @@ def numpy_ties(vectors: list[np.ndarray], density: float) -> np.ndarray:
         (mean(), lambda x, b: sum(x) / 3),
         (linear([0.5, 0.7, -0.2]), lambda x, b: 0.5 * x[0] + 0.7 * x[1] - 0.2 * x[2]),
         (ema(0.2), lambda x, b: 0.64 * x[0] + 0.16 * x[1] + 0.2 * x[2]),
+        (ema(0.2, bias_correction=True), lambda x, b: (0.64 * x[0] + 0.8 * x[1] + x[2]) / 2.44),
     ],
 )
 def test_averages(tmp_path, models, rule, reference):
@@ -116,7 +118,7 @@ def test_dare_keeps_the_mean_and_the_share(tmp_path, models):
     assert any(not value.equal(other[name]) for name, value in made.items())
 
 
-@pytest.mark.parametrize("rule", [mean(), ema(), linear([1.0])])
+@pytest.mark.parametrize("rule", [mean(), ema(), ema(0.3, bias_correction=True), linear([1.0])])
 def test_one_model_is_itself(tmp_path, models, rule):
     assert same(merged(tmp_path, models[:1], rule), weights_of(models[0]))
 
@@ -152,6 +154,61 @@ def test_ema_of_six_weighs_as_published():
     six = [torch.eye(6)[place] for place in range(6)]
     weights = ema(0.2)("", six, None)
     assert np.allclose(weights, [0.328, 0.082, 0.102, 0.128, 0.160, 0.200], atol=5e-4)
+
+
+def test_bias_correction_takes_the_weight_of_the_start_away():
+    """The oldest weighs least then, each newer one 1 / (1 - alpha) times as much, and all sum to 1."""
+    six = [torch.eye(6, dtype=torch.float64)[place] for place in range(6)]
+    weights = ema(0.2, bias_correction=True)("", six, None)
+    powers = 0.8 ** np.arange(5, -1, -1)
+    assert np.allclose(weights, powers / powers.sum(), rtol=1e-12)
+    assert np.allclose(ema(1e-9, bias_correction=True)("", six, None), 1 / 6, atol=1e-6), "a small alpha is the mean"
+
+
+# Twin-Merging --------------------------------------------------------------------------------
+
+
+def numpy_twin(x: list[np.ndarray], b: np.ndarray, weights: list[float], rank: float) -> np.ndarray:
+    """With eigenvectors of the Gram matrix in place of an SVD."""
+    shared = sum(one - b for one in x) / len(x)
+    out = b + shared
+    for weight, one in zip(weights, x, strict=True):
+        exclusive = one - b - shared
+        if exclusive.ndim == 2:
+            kept = math.ceil(rank * min(exclusive.shape))
+            _, vectors = np.linalg.eigh(exclusive.T @ exclusive)
+            top = vectors[:, ::-1][:, :kept]
+            exclusive = exclusive @ top @ top.T
+        out = out + weight * exclusive
+    return out
+
+
+def test_twin_is_shared_and_compressed_exclusive_parts(tmp_path, models):
+    *sources, base = models
+    made = merged(tmp_path, sources, twin([0.7, 0.0, 0.3], rank=0.3), base=base)
+    for name, value in made.items():
+        *x, b = arrays(models, name)
+        assert np.abs(value.numpy() - numpy_twin(x, b, [0.7, 0.0, 0.3], 0.3)).max() < 1e-5, name
+
+
+def test_twin_at_its_ends(tmp_path, models):
+    """One weight and the full rank give that expert; rank 0, or no weight, the shared model."""
+    *sources, base = models
+    expert = merged(tmp_path, sources, twin([0, 1, 0], rank=1.0), base=base)
+    assert same(expert, weights_of(models[1]))
+    shared = merged(tmp_path, sources, task_arithmetic(1 / 3), base=base)
+    for rule in (twin([0.2, 0.5, 0.3], rank=0.0), twin([0, 0, 0])):
+        made = merged(tmp_path, sources, rule, base=base)
+        assert all(torch.allclose(value, shared[name], atol=1e-6) for name, value in made.items())
+    scaled = merged(tmp_path, sources, twin([0, 0, 0], scale=0.3), base=base)
+    assert same(scaled, merged(tmp_path, sources, task_arithmetic(0.3), base=base))
+
+
+def test_what_twin_refuses():
+    with pytest.raises(RecipeError, match="rank is 1.5"):
+        twin([1.0], rank=1.5)
+    with pytest.raises(RecipeError, match="is for 1 models, and there are 3"):
+        plain_rule({"use": "twin", "weights": [1.0]}, 3, has_base=True)
 
 
 @pytest.mark.parametrize(

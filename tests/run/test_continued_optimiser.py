@@ -56,15 +56,30 @@ def test_two_stages_are_one(tmp_path: Path) -> None:
         assert near < 1e-3 < 0.02 < far, (kind, near, far)
 
 
-def test_kill_and_resume_at_the_border_and_behind_it_are_exact(tmp_path: Path) -> None:
-    stories = [story_of(written(tmp_path / "whole", in_two()))]
+def test_moments_go_on_under_a_schedule_of_the_stage(tmp_path: Path) -> None:
+    """Re-warming: the rate rises again from 0. Without a change of the rate the moments alone are the whole optimiser."""
+    optim = "{lr: 1e-2}"
+    again = "{continues: moments, lr: 4e-3, schedule: cosine, warmup_steps: 2}"
+    runs = {}
+    for name, second in (("all", "continue"), ("moments", "{continues: moments, lr: 1e-2}"), ("none", optim), ("warmed", again)):
+        runs[name] = written(tmp_path / name, in_two(second).replace(OPTIM, optim))
+    bits = {name: parameters(folder) for name, folder in runs.items()}
+    assert torch.equal(bits["moments"], bits["all"])
+    assert not torch.equal(bits["moments"], bits["none"])
+    rates = [row["lr"] for row in read_rows(runs["warmed"] / "metrics.jsonl")]
+    assert rates == pytest.approx([1e-2] * 4 + [2e-3, 4e-3, 4e-3, 2e-3])
+
+
+@pytest.mark.parametrize("second", ["continue", "{continues: moments, lr: 4e-3, schedule: cosine, warmup_steps: 2}"])
+def test_kill_and_resume_at_the_border_and_behind_it_are_exact(tmp_path: Path, second: str) -> None:
+    stories = [story_of(written(tmp_path / "whole", in_two(second)))]
     for step in (4, 6):
         folder = tmp_path / str(step)
         folder.mkdir()
         recipe = write_recipe(folder)
         saved = run_folder(recipe) / f"checkpoints/step_{step:06d}"
-        kill_when(start("train", recipe, in_two()), saved.exists)
-        finish(start("train", recipe, in_two(), "--resume"))
+        kill_when(start("train", recipe, in_two(second)), saved.exists)
+        finish(start("train", recipe, in_two(second), "--resume"))
         stories.append(story_of(run_folder(recipe)))
     assert stories[0] == stories[1] == stories[2]
 
@@ -81,6 +96,9 @@ def story_of(folder: Path) -> dict[str, object]:
         (in_two("{continues: true, lr: 2e-2}"), "stages.second.optim.lr is 0.02 and that of stage sft, whose optimiser goes on, is 0.01"),
         (in_two("{continues: true, use: sgd}"), "optim.use is 'sgd'"),
         (in_two("continues"), "optim"),
+        (in_two("{continues: momenta, lr: 1e-2}"), "optim.continues"),
+        (in_two("{continues: moments, use: sgd}"), "optim.use is 'sgd' and that of stage sft, whose moments go on, is 'adamw'"),
+        (f"stages=[{SFT % (4, '{continues: moments}')}]", "stages.0.optim: it goes on with the optimiser"),
     ],
 )
 def test_what_cannot_go_on(tmp_path: Path, stages: str, said: str) -> None:

@@ -108,6 +108,24 @@ def test_the_command_merges_the_last_checkpoints_of_a_run(tmp_path: Path, capsys
         assert not (tmp_path / "bad").exists()
 
 
+def test_runs_that_began_as_different_random_models_are_not_averaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Data ablation by averaging and Free Lunch over runs need a common start."""
+    for name, seed, size in (("a", 0, 64), ("b", 0, 32), ("c", 1, 64)):
+        (tmp_path / name).mkdir()
+        recipe = write_recipe(tmp_path / name)
+        tasks = f"tasks.demonstrations={{use: arithmetic, size: {size}, max_number: 4, terms: [2]}}"
+        sft = "stages=[{kind: sft, tasks: demonstrations, steps: 2, batch_size: 16}]"
+        finish(start("train", recipe, sft, tasks, f"seed={seed}"))
+    runs = {name: str(run_folder(tmp_path / name / "tiny.yaml")) for name in "abc"}
+    assert main(["merge", runs["a"], runs["b"], "--into", str(tmp_path / "ab")]) == 0
+    assert main(["merge", str(tmp_path / "ab"), runs["c"], "--into", str(tmp_path / "unknown")]) == 0
+    capsys.readouterr()
+    assert main(["merge", runs["a"], runs["c"], "--into", str(tmp_path / "ac")]) == 2
+    assert "their runs began as different random models" in capsys.readouterr().err
+
+
 def test_own_rule(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     finish(start("train", recipe, "stages.rl.steps=2"))

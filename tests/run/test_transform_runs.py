@@ -27,8 +27,8 @@ CHANGED = (
     "{use: masked_thought, p: 0.5, ramp: 0.0}]"
 )
 NOTHING = (
-    "stages.sft.transform=[{use: filter, column: level, threshold: -9.0}, {use: metadata, cooldown: 1.0}, "
-    "{use: own_tokens, rate: 0.0}, {use: conditional, column: level, threshold: 2.0, drop: 1.0}, {use: masked_thought, p: 0.0}]"
+    "stages.sft.transform=[{use: filter, column: level, threshold: -9.0}, {use: metadata, text: '{level} ', cooldown: 1.0}, "
+    "{use: own_tokens, rate: 0.0, column: level}, {use: conditional, column: level, threshold: 2.0, drop: 1.0}, {use: masked_thought, p: 0.0}]"
 )
 
 
@@ -103,6 +103,11 @@ def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
         ("mask_thought", "stages.sft.transform: there is no transform 'mask_thought'"),
         ("{use: masked_thought, p: 2.0}", "'p' must be less than or equal to 1"),
         ("[conditional]", "needs a value for threshold"),
+        ("metadata", "stages.sft.transform: metadata reads the column 'url', which the tasks do not have; there are: level"),
+        ("{use: filter, threshold: 1.0, column: levl}", "filter reads the column 'levl', which the tasks do not have; did you mean"),
+        ("{use: markers, columns: [length]}", "markers reads the column 'length'"),
+        ("{use: signals, prompts: {titel: '{text}'}}", "signals reads the column 'titel'"),
+        ("{use: feedback}", "feedback reads the column 'passed'"),
         ("{use: score, column: level}", "score has no effect: the objective 'sft' reads no advantages"),
     ],
 )

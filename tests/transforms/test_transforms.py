@@ -211,6 +211,61 @@ def test_a_correction_is_trained_and_its_draft_is_not() -> None:
     assert trained == encode(task()).token_ids[START:]
 
 
+# signals --------------------------------------------------------------------------------------
+
+ASKED = {"title": "{text}\n\nTitle:", "draft": "Guess what follows {text}"}
+
+
+def test_a_signal_is_asked_for_and_its_text_alone_is_trained() -> None:
+    named = {"use": "signals", "prompts": {"title": ASKED["title"]}}
+    sample = apply(named, draw(title=" Adding "))
+    start = sample.mask.index(True)
+    assert TOKENIZER.decode(sample.token_ids[:start]) == "the sum is 3\n\nTitle:"
+    assert TOKENIZER.decode(sample.token_ids[start:-1]) == "Adding" and all(sample.mask[start:])
+
+
+def test_an_answer_never_occurs_in_its_prompt() -> None:
+    """In any case of letters; a row with nothing else to ask is left out."""
+    named = {"use": "signals", "prompts": ASKED}
+    for title in ("The Sum", "title", "", None):
+        samples = [apply(named, draw(step, title=title, draft="No. 4")) for step in range(20)]
+        assert {TOKENIZER.decode(sample.token_ids[sample.mask.index(True) : -1]) for sample in samples} == {"No. 4"}
+    assert apply(named, draw(title="sum", draft="3")) is None
+    drawn = [apply(named, draw(step, title="Adding", draft="No. 4")).token_ids[-2] for step in range(200)]
+    assert abs(drawn.count(ord("4")) - 100) < 4 * 50**0.5 and drawn[:9] != drawn[9:18]
+
+
+# a transform names its columns ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("named", "read"),
+    [
+        ("metadata", ["url"]),
+        ({"use": "metadata", "text": "{a} {b}"}, ["a", "b"]),
+        ("thought", ["thought"]),
+        ({"use": "score", "column": "s"}, ["s"]),
+        ({"use": "markers", "columns": ["a"]}, ["a"]),
+        ({"use": "signals", "prompts": {"a": "{text}"}}, ["a"]),
+        ("feedback", ["passed", "feedback"]),
+        ("masked_thought", []),
+    ],
+)
+def test_columns_that_are_read_are_looked_for(named: object, read: list[str]) -> None:
+    Transforms(named).check_columns(read)
+    for missing in read:
+        with pytest.raises(RecipeError, match=f"reads the column '{missing}'"):
+            Transforms(named).check_columns([name for name in read if name != missing])
+
+
+def test_a_transform_of_tasks_from_a_file_may_add_columns(tmp_path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def added(task, draw):\n    return task\n\ndef read(sample, draw, column: str = 'a'):\n    return sample\n")
+    Transforms([f"{path}:added", "metadata"]).check_columns([])
+    with pytest.raises(RecipeError, match="read reads the column 'a'"):
+        Transforms([f"{path}:read", "metadata"]).check_columns(["url"])
+
+
 # together ------------------------------------------------------------------------------------
 
 NOTHING = [
