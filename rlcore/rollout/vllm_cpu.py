@@ -76,8 +76,15 @@ def _pack_and_keep(layer: nn.Module, remove_weight: bool) -> None:
     layer_utils.rlcore_pack(layer, remove_weight=False)
 
 
-def pass_over_invented_attributes() -> None:
-    """Let vLLM's search for its kernels pass over objects whose `__dict__` is no dictionary. To be called before it starts.
+def prepare_start(max_length: int) -> dict[str, Any]:
+    """Before an engine starts on a CPU: the arguments that it needs there."""
+    _pass_over_invented_attributes()
+    # A prompt read in two pieces makes vLLM wind back its request's generator, which generators on CPU cannot do.
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_length)}
+
+
+def _pass_over_invented_attributes() -> None:
+    """Let vLLM's search for its kernels pass over objects whose `__dict__` is no dictionary.
 
     At its start it looks through all modules, and fails on llvmlite, which numba loads (bm25s does): its library object
     invents whatever attribute it is asked for, also `__dict__`.

@@ -263,14 +263,9 @@ def _start_engine(**arguments: Any) -> LLMEngine:
         cache = arguments["kv_cache_memory_bytes"]
         arguments["gpu_memory_utilization"] = share_at_start(cache)
     else:
-        from rlcore.rollout.vllm_cpu import pass_over_invented_attributes
+        from rlcore.rollout.vllm_cpu import prepare_start
 
-        pass_over_invented_attributes()
-        # A prompt read in two pieces makes vLLM wind back its request's generator, which generators on CPU cannot do.
-        arguments |= {
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(8192, arguments["max_model_len"]),
-        }
+        arguments |= prepare_start(arguments["max_model_len"])
     return LLMEngine.from_engine_args(
         EngineArgs(
             **arguments,
