@@ -86,6 +86,8 @@ def zero_advantages(row: Row) -> str | None:
         return None
     if row.get("critic/pretraining"):  # the policy waits for its critic
         return None
+    if row.get("transform/frac_left_out") == 1:
+        return "the transform left out every demonstration of the step, so nothing was learned"
     return (
         "credit gave every completion an advantage of 0, so nothing was learned: check "
         "credit.baseline and its scheme"

@@ -104,14 +104,24 @@ def run_sft(run: Run, stage: SftStage) -> None:
             mine = run.my_share(list(enumerate(positions)))
             made = {number: sample_of(tasks[position], number) for number, position in mine}
             samples = {number: sample for number, sample in made.items() if sample is not None}
+            left_out = left_out_metric(run, stage, len(samples)) if stage.transform else {}
             losses, tokens_read = losses_now(run, learner, samples) if by_losses else ({}, 0)
             report = learner.update(list(samples.values()))
             report = merge_reports([report], forward_only_tokens=tokens_read)
             curriculum.observe(unrewarded(tasks, positions, losses))
             watch.lap("learn")
-            metrics = learner_metrics(report) | curriculum.metrics() | watch.times()
+            metrics = learner_metrics(report) | left_out | curriculum.metrics() | watch.times()
             run.end_step(metrics, learner, curriculum)
     run.end_stage(learner, curriculum)
+
+
+def left_out_metric(run: Run, stage: SftStage, kept: int) -> dict[str, float]:
+    """The fraction of a step's demonstrations that the transform left out, where it left out some.
+
+    Collective. kept: by this rank.
+    """
+    left_out = stage.batch_size - sum(run.gather([kept]))
+    return {"transform/frac_left_out": left_out / stage.batch_size} if left_out else {}
 
 
 def losses_now(

@@ -63,7 +63,18 @@ def transformed(
         tokenizer=run.policy.tokenizer,
     )
     sample = Transforms(stage.transform).apply(draw, encode, widen)
-    if sample is not None and len(sample.token_ids) > run.policy.max_length:
+    if sample is None:
+        return None
+    vocabulary = run.policy.model.config.get_text_config().vocab_size
+    strange = [
+        id for id in (*sample.token_ids, *(sample.input_ids or ())) if not 0 <= id < vocabulary
+    ]
+    if strange:
+        raise TaskError(
+            f"stage {stage.label}: its transform puts the token {strange[0]} into the demonstration of task {task.id!r}, and the "
+            f"model has the tokens 0 to {vocabulary - 1:,}"
+        )
+    if len(sample.token_ids) > run.policy.max_length:
         raise TaskError(
             f"stage {stage.label}: its transform makes the demonstration of task {task.id!r} {len(sample.token_ids):,} tokens "
             f"long, and the model reads {run.policy.max_length:,}: shorten the text, or leave the row out of the data"

@@ -10,6 +10,7 @@ from rlcore.errors import RlcoreError
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
 from rlcore.run.folder import read_rows
+from rlcore.run.rules import zero_advantages
 from tests.run.whole import (
     finish,
     kill_when,
@@ -133,4 +134,23 @@ def test_a_demonstration_that_a_transform_makes_too_long(tmp_path: Path) -> None
     text = "x" * 80 + "{level}"
     recipe = load(str(write_recipe(tmp_path)), [f"stages.sft.transform={{use: metadata, text: {text!r}}}"])
     with pytest.raises(RlcoreError, match="its transform makes the demonstration of task .* tokens long, and the model reads 64"):
+        train(recipe)
+
+
+def test_what_a_transform_leaves_out_is_said(tmp_path: Path) -> None:
+    none = ran(tmp_path / "none", "stages.sft.transform={use: filter, column: level, threshold: 1e9}")
+    rows = [row for row in read_rows(none / "metrics.jsonl") if row["stage"] == "sft"]
+    assert [row["transform/frac_left_out"] for row in rows] == [1.0] * 4
+    assert zero_advantages(rows[0]) == "the transform left out every demonstration of the step, so nothing was learned"
+
+
+def test_a_token_that_the_model_does_not_have(tmp_path: Path) -> None:
+    from rlcore.run.driver import train
+
+    (tmp_path / "strange.py").write_text(
+        "from dataclasses import replace\n\n\ndef strange(sample, draw):\n"
+        "    return replace(sample, input_ids=[10**6] * len(sample.token_ids))\n"
+    )
+    recipe = load(str(write_recipe(tmp_path)), [f"stages.sft.transform={tmp_path}/strange.py:strange"])
+    with pytest.raises(RlcoreError, match="its transform puts the token 1000000 into the demonstration of task"):
         train(recipe)

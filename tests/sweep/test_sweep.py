@@ -144,6 +144,11 @@ def test_mistakes_end_a_sweep_before_anything_runs(tmp_path: Path) -> None:
         sweeps.run_sweep(sweep_of(tmp_path, "stages.sft.optm.lr=[1e-3]"))
     with pytest.raises(RecipeError, match="set --trials"):
         sweeps.run_sweep(sweep_of(tmp_path, "stages.sft.optim.lr={log: [1e-4, 1e-2]}", search="tpe"))
+    for values in ("[-1, 1e-3]", "[1e-3, 1e-2, -1]"):
+        with pytest.raises(RecipeError, match="greater than 0"):
+            sweeps.run_sweep(sweep_of(tmp_path, f"stages.sft.optim.lr={values}"))
+    with pytest.raises(RecipeError, match="'stf/loss' is of no stage of the recipe; did you mean 'sft'"):
+        sweeps.run_sweep(sweep_of(tmp_path, "stages.sft.optim.lr=[1e-3]", metric="stf/loss"))
     assert not list(tmp_path.glob("sweep/trial*"))
     with pytest.raises(RunError, match="no number 'los' of a stage 'sft'"):
         sweeps.run_sweep(sweep_of(tmp_path, "stages.sft.optim.lr=[1e-3]", metric="sft/los"))

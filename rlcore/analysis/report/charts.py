@@ -68,7 +68,7 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
     "Signal and waste": (
         Chart(
             "Waste",
-            r"tokens/(frac_wasted)|reward/(frac_zero_std)",
+            r"tokens/(frac_wasted)|reward/(frac_zero_std)|transform/(frac_left_out)",
             "tokens without an advantage; groups with equal rewards",
         ),
         Chart("Advantage", r"advantage/abs_mean", "mean absolute value over trained tokens"),

@@ -30,6 +30,7 @@ from rlcore.analysis.sweep.shown import (
 )
 from rlcore.analysis.sweep.space import Dimension, override
 from rlcore.errors import RecipeError, RlcoreError, RunError, first_line
+from rlcore.plugin import did_you_mean
 from rlcore.recipe.load import load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.driver import train
@@ -125,11 +126,13 @@ def run_sweep(sweep: Sweep) -> StudyResults:
     for number, (proposed, tell) in enumerate(itertools.islice(asked, sweep.trials)):
         overrides = [override(key, value) for key, value in proposed.items()]
         trial = f"trial_{number:03d}"
-        if number == 0:  # a wrong key ends it here
+        if number == 0:  # a wrong key, value of a list or stage ends it here
             for rung in (cheap, *dearer):
                 first = load(sweep.recipe, [*sweep.overrides, *overrides, *rung])
                 if sweep.stop is not None:
                     sweep.stop.check(first)
+            _check_lists(sweep, overrides)
+            _check_metric(sweep.metric, first)
         trials[trial] = overrides
         value = _value(sweep, results, trial, [*overrides, *cheap])
         # What was told once stays: more seeds, or a second attempt, must not change what is proposed.
@@ -163,6 +166,27 @@ def _promote(
             _value(sweep, results, promoted, [*trials[trial], *rung])
             cells.append(promoted)
             draw(results, sweep.folder)
+
+
+def _check_lists(sweep: Sweep, overrides: Sequence[str]) -> None:
+    """Raise `RecipeError` for a value of a list that the recipe cannot take, beside the first trial's other values."""
+    for dimension in sweep.space:
+        if dimension.kind == "choice":
+            for value in dimension.values:
+                changed = override(dimension.key, value)
+                load(sweep.recipe, [*sweep.overrides, *overrides, changed])
+
+
+def _check_metric(metric: str | None, recipe: Recipe) -> None:
+    """Raise `RecipeError` where the recipe has no stage that the metric is of."""
+    if metric is None:
+        return
+    stage = metric.partition("/")[0]
+    labels = [one.label for one in recipe.stages]
+    if stage not in labels:
+        raise RecipeError(
+            f"the metric {metric!r} is of no stage of the recipe{did_you_mean(stage, labels)}"
+        )
 
 
 def _value(
