@@ -29,7 +29,7 @@ CELLS = {
     "cyclic, hard ones more often": ("stages.sft.curriculum.by=hardness",),
     "random subsets": ("stages.sft.curriculum={use: rs2, share: 0.5}",),
 }
-SKILLS = ("largest", "count", "reverse", "sort")
+SKILLS = ("copy", "largest", "count", "reverse", "sort", "next", "add", "multiply")
 MEASURES = {"accuracy": lambda run: run.accuracy["test"]}
 for _skill in SKILLS:
     MEASURES[_skill] = lambda run, key=f"accuracy/{_skill}": run.evals["test"][key]
