@@ -1,7 +1,9 @@
 """Stages that go on from the training stage before.
 
-optim: continue                                         with its optimiser, schedule and settings
-optim: {continues: moments, lr: ..., schedule: ...}     with its optimiser's moments alone
+    optim: continue                                         with its optimiser, schedule and settings
+    optim: {continues: moments, lr: ..., schedule: ...}     with its optimiser's moments alone
+
+Eval stages may stand between the two.
 """
 
 from __future__ import annotations
