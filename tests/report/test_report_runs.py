@@ -74,34 +74,42 @@ def check_page(browser, run: Path, rollouts: int, name: str) -> None:
             tab.fill("#reward-from", str(best))
             tab.click(".list .row >> nth=0")
             tab.wait_for_selector(".detail .token")
-            check_colours(tab)
             assert f"{best:.4g}" in tab.inner_text(".list .row >> nth=0")
+            tab.click("#clear")
+            check_colours(tab)
             tab.click("#clear")
             shown.screenshot(f"{name}_{size}")
             assert shown.problems == []
 
 
 def check_colours(tab) -> None:
-    """A training rollout has each colouring that every run keeps."""
-    for colouring in ("advantage", "entropy", "gap"):
-        tab.select_option("#colouring", colouring)
+    """Trained rollouts, unlike those of evaluations and of groups of equal rewards, have the colours of what the learner computed."""
+    tab.select_option("#in-stage", "rl")
+    offered = "!document.querySelector('#colouring option[value=entropy]').disabled"
+    opened_one = (
+        f"(async () => {{ for (const at of Viewer.matches) {{ await Viewer.open(at); if ({offered}) return true }} "
+        "return false })()"
+    )
+    assert tab.evaluate(opened_one)
+    tab.select_option("#colouring", "gap")
     tab.select_option("#colouring", "entropy")
-    coloured = tab.locator(".detail .token[style*='142,84,201']").count()
-    assert 0 < coloured <= tab.locator(".detail .token").count()
-    titles = tab.locator(".detail .token[style]").first.get_attribute("title")
-    assert "entropy" in titles and "learner minus engine" in titles
+    coloured = tab.locator(".detail .token[style*='142,84,201']")
+    assert 0 < coloured.count() <= tab.locator(".detail .token").count()
+    title = coloured.first.get_attribute("title")
+    assert "entropy" in title and "log-probability" in title
     tab.select_option("#colouring", "advantage")
 
 
 def test_the_quickstart(browser, tmp_path: Path) -> None:
     short = ("stages.sft.steps=200", "stages.rl.steps=12", "stages.rl.groups_per_step=16")
+    short += ("tasks.eval_set.size=128",)
     subprocess.run(
         command("quickstart", tmp_path, *short),
         check=True,
         timeout=DEADLINE_S,
         stdout=subprocess.DEVNULL,
     )
-    check_page(browser, tmp_path / "quickstart", 12 * 16 * 16, "quickstart")
+    check_page(browser, tmp_path / "quickstart", 12 * 16 * 16 + 2 * 128, "quickstart")
     assert diagnose_run(tmp_path / "quickstart") == []
 
 
@@ -147,6 +155,8 @@ def test_smollm2_killed_twice(browser, tmp_path: Path) -> None:
         "stages.after.limit=4",
         "run.checkpoint_every=1",
         "run.keep_checkpoints=1",
+        # groups of equal rewards count, so that every step trains its tokens
+        "stages.rl.credit.zero_variance=keep",
     )
     arguments = command("instruct", tmp_path, *short)
     run = tmp_path / "instruct"
@@ -157,6 +167,6 @@ def test_smollm2_killed_twice(browser, tmp_path: Path) -> None:
     )
     resumed_after = [row["after_step"] for row in read_rows(run / "starts.jsonl")]
     assert len(resumed_after) == 3 and 0 < resumed_after[1] < resumed_after[2]
-    check_page(browser, run, 5 * 12, "smollm2")
+    check_page(browser, run, 5 * 12 + 2 * 4, "smollm2")
     with opened(browser, run / "report.html") as shown:
         assert shown.page.evaluate("RlcoreReport.data.runs[0].resumes") == resumed_after[1:]
