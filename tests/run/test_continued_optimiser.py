@@ -98,7 +98,7 @@ def story_of(folder: Path) -> dict[str, object]:
         (in_two("continues"), "optim"),
         (in_two("{continues: momenta, lr: 1e-2}"), "optim.continues"),
         (in_two("{continues: moments, use: sgd}"), "optim.use is 'sgd' and that of stage sft, whose moments go on, is 'adamw'"),
-        (f"stages=[{SFT % (4, '{continues: moments}')}]", "stages.0.optim: it goes on with the optimiser"),
+        (f"stages=[{SFT % (4, '{continues: moments}')}]", "stages.sft.optim: it goes on with the optimiser"),
     ],
 )
 def test_what_cannot_go_on(tmp_path: Path, stages: str, said: str) -> None:

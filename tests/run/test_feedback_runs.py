@@ -39,6 +39,21 @@ def test_stored_completions_are_changed_as_demonstrations_are(tmp_path: Path) ->
         assert other["tokens/forward_backward"] > one["tokens/forward_backward"]
 
 
+def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
+    """Both learn from the rows of one run."""
+    source = ran(tmp_path / "source", STAGES % "") / "samples/sample"
+    offline = f"stages=[{{kind: offline, data: {source}, steps: 3, batch_size: 8{TRANSFORMS}}}]"
+    rows = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        recipe = write_recipe(folder)
+        finish(start("train", recipe, MARKS, offline, processes=processes))
+        rows.append(read_rows(run_folder(recipe) / "metrics.jsonl"))
+    for one, two in zip(*rows, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+
+
 def test_kill_and_resume_are_exact(tmp_path: Path) -> None:
     stories = [story_of(ran(tmp_path / "whole", STAGES % TRANSFORMS))]
     folder = tmp_path / "killed"
