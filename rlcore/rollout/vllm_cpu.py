@@ -8,6 +8,7 @@ the wrong order. So packing works on copies here and the raw weights stay.
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -90,7 +91,7 @@ def _pass_over_invented_attributes() -> None:
     invents whatever attribute it is asked for, also `__dict__`.
     """
     try:
-        from vllm.triton_utils import dispatcher
+        dispatcher = importlib.import_module("vllm.triton_utils.dispatcher")
     except ImportError:  # a version without that search
         return
 
@@ -98,7 +99,7 @@ def _pass_over_invented_attributes() -> None:
         held = value.__dict__
         return held if isinstance(held, Mapping) else {}
 
-    dispatcher.vars = dictionary  # type: ignore[attr-defined]
+    setattr(dispatcher, "vars", dictionary)  # noqa: B010
 
 
 def _keep_raw_experts() -> None:

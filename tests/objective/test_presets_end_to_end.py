@@ -113,7 +113,15 @@ def error(got, want):
     return ((got - want).norm() / want.norm()).item()
 
 
-@pytest.mark.parametrize(("name", "params", "loss", "loss_params"), CASES, ids=IDS)
+# The reference of kl_cov takes every token as marked, and here none is: the marks are of a whole step (test_selection.py).
+UNMARKED = [(case, id) for case, id in zip(CASES, IDS, strict=True) if case[0] != "kl_cov"]
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "loss", "loss_params"),
+    [case for case, _ in UNMARKED],
+    ids=[id for _, id in UNMARKED],
+)
 def test_packed_step_equals_padded_native_loss(samples, name, params, loss, loss_params):
     want = padded_gradient(samples, loss, loss_params)
     assert error(step_gradient(samples, name, params), want) < 1e-10

@@ -140,7 +140,7 @@ def test_a_teacher_behind_an_engine_scores_as_the_learner_does(tmp_path: Path) -
         ((*OPD, "stages.rl.sampling.top_p=0.9"), "sampling cuts it"),
         ((*OPD, "stages.rl.teacher.engine=hf", "stages.rl.sampling.temperature=0.5"), "scores at temperature 1"),
         (("stages.rl.method=gkd", HINT, "stages.rl.teacher.top_k=4", "stages.rl.credit.demonstrations=none"),
-         "set credit.demonstrations to gated, mixed or all"),
+         "set credit.demonstrations to gated, mixed, all or solved"),
         ((*REPLAY, "stages.rl.old_logprobs=trainer"), "replay.max_age is 2 and old_logprobs is trainer"),
         (("stages.rl.replay={fraction: 1.0}",), "fraction"),
     ],
