@@ -13,7 +13,7 @@ from rlcore.plugin import import_file
 from rlcore.recipe.build import TaskSets, build_rewards, build_rule
 from rlcore.recipe.load import load
 from rlcore.scoring.scorer import Scorer
-from rlcore.types import Rollout
+from tests.short_rollouts import short_rollout
 
 FOLDER = Path(__file__).parents[1] / "recipes/papers/tulu3"
 words = import_file(FOLDER / "words.py")
@@ -98,25 +98,13 @@ def test_right_is_10_wrong_0_and_unfinished_minus_10_for_both_skills(data: str) 
     right = {problem.id: problem.demonstration, "c": "all in small letters of english here"}
     wrong = {problem.id: "The answer is 12345.", "c": "Not In Small Letters"}
 
-    def rollout(text: str, finish: str) -> Rollout:
-        return Rollout.from_tokens(
-            id=text + finish,
-            task_id="t",
-            token_ids=[1, 2],
-            mask=[False, True],
-            logprobs=[0.0, 0.0],
-            text=text,
-            finish=finish,
-            version=0,
-        )
-
     rewards = build_rewards(stage.rewards)
     with Scorer(rewards, workers=1, rule=build_rule(stage)) as scorer:
         for task in (problem, constraint):
             rollouts = [
-                rollout(right[task.id], "stop"),
-                rollout(wrong[task.id], "stop"),
-                rollout(right[task.id], "length"),
+                short_rollout(right[task.id], "stop"),
+                short_rollout(wrong[task.id], "stop"),
+                short_rollout(right[task.id], "length"),
             ]
             (verdicts,) = scorer.score([(task, rollouts)])
             assert [verdict.value for verdict in verdicts] == [10.0, 0.0, -10.0]

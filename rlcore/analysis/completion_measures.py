@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlcore.analysis.compare import Side, TaskResult, task_results
+from rlcore.analysis.run_measures import Row, row_head
 from rlcore.errors import RunError
 from rlcore.measures.calibration import comparison_metrics
 from rlcore.measures.capability import Ability, Counts, ability, by_difficulty
@@ -14,8 +15,6 @@ from rlcore.measures.expected_maximum import expected_maximum as expected_of
 from rlcore.measures.intervals import mean_interval
 from rlcore.measures.reconsider import reconsidered
 from rlcore.run.evaluation import PASS
-
-Row = dict[str, Any]
 
 
 def capability(sides: Sequence[Side], *, k: int | None = None) -> list[Row]:
@@ -84,7 +83,7 @@ def reconsider(sides: Sequence[Side], *, first: str = "first") -> list[Row]:
         rates = reconsidered(before, after)
         rows.append(
             {
-                **_where(side, eval_set),
+                **row_head(side, eval_set),
                 "completions": len(before),
                 "not asked": not_asked,
                 "accuracy before": rates.accuracy_before,
@@ -119,7 +118,7 @@ def expected_maximum(
             chances = [harm_probability(scores, size, threshold) for scores in group]
             rows.append(
                 {
-                    **_where(side, eval_set),
+                    **row_head(side, eval_set),
                     "category": category,
                     "tasks": len(group),
                     "n": size,
@@ -148,7 +147,7 @@ def calibration(sides: Sequence[Side], *, by: str = "reward_model") -> list[Row]
         if differences:
             measured = comparison_metrics(differences)
             measured.pop("bins")
-            rows.append({**_where(side, eval_set), **measured})
+            rows.append({**row_head(side, eval_set), **measured})
     return rows
 
 
@@ -188,7 +187,3 @@ def _part(kept: Mapping[str, Any], name: str, side: Side) -> float | None:
             f"{side.name}: its completions have no reward {name!r}; there are {', '.join(kept['parts'])}"
         )
     return kept["parts"][name]
-
-
-def _where(side: Side, eval_set: str) -> Row:
-    return {"run": side.name, "eval set": eval_set}

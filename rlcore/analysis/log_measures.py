@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rlcore.analysis.compare import Side
+from rlcore.analysis.run_measures import Row, row_head
 from rlcore.errors import RunError
 from rlcore.measures.power_law import extrapolate, fit_power_law
 from rlcore.measures.stability_gap import gap_from_log
 from rlcore.measures.transfer import matrix
 from rlcore.recipe.load import load
-
-Row = dict[str, Any]
 
 
 def transfer(sides: Sequence[Side], *, trained: Mapping[str, str] | None = None) -> list[Row]:
@@ -27,7 +25,7 @@ def transfer(sides: Sequence[Side], *, trained: Mapping[str, str] | None = None)
             [(stage.label, stage.trains) for stage in stages], side.folder.evaluations()
         )
         for eval_set in dict.fromkeys(name for row in measured.accuracy for name in row):
-            row = {**_where(side, eval_set)}
+            row = row_head(side, eval_set)
             labels = ["start", *measured.stages]
             for label, accuracy in zip(labels, measured.accuracy, strict=True):
                 row[f"after {label}" if label != "start" else label] = accuracy.get(eval_set)
@@ -54,7 +52,7 @@ def stability_gap(sides: Sequence[Side], *, stage: str) -> list[Row]:
             gap = gap_from_log(log, eval_set, stage_index=index)
             rows.append(
                 {
-                    **_where(side, eval_set),
+                    **row_head(side, eval_set),
                     "start": gap.start,
                     "lowest": gap.lowest,
                     "depth": gap.depth,
@@ -124,7 +122,3 @@ def _place(labels: Sequence[str], stage: str) -> int:
     if stage not in labels:
         raise RunError(f"there is no stage {stage!r}: there are {', '.join(labels)}")
     return list(labels).index(stage) + 1
-
-
-def _where(side: Side, eval_set: str) -> Row:
-    return {"run": side.name, "eval set": eval_set}

@@ -16,6 +16,12 @@ from rlcore.plugin import build_later, call, find
 
 Row = dict[str, Any]
 
+
+def row_head(side: Side, eval_set: str) -> Row:
+    """The first columns of a row of one run."""
+    return {"run": side.name, "eval set": eval_set}
+
+
 MEASURES = {
     "calibration": "rlcore.analysis.completion_measures:calibration",
     "capability": "rlcore.analysis.completion_measures:capability",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from rlcore.credit.group import Credit, scored_rollouts
+from rlcore.credit.group import Credit, rollout_samples, scored_rollouts
 from rlcore.errors import RecipeError, TaskError
 from rlcore.types import Group, Message, Rollout, Sample, Task, Verdict
 
@@ -122,21 +122,10 @@ def solved(credit: Credit) -> Credit:
 
 def imitated(rollout: Rollout) -> list[Sample]:
     """What the policy wrote in a rollout as demonstrations; several sequences have weights that add up to 1."""
-    sequences = rollout.sequences
     return [
-        Sample(
-            id=rollout.id,
-            token_ids=sequence.token_ids,
-            mask=sequence.mask,
-            advantages=[float(trained) for trained in sequence.mask],
-            weight=1 / len(sequences),
-            temperature=sequence.temperature,
-            support=sequence.support,
-            part=part,
-            stream=STREAM,
-        )
-        for part, sequence in enumerate(sequences)
-        if any(sequence.mask)
+        replace(sample, logprobs=None, version=None, stream=STREAM)
+        for sample in rollout_samples(rollout, 1.0)
+        if any(sample.mask)
     ]
 
 

@@ -118,7 +118,7 @@ def group_samples(
     return [
         sample
         for (rollout, _), advantage in zip(scored, advantages, strict=False)
-        for sample in _samples(rollout, advantage)
+        for sample in rollout_samples(rollout, advantage)
     ]
 
 
@@ -145,7 +145,7 @@ def _check_advantages(advantages: object, n: int) -> None:
     )
 
 
-def _samples(rollout: Rollout, advantage: float) -> list[Sample]:
+def rollout_samples(rollout: Rollout, advantage: float) -> list[Sample]:
     """One sample for each sequence of a rollout; their weights add up to 1."""
     sequences = rollout.sequences
     return [

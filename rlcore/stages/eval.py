@@ -208,19 +208,19 @@ def _evaluate(
     started = time.perf_counter()
     positions = _positions(run, stage, name)
     where = f"{run.cursor.step:06d}_{run.cursor.stage:02d}_{stage.label}_{name}"
-    first = build_rewards(stage.rewards)[0].name
+    rewards = build_rewards(stage.rewards)
     read = answer_reader(stage.vote_by, stage.rewards[0])
     ks = chosen_ks(stage.pass_at, stage.num_samples)
 
     groups = _answered(run, stage, name, asking, stage.sampling, stage.num_samples)
     facts = run.gather(group_facts(group) for group in groups)
     refuse_unscored(facts)
-    rank_by = ranking_reward(stage.rank_by, build_rewards(stage.rewards))
+    rank_by = ranking_reward(stage.rank_by, rewards)
     scores = run.gather(task_scores(group, read, rank_by) for group in groups)
     metrics = accuracy_metrics(scores, ks=ks, has_votes=read is not None)
     if "accuracy" not in metrics:
         raise RewardError(
-            f"the first reward of stage {stage.label}, {first}, scored no completion: no accuracy"
+            f"the first reward of stage {stage.label}, {rewards[0].name}, scored no completion: no accuracy"
         )
     mode = "sampled" if stage.sampling.temperature else "greedy"
     kept = _rows(run, positions, groups, mode)

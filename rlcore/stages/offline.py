@@ -35,6 +35,7 @@ from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
 from rlcore.stages.base import DataStage, OrderKeys, Stage, TrainingKeys, unrewarded
 from rlcore.stages.transform_keys import TransformKey, check_transforms, transformed
+from rlcore.transforms.transform import Transforms
 from rlcore.types import Rollout, Sample, Task, Verdict
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
     tasks = [task_of[sample.id] for sample in samples]
     seed = derive(run.recipe.seed, "offline", run.cursor.stage)
     order = build_order(stage.curriculum, tasks, seed=seed)
+    transforms = Transforms(stage.transform)
     learner = run.learner(stage, objective)
     run.resume_stage(learner, order)
     with run.tracker.stage(stage, done=run.cursor.stage_step):
@@ -135,10 +137,11 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
             mine = []
             for number, position in run.my_share(list(enumerate(positions))):
                 sample: Sample | None = samples[position]
-                if stage.transform:
+                if transforms:
                     sample = transformed(
                         run,
                         stage,
+                        transforms,
                         tasks[position],
                         number,
                         seed=seed,

@@ -23,6 +23,7 @@ from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
 from rlcore.stages.base import OrderKeys, TaskStage, TrainingKeys, unrewarded
 from rlcore.stages.transform_keys import TransformKey, check_transforms, transformed
+from rlcore.transforms.transform import Transforms
 from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
@@ -144,14 +145,16 @@ def demonstrations(
 ) -> Callable[[Task, int], Sample | None]:
     """A function from a task and its number in the batch to what the stage trains on; None where a transform leaves it out."""
     encoder = encoder_with_tools(run, stage.env)
+    transforms = Transforms(stage.transform)
     whole = stage.train_on == "all"
 
     def sample_of(task: Task, number: int) -> Sample | None:
-        if not stage.transform:
+        if not transforms:
             return demonstrate(encoder, task, whole=whole)
         return transformed(
             run,
             stage,
+            transforms,
             task,
             number,
             seed=seed,

@@ -43,6 +43,7 @@ def check_transforms(
 def transformed(
     run: Run,
     stage: TransformKey,
+    transforms: Transforms,
     task: Task,
     number: int,
     *,
@@ -52,7 +53,7 @@ def transformed(
 ) -> Sample | None:
     """What the stage trains on of a task in its present step; None where a transform leaves it out.
 
-    number: of the example in the step, over all ranks. encode, widen: as `Transforms.apply` takes them.
+    transforms: the stage's. number: of the example in the step, over all ranks. encode, widen: as `Transforms.apply` takes them.
     """
     step = run.cursor.stage_step
     draw = Draw(
@@ -62,7 +63,7 @@ def transformed(
         seed=f"{derive(seed, 'transform')}/{step}/{number}",
         tokenizer=run.policy.tokenizer,
     )
-    sample = Transforms(stage.transform).apply(draw, encode, widen)
+    sample = transforms.apply(draw, encode, widen)
     if sample is None:
         return None
     vocabulary = run.policy.model.config.get_text_config().vocab_size

@@ -4,25 +4,13 @@ import sys
 
 import pytest
 
-from rlcore import RewardSpec, Rollout
+from rlcore import RewardSpec
 from rlcore.errors import TaskError
 from rlcore.scoring.scorer import Scorer
 from rlcore.tasks.gym import gym
+from tests.short_rollouts import short_rollout
 
 pytest.importorskip("reasoning_gym")
-
-
-def _rollout(text: str, finish: str = "stop") -> Rollout:
-    return Rollout.from_tokens(
-        id="r",
-        task_id="t",
-        token_ids=[1, 2],
-        mask=[False, True],
-        logprobs=[0.0, 0.0],
-        text=text,
-        finish=finish,
-        version=0,
-    )
 
 
 def test_gym_tasks_are_scored_by_their_own_rule():
@@ -35,10 +23,10 @@ def test_gym_tasks_are_scored_by_their_own_rule():
     assert legs[0].category == "leg_counting" and legs[0] != gym("leg_counting", size=3, seed=2)[0]
     texts = ["<answer>{}</answer>", "{}", "<answer>7 legs</answer>", ""]
     items = [
-        (task, [_rollout(text.format(task.answer)) for text in texts])
+        (task, [short_rollout(text.format(task.answer)) for text in texts])
         for task in (legs[0], countdown[0])
     ]
-    items.append((legs[1], [_rollout(legs[1].answer, finish="length")]))
+    items.append((legs[1], [short_rollout(legs[1].answer, finish="length")]))
     with Scorer([RewardSpec("rewards.gym:gym_answer")], workers=1) as scorer:
         verdicts = scorer.score(items)
     for group in verdicts[:2]:

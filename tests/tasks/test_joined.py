@@ -15,7 +15,7 @@ from rlcore.recipe.load import load
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.scoring.scorer import Scorer
-from rlcore.types import Rollout
+from tests.short_rollouts import short_rollout
 
 RECIPE = """
 name: two_skills
@@ -98,19 +98,6 @@ def test_the_sets_of_a_cycle_can_be_asked_again(recipe: str) -> None:
             sets["both"]
 
 
-def rollout(text: str) -> Rollout:
-    return Rollout.from_tokens(
-        id="r",
-        task_id="t",
-        token_ids=[1, 2],
-        mask=[False, True],
-        logprobs=[0.0, 0.0],
-        text=text,
-        finish="stop",
-        version=0,
-    )
-
-
 def test_a_reward_is_asked_only_for_its_tasks() -> None:
     rewards = [
         RewardSpec("exact", weight=10, where={"set": "a"}),
@@ -122,7 +109,7 @@ def test_a_reward_is_asked_only_for_its_tasks() -> None:
         Task(id="2", prompt="", answer="1", category="y", columns={"set": "b"}),
     ]
     with Scorer(rewards, workers=1) as scorer:
-        right, other, nobody = scorer.score([(task, [rollout("1")]) for task in tasks])
+        right, other, nobody = scorer.score([(task, [short_rollout("1")]) for task in tasks])
     assert (right[0].value, right[0].parts) == (10.0, {"exact": 1.0})
     assert (other[0].value, other[0].parts, other[0].passed()) == (1.0, {"other": 1.0}, True)
     assert nobody[0].value is None

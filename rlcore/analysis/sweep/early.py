@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import correlation, fmean
 from typing import Any
 
 from rlcore.errors import RecipeError
@@ -148,8 +148,4 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | N
     """Spearman's; None for fewer than three pairs, or where all of one side are equal."""
     if len(left) < 3 or len(set(left)) == 1 or len(set(right)) == 1:
         return None
-    a, b = ranks(left), ranks(right)
-    mean = (len(left) - 1) / 2
-    product = sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True))
-    squares = [sum((x - mean) ** 2 for x in column) for column in (a, b)]
-    return product / math.sqrt(squares[0] * squares[1])
+    return correlation(ranks(left), ranks(right))
