@@ -13,21 +13,26 @@ BACKWARDS = 0.4
 """Of the demonstrations without a hint; the others are copied in order."""
 
 
-def words(*, split: str = "train", seed: int = 0, size: int = 20_000) -> Sequence[Task]:
-    """Letters to be written backwards: "bdca=" has the answer "acdb". One word of eight is held out."""
+def words(
+    *, split: str = "train", seed: int = 0, size: int = 20_000, backwards: float = BACKWARDS
+) -> Sequence[Task]:
+    """Letters to be written backwards: "bdca=" has the answer "acdb". One word of eight is held out.
+
+    backwards: share of right demonstrations; the others are copies of the word.
+    """
     tasks = []
     for i in range(size):
         rng = random.Random(f"{split}/{seed}/{i}")
         word = ""
         while not word or (sum(map(ord, word)) % 8 == 0) != (split == "heldout"):
             word = "".join(rng.choices(LETTERS, k=LENGTH))
-        backwards = word[::-1]
-        demonstration = backwards if rng.random() < BACKWARDS else word
+        answer = word[::-1]
+        demonstration = answer if rng.random() < backwards else word
         tasks.append(
             Task(
                 id=f"words/{split}/{seed}/{i}",
                 prompt=f"{word}=",
-                answer=backwards,
+                answer=answer,
                 demonstration=demonstration,
             )
         )

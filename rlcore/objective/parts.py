@@ -217,8 +217,10 @@ def sequence_credit(tokens: Tokens) -> Tensor:
 def exponential(beta: float, cap: float) -> Advantage:
     """min(exp(A / beta), cap): advantage-weighted regression (arXiv 1910.00177).
 
-    Never negative: no token is pushed down.
+    Never negative: no token is pushed down. Raises `RecipeError` unless both are above 0.
     """
+    if not (beta > 0 and cap > 0):
+        raise RecipeError(f"beta and cap must be above 0, not {beta!r} and {cap!r}")
 
     def advantage(tokens: Tokens) -> Tensor:
         scaled = tokens.advantage / beta

@@ -95,10 +95,19 @@ def test_a_loss_that_gives_something_else_is_met_with_a_sentence(part, message, 
         objective(f"{tmp_path}/own.py:loss")
 
 
-@pytest.mark.parametrize("settings", [{"kl": -1.0}, {"kl_kind": "k2"}, {"clip_low": -0.1}])
-def test_values_without_a_meaning_are_refused(settings):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("grpo", {"kl": -1.0}),
+        ("grpo", {"kl_kind": "k2"}),
+        ("grpo", {"clip_low": -0.1}),
+        ("awr", {"beta": 0.0}),
+        ("awr", {"cap": 0.0}),
+    ],
+)
+def test_values_without_a_meaning_are_refused(name, settings):
     with pytest.raises(RecipeError):
-        objective("grpo", **settings)
+        objective(name, **settings)
 
 
 def test_the_documents_list_parameters_as_they_are():

@@ -43,6 +43,7 @@ def proposed(space: list[Dimension], search: str, values, n: int, seed: int = 0)
         ("w={simplex: [web]}", "two names or more"),
         ("lr={logg: [1, 2]}", "a list of values"),
         ("lr=[1", "cannot be read"),
+        ("lr=[1e-4, 0.0001]", "stands there twice"),
     ],
 )
 def test_values_that_mean_nothing(text: str, said: str) -> None:

@@ -55,6 +55,9 @@ class Dimension:
         if not equals or not key.strip():
             raise RecipeError(f"--over {text!r}: write key=[value, value]")
         if isinstance(value, list) and value:
+            twice = [one for i, one in enumerate(value) if one in value[:i]]
+            if twice:
+                raise RecipeError(f"--over {text!r}: {twice[0]!r} stands there twice")
             return cls(key, "choice", tuple(value))
         if isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in KINDS:
             kind, of_kind = next(iter(value.items()))
