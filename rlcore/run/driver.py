@@ -22,6 +22,7 @@ from rlcore.run.ending import interrupted, resume_command, saved_steps
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.processes import (
     group_settings,
+    keep_group,
     layout_named,
     lost_process_named,
     on_main,
@@ -76,6 +77,7 @@ def train(
             project_dir=str(folder.path),
             kwargs_handlers=[group_settings(recipe.run.timeout_s)],
         )
+    keep_group()
     refuse_other_layouts(accelerator)
     tracker = Tracker(folder, accelerator, console or SafeConsole(), callbacks)
     tasks: dict[str, Sequence[Task]] = {}

@@ -23,6 +23,21 @@ def group_settings(timeout_s: float) -> InitProcessGroupKwargs:
     )
 
 
+_kept: list[object] = []
+"""Groups of processes that this one has been in, see `keep_group`."""
+
+
+def keep_group() -> None:
+    """Hold the group of this run's processes, where there is one, until this process ends.
+
+    Without it a learner that is let go after a failure is the last to hold the group. Gloo then waits for its own
+    threads, with Python's lock held, and a thread that frees the tensors of the last broadcast waits for that lock:
+    the process never ends. At its end no broadcast is under way.
+    """
+    if dist.is_available() and dist.is_initialized():
+        _kept.append(dist.group.WORLD)
+
+
 _WITHOUT_CODE = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
 _DIMENSIONS = {
     "tp_size": "tensor parallelism",
