@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,19 @@ class Comparison:
         return {**own, "interval": list(self.interval), **changed}
 
 
+@dataclass(frozen=True)
+class Uncompared:
+    """Two sides without a comparison of one eval set."""
+
+    eval_set: str
+    before: str
+    after: str
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def side(text: str) -> Side:
     """RUN or RUN:STAGE. Raises `RunError` where there is no such run, or no such evaluation in it."""
     path, stage = Path(text), ""
@@ -132,25 +145,43 @@ def recipe_differences(sides: Sequence[Side]) -> dict[str, list[Any]]:
 
 
 def results(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
-    """One row for each evaluation: run, eval set, accuracy with its interval, and what else was measured."""
+    """One row for each evaluation that is compared, or for all of a run that stands alone.
+
+    Run, eval set, accuracy with its interval, and what else was measured.
+    """
     for one in sides:
-        for eval_set, row in one.evaluations().items():
-            yield {"run": one.name, "eval_set": eval_set, **row}
+        rows = one.evaluations().values()
+        if len(sides) == 1 and not one.stage:
+            rows = one.folder.evaluations()
+        for row in rows:
+            yield {"run": one.name, **row}
 
 
-def compare(before: Side, after: Side) -> list[Comparison]:
-    """The comparison of each eval set of which both kept their completions."""
-    comparisons = []
-    theirs = after.evaluations()
-    for eval_set, row in before.evaluations().items():
-        if eval_set in theirs:
-            first = task_results(before.folder, row)
-            second = task_results(after.folder, theirs[eval_set])
-            if first.keys() & second.keys():
-                comparisons.append(
-                    _compared(eval_set, (before.name, first), (after.name, second))
-                )
-    return comparisons
+def compare(before: Side, after: Side) -> list[Comparison | Uncompared]:
+    """The comparison of each eval set of either, or why there is none."""
+    rows = before.evaluations(), after.evaluations()
+    names = before.name, after.name
+    compared: list[Comparison | Uncompared] = []
+    for eval_set in dict.fromkeys([*rows[0], *rows[1]]):
+        lacking = [name for name, own in zip(names, rows, strict=True) if eval_set not in own]
+        if lacking:
+            reason = f"{lacking[0]} has no evaluation of it"
+            compared.append(Uncompared(eval_set, *names, reason))
+            continue
+        results = [
+            task_results(side.folder, own[eval_set])
+            for side, own in zip((before, after), rows, strict=True)
+        ]
+        empty = [name for name, own in zip(names, results, strict=True) if not own]
+        if empty:
+            reason = f"{empty[0]} kept no completions of it"
+            compared.append(Uncompared(eval_set, *names, reason))
+        elif not results[0].keys() & results[1].keys():
+            compared.append(Uncompared(eval_set, *names, "they have no task in common"))
+        else:
+            pairs = zip(names, results, strict=True)
+            compared.append(_compared(eval_set, *pairs))
+    return compared
 
 
 def _compared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -11,7 +12,8 @@ from typing import Any
 from rlcore.errors import RunError
 from rlcore.run.dead_states import FIRST_STEPS, PAGE, dead_states
 from rlcore.run.folder import RunFolder, read_rows
-from rlcore.run.rules import STAGE_RULES, STEP_RULES, Row
+from rlcore.run.rules import STAGE_RULES, STEP_RULES
+from rlcore.run.trends import STEPS_OF_A_TREND, STEPS_OF_WASTE, Row
 
 MOST_OFTEN = 0.5
 """Fraction of a stage's steps in which a step rule must have held for the run to be called ill."""
@@ -38,8 +40,27 @@ def diagnose_run(run: Path) -> list[Finding]:
     """The findings of a run folder. Raises `RunError` where it has no step of an rl stage yet."""
     rows = read_rows(RunFolder.of_run(run).metrics)
     if not any("reward/mean" in row or "reward/frac_unscored" in row for row in rows):
-        raise RunError(f"{run} has no step of an rl stage yet: there is nothing to diagnose")
+        raise RunError(
+            f"{run} has no step of an rl stage yet: there is nothing to diagnose; 'rlcore rollouts {run} --failed' has "
+            "what it wrote, where it wrote anything"
+        )
     return diagnose(rows)
+
+
+def unjudged(run: Path) -> str:
+    """What the steps of a run are too few to show, as a sentence; "" where there are enough."""
+    counts = Counter(
+        str(row.get("stage", ""))
+        for row in read_rows(RunFolder.of_run(run).metrics)
+        if "reward/frac_unscored" in row
+    )
+    most = max(counts.values(), default=0)
+    if most >= STEPS_OF_A_TREND:
+        return ""
+    return (
+        f"{most} steps are too few to see a trend of reward, length or entropy, which takes {STEPS_OF_A_TREND}"
+        + (f", or waste, which takes {STEPS_OF_WASTE}" if most < STEPS_OF_WASTE else "")
+    )
 
 
 def diagnose(rows: Sequence[Row]) -> list[Finding]:
@@ -98,6 +119,8 @@ CONSEQUENCES = {
     "kl-exploded": {"clipped"},
 }
 """Rule -> rules that then hold as well and say less."""
+LATER = {"reward-falls": {"all-truncated", "wrong-format", "equal-rewards", "waste"}}
+"""Rule -> rules that say less where the first step was not yet so."""
 
 
 def _without_consequences(findings: Sequence[Finding]) -> list[Finding]:
@@ -106,8 +129,14 @@ def _without_consequences(findings: Sequence[Finding]) -> list[Finding]:
         causes = [
             other.rule
             for other in findings
-            if other.stage == finding.stage and finding.rule in CONSEQUENCES.get(other.rule, ())
+            if other.stage == finding.stage and _follows(finding, other)
         ]
         if not causes:
             kept.append(finding)
     return kept
+
+
+def _follows(finding: Finding, cause: Finding) -> bool:
+    if finding.rule in CONSEQUENCES.get(cause.rule, ()):
+        return True
+    return finding.rule in LATER.get(cause.rule, ()) and finding.first > cause.first

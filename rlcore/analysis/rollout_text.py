@@ -13,7 +13,11 @@ from rich.text import Text
 
 from rlcore.errors import RunError
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.terminal import visible
 from rlcore.types import Verdict
+
+LONGEST = 20_000
+"""Characters of one text that are printed."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,20 @@ def chosen_rows(folder: RunFolder, choice: Choice) -> tuple[int, list[dict[str, 
     if not steps:
         what = "" if choice.evaluation is None else " of an evaluation"
         of = f" called {choice.evaluation!r}" if choice.evaluation else ""
-        raise RunError(f"{folder.path} has no stored rollouts{what}{of}")
+        names = dict.fromkeys(row["stage"] for row in folder.evaluations()) if of else ()
+        there = f": there are {', '.join(names)}" if names else ""
+        raise RunError(f"{folder.path} has no stored rollouts{what}{of}{there}")
     step = max(steps) if choice.step is None else choice.step
     if step not in steps:
         raise RunError(
             f"{folder.path} has no rollouts of step {step}: it has those of steps {min(steps)} to {max(steps)}"
         )
     rows = [row for path in steps[step] for row in read_rows(path)]
+    categories = {str(row.get("category", "")) for row in rows}
+    if choice.category and choice.category not in categories:
+        raise RunError(
+            f"no completion of step {step} has the category {choice.category!r}: there are {', '.join(sorted(categories))}"
+        )
     return step, [row for row in rows if choice.takes(row)]
 
 
@@ -88,21 +99,28 @@ def _repeats(row: dict[str, Any], name: str) -> bool:
 
 
 def shown(rows: list[dict[str, Any]], step: int | None = None) -> Lines:
-    """Rollouts for a terminal; the prompt stands once above those of its task."""
+    """Rollouts for a terminal; the prompt stands once above those of its task.
+
+    Control characters are shown as pictures: rich would leave some of them out.
+    """
     lines: list[Text] = []
+
+    def add(text: str, style: str = "") -> None:
+        lines.append(Text(visible(text), style=style))
+
     task = None
     for row in rows:
         if row.get("task") != task:
             task = row.get("task")
             where = "" if step is None else f", step {step}"
-            lines.append(Text(f"\ntask {task}{where}", style="bold"))
-            lines.append(Text(_prompt(row), style="dim"))
+            add(f"\ntask {task}{where}", "bold")
+            add(_cut(_prompt(row)), "dim")
             if row.get("answer") is not None:
-                lines.append(Text(f"answer: {row['answer']}", style="dim"))
-        lines.append(Text(_verdict(row), style="bold green" if _passed(row) else "bold red"))
-        lines.append(Text("\n".join(_indented(_said(row)))))
+                add(_cut(f"answer: {row['answer']}"), "dim")
+        add(_verdict(row), "bold green" if _passed(row) else "bold red")
+        add("\n".join(_indented(_cut(_said(row)))))
         if row.get("reason"):
-            lines.append(Text(f"  reason: {row['reason']}", style="dim"))
+            add(_cut(f"  reason: {row['reason']}"), "dim")
     return Lines(*lines)
 
 
@@ -160,6 +178,17 @@ def _prompt(row: dict[str, Any]) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def _cut(text: str) -> str:
+    """The text, or its beginning and end where it is far longer than anybody reads on a terminal."""
+    more = len(text) - LONGEST
+    if more <= 0:
+        return text
+    half = LONGEST // 2
+    return (
+        f"{text[:half]}\n[... {more:,} characters; the report shows them ...]\n{text[-half:]}"
+    )
 
 
 def _indented(text: str) -> Iterator[str]:

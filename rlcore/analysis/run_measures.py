@@ -49,6 +49,10 @@ def measure(name: str, sides: Sequence[Side], parameters: Mapping[str, Any]) -> 
             raise RunError(f"measure {name!r}: {problem}") from None
 
     rows = call(f"measure {name!r}", rows_or_reason)
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+        raise RunError(
+            f"measure {name!r} must return a list of rows, each a dict of column -> value, not {type(rows).__name__}"
+        )
     if not rows:
         raise RunError(f"measure {name!r} finds nothing to measure in these evaluations")
     return rows

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1024
 """Sequences that are handed to the engine together."""
+BOOTSTRAPS = 1000
+"""For standard errors; those of a mean are computed without."""
 MAX_TOKENS = 256
 """Longest completion where a task does not say, as in the harness's own models."""
 TAKEN = {"temperature", "top_p", "top_k", "min_p"}
@@ -181,6 +183,8 @@ class EngineModel(TemplateLM):
 
 def run_suite(model: EngineModel, suite: Suite) -> dict[str, dict[str, Any]]:
     """Task -> its metrics, as the harness names them. Raises `RecipeError` for a task that it does not have."""
+    if suite.folder is not None and not suite.folder.is_dir():
+        raise RecipeError(f"--tasks-from {suite.folder}: there is no such folder")
     manager = TaskManager(include_path=str(suite.folder) if suite.folder else None)
     missing = [task for task in suite.tasks if not manager.match_tasks([task])]
     if missing:
@@ -196,7 +200,7 @@ def run_suite(model: EngineModel, suite: Suite) -> dict[str, dict[str, Any]]:
             num_fewshot=suite.num_fewshot,
             apply_chat_template=suite.chat,
             task_manager=manager,
-            bootstrap_iters=0,
+            bootstrap_iters=BOOTSTRAPS,
             random_seed=0,
             numpy_random_seed=0,
             torch_random_seed=0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ from rlcore.terminal import make_console, visible
 
 if TYPE_CHECKING:
     from rlcore.analysis.compare import Comparison
+
+BESIDE_ACCURACY = re.compile(r"greedy/accuracy$|(pass|maj|rm)@(?!1$)\d+$")
+"""Keys of an evaluation with columns of their own."""
 
 
 def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -61,6 +65,10 @@ def compare(arguments: argparse.Namespace) -> None:
         _show_differences(console, [side.name for side in sides], differences)
     _show_results(console, results)
     for pair in pairs:
+        if isinstance(pair, comparing.Uncompared):
+            text = f"{pair.eval_set}: {pair.before} and {pair.after} are not compared, {pair.reason}"
+            console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+            continue
         _show_pair(console, pair)
         if arguments.show:
             _show_changes(console, pair, arguments.show, arguments.limit)
@@ -79,19 +87,33 @@ def _show_differences(
 
 
 def _show_results(console: Console, results: Sequence[dict[str, Any]]) -> None:
-    table = Table("run", "eval set", "stage", "step", "tasks", "accuracy", "95% interval")
+    more = list(
+        dict.fromkeys(key for row in results for key in row if BESIDE_ACCURACY.match(key))
+    )
+    heads = ["run", "eval set", "stage", "step", "tasks", "scored", "accuracy", "95% interval"]
+    table = Table(*heads, *more)
     for row in results:
         interval = row.get("intervals", {}).get("accuracy")
         table.add_row(
             escape(row["run"]),
             escape(row["eval_set"]),
-            escape(row["stage"]),
+            escape(row["stage"])
+            + (f", during {escape(row['during'])}" if row.get("during") else ""),
             str(row["step"]),
             str(row["tasks"]),
+            _scored(row),
             f"{row['accuracy']:.1%}",
             f"{interval[0]:.1%} to {interval[1]:.1%}" if interval else "",
+            *(f"{row[key]:.1%}" if key in row else "" for key in more),
         )
     console.print(table)
+
+
+def _scored(row: dict[str, Any]) -> str:
+    """Completions that count in the accuracy, of how many."""
+    completions = row["completions"]
+    scored = round(completions * (1 - row.get("reward/frac_unscored", 0.0)))
+    return str(completions) if scored == completions else f"{scored} of {completions}"
 
 
 def _show_pair(console: Console, pair: Comparison) -> None:

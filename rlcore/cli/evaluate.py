@@ -69,13 +69,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
             f"recipe: rlcore eval RECIPE model.path={path}"
         )
     from rlcore.run.driver import train
-    from rlcore.stages.eval_recipe import evaluation_recipe
+    from rlcore.stages.eval_recipe import beside_others, evaluation_recipe
 
-    train(
-        evaluation_recipe(arguments.recipe, arguments.overrides),
-        overwrite=True,
-        console=make_console(),
-    )
+    recipe = evaluation_recipe(arguments.recipe, arguments.overrides)
+    console = make_console()
+    train(beside_others(recipe), overwrite=True, console=console)
 
 
 def _evaluate_suite(arguments: argparse.Namespace) -> None:
@@ -95,11 +93,13 @@ def _evaluate_suite(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(results, default=str))
         return
-    table = Table("task", "metric", "value", "documents")
+    table = Table("task", "metric", "value", "standard error", "documents")
     for task, metrics in results.items():
         for name, value in metrics.items():
             is_metric = isinstance(value, int | float) and "," in name and "_stderr" not in name
             if is_metric:
+                error = metrics.get("_stderr,".join(name.split(",", 1)))
+                error = f"{error:.4f}" if isinstance(error, float) else ""
                 documents = str(metrics.get("sample_len", ""))
-                table.add_row(escape(task), escape(name), f"{value:.4f}", documents)
+                table.add_row(escape(task), escape(name), f"{value:.4f}", error, documents)
     make_console().print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -56,13 +57,24 @@ def measure(arguments: argparse.Namespace) -> None:
         )
     rows = measured(arguments.name, [side(run) for run in runs], parameters(settings))
     if arguments.json:
-        print(json.dumps(rows))
+        print(
+            json.dumps(
+                [{column: _json(value) for column, value in row.items()} for row in rows]
+            )
+        )
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = Table(*(escape(visible(column)) for column in columns))
     for row in rows:
         table.add_row(*(escape(visible(_cell(row.get(column)))) for column in columns))
     make_console().print(table)
+
+
+def _json(value: Any) -> Any:
+    """The value; None for a number that JSON does not have."""
+    if isinstance(value, tuple | list):
+        return [_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlcore.cli.options import count, free_or_port
+from rlcore.errors import RunError
 from rlcore.terminal import make_console, visible
 
 DEFAULT_PORT = 8600
@@ -96,6 +97,10 @@ def report(arguments: argparse.Namespace) -> None:
     from rlcore.analysis.report.page import Report
 
     out = arguments.out or arguments.runs[0] / "report.html"
+    if out.is_dir():
+        raise RunError(
+            f"--out {out} is a folder: name the file of the page, such as {out / 'report.html'}"
+        )
     Report(arguments.runs, out).write()
     print(out)
 
@@ -113,7 +118,7 @@ def rollouts(arguments: argparse.Namespace) -> None:
         finish="length" if arguments.truncated else "",
         search=arguments.search,
     )
-    step, rows = chosen_rows(RunFolder(arguments.run), choice)
+    step, rows = chosen_rows(RunFolder.of_run(arguments.run), choice)
     console = make_console()
     console.print(shown(rows[: arguments.limit], step), highlight=False, soft_wrap=True)
     console.print(f"\n{min(len(rows), arguments.limit)} of {len(rows)} completions")
@@ -127,7 +132,7 @@ def watch(arguments: argparse.Namespace) -> None:
 
 def diagnose(arguments: argparse.Namespace) -> int:
     """1 if something is wrong."""
-    from rlcore.analysis.diagnose import diagnose_run
+    from rlcore.analysis.diagnose import diagnose_run, unjudged
 
     findings = diagnose_run(arguments.run)
     if arguments.json:
@@ -140,4 +145,6 @@ def diagnose(arguments: argparse.Namespace) -> int:
         print(f"  {finding.link}")
     if not findings:
         print(f"nothing is wrong with {arguments.run}, as far as its metrics say")
+    if few := unjudged(arguments.run):
+        print(few)
     return int(bool(findings))

@@ -17,10 +17,16 @@ There they usually mean a mistake in the set-up.
 """
 
 
-def dead_states(metrics: Mapping[str, Any], ending: str = "") -> list[str]:
+_OF_A_BROKEN_POLICY = ("all-truncated", "wrong-format")
+"""Rules that a policy meets which wrote well in the first step and does not any more."""
+
+
+def dead_states(
+    metrics: Mapping[str, Any], ending: str = "", first: Mapping[str, Any] | None = None
+) -> list[str]:
     """Why a step taught the model nothing, each with its paragraph in the docs; empty where it taught something.
 
-    ending: where completions end, as a sentence (`PromptEncoder.ending`).
+    ending: where completions end, as a sentence (`PromptEncoder.ending`). first: metrics of the stage's first step.
     """
     sentences = []
     for rule in STEP_RULES:
@@ -29,6 +35,8 @@ def dead_states(metrics: Mapping[str, Any], ending: str = "") -> list[str]:
             continue
         if rule.name == "all-truncated" and ending:
             sentence += f". {ending}"
+        if rule.name in _OF_A_BROKEN_POLICY and first is not None and rule.says(first) is None:
+            sentence += ". It was not so in the first step: what has changed is the policy, so lower optim.lr first"
         sentences.append(f"{sentence} [{PAGE}#{rule.name}]")
     return sentences
 

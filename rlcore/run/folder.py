@@ -321,7 +321,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             rows.append(row)
         elif number < len(lines):  # the last line has no line break behind it
             raise RunError(
-                f"line {number} of {path} is damaged: it is no JSON object; repair or delete it"
+                f"line {number} of {path} is damaged: it is no JSON object; repair the line or delete it"
             )
     return rows
 

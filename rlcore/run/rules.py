@@ -7,15 +7,21 @@ its paragraph in docs/not_learning.md.
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlcore.run.env_rules import calls_unreadable, environment_fails, turns_run_out
-
-Row = Mapping[str, Any]
-"""Of metrics.jsonl."""
+from rlcore.run.trends import (
+    FEWEST_STEPS,
+    STEPS_OF_WASTE,
+    Row,
+    change_of,
+    ends_of,
+    late_mean,
+    peak_of,
+    values_of,
+)
 
 NEARLY_ALL = 0.95
 """Fraction that counts as all."""
@@ -25,8 +31,6 @@ KL_EXPLODED = 0.5
 """Nats a token: the policy then gives a typical token less than two thirds of its old probability."""
 MANY_CLIPPED = 0.3
 """Fraction of the tokens. About half is the most there can be: a clip acts only against the sign of the advantage."""
-FEWEST_STEPS = 8
-"""Steps that a trend is seen in."""
 STANDARD_ERRORS = 3.0
 """By which the reward must have changed for a rule to speak of a rise or a fall."""
 
@@ -137,8 +141,8 @@ STEP_RULES = (
 
 
 def constant_reward(rows: Sequence[Row]) -> str | None:
-    spreads = _values(rows, "reward/std")
-    if not spreads or max(spreads) > 0 or len(set(_values(rows, "reward/mean"))) > 1:
+    spreads = values_of(rows, "reward/std")
+    if not spreads or max(spreads) > 0 or len(set(values_of(rows, "reward/mean"))) > 1:
         return None
     return (
         f"every completion of all {len(spreads)} steps earned {rows[-1]['reward/mean']:.3g}: the reward does not look at the "
@@ -147,10 +151,10 @@ def constant_reward(rows: Sequence[Row]) -> str | None:
 
 
 def wasted(rows: Sequence[Row]) -> str | None:
-    fraction = _late_mean(rows, "tokens/frac_wasted")
+    fraction = late_mean(rows, "tokens/frac_wasted")
     if fraction is None or not 0.8 <= fraction < 1:
         return None
-    equal = _late_mean(rows, "reward/frac_zero_std") or 0.0
+    equal = late_mean(rows, "reward/frac_zero_std") or 0.0
     return (
         f"{fraction:.0%} of the tokens that were generated teach nothing ({equal:.0%} of the groups have equal rewards): "
         "take tasks of medium difficulty with a curriculum, a prefilter or a filter (docs/curricula.md), or raise group_size"
@@ -159,7 +163,7 @@ def wasted(rows: Sequence[Row]) -> str | None:
 
 def kl_exploded(rows: Sequence[Row]) -> str | None:
     for key in ("policy/kl_to_old", "loss/kl"):
-        values = _values(rows, key)
+        values = values_of(rows, key)
         if values and max(values) > KL_EXPLODED:
             return (
                 f"{key} reached {max(values):.3g} nats a token (first {values[0]:.3g}): the policy leaves what it was; "
@@ -169,7 +173,7 @@ def kl_exploded(rows: Sequence[Row]) -> str | None:
 
 
 def clipped(rows: Sequence[Row]) -> str | None:
-    fraction = _late_mean(rows, "clip_frac")
+    fraction = late_mean(rows, "clip_frac")
     if fraction is None or fraction < MANY_CLIPPED:
         return None
     return (
@@ -179,14 +183,14 @@ def clipped(rows: Sequence[Row]) -> str | None:
 
 
 def entropy_collapsed(rows: Sequence[Row]) -> str | None:
-    entropy_first, entropy_last = _ends(rows, "entropy")
-    equal_first, equal_last = _ends(rows, "reward/frac_zero_std")
-    spread = _late_mean(rows, "reward/std") or 0.0
+    entropy_first, entropy_last = ends_of(rows, "entropy")
+    equal_first, equal_last = ends_of(rows, "reward/frac_zero_std")
+    spread = late_mean(rows, "reward/std") or 0.0
     # A policy that has solved its tasks is sure as well: then rewards of all tasks are equal.
     if (
         equal_last is None
         or equal_last < 0.5
-        or spread < 0.2 * max(_values(rows, "reward/std"))
+        or spread < 0.2 * max(values_of(rows, "reward/std"))
     ):
         return None
     # Entropy is measured on trained tokens, so only in the groups that are still mixed.
@@ -206,7 +210,7 @@ def entropy_collapsed(rows: Sequence[Row]) -> str | None:
 
 
 def length_collapsed(rows: Sequence[Row]) -> str | None:
-    first, last = _ends(rows, "completions/length/mean")
+    first, last = ends_of(rows, "completions/length/mean")
     if first is None or last is None or last > 0.25 * first:
         return None
     return (
@@ -216,7 +220,7 @@ def length_collapsed(rows: Sequence[Row]) -> str | None:
 
 
 def length_exploded(rows: Sequence[Row]) -> str | None:
-    first, last = _ends(rows, "completions/frac_truncated")
+    first, last = ends_of(rows, "completions/frac_truncated")
     if first is None or last is None or first > 0.3 or last < 0.7:
         return None
     return (
@@ -226,11 +230,17 @@ def length_exploded(rows: Sequence[Row]) -> str | None:
 
 
 def reward_fell(rows: Sequence[Row]) -> str | None:
-    change = _change(rows, "reward/mean")
+    if _broke_at_once(rows):
+        first, last = rows[0]["reward/mean"], late_mean(rows, "reward/mean")
+        return (
+            f"reward/mean fell from {first:.3g} in the first step to {last:.3g}, where it stays: the policy was destroyed "
+            "by its first updates, and what else is named here follows from that; lower optim.lr"
+        )
+    change = change_of(rows, "reward/mean")
     if change is None:
         return None
     # A policy that is lost in the first steps has lost its reward before the first third is over.
-    peak = _peak(rows, "reward/mean")
+    peak = peak_of(rows, "reward/mean")
     is_lost = 0 < peak and change.last < 0.5 * peak
     if change.standard_errors > -STANDARD_ERRORS and not is_lost:
         return None
@@ -241,10 +251,10 @@ def reward_fell(rows: Sequence[Row]) -> str | None:
 
 
 def reward_flat(rows: Sequence[Row]) -> str | None:
-    change = _change(rows, "reward/mean")
-    signal = _late_mean(rows, "advantage/abs_mean") or 0.0
-    late_spread = _late_mean(rows, "reward/std") or 0.0
-    equal = _late_mean(rows, "reward/frac_zero_std") or 0.0
+    change = change_of(rows, "reward/mean")
+    signal = late_mean(rows, "advantage/abs_mean") or 0.0
+    late_spread = late_mean(rows, "reward/std") or 0.0
+    equal = late_mean(rows, "reward/frac_zero_std") or 0.0
     is_flat = change is not None and len(rows) >= 3 * FEWEST_STEPS
     if (
         not is_flat
@@ -254,7 +264,7 @@ def reward_flat(rows: Sequence[Row]) -> str | None:
         or equal > 0.5
     ):
         return None
-    learning_rate = (_late_mean(rows, "lr")) or 0.0
+    learning_rate = (late_mean(rows, "lr")) or 0.0
     return (
         f"reward/mean did not move in {len(rows)} steps ({change.first:.3g} to {change.last:.3g}) although there is a signal "
         f"(advantage/abs_mean {signal:.3g}): optim.lr ({learning_rate:.2g}) is too low for this model, or the reward is noise"
@@ -275,53 +285,16 @@ STAGE_RULES = (
 """Of all steps of a stage that generates."""
 
 
-@dataclass(frozen=True)
-class Change:
-    first: float
-    last: float
-    standard_errors: float
-    """Difference of the means of the first and the last third, by its standard error."""
-
-
-def _change(rows: Sequence[Row], key: str) -> Change | None:
-    values = _values(rows, key)
-    third = len(values) // 3
-    if third < FEWEST_STEPS // 2:
-        return None
-    early, late = values[:third], values[-third:]
-    first, last = statistics.fmean(early), statistics.fmean(late)
-    variance = (statistics.variance(early) + statistics.variance(late)) / third
-    # Equal values have no error; a rounding error is none either.
-    error = max(math.sqrt(variance), 1e-6 * max(1.0, abs(first)))
-    return Change(first, last, (last - first) / error)
-
-
-def _peak(rows: Sequence[Row], key: str) -> float:
-    """The highest mean over a tenth of the steps, at least two, that follow each other."""
-    values = _values(rows, key)
-    width = max(2, len(values) // 10)
-    windows = range(max(1, len(values) - width + 1))
-    return max(statistics.fmean(values[start : start + width]) for start in windows)
-
-
-def _ends(rows: Sequence[Row], key: str) -> tuple[float | None, float | None]:
-    """Means of the first and the last fifth of a metric; None where there are too few steps."""
-    values = _values(rows, key)
-    if len(values) < FEWEST_STEPS:
-        return None, None
-    fifth = max(1, len(values) // 5)
-    return statistics.fmean(values[:fifth]), statistics.fmean(values[-fifth:])
-
-
-def _late_mean(rows: Sequence[Row], key: str) -> float | None:
-    """Mean over the second half of the steps."""
-    values = _values(rows, key)
-    late = values[len(values) // 2 :]
-    return statistics.fmean(late) if len(values) >= FEWEST_STEPS // 2 else None
-
-
-def _values(rows: Sequence[Row], key: str) -> list[float]:
-    return [row[key] for row in rows if key in row]
+def _broke_at_once(rows: Sequence[Row]) -> bool:
+    """Whether the first step earned rewards and the whole second half of the steps next to none."""
+    rewards = values_of(rows, "reward/mean")
+    late = rewards[len(rewards) // 2 :]
+    return (
+        len(rewards) >= STEPS_OF_WASTE
+        and rewards[0] >= 0.2
+        and rows[0].get("reward/frac_zero_std", 0.0) < NEARLY_ALL
+        and max(late) <= 0.1 * rewards[0]
+    )
 
 
 def _shown(value: float | None) -> str:

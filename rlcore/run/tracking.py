@@ -155,7 +155,7 @@ class Tracker:
         if log.steps == 1 and "loss" in row and meaning is not None:
             self.say(f"note, {log.name}: {meaning}")
         if log.steps <= FIRST_STEPS:
-            for sentence in dead_states(row, self.ending):
+            for sentence in dead_states(row, self.ending, log.first):
                 self.say(f"warning, {log.name} step {log.done + log.steps}: {sentence}")
 
     def _call(self, event: str, *arguments: Any) -> None:
@@ -200,11 +200,19 @@ class Tracker:
             if key in numbers and SHOWN_KEYS.match(key):
                 shown.append(f"{_label(key)} {row[key]:.1%}")
         where = f" after step {row['step']}" if within else ""
+        completions = row["completions"]
+        unscored = round(row.get("reward/frac_unscored", 0.0) * completions)
+        scored = f"{completions - unscored} scored of " if unscored else ""
         best = ", the best so far" if row.get("is_best") else ""
         self.say(
-            f"{name}{where}: {'  '.join(dict.fromkeys(shown))} of {row['completions']} completions "
+            f"{name}{where}: {'  '.join(dict.fromkeys(shown))} of {scored}{completions} completions "
             f"({row['time/total']:.1f} s){best}"
         )
+        if unscored:
+            self.say(
+                f"warning, {name}: {unscored} of {completions} completions have no score and count in no number: "
+                f"'rlcore rollouts {self.folder.path} --eval {stage.label} --failed' has the reasons"
+            )
         self._call("on_evaluation", dict(row))
 
     def rollouts(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:

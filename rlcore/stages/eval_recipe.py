@@ -10,6 +10,7 @@ from rlcore.errors import RecipeError, RunError
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.load import load, recipe_names
 from rlcore.recipe.model_sections import ModelSection
+from rlcore.run.folder import RunFolder
 from rlcore.stages.eval import EvalStage
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     """The eval stages alone: of a recipe, or of a run folder with its last checkpoint as the model. Raises `RecipeError`."""
     from rlcore.run.checkpoint import all_checkpoints
-    from rlcore.run.folder import RunFolder
 
     folder = RunFolder(Path(name))
     is_run = folder.recipe.is_file()
@@ -50,3 +50,26 @@ def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
         stage.model_copy(update={"weights": "policy"}) for stage in changes["stages"]
     ]
     return recipe.model_copy(update=changes)
+
+
+def beside_others(recipe: Recipe) -> Recipe:
+    """The recipe under a name that no other evaluation has: "-2" and so on behind it.
+
+    A folder of the very same recipe is taken again, and its evaluation made anew.
+    """
+    wanted = recipe.name
+    number = 1
+    while _holds_another(recipe):
+        number += 1
+        recipe = recipe.model_copy(update={"name": f"{wanted}-{number}"})
+    return recipe
+
+
+def _holds_another(recipe: Recipe) -> bool:
+    """Whether the run folder is there, with another recipe in it."""
+    folder = RunFolder(Path(recipe.run.folder).expanduser() / recipe.name)
+    if not folder.recipe.is_file():
+        return False
+    compared = {"name", "run"}
+    theirs = load(str(folder.recipe)).model_dump(mode="json", exclude=compared)
+    return theirs != recipe.model_dump(mode="json", exclude=compared)

@@ -101,6 +101,39 @@ def test_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert "the recipes are the same" in said and "1 tasks gained, 0 lost" in said
 
 
+def test_why_there_is_no_comparison_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    a, b, c, d = (tmp_path / name for name in "abcd")
+    evaluated_run(a, single("01"))
+    evaluated_run(b, {"other": [1.0]})
+    evaluated_run(c, single("11"))
+    for path in (c / "evaluations").iterdir():
+        path.unlink()
+    run = evaluated_run(d, single("01"))
+    [row] = run.evaluations()
+    run.log_eval({**row, "eval_set": "more", "during": "rl", "reward/frac_unscored": 0.5})
+    assert main(["compare", *map(str, (a, b, c, d))]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "eval_set: a and b are not compared, they have no task in common" in said
+    assert "eval_set: a and c are not compared, c kept no completions of it" in said
+    assert "more: a and d are not compared, a has no evaluation of it" in said
+    assert "after, during rl" in said and "1 of 2" in said
+    main(["compare", str(a), str(b), "--json"])
+    [pair] = json.loads(capsys.readouterr().out)["comparisons"]
+    assert pair["reason"] == "they have no task in common"
+
+
+def test_a_run_alone_shows_all_its_evaluations(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    evaluated_run(tmp_path / "a", single("00"), stage="before")
+    evaluated_run(tmp_path / "a", single("01"))
+    assert main(["compare", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().out
+    assert "before" in said and "after" in said and "greedy/accuracy" in said
+
+
 def test_what_cannot_be_compared_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     evaluated_run(tmp_path / "a", single("01"))
     assert main(["compare", f"{tmp_path / 'a'}:late"]) == 2

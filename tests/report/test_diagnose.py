@@ -103,6 +103,46 @@ def test_a_consequence_is_not_named_beside_its_cause() -> None:
     assert [finding.rule for finding in diagnose(rows)] == ["wrong-format"]
 
 
+def broken(steps: int, *, first: float = 0.5) -> list[dict]:
+    """A policy that its first update destroys: cut completions and equal rewards from step 2 on."""
+    well = {"stage": "rl", "reward/mean": first, "reward/std": 0.5, "reward/frac_zero_std": 0.1, "reward/frac_unscored": 0.0}
+    well |= {"completions/frac_truncated": 0.0, "tokens/frac_wasted": 0.1, "completions/length/mean": 17.0}
+    lost = {**well, "reward/mean": 0.0, "reward/std": 0.0, "reward/frac_zero_std": 1.0, "tokens/frac_wasted": 1.0}
+    lost |= {"completions/frac_truncated": 1.0, "completions/length/mean": 32.0}
+    return [{"step": step, **(well if step == 1 else lost)} for step in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("steps", [4, 10, 14, 40])
+def test_a_policy_that_breaks_at_once_is_not_taken_for_hard_tasks(steps: int) -> None:
+    [finding] = diagnose(broken(steps))
+    assert finding.rule == "reward-falls" and "fell from 0.5 in the first step" in finding.sentence
+
+
+def test_hard_tasks_are_not_taken_for_a_policy_that_breaks() -> None:
+    """One completion of sixteen was right in the first step, and none after it."""
+    assert "reward-falls" not in {finding.rule for finding in diagnose(broken(10, first=0.06))}
+
+
+def test_first_steps_say_that_it_was_not_so_before() -> None:
+    first, second = broken(2)
+    [said] = [text for text in dead_states(second, first=first) if "all-truncated" in text]
+    assert "so lower optim.lr first" in said
+    assert not any("lower optim.lr" in text for text in dead_states(second, first=second))
+
+
+def test_few_steps_are_not_called_sound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: x\n")
+    row = broken(1)[0]
+    for steps, said in ((3, "or waste, which takes 4"), (5, "which takes 12\n"), (12, "")):
+        rows = [json.dumps({**row, "step": step}) + "\n" for step in range(1, steps + 1)]
+        (tmp_path / "metrics.jsonl").write_text("".join(rows))
+        assert main(["diagnose", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert said in out and ("too few" in out) == bool(said)
+
+
 def test_a_run_without_an_rl_step_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -364,7 +366,10 @@ def test_the_live_page_follows_the_run(browser, tmp_path: Path) -> None:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         address = re.search(r"http://\S+", server.stdout.readline())[0]
-        with opened(browser, address) as shown:
+        refused = urllib.request.Request(address, headers={"Host": "elsewhere.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(refused)
+        with opened(browser, address.removesuffix("report.html")) as shown:
             assert shown.count() == "48 of 48 rollouts"
             write_group(run, 7, Task(id="late", prompt="x", answer="y"), ["late text"] * 4)
             log_steps(run, [7])

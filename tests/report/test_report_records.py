@@ -171,13 +171,54 @@ def test_completions_are_chosen_by_what_became_of_them(
         "--status timed-out": ["four"],
         "--truncated": ["three"],
         "--search TWO": ["two"],
-        "--category easy": [],
         "--category hard --limit 1": ["zero"],
     }.items():
         assert main(["rollouts", str(run.path), *arguments.split()]) == 0
         said = capsys.readouterr().out
         printed = re.findall(r"^  (?!reason)(\w+)$", said, flags=re.MULTILINE)
         assert printed == texts, arguments
+
+
+def test_names_that_a_run_does_not_have_are_met_with_those_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path / "run", steps=1)
+    write_group(run, 1, Task(id="t", prompt="p", answer="a", category="hard"), ["zero"])
+    for words, said in {
+        f"{run.path} --category easy": "has the category 'easy': there are hard",
+        f"{run.path} --eval nope": "evaluation called 'nope': there are ",
+        f"{tmp_path / 'none'}": "is no run folder",
+    }.items():
+        assert main(["rollouts", *words.split()]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_terminal_shows_each_character_and_the_ends_of_long_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """rich leaves bells, backspaces, form feeds and carriage returns out of the texts that it is given."""
+    run = new_run(tmp_path / "run", steps=1)
+    texts = ["a\rb\x00c\x08\x0c\x07", "x" * 300_000 + "end"]
+    write_group(run, 1, Task(id="t", prompt="p", answer="a"), texts)
+    assert main(["rollouts", str(run.path)]) == 0
+    said = capsys.readouterr().out
+    assert "a␍b␀c␈␌␇" in said
+    assert len(said) < 30_000 and "[... 280,003 characters;" in said and "xend" in said
+
+
+def test_a_rollout_that_lacks_a_key_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path / "run", steps=1)
+    write_group(run, 1, Task(id="t", prompt="p", answer="a"), ["zero"])
+    [path] = run.rollouts.iterdir()
+    row = json.loads(path.read_text().splitlines()[0])
+    del row["mask"]
+    path.write_text(json.dumps(row) + "\n")
+    assert main(["report", str(run.path)]) == 2
+    assert "000001.jsonl has no 'mask': repair its line" in capsys.readouterr().err
+    assert main(["report", str(run.path), "--out", str(tmp_path)]) == 2
+    assert "is a folder: name the file of the page" in capsys.readouterr().err
 
 
 def test_sparklines() -> None:

@@ -201,6 +201,28 @@ def test_cut_completions_are_kept_and_not_solved(
     assert capsys.readouterr().out.count("cut at the deadline") == 5
 
 
+def test_completions_without_a_score_are_named_beside_the_accuracy(
+    recipe: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The reward crashes on tasks with an even answer."""
+    own = recipe.parent / "own.py"
+    own.write_text(
+        "def odd(completion, answer, **columns):\n"
+        "    return 1.0 if int(answer) % 2 else 1 / 0\n"
+    )
+    stages = f"stages=[{{kind: eval, tasks: eval_set, rewards: [{{use: '{own}:odd'}}], sampling: {{max_tokens: 2}}}}]"
+    assert main(["train", str(recipe), stages]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    folder = RunFolder(run_folder(recipe))
+    [row] = folder.evaluations()
+    scored = sum(one["score"] is not None for one in kept_rows(folder, row))
+    assert 0 < scored < 8 and "accuracy 100.0% (" in said
+    assert f"of {scored} scored of 8 completions" in said
+    assert f"{8 - scored} of 8 completions have no score and count in no number" in said
+    assert main(["compare", str(folder.path)]) == 0
+    assert f"{scored} of 8" in capsys.readouterr().out
+
+
 def test_categories_ks_and_tasks_with_failed_scores() -> None:
     tasks = [
         TaskScores("easy", [1.0, 1.0], ["4", "4"]),

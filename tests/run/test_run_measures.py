@@ -212,9 +212,15 @@ def test_the_list_and_a_measure_of_ones_own(
     (tmp_path / "own.py").write_text(
         "def stages(sides, *, most: int = 9):\n"
         "    return [{'run': s.name, 'sets': min(most, len(s.evaluations()))} for s in sides]\n"
+        "def number(sides):\n    return 3\n"
+        "def undefined(sides):\n    return [{'x': float('nan'), 'y': (1.0, float('inf'))}]\n"
     )
     assert main(["measure", f"{tmp_path / 'own.py'}:stages", str(run.path), "most=1"]) == 0
     assert "│ 1    │" in capsys.readouterr().out
+    assert main(["measure", f"{tmp_path / 'own.py'}:number", str(run.path)]) == 2
+    assert "must return a list of rows, each a dict of column -> value, not int" in capsys.readouterr().err
+    assert main(["measure", f"{tmp_path / 'own.py'}:undefined", str(run.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"x": None, "y": [1.0, None]}]
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,12 @@ def test_averaged_weights_are_evaluated_alike_in_the_run_resumed_and_from_the_ch
     finish(start("eval", folder, f"run.folder={tmp_path}"))
     [alone] = read_rows(tmp_path / "tiny-eval" / "eval.jsonl")
     assert alone["accuracy"] == in_run["accuracy"]
+    first = (tmp_path / "tiny-eval/eval.jsonl").read_bytes()
+    for _ in range(2):  # another evaluation is put beside it; the same one again takes its place
+        finish(start("eval", folder, f"run.folder={tmp_path}", "tasks.eval_set.size=4"))
+    assert (tmp_path / "tiny-eval/eval.jsonl").read_bytes() == first
+    [other] = read_rows(tmp_path / "tiny-eval-2/eval.jsonl")
+    assert other["tasks"] == 4 and not (tmp_path / "tiny-eval-3").exists()
 
 
 @needs_vllm

@@ -71,6 +71,6 @@ def _short(value: Any) -> str:
         rest = [f"{key}={item}" for key, item in value.items() if key != "use"]
         value = f"{value['use']} ({', '.join(rest)})" if rest else value["use"]
     elif isinstance(value, list):
-        value = " or ".join(map(str, value))
+        value = ", ".join(map(str, value))
     text = str(value)
     return text if len(text) <= 80 else f"{text[:79]}…"

@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rlcore.errors import RunError
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.terminal import visible
 
@@ -158,8 +159,13 @@ class RunRollouts:
             self._files[path] = stamp(path)
             label = stage or _stage_of(step, stages)
             for row in read_rows(path):
-                self.index.append(row, file=str(path), step=step, stage=label)
-                self.chunks.append(row, self._texts)
+                try:
+                    self.index.append(row, file=str(path), step=step, stage=label)
+                    self.chunks.append(row, self._texts)
+                except KeyError as error:
+                    raise RunError(
+                        f"a rollout in {path} has no {error}: repair its line or delete it"
+                    ) from error
         self.chunks.flush()
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,19 @@ def _state(runs: Sequence[Path]) -> list[tuple[int, int]]:
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):
-    """Serves the folder without a line for each request."""
+    """Serves the folder without a line for each request, and to pages of this machine alone."""
+
+    def do_GET(self) -> None:
+        # a page of elsewhere could give its own name this machine's address, and read what is served
+        host = self.headers.get("Host", "").rpartition(":")[0]
+        if host not in ("127.0.0.1", "localhost"):
+            self.send_error(HTTPStatus.FORBIDDEN)
+        elif self.path == "/":
+            self.send_response(HTTPStatus.FOUND)
+            self.send_header("Location", "/report.html")
+            self.end_headers()
+        else:
+            super().do_GET()
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
