@@ -74,10 +74,13 @@ def check(recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> lis
     with at("engine"):
         check_engine(recipe.engine)
     facts = []
-    sets = TaskSets(recipe.tasks)
+    sets = TaskSets(recipe.tasks, recipe.stages)
     for name, section in recipe.tasks.items():
         with at(f"tasks.{name}"):
             tasks[name] = sets[name]
+        if getattr(tasks[name], "deferred", False):
+            facts.append(f"tasks {name}: {tasks[name]}, made when a stage asks for them")
+            continue
         first = str(tasks[name][0].prompt)[:60]
         facts.append(f"tasks {name}: {len(tasks[name]):,} ({section.use}), first: {first!r}")
     return facts + _stage_facts(recipe, tasks)
