@@ -19,6 +19,9 @@ from rlcore.types import Group, Rollout, Task, Verdict
 MAKERS = {
     "completions": "rlcore.tasks.made:completions",
     "latent_thoughts": "rlcore.tasks.latent_thoughts:latent_thoughts",
+    "longer_half": "rlcore.tasks.lengthen:longer_half",
+    "longer_whole": "rlcore.tasks.lengthen:longer_whole",
+    "lengthened": "rlcore.tasks.lengthen:lengthened",
 }
 """Name in a recipe -> a function `(group, **parameters) -> tasks`."""
 

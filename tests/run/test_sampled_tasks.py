@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,18 @@ def test_the_recipe_of_latent_thoughts_tightens_the_bound(tmp_path: Path, monkey
     assert bounds[0] + 10 < bounds[1] < bounds[2] + 0.5 and bounds[2] > -12, bounds
     accuracy = {row["stage"]: row["accuracy"] for row in read_rows(folder / "eval.jsonl")}
     assert accuracy["read_2"] > 0.7, accuracy
+
+
+def test_the_recipe_of_self_lengthen_answers_at_greater_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each macro-round raises the median length of answers to held-out requests, and their quality does not fall with it."""
+    monkeypatch.chdir(METHODS)
+    small = ("tasks.requests.size=128", "tasks.heldout.size=128", f"run.folder={tmp_path}")
+    finish(start("train", "self_lengthen.yaml", *small), timeout_s=500)
+    folder = tmp_path / "self_lengthen"
+    medians, quality = [], []
+    for row in read_rows(folder / "eval.jsonl"):
+        written = read_rows(folder / f"evaluations/{row['rollouts']}.jsonl")
+        medians.append(statistics.median(len(one["text"].split()) for one in written))
+        quality.append(row["reward/quality"])
+    assert medians[0] < medians[1] < medians[2] and medians[2] > 2 * medians[0], medians
+    assert min(quality) > 0.95, quality
