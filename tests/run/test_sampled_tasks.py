@@ -238,3 +238,14 @@ def test_the_recipe_of_self_lengthen_answers_at_greater_length(tmp_path: Path, m
         quality.append(row["reward/quality"])
     assert medians[0] < medians[1] < medians[2] and medians[2] > 2 * medians[0], medians
     assert min(quality) > 0.95, quality
+
+
+def test_two_processes_make_the_same_tasks(tmp_path: Path) -> None:
+    """Each sampled half of the texts; the set is in the order of the texts, and its draws do not depend on who sampled what."""
+    rows = []
+    for processes in (1, 2):
+        recipe = write(tmp_path / str(processes))
+        finish(start("train", recipe, processes=processes))
+        rows.append(read_rows(run_folder(recipe) / "metrics.jsonl"))
+    for one, two in zip(*rows, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
