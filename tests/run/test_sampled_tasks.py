@@ -19,6 +19,7 @@ from rlcore.rollout.hf import HfEngine
 from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
 from rlcore.run.latent_weight import LatentWeight
+from rlcore.stages.eval_recipe import evaluation_recipe
 from rlcore.tasks.latent_thoughts import MARKS
 from rlcore.types import Group, Request, Rollout, Sampling, Task, Verdict
 from tests.run.whole import finish, kill_when, run_folder, start, story, weights
@@ -249,3 +250,9 @@ def test_two_processes_make_the_same_tasks(tmp_path: Path) -> None:
         rows.append(read_rows(run_folder(recipe) / "metrics.jsonl"))
     for one, two in zip(*rows, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_evaluations_alone_need_no_set_of_another_stage(tmp_path: Path) -> None:
+    recipe = evaluation_recipe(str(METHODS / "latent_thoughts.yaml"), [])
+    assert list(recipe.tasks) == ["shown", "texts", "heldout"]
+    check(recipe)
