@@ -45,6 +45,23 @@ def length(
 
 
 @reward
+def word_band(completion: str, *, low: float, high: float, **columns: Any) -> float:
+    """1 for `low` to `high` words, below max(0, 2 words / low - 1), above max(0, 3 - 2 words / high).
+
+    Source: Self-Lengthen (arXiv 2410.23933), whose band is about 20% around the length that is asked for; for "at least a" it is
+    [a, 1.5 a], for "at most b" [0.5 b, b]. Both may be columns of the task.
+
+    >>> [word_band("word " * n, low=800, high=1200) for n in (400, 600, 800, 1200, 1500, 1800)]
+    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if not 0 < low <= high:
+        raise ValueError(f"low is {low} and high {high}: they must be above 0 and in order")
+    words = len(completion.split())
+    below, above = 2 * words / low - 1, 3 - 2 * words / high
+    return max(0.0, min(1.0, below, above))
+
+
+@reward
 def overlong(
     completion: str,
     *,

@@ -66,7 +66,7 @@ class Record:
         if not stages:
             raise RunError(f"the run {folder} has no rl stage to replay")
         self.stage = stages[0]
-        self.tasks = TaskSets(recipe.tasks)[self.stage.tasks]
+        self.tasks = TaskSets(recipe.tasks, recipe.stages)[self.stage.tasks]
         name = self.stage.label
         steps = [row["step"] for row in read_rows(run.metrics) if row["stage"] == name]
         self.steps = len(steps)

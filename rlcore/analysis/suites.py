@@ -48,6 +48,10 @@ def evaluate_suite(
     require_model(path)
     longest = getattr(load_config(path).get_text_config(), "max_position_embeddings", None)
     section = EngineSection.model_validate(settings["engine"])
+    if section.differences:
+        raise RecipeError(
+            "--suite scores texts by the model alone: leave out engine.differences (engine.differences=[])"
+        )
     section = section.model_copy(
         update={"max_length": min(section.max_length, longest or section.max_length)}
     )

@@ -124,7 +124,7 @@ def wasted_groups(rows: Sequence[Mapping[str, Any]]) -> float | None:
 def _token_counts(
     recipe: Recipe, name: str, encoder: PromptEncoder, imitates: bool
 ) -> tuple[list[int], list[int]]:
-    tasks: list[Task] = list(islice(TaskSets(recipe.tasks)[name], _TASKS_READ))
+    tasks: list[Task] = list(islice(TaskSets(recipe.tasks, recipe.stages)[name], _TASKS_READ))
     prompts = [len(encoder.encode(task)) for task in tasks]
     if not imitates:
         return prompts, []

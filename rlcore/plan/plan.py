@@ -29,7 +29,7 @@ from rlcore.recipe.build_learner import build_encoder, build_objective, starting
 from rlcore.recipe.schema import Recipe
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.vllm_config import token_bytes
-from rlcore.tokenizer import load_tokenizer
+from rlcore.tokenizer import add_tokens, load_tokenizer
 
 LEAST_SEQUENCES = 8
 """Sequences at a time below which no engine is advised to go."""
@@ -292,4 +292,6 @@ def changed(recipe: Recipe, key: str, value: Any) -> Recipe:
 def _encoder(recipe: Recipe) -> PromptEncoder:
     model = recipe.model
     name = model.tokenizer or starting_point(model.path or "")
-    return build_encoder(recipe, load_tokenizer(name))
+    tokenizer = load_tokenizer(name)
+    add_tokens(tokenizer, recipe.model.control_tokens)
+    return build_encoder(recipe, tokenizer)

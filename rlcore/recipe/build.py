@@ -30,12 +30,13 @@ from rlcore.types import Group, Sampling, Task
 
 if TYPE_CHECKING:
     from rlcore.learner.policy import Policy
-    from rlcore.stages.base import GeneratingStage
+    from rlcore.stages.base import GeneratingStage, Stage
     from rlcore.stages.rl import RlStage
 
 
 POLICY_REWARDS = {
     "information_gain": "rlcore.learner.information_gain:InformationGain",
+    "latent_weight": "rlcore.run.latent_weight:LatentWeight",
     "likelihood": "rlcore.learner.likelihood:Likelihood",
     "reward_model": "rlcore.run.reward_model:ModelReward",
 }
@@ -65,6 +66,7 @@ TASKS = {
     "joined": "rlcore.tasks.joined:joined",
     "masked_text": "rlcore.environments.masked_text:masked_text",
     "number_guessing": "rlcore.environments.number_guessing:number_guessing",
+    "sampled": "rlcore.run.sampled:sampled",
     "verifiers": "rlcore.tasks.verifiers:verifiers",
 }
 """Name in a recipe -> a function that gives a sequence of tasks."""
@@ -73,8 +75,15 @@ TASKS = {
 class TaskSets(Mapping[str, Sequence[Task]]):
     """The task sets of a recipe by name. Each is built once, when it is first asked for."""
 
-    def __init__(self, sections: Mapping[str, TaskSection]) -> None:
+    def __init__(
+        self, sections: Mapping[str, TaskSection], stages: Sequence[Stage] = ()
+    ) -> None:
+        """stages: of the recipe, for sets that are made of what one of them samples."""
         self._sections = sections
+        self.sources: dict[str, str] = {
+            stage.label: stage.tasks for stage in stages if stage.writes_samples
+        }
+        """Name of each stage that samples -> the task set that it completes."""
         self._built: dict[str, Sequence[Task]] = {}
         self._building: list[str] = []
 
@@ -112,7 +121,7 @@ def build_tasks(
             parameters.pop("subset", None)
             parameters.pop("split", None)
     named = {"use": section.use, **parameters}
-    tasks = build(named, TASKS, what="task set", sets=sets or {})
+    tasks = build(named, TASKS, what="task set", sets=sets or TaskSets({}))
     _refuse_other_than_tasks(section.use, tasks)
     return tasks
 

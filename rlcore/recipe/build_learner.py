@@ -169,7 +169,7 @@ def engine_maker(section: schema.EngineSection, **context: Any) -> Callable[[], 
     context: values of `ENGINE_CONTEXT`; the class receives those that its signature names.
     """
     return build_later(
-        {"use": section.use, **section.parameters},
+        {"use": section.use, **_located(section)},
         ENGINES,
         what="engine",
         given=0,
@@ -178,6 +178,28 @@ def engine_maker(section: schema.EngineSection, **context: Any) -> Callable[[], 
         max_sequences=section.max_sequences,
         **context,
     )
+
+
+def _located(section: schema.EngineSection) -> dict[str, Any]:
+    """The engine's parameters; of the run folders that `differences` names, the last checkpoints."""
+    parameters = section.parameters
+    if section.differences:
+        parameters["differences"] = [
+            {
+                key: starting_point(value) if isinstance(value, str) else value
+                for key, value in one.items()
+            }
+            for one in section.differences
+        ]
+    return parameters
+
+
+def check_differences(section: schema.EngineSection, model: ModelSection) -> None:
+    """Raise `ModelError` for a model of `engine.differences` that is not here, or has other tokens than the policy."""
+    for difference in section.differences:
+        for path in (difference.get("tuned"), difference.get("base")):
+            require_starting_point(str(path))
+            require_policys_tokens(model, str(path))
 
 
 def check_engine(section: schema.EngineSection) -> None:

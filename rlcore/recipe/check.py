@@ -13,7 +13,7 @@ from pathlib import Path
 from rlcore.errors import RecipeError, RewardError, RlcoreError
 from rlcore.plugin import in_words
 from rlcore.recipe.build import TaskSets, worker_rewards
-from rlcore.recipe.build_learner import check_engine
+from rlcore.recipe.build_learner import check_differences, check_engine
 from rlcore.recipe.schema import Recipe
 from rlcore.recipe.shared_sections import RewardSection
 from rlcore.scoring.forms import ENVIRONMENT
@@ -73,11 +73,15 @@ def check(recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> lis
     tasks = {} if tasks is None else tasks
     with at("engine"):
         check_engine(recipe.engine)
+        check_differences(recipe.engine, recipe.model)
     facts = []
-    sets = TaskSets(recipe.tasks)
+    sets = TaskSets(recipe.tasks, recipe.stages)
     for name, section in recipe.tasks.items():
         with at(f"tasks.{name}"):
             tasks[name] = sets[name]
+        if getattr(tasks[name], "deferred", False):
+            facts.append(f"tasks {name}: {tasks[name]}, made when a stage asks for them")
+            continue
         first = str(tasks[name][0].prompt)[:60]
         facts.append(f"tasks {name}: {len(tasks[name]):,} ({section.use}), first: {first!r}")
     return facts + _stage_facts(recipe, tasks)

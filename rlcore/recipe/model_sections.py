@@ -98,6 +98,12 @@ class EngineSection(PartSection):
         "token; default: 3 times what the learner's own arithmetic rounds, at least 1e-3",
     )
 
+    @property
+    def differences(self) -> list[Mapping[str, Any]]:
+        """Of `hf`: models whose differences are added to the policy's log-probabilities when it writes."""
+        listed = self.parameters.get("differences", []) if self.use == "hf" else []
+        return [one for one in listed if isinstance(one, Mapping)] if listed else []
+
 
 class PromptSection(Section):
     format: Literal["plain", "chat"] = Field(

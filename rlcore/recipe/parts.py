@@ -27,6 +27,7 @@ from rlcore.recipe.corpus import FORMS, KEEP
 from rlcore.recipe.optim_sections import SCHEDULES
 from rlcore.scoring.forms import OFFERED, RewardSpec, form_of
 from rlcore.scoring.load import find_reward, registered_rewards
+from rlcore.tasks.made import MAKER_CONTEXT, MAKERS
 from rlcore.transforms.transform import TRANSFORMS
 
 
@@ -68,6 +69,7 @@ def kinds() -> dict[str, Kind]:
         "tasks": Kind(TASKS),
         "form": Kind(FORMS, offered=1, context=("tokenizer", "entropies")),
         "keep": Kind(KEEP),
+        "make": Kind(MAKERS, offered=1, context=MAKER_CONTEXT),
         "rewards": Kind(rewards),
         "curriculum": Kind(CURRICULA, offered=1, context=("seed",)),
         "filter": Kind(FILTERS),

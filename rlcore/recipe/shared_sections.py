@@ -11,7 +11,7 @@ from rlcore.recipe.section import Count, MetricName, PartSection, Seconds, Secti
 
 class RewardSection(PartSection):
     use: str = Field(
-        description="entry point, package.module:function, file.py:function, or information_gain, likelihood or reward_model, "
+        description="entry point, package.module:function, file.py:function, or information_gain, latent_weight, likelihood or reward_model, "
         "which the learner's process computes"
     )
     weight: Annotated[float, Field(ge=-1e6, le=1e6)] = Field(

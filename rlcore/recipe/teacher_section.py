@@ -74,6 +74,10 @@ class TeacherSection(Section):
             )
         if self.base is not None and self.engine is not None:
             raise ValueError("a teacher with base is scored by the learner: leave out engine")
+        if self.engine is not None and self.engine.differences:
+            raise ValueError(
+                "a teacher's engine scores its own model: leave out engine.differences, or take base and divergence implicit"
+            )
         if self.prompt is not None and "prompt" not in fields_of(self.prompt):
             raise ValueError(
                 f"prompt {self.prompt!r} has no {{prompt}}: the teacher would not see the task"

@@ -15,6 +15,7 @@ from rlcore.errors import EngineError, ModelError
 from rlcore.pretrained import as_in_memory, load_causal_lm, load_config
 from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.hf_decode import Wave
+from rlcore.rollout.hf_mixture import Difference, Mixture, open_mixture
 from rlcore.rollout.partial import Draft, check_requests
 from rlcore.rollout.publish import fingerprint
 from rlcore.rope import fix_rope
@@ -30,6 +31,10 @@ class HfEngine:
     distribution: batch composition changes nothing but round-off. Log-probabilities are those of the distribution drawn
     from; greedy requests (temperature 0) report the one at temperature 1, as vLLM does. After `load`, unfinished completions
     go on under the new weights with their key-value cache recomputed.
+
+    differences: models whose difference is added to the policy's log-probabilities when it writes (`hf_mixture`): a list of
+    {tuned: path, base: path, factor: 1.0}. Log-probabilities of completions are then those of the mixture; `load`, `fingerprint` and
+    `score` are of the policy alone.
     """
 
     def __init__(
@@ -40,11 +45,20 @@ class HfEngine:
         max_length: int,
         max_sequences: int = 256,
         device: str = "cpu",
+        differences: Sequence[Difference] = (),
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model, self._tokenizer = _open(model_folder, dtype, max_length)
         self._model.to(device).eval()
+        self._reader: PreTrainedModel | Mixture = self._model
+        """What writes: the policy, or a mixture with it."""
+        if differences:
+            self._reader = open_mixture(
+                (self._model, self._tokenizer),
+                differences,
+                lambda path: _open(path, dtype, max_length),
+            )
         self.version = 0
         self.shared, self.deterministic = False, True
         self._dtype, self._max_length, self._max_sequences = dtype, max_length, max_sequences
@@ -73,7 +87,7 @@ class HfEngine:
                     self._queue.popleft()
                     for _ in range(min(self._max_sequences, len(self._queue)))
                 ]
-                self._wave = Wave(self._model, rows, self._eos, self._tokenizer, self._banned)
+                self._wave = Wave(self._reader, rows, self._eos, self._tokenizer, self._banned)
             for draft, finish in self._wave.step(self.version):
                 self._finish(draft, finish)
             if self._wave.empty:
@@ -139,7 +153,7 @@ class HfEngine:
         self._queue.clear()
         self._live.clear()
         self._wave = None
-        del self._model
+        del self._model, self._reader
 
     def _finish(self, draft: Draft, finish: str) -> None:
         self._live.discard(draft.request.id)

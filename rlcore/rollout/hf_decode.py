@@ -6,6 +6,7 @@ Shapes: [B] slots of a wave, [S] their common length with left padding, [V] voca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +15,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 from rlcore.rollout.hf_draw import Settings, draw
 from rlcore.rollout.partial import Draft
 from rlcore.types import Finish
+
+if TYPE_CHECKING:
+    from rlcore.rollout.hf_mixture import JointCache, Mixture
 
 _GROWTH = 128  # columns of cache allocated at a time
 
@@ -59,18 +63,20 @@ class Wave:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | Mixture,
         drafts: Sequence[Draft],
         eos: set[int],
         tokenizer: PreTrainedTokenizerBase,
         banned: Sequence[int] = (),
     ) -> None:
-        """banned: tokens that are never drawn; log-probabilities are those among the others."""
+        """model: what gives the next token's logits; it may bring a cache of its own, `new_cache`.
+        banned: tokens that are never drawn; log-probabilities are those among the others."""
         self._banned = list(banned)
+        self._new_cache = getattr(model, "new_cache", _one_cache)
         self._model, self._eos, self._tokenizer = model, eos, tokenizer
         self._slots: list[Draft | None] = list(drafts)
         self._uniforms = {draft.request.id: _uniforms(draft) for draft in drafts}
-        self._cache: Cache | None = None
+        self._cache: Cache | JointCache | None = None
 
     @property
     def empty(self) -> bool:
@@ -139,7 +145,7 @@ class Wave:
         )
         self._position = torch.tensor([len(text) for text in slot_of], device=device)
         self._mask = torch.arange(width, device=device) >= (width - self._position)[:, None]
-        self._cache = Cache(layer_class_to_replicate=GrowingLayer)
+        self._cache = self._new_cache()
         logits = self._forward(ids, (self._mask.cumsum(-1) - 1).clamp(min=0))
         slots = torch.tensor([slot_of[text] for text in texts], device=device)
         self._select(slots)
@@ -184,6 +190,10 @@ class Wave:
         tail = token_ids[-(4 * max(map(len, stop)) + 8) :]
         text = self._tokenizer.decode(tail, skip_special_tokens=False)
         return any(string in text for string in stop)
+
+
+def _one_cache() -> Cache:
+    return Cache(layer_class_to_replicate=GrowingLayer)
 
 
 def _uniforms(draft: Draft) -> list[float]:

@@ -35,9 +35,10 @@ from rlcore.run.ending import TermRequest
 from rlcore.run.folder import RunFolder
 from rlcore.run.memory import memory_metrics
 from rlcore.run.reference import stage_reference
+from rlcore.run.sampled import SampledTasks
 from rlcore.run.saver import Saver
 from rlcore.run.tracking import Tracker
-from rlcore.run.usable import needs_of, usable_tasks
+from rlcore.run.usable import usable_in
 from rlcore.types import Rollout, Sampling, Task
 
 if TYPE_CHECKING:
@@ -85,17 +86,7 @@ class Run:
             self._average = Average(policy.module, saved["average"]["decay"])
             self._average.load_state_dict(saved["average"])
         self.encoder = build_encoder(recipe, policy.tokenizer)
-        self._tasks = usable_tasks(
-            tasks,
-            needs_of(recipe),
-            self.encoder,
-            max_length=self.max_length,
-            max_imitated=policy.max_length,
-            drop_long=recipe.prompt.too_long == "drop",
-            share=self.my_share,
-            gather=self.gather,
-            say=tracker.say,
-        )
+        self._tasks = usable_in(self, tasks)
         tracker.ending = self.encoder.ending(policy.end_ids)
         self.saver = Saver(recipe.run, folder, policy, accelerator)
         self.term = TermRequest(recipe.run.save_on_term_s)
@@ -113,6 +104,10 @@ class Run:
         return self.recipe.engine.sync == "adapter"
 
     def tasks(self, name: str) -> Sequence[Task]:
+        """Of a set that is made of completions, once their stage has written them. Collective."""
+        tasks = self._tasks[name]
+        if isinstance(tasks, SampledTasks):
+            self._tasks |= usable_in(self, {name: tasks.read(self)})
         return self._tasks[name]
 
     def stored(self, data: str) -> Path:
@@ -190,8 +185,11 @@ class Run:
         if rollouts:
             self._canary = longest_texts(rollouts, self.max_length - 1)
         elif self._canary is None:
-            first = self.tasks(next(iter(self.recipe.tasks)))[0]
-            self._canary = [first_canary(self.encoder, first)[: self.max_length - 1]]
+            there = (
+                each for each in self._tasks.values() if not isinstance(each, SampledTasks)
+            )
+            first = first_canary(self.encoder, next(there)[0])
+            self._canary = [first[: self.max_length - 1]]
         # the activations of the update that was before this
         give_back_freed_memory()
         widened = self.policy.arithmetic.itemsize < torch.float32.itemsize

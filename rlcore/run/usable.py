@@ -17,6 +17,7 @@ from rlcore.types import Task
 
 if TYPE_CHECKING:
     from rlcore.recipe.schema import Recipe
+    from rlcore.run.session import Run
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,27 @@ def needs_of(recipe: Recipe) -> dict[str, Needs]:
                 imitates=before.imitates or stage.imitates,
             )
     return needs
+
+
+def usable_in(run: Run, tasks: Mapping[str, Sequence[Task]]) -> dict[str, Sequence[Task]]:
+    """`usable_tasks` for the stages of a run; sets that are not made yet stay as they are. Collective."""
+    deferred = {name for name, of_set in tasks.items() if getattr(of_set, "deferred", False)}
+    needs = {
+        name: of_set
+        for name, of_set in needs_of(run.recipe).items()
+        if name in tasks and name not in deferred
+    }
+    return usable_tasks(
+        tasks,
+        needs,
+        run.encoder,
+        max_length=run.max_length,
+        max_imitated=run.policy.max_length,
+        drop_long=run.recipe.prompt.too_long == "drop",
+        share=run.my_share,
+        gather=run.gather,
+        say=run.tracker.say,
+    )
 
 
 def usable_tasks(

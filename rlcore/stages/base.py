@@ -202,6 +202,12 @@ def unrewarded(
     ]
 
 
+def sampled_by(recipe: Recipe, name: str) -> str | None:
+    """`data` of a task set that is made of completions; None for any other set."""
+    section = recipe.tasks[name]
+    return section.parameters.get("data") if section.use == "sampled" else None
+
+
 class TaskStage(Stage):
     """A stage that reads a task set."""
 
@@ -218,6 +224,11 @@ class TaskStage(Stage):
             if name not in recipe.tasks:
                 names = ", ".join(recipe.tasks)
                 yield f"tasks is {name!r}, but the recipe's task sets are: {names}"
+                continue
+            data = sampled_by(recipe, name)
+            later = [stage.label for stage in recipe.stages if stage.writes_samples]
+            if data in later and data not in [stage.label for stage in before]:
+                yield f"tasks is {name!r}, which is made of what stage {data} samples: it must run before this one"
 
 
 class GeneratingStage(TaskStage):

@@ -49,6 +49,13 @@ def evaluation_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     changes["stages"] = [
         stage.model_copy(update={"weights": "policy"}) for stage in changes["stages"]
     ]
+    read = {name for stage in stages for name in stage.task_sets}
+    changes["tasks"] = {
+        name: section
+        for name, section in recipe.tasks.items()
+        # the stages that sample them are left out
+        if section.use != "sampled" or name in read
+    }
     return recipe.model_copy(update=changes)
 
 

@@ -35,6 +35,7 @@ from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
 from rlcore.stages.base import DataStage, OrderKeys, Stage, TrainingKeys, unrewarded
 from rlcore.stages.transform_keys import TransformKey, check_transforms, transformed
+from rlcore.tasks.made import VERDICT, with_verdict
 from rlcore.transforms.transform import Transforms
 from rlcore.types import Rollout, Sample, Task, Verdict
 
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     from rlcore.recipe.schema import Recipe
     from rlcore.run.session import Run
     from rlcore.run.stored import Stored
-
-VERDICT = ("reward", "passed", "feedback")
-"""Columns of a stored completion: its value, whether it is correct, and the reason that the reward gave."""
 
 
 class OfflineStage(TransformKey, OrderKeys, TrainingKeys, DataStage):
@@ -155,12 +153,6 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
             metrics = learner_metrics(report) | order.metrics() | watch.times()
             run.end_step(metrics, learner, order)
     run.end_stage(learner, order)
-
-
-def with_verdict(task: Task, verdict: Verdict) -> Task:
-    """The task with what its rewards said of one completion, as columns that transforms can read."""
-    values = (verdict.value, verdict.passed(), verdict.reason)
-    return replace(task, columns={**task.columns, **dict(zip(VERDICT, values, strict=True))})
 
 
 def _stored_sample(sample: Sample, task: Task) -> Sample:

@@ -145,6 +145,11 @@ class RlStage(TeacherKeys, ReplayKeys, GroupKeys, UpdateKeys, TrainingKeys, Gene
                 "sampling.temperature is 0: greedy completions of a task are all the same, "
                 "so RL learns nothing"
             )
+        if recipe.engine.differences:
+            yield (
+                "engine.differences writes completions with a mixture of models, and an rl stage learns from its own policy's: "
+                "use eval and sample stages, and learn from the samples with sft or offline"
+            )
         yield from conflicts(self.env, self.credit)
         yield from critic_conflicts(self)
         if self.env is not None and self.follow_up is not None:

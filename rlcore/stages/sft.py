@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ from rlcore.curriculum.task_sampler import drawn
 from rlcore.errors import RecipeError, RunError
 from rlcore.objective.term import Objective
 from rlcore.recipe.build import build_environments, build_order
-from rlcore.recipe.build_learner import build_objective
+from rlcore.recipe.build_learner import build_objective, build_policy
 from rlcore.recipe.env_section import EnvSection
 from rlcore.recipe.optim_sections import OptimSection
 from rlcore.rollout.conversation import Conversation
@@ -21,14 +21,16 @@ from rlcore.rollout.demonstration import encode_demonstration
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
-from rlcore.stages.base import OrderKeys, TaskStage, TrainingKeys, unrewarded
+from rlcore.stages.base import OrderKeys, Stage, TaskStage, TrainingKeys, sampled_by, unrewarded
 from rlcore.stages.transform_keys import TransformKey, check_transforms, transformed
+from rlcore.tasks.made import restarts
 from rlcore.transforms.transform import Transforms
 from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
     from rlcore.learner.update import Learner
     from rlcore.recipe.check import Checking
+    from rlcore.recipe.schema import Recipe
     from rlcore.rollout.prompt import PromptEncoder
     from rlcore.run.session import Run
 
@@ -50,6 +52,11 @@ class SftStage(TransformKey, OrderKeys, TrainingKeys, TaskStage):
     train_on: Literal["completion", "all"] = Field(
         "completion", description="tokens of the demonstration alone, or the prompt's too"
     )
+    start: Literal["policy", "model"] | None = Field(
+        None,
+        description="weights that the stage begins with: policy, what the stage before left, or model, the recipe's own; "
+        "default: policy, and model for tasks of latent_thoughts, whose rounds begin anew",
+    )
     optim: OptimSection = Field(default_factory=lambda: OptimSection(lr=1e-5))
     env: EnvSection | None = Field(
         None, description="prompts show the tools of this environment; nothing is asked of it"
@@ -58,6 +65,18 @@ class SftStage(TransformKey, OrderKeys, TrainingKeys, TaskStage):
     @property
     def imitates(self) -> bool:
         return True
+
+    def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
+        yield from super().problems(recipe, before)
+        if self.optim.continues and self.begins_anew(recipe):
+            yield "optim goes on, and the stage begins with the weights of the recipe's model: set start to policy, or leave out continue"
+
+    def begins_anew(self, recipe: Recipe) -> bool:
+        """Whether the stage begins with the recipe's own model."""
+        if self.start is not None or sampled_by(recipe, self.tasks) is None:
+            return self.start == "model"
+        made_by = recipe.tasks[self.tasks].parameters.get("make", "completions")
+        return restarts(made_by)
 
     def check(self, context: Checking) -> list[str]:
         with context.at("curriculum"):
@@ -74,6 +93,8 @@ class SftStage(TransformKey, OrderKeys, TrainingKeys, TaskStage):
         fact = (
             f"{self.label}: {self.steps} steps x {self.batch_size} demonstrations = {total:,}"
         )
+        if self.begins_anew(context.recipe):
+            fact += ", from the weights of the recipe's model"
         return [*super().check(context), fact]
 
     def run(self, run: Run) -> None:
@@ -85,6 +106,8 @@ def run_sft(run: Run, stage: SftStage) -> None:
     from rlcore.learner.report import merge_reports
 
     tasks = run.tasks(stage.tasks)
+    if run.cursor.stage_step == 0 and stage.begins_anew(run.recipe):
+        run.replace_policy(build_policy(run.recipe, None, run.accelerator))
     seed = derive(run.recipe.seed, "sft", run.cursor.stage)
     curriculum = build_order(stage.curriculum, tasks, seed=seed, measures_losses=True)
     by_losses = getattr(curriculum, "learns_from_losses", False)

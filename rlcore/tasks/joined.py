@@ -39,6 +39,11 @@ def joined(
             f"{did_you_mean(unknown[0], list(sets))}"
         )
     parts = [sets[name] for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if getattr(part, "deferred", False):
+            raise TaskError(
+                f"joined names {name!r}, whose tasks are not there before a stage has sampled them: give such a set a stage of its own"
+            )
     ends = list(accumulate(map(len, parts)))
 
     def make(position: int) -> Task:
