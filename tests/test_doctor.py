@@ -52,7 +52,11 @@ class TestMachine:
         assert (
             machine.count_parameters(load("quickstart", [f"model={{path: {tmp_path}}}"])) == 500
         )
-        assert machine.count_parameters(load("quickstart", ["model={path: no/where}"])) is None
+        several = f"model={{path: [no/where, {tmp_path}]}}"
+        assert machine.count_parameters(load("quickstart", [several])) == 500
+        for nowhere in ("no/where", "[./no, ./where]"):
+            lacking = load("quickstart", [f"model={{path: {nowhere}}}"])
+            assert machine.count_parameters(lacking) is None
 
     def test_where_nothing_can_be_written(self, tmp_path) -> None:
         assert machine.write_speed(tmp_path).works

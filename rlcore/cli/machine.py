@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlcore.cli.finding import Finding
+from rlcore.errors import ModelError
 
 if TYPE_CHECKING:
     from rlcore.recipe.schema import Recipe
@@ -68,7 +69,12 @@ def count_parameters(recipe: Recipe) -> int | None:
         except Exception:  # whatever is wrong with the config is said when it is loaded
             return None
         return sum(parameter.numel() for parameter in model.parameters())
-    files = list(Path(recipe.model.path).glob("*.safetensors"))
+    from rlcore.recipe.build_learner import starting_point
+
+    try:
+        files = list(Path(starting_point(recipe.model.path)).glob("*.safetensors"))
+    except ModelError:  # none of several is here
+        return None
     if not files:
         return None
     # Files of published models hold two bytes a parameter, our own four: the larger count is safe.

@@ -21,6 +21,7 @@ from rlcore.analysis.study import recipe_settings, show_results, study_arguments
 from rlcore.analysis.study_results import StudyResults, markdown, origin
 from rlcore.learner.policy import load_policy
 from rlcore.recipe.build import build_tasks
+from rlcore.recipe.build_learner import starting_point
 from rlcore.recipe.load import load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import all_checkpoints
@@ -81,7 +82,7 @@ def trained(recipe: Recipe) -> dict[str, Path | None]:
     continued = on_text(recipe, "continued", "continued", base)
     restored = Path(recipe.run.folder) / "restored"
     if not restored.exists():
-        names = [str(continued), str(instruct or recipe.model.path)]
+        names = [str(continued), str(instruct or starting_point(recipe.model.path))]
         merge_models(names, restored, "residual", base=str(base))
     return {
         "instruct": instruct,
@@ -123,7 +124,7 @@ def measured(recipe: Recipe, cell: str, model: Path | None) -> dict[str, float]:
     """Instructions followed, and the loss on held-out pieces of both texts, in nats a token."""
     name = "eval_" + cell.replace(", ", "_")
     row = read_rows(run(recipe, name, EVAL, model).evals)[-1]
-    policy = load_policy(path=str(model or recipe.model.path), device="cpu")
+    policy = load_policy(path=str(model or starting_point(recipe.model.path)), device="cpu")
     losses = {}
     for text in ("first", "second"):
         tasks = build_tasks(recipe.tasks[f"{text}_heldout"])
