@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -26,9 +26,6 @@ from rlcore.run.student import Question, Student, student_section
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
 from rlcore.types import Group, Rollout, Sampling, Task
-
-if TYPE_CHECKING:
-    from rlcore.learner.policy import Policy
 
 
 class ExamScore(NamedTuple):
@@ -73,7 +70,7 @@ class StudentExam:
 
     def __init__(
         self,
-        policy: Policy | None,
+        policy: Any,
         *,
         exam: str,
         student: str = POLICY,
@@ -87,7 +84,7 @@ class StudentExam:
         engine: str | dict[str, Any] | None = None,
         exam_context: ExamContext | None = None,
     ) -> None:
-        """policy, exam_context: None where a recipe is only checked."""
+        """policy: the run's, which is not read. It and exam_context are None where a recipe is only checked."""
         if template is not None:
             check_template(template)
         if num_samples > 1 and temperature == 0:
