@@ -70,7 +70,7 @@ class Stage(Section):
     """Folder of the run in which the stage writes files of its name."""
 
     kind: str = Field(
-        description="sft, rl, eval, sample, offline, prefer, reward_model, merge, or file.py:Class"
+        description="sft, rl, eval, sample, offline, prefer, reward_model, reward_experts, merge, or file.py:Class"
     )
     name: OptionalName = Field("", description="name in metrics and tables; default: the kind")
 
