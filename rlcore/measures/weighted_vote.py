@@ -33,7 +33,9 @@ def weighted_vote_at_k(
     """
     n = len(answers)
     if not len(weights) == len(rights) == n:
-        raise ValueError(f"{n} answers, {len(weights)} weights and {len(rights)} marks do not fit")
+        raise ValueError(
+            f"{n} answers, {len(weights)} weights and {len(rights)} marks do not fit"
+        )
     if not 1 <= k <= n:
         raise ValueError(f"a vote of {k} needs at least {k} completions of a task, not {n}")
     if n and min(weights) < 0:

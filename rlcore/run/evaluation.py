@@ -94,7 +94,9 @@ def weighing_reward(
         if weigh_by not in names:
             raise RecipeError(f"there is no reward {weigh_by!r}{did_you_mean(weigh_by, names)}")
         if not has_votes:
-            raise RecipeError("it weighs votes, and nothing says how they are read: set vote_by")
+            raise RecipeError(
+                "it weighs votes, and nothing says how they are read: set vote_by"
+            )
         return weigh_by
     exams = [spec.name for spec in rewards[1:] if spec.use == "student_exam"]
     return exams[0] if exams else None

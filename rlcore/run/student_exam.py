@@ -160,7 +160,9 @@ class StudentExam:
         if not asked:
             return
         answers = self._student.answers([question for _, question in asked], self._sampling)
-        lessons = [(question.task, [a]) for (_, question), a in zip(asked, answers, strict=True)]
+        lessons = [
+            (question.task, [a]) for (_, question), a in zip(asked, answers, strict=True)
+        ]
         marks: dict[str, list[float | None]] = {}
         for (key, _), [verdict] in zip(asked, self._scorer.score(lessons), strict=True):
             marks.setdefault(key, []).append(verdict.value)

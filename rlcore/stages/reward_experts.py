@@ -49,14 +49,17 @@ class RewardExpertsStage(PairKeys):
         "an expert learns; tasks of other categories are left out"
     )
     base_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.6, description="fraction of a group's tasks for phases 1 and 2; the others are for phase 3"
+        0.6,
+        description="fraction of a group's tasks for phases 1 and 2; the others are for phase 3",
     )
     heldout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="fraction of the tasks on which the model is measured, not trained"
     )
     steps: PositiveInt = Field(description="phase 1: optimiser steps of each group's base")
     expert_steps: PositiveInt = Field(description="phase 2: optimiser steps of each expert")
-    mixture_steps: PositiveInt = Field(description="phase 3: optimiser steps of each group's MLP")
+    mixture_steps: PositiveInt = Field(
+        description="phase 3: optimiser steps of each group's MLP"
+    )
     lora: dict[str, Any] = Field(
         LORA, description="of an expert: settings of peft's LoraConfig"
     )

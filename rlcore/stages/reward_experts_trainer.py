@@ -94,7 +94,13 @@ def train_reward_experts(
         for (name, of_group), saved in zip(rows.items(), bases, strict=True):
             splits[name] = _split(stage, name, of_group, derive(seed, name))
             groups[name] = train_group(
-                run, stage, of_group, splits[name], saved=saved, seed=derive(seed, name), log=log
+                run,
+                stage,
+                of_group,
+                splits[name],
+                saved=saved,
+                seed=derive(seed, name),
+                log=log,
             )
         result = measure_groups(groups, rows, splits)
         numbers = {key: value for key, value in result.items() if not isinstance(value, list)}
@@ -104,14 +110,14 @@ def train_reward_experts(
     return numbers
 
 
-def rows_of_groups(
-    run: Run, stage: RewardExpertsStage, *, seed: int
-) -> dict[str, GroupRows]:
+def rows_of_groups(run: Run, stage: RewardExpertsStage, *, seed: int) -> dict[str, GroupRows]:
     """The comparisons of each group, by its name. Raises `RunError` for a capability without any."""
     stored = read_stored(run.stored(stage.data))
     category_of = {one.group.task.id: one.group.task.category for one in stored}
     overall = reward_rows(run, stage.plain(), seed=seed)
-    named = list(dict.fromkeys(c for capabilities in stage.experts.values() for c in capabilities))
+    named = list(
+        dict.fromkeys(c for capabilities in stage.experts.values() for c in capabilities)
+    )
     labelled = reward_rows(run, stage.plain(heads=named), seed=seed)
     groups = {}
     for name, capabilities in stage.experts.items():
@@ -221,7 +227,7 @@ def train_mixer(
         batch, order = order[: stage.batch_size], order[stage.batch_size :]
         better = group.mixer(chosen[batch])[:, 0]
         worse = group.mixer(rejected[batch])[:, 0]
-        losses = [row_loss(w[None], l[None]) for w, l in zip(better, worse, strict=True)]
+        losses = [row_loss(x[None], y[None]) for x, y in zip(better, worse, strict=True)]
         loss = torch.stack(losses).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -267,7 +273,7 @@ def measure_groups(
             continue
         better = mixture.scores([(name, row["chosen"][0]) for row in heldout])
         worse = mixture.scores([(name, row["rejected"][0]) for row in heldout])
-        own = [w - l for w, l in zip(better, worse, strict=True)]
+        own = [high - low for high, low in zip(better, worse, strict=True)]
         by_group[f"heldout/accuracy/{name}"] = comparison_metrics(own)["accuracy"]
         differences += own
     if not differences:

@@ -72,7 +72,8 @@ def train_expert(group: GroupExperts, capability: str, rows: list[dict[str, Any]
 def test_phase_two_leaves_the_base_and_phase_three_the_experts(tmp_path: Path) -> None:
     rows = rows_of(random.Random(1), 8, sides=(1, 1))
     group = GroupExperts(classifier(), ["x", "y"], LORA)
-    base, first, second, mixer = (hash_of(t) for t in (base_of(group), adapter_of(group, 0), adapter_of(group, 1), dict(group.mixer.named_parameters())))
+    base, mixer = hash_of(base_of(group)), hash_of(dict(group.mixer.named_parameters()))
+    first, second = (hash_of(adapter_of(group, number)) for number in range(2))
     heads = train_expert(group, "x", rows, tmp_path)
     assert torch.equal(heads["before"], group.base.score.weight) and not torch.equal(heads["after"], heads["before"]), "a copy is trained"
     assert hash_of(base_of(group)) == base

@@ -138,6 +138,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         finish(start("train", "arte_student.yaml"))
         drafts = "tasks.written.path=runs/lbt/samples/drafts/rank*.jsonl"
         finish(start("train", "arte_student.yaml", drafts, "name=arte_drafts"))
+        finish(start("train", "arte_student.yaml", "model.path=runs/strokes_student", "name=arte_other"))
     return folder / "runs"
 
 
@@ -314,7 +315,9 @@ def test_the_tailored_set_teaches_this_student_more_than_the_drafts(runs: Path) 
     assert len(sets["drafts"]) == len(sets["tailored"])
     [tailored] = RunFolder(runs / "arte_student").evaluations()
     [drafts] = RunFolder(runs / "arte_drafts").evaluations()
+    [other] = RunFolder(runs / "arte_other").evaluations()
     assert tailored["accuracy"] > drafts["accuracy"] + 0.15
+    assert tailored["accuracy"] > other["accuracy"] + 0.15, "the set is made for one student"
 
 
 def test_questions_for_scoring_training_and_testing_are_disjoint(runs: Path) -> None:
