@@ -56,7 +56,7 @@ class _Exam:
 class StudentExam:
     """Accuracy of a student, 0 to 1, on an exam behind prompt and completion as its example.
 
-    exam: task set of the recipe from which questions are drawn; never the taught question itself.
+    questions: task set of the recipe from which the exam is drawn; never the taught question itself.
     student: hub name, folder or run folder of the student; policy is the model that the stage
     began with. check: reward that marks the student's answers, with its parameters.
     num_questions: of an exam; null: all that fit. by: column in which exam and taught
@@ -72,7 +72,7 @@ class StudentExam:
         self,
         policy: Any,
         *,
-        exam: str,
+        questions: str,
         student: str = POLICY,
         check: str | dict[str, Any] = "exact",
         num_questions: Annotated[int, Field(ge=1)] | None = 8,
@@ -101,7 +101,7 @@ class StudentExam:
         if policy is None or exam_context is None:
             return
         self._questions = ExamQuestions(
-            exam_context.tasks_of(exam), name=exam, by=by, num_questions=num_questions
+            exam_context.tasks_of(questions), name=questions, by=by, num_questions=num_questions
         )
         self._scores = exam_context.scores
         self._student = exam_context.student_of(student, engine)

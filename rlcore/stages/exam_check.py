@@ -34,10 +34,10 @@ def exams_of(stage: GeneratingStage) -> list[RewardSpec]:
 def exam_problems(recipe: Recipe, stage: GeneratingStage) -> Iterator[str]:
     """What does not fit the rest of the recipe, as sentences that begin with a key."""
     for spec in exams_of(stage):
-        exam = spec.params.get("exam")
-        if isinstance(exam, str) and exam not in recipe.tasks:
+        questions = spec.params.get("questions")
+        if isinstance(questions, str) and questions not in recipe.tasks:
             names = ", ".join(recipe.tasks)
-            yield f"rewards: the exam of student_exam is {exam!r}, but the recipe's task sets are: {names}"
+            yield f"rewards: the questions of student_exam are {questions!r}, but the recipe's task sets are: {names}"
         student = spec.params.get("student", POLICY)
         if isinstance(student, str) and student != POLICY and not may_be_model(student):
             yield (
@@ -54,7 +54,7 @@ def check_exam(context: Checking, stage: GeneratingStage, spec: RewardSpec) -> N
     if student != POLICY and Path(student).exists():
         require_starting_point(student)
     Scorer([check_spec(spec.params.get("check", "exact"))], workers=1).close()
-    name = spec.params["exam"]
+    name = spec.params["questions"]
     questions = ExamQuestions(
         context.tasks[name], name=name, by=spec.params.get("by", "category")
     )
@@ -68,7 +68,7 @@ def check_exam(context: Checking, stage: GeneratingStage, spec: RewardSpec) -> N
         if shared:
             raise RecipeError(
                 f"{len(shared):,} of the {len(tasks):,} questions of {evaluated}, which a stage evaluates, "
-                f"are also in the exam {name} (first: {shared[0]!r}): completions would be chosen by what they are "
+                f"are also in {name}, of which student_exam asks (first: {shared[0]!r}): completions would be chosen by what they are "
                 "measured on; leave them out of one of the two"
             )
 

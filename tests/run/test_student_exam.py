@@ -119,7 +119,7 @@ def reward_with(
     context = ExamContext(
         tasks_of=lambda name: exam, student_of=lambda path, engine: student, scores=scores or ExamScores(None)
     )
-    made = StudentExam(SimpleNamespace(), exam="exam", max_tokens=8, exam_context=context, **{"check": EXACT, **keys})
+    made = StudentExam(SimpleNamespace(), questions="exam", max_tokens=8, exam_context=context, **{"check": EXACT, **keys})
     return made, engine
 
 
@@ -330,7 +330,7 @@ def test_questions_for_scoring_training_and_testing_are_disjoint(runs: Path) -> 
 STAGES = """
   - {kind: sft, tasks: demonstrations, steps: 4, batch_size: 16, optim: {lr: 1e-2, warmup_steps: 2}}
   - {kind: sample, name: drawn, tasks: demonstrations, limit: 8, num_samples: 2, rewards: &both [{use: length, max_tokens: 4, weight: 0},
-     {use: student_exam, exam: eval_set, check: {use: length, max_tokens: 6}, num_questions: 3, max_tokens: 8}], sampling: {max_tokens: 12}}
+     {use: student_exam, questions: eval_set, check: {use: length, max_tokens: 6}, num_questions: 3, max_tokens: 8}], sampling: {max_tokens: 12}}
   - {kind: rl, tasks: demonstrations, steps: 6, groups_per_step: 4, group_size: 4, rewards: *both, sampling: {max_tokens: 12},
      optim: {lr: 1e-2}}
 run: {checkpoint_every: 2}
@@ -362,17 +362,17 @@ def test_kill_and_resume_are_exact(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reward", "sentence"),
     [
-        ("{use: student_exam, exam: exams}", "the exam of student_exam is 'exams', but the recipe's task sets are"),
-        ("{use: student_exam, exam: demonstrations, student: nowhere}", "neither policy nor a folder here nor a hub name"),
-        ("{use: student_exam, exam: demonstrations, check: exacd}", "exacd"),
-        ("{use: student_exam, exam: demonstrations, check: {after: x}}", "check of student_exam names no reward"),
-        ("{use: student_exam, exam: demonstrations, num_questions: 0}", "num_questions"),
-        ("{use: student_exam, exam: demonstrations, num_samples: 4}", "no effect at temperature 0"),
-        ("{use: student_exam, exam: demonstrations, template: '{completion}'}", "no {question}"),
-        ("{use: student_exam, exam: demonstrations, template: '{completion}{question}{x}'}", "its fields are"),
-        ("{use: student_exam, exam: demonstrations, by: topic}", "the column 'topic'"),
-        ("{use: student_exam, exam: eval_set}", "of eval_set, which a stage evaluates, are also in the exam"),
-        ("{use: student_exam}", "exam"),
+        ("{use: student_exam, questions: exams}", "the questions of student_exam are 'exams', but the recipe's task sets are"),
+        ("{use: student_exam, questions: demonstrations, student: nowhere}", "neither policy nor a folder here nor a hub name"),
+        ("{use: student_exam, questions: demonstrations, check: exacd}", "exacd"),
+        ("{use: student_exam, questions: demonstrations, check: {after: x}}", "check of student_exam names no reward"),
+        ("{use: student_exam, questions: demonstrations, num_questions: 0}", "num_questions"),
+        ("{use: student_exam, questions: demonstrations, num_samples: 4}", "no effect at temperature 0"),
+        ("{use: student_exam, questions: demonstrations, template: '{completion}'}", "no {question}"),
+        ("{use: student_exam, questions: demonstrations, template: '{completion}{question}{x}'}", "its fields are"),
+        ("{use: student_exam, questions: demonstrations, by: topic}", "the column 'topic'"),
+        ("{use: student_exam, questions: eval_set}", "of eval_set, which a stage evaluates, are also in eval_set"),
+        ("{use: student_exam}", "needs a value for questions"),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path: Path, reward: str, sentence: str) -> None:
