@@ -357,6 +357,11 @@ def test_kill_and_resume_are_exact(tmp_path: Path) -> None:
         assert len({row["key"] for row in rows}) == len(rows)
         scores.append({row["key"]: row["marks"] for row in rows})
     assert scores[0] == scores[1] and len({tuple(marks) for marks in scores[0].values()}) > 1
+    # two processes, each with a student of its own, score as one does
+    two = write(tmp_path / "two")
+    finish(start("train", two, processes=2))
+    of_one, of_two = ([r for r in read_rows(run_folder(recipe) / "metrics.jsonl") if r["stage"] == "rl"] for recipe in (whole, two))
+    assert [row["reward/student_exam"] for row in of_two] == pytest.approx([row["reward/student_exam"] for row in of_one], abs=1e-6)
 
 
 @pytest.mark.parametrize(
