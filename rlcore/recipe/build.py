@@ -39,6 +39,7 @@ POLICY_REWARDS = {
     "latent_weight": "rlcore.run.latent_weight:LatentWeight",
     "likelihood": "rlcore.learner.likelihood:Likelihood",
     "reward_model": "rlcore.run.reward_model:ModelReward",
+    "student_exam": "rlcore.run.student_exam:StudentExam",
 }
 """Name in a recipe's `rewards` -> a reward that the learner's process computes, with the policy or another model: made as
 `Part(policy, **parameters)`, it gives each rollout of groups a NamedTuple whose first field is the value, or None.

@@ -38,6 +38,7 @@ STAGES = {
     "prefer": "rlcore.stages.prefer:PreferStage",
     "merge": "rlcore.stages.merge:MergeStage",
     "reward_model": "rlcore.stages.reward_model:RewardModelStage",
+    "reward_experts": "rlcore.stages.reward_experts:RewardExpertsStage",
 }
 """Name in a recipe -> a subclass of `rlcore.stages.base.Stage`."""
 

@@ -11,8 +11,8 @@ from rlcore.recipe.section import Count, MetricName, PartSection, Seconds, Secti
 
 class RewardSection(PartSection):
     use: str = Field(
-        description="entry point, package.module:function, file.py:function, or information_gain, latent_weight, likelihood or reward_model, "
-        "which the learner's process computes"
+        description="entry point, package.module:function, file.py:function, or information_gain, latent_weight, likelihood, "
+        "reward_model or student_exam, which the learner's process computes"
     )
     weight: Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
         1.0, description="its weight in the sum; 0 only logs it"

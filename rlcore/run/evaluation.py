@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlcore.errors import RecipeError
+from rlcore.errors import RecipeError, RewardError
 from rlcore.measures.best_of_n import best_of_n
 from rlcore.measures.intervals import mean_interval
 from rlcore.measures.majority import majority_at_k
 from rlcore.measures.pass_at_k import pass_at_k, powers_up_to
+from rlcore.measures.weighted_vote import RULES, weighted_vote_at_k
 from rlcore.plugin import call, did_you_mean, find
 from rlcore.recipe.shared_sections import RewardSection
 from rlcore.scoring.forms import RewardSpec
@@ -41,6 +42,8 @@ class TaskScores:
     """Of the same completions, what they vote for."""
     ranks: list[float | None] = field(default_factory=list)
     """Of the same completions, the reward by which the best one is chosen; empty where none is."""
+    weights: list[float | None] = field(default_factory=list)
+    """Of the same completions, the reward that weighs their votes; empty where none does."""
 
 
 def answer_reader(
@@ -79,11 +82,37 @@ def ranking_reward(rank_by: str | None, rewards: Sequence[RewardSpec]) -> str | 
     return models[0] if models else None
 
 
+def weighing_reward(
+    weigh_by: str | None, rewards: Sequence[RewardSpec], *, has_votes: bool = True
+) -> str | None:
+    """Name of the reward that weighs votes; None where there is none.
+
+    Without `weigh_by` it is `student_exam`, if that is among the rewards behind the first. Raises `RecipeError`.
+    """
+    names = [spec.name for spec in rewards]
+    if weigh_by is not None:
+        if weigh_by not in names:
+            raise RecipeError(f"there is no reward {weigh_by!r}{did_you_mean(weigh_by, names)}")
+        if not has_votes:
+            raise RecipeError(
+                "it weighs votes, and nothing says how they are read: set vote_by"
+            )
+        return weigh_by
+    exams = [spec.name for spec in rewards[1:] if spec.use == "student_exam"]
+    return exams[0] if exams else None
+
+
 def task_scores(
-    group: Group, read: ReadAnswer | None, rank_by: str | None = None
+    group: Group,
+    read: ReadAnswer | None,
+    rank_by: str | None = None,
+    weigh_by: str | None = None,
 ) -> TaskScores:
-    """Scores of one task's completions by the first reward that is for it. rank_by: name of the reward that ranks them."""
-    scores, answers, ranks = [], [], []
+    """Scores of one task's completions by the first reward that is for it.
+
+    rank_by, weigh_by: names of the rewards that rank them and weigh their votes.
+    """
+    scores, answers, ranks, weights = [], [], [], []
     for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
         score = score_of(rollout, verdict)
         if score is None:
@@ -93,7 +122,9 @@ def task_scores(
         answers.append(read(rollout.text, rollout.finish == "stop") if votes else None)
         if rank_by is not None:
             ranks.append(verdict.parts.get(rank_by))
-    return TaskScores(group.task.category, scores, answers, ranks)
+        if weigh_by is not None:
+            weights.append(verdict.parts.get(weigh_by))
+    return TaskScores(group.task.category, scores, answers, ranks, weights)
 
 
 def score_of(rollout: Rollout, verdict: Verdict) -> float | None:
@@ -104,7 +135,7 @@ def score_of(rollout: Rollout, verdict: Verdict) -> float | None:
 def accuracy_metrics(
     tasks: Sequence[TaskScores], *, ks: Sequence[int] = (), has_votes: bool = False
 ) -> dict[str, Any]:
-    """`accuracy`, `accuracy/<category>`, `pass@k`, `maj@k`, `rm@k`, and `intervals` of each.
+    """`accuracy`, `accuracy/<category>`, `pass@k`, `maj@k`, `rm@k`, `vote_sum@k`, `vote_max@k`, and `intervals` of each.
 
     A task with fewer than k scored completions is left out of pass@k and maj@k; of rm@k one with fewer than k that a reward
     ranked.
@@ -131,6 +162,8 @@ def accuracy_metrics(
                 [best_of_n([rank for rank, _ in pairs], [right for _, right in pairs], k)]
                 for pairs in ranked
             ]
+        if has_votes:
+            values |= _weighted_votes(tasks, k)
     means, intervals = {}, {}
     for key, scores in values.items():
         flat = [score for of_task in scores for score in of_task]
@@ -138,6 +171,25 @@ def accuracy_metrics(
             means[key] = statistics.fmean(flat)
             intervals[key] = mean_interval(scores)
     return {**means, "intervals": intervals}
+
+
+def _weighted_votes(tasks: Sequence[TaskScores], k: int) -> dict[str, list[list[float]]]:
+    """`vote_sum@k` and `vote_max@k` of the tasks with k completions whose votes have weights."""
+    weighed = [triples for task in tasks if len(triples := _weighed(task)) >= k]
+    if not weighed:
+        return {}
+    values: dict[str, list[list[float]]] = {}
+    for rule in RULES:
+        try:
+            values[f"vote_{rule}@{k}"] = [
+                [weighted_vote_at_k(*zip(*triples, strict=True), k, rule=rule)]
+                for triples in weighed
+            ]
+        except ValueError as error:
+            raise RewardError(
+                f"the reward that weighs votes cannot: {error}; name another in weigh_by, or squash it (sigmoid: true)"
+            ) from None
+    return values
 
 
 def chosen_ks(pass_at: Sequence[int] | None, num_samples: int) -> Sequence[int]:
@@ -151,6 +203,16 @@ def _ranked(task: TaskScores) -> list[tuple[float, float]]:
     """(rank, right) of the completions that a reward ranked."""
     pairs = zip(task.ranks, task.scores, strict=False)
     return [(rank, float(score >= PASS)) for rank, score in pairs if rank is not None]
+
+
+def _weighed(task: TaskScores) -> list[tuple[str | None, float, float]]:
+    """(answer, weight, right) of the completions whose vote has a weight."""
+    triples = zip(task.answers, task.weights, task.scores, strict=False)
+    return [
+        (answer, weight, float(score >= PASS))
+        for answer, weight, score in triples
+        if weight is not None
+    ]
 
 
 def _right(task: TaskScores) -> int:

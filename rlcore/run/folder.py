@@ -13,6 +13,7 @@ runs/<name>/
     samples/<stage>/        rollouts of a sample stage
     pairs/<stage>.jsonl     what a prefer or reward_model stage compared
     reward_models/<stage>/  what a reward_model stage trained; loads with transformers
+    exams/                  scores of the reward student_exam, so that no exam is taken twice
     references/stage_NN/    the model a stage began with, if its objective compares with it
 """
 
@@ -60,6 +61,7 @@ class RunFolder:
         self.samples = path / "samples"
         self.pairs = path / "pairs"
         self.reward_models = path / "reward_models"
+        self.exams = path / "exams"
         self.served_model = path / ".model"
         """What an engine reads its architecture and tokenizer from while it starts."""
         self._lock: IO[str] | None = None
@@ -198,6 +200,7 @@ class RunFolder:
             self.samples,
             self.pairs,
             self.reward_models,
+            self.exams,
         ):
             remove(folder, inside=self.path)
         for file in (self.metrics, self.evals, self.starts, self.recipe, self.picture):

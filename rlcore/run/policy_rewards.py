@@ -18,6 +18,7 @@ from rlcore.types import Group, Rollout, Verdict
 if TYPE_CHECKING:
     from rlcore.learner.optim import Average
     from rlcore.run.session import Run
+    from rlcore.run.student_exam import ExamContext
     from rlcore.stages.base import Stage
 
 
@@ -43,6 +44,7 @@ def policy_scorer(
             average=average,
             micro_batch_tokens=tokens,
             folder_of=lambda model: model_folder(run, model),
+            exam_context=exam_context(run, stage) if spec.use == "student_exam" else None,
         )
         rewards.append((spec, reward))
 
@@ -68,6 +70,19 @@ def policy_scorer(
         ]
 
     return score
+
+
+def exam_context(run: Run, stage: Stage) -> ExamContext:
+    """What the reward student_exam takes from the run, in a stage."""
+    from rlcore.run.exam_scores import ExamScores
+    from rlcore.run.student import load_student
+    from rlcore.run.student_exam import ExamContext
+
+    return ExamContext(
+        tasks_of=run.tasks,
+        student_of=lambda student, engine: load_student(run, stage, student, engine),
+        scores=ExamScores(run.folder.exams, run.accelerator.process_index),
+    )
 
 
 def named_parts(name: str, gain: tuple[float | None, ...]) -> dict[str, float | None]:

@@ -9,13 +9,14 @@ worker.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rewards.reward_model import RewardModel
 from rlcore.errors import RewardError
-from rlcore.types import Group, Verdict
+from rlcore.types import Group, Rollout, Verdict
 
 if TYPE_CHECKING:
     from rlcore.learner.policy import Policy
@@ -28,7 +29,7 @@ was held out.
 
 class Score(NamedTuple):
     value: float | None
-    """None where the rollout is longer than the model reads."""
+    """None where the rollout is longer than the model reads, or its category has no experts."""
     parts: Mapping[str, float] = {}
     """Of a model with several heads, the score of each."""
 
@@ -38,7 +39,7 @@ class ModelReward:
 
     A model that a reward_model stage trained reads the rollout's own tokens; any other reads
     prompt and completion as text, in its own chat template where it has one. A model with several heads gives their mean, and
-    each of them as a part `name/head`.
+    each of them as a part `name/head`. A mixture of experts has a score for the categories that it was trained for.
     model: name of a reward_model stage before this one, or a folder or hub name. dtype: what it
     computes in; auto is the checkpoint's.
     format: of a model of elsewhere: chat, plain, or auto. label: of a classifier with several
@@ -65,6 +66,21 @@ class ModelReward:
         if policy is None:
             return
         folder = folder_of(model)
+        self._reads_tokens = reads_tokens(folder)
+        self._batch_size, self._max_length, self._sigmoid = batch_size, max_length, sigmoid
+        facts = trained(folder)
+        self._mixture = None
+        if facts.get("experts"):
+            from rlcore.learner.policy_experts import load_mixture
+
+            self._mixture = load_mixture(
+                Path(folder),
+                facts["experts"],
+                facts["lora"],
+                device=str(policy.model.device),
+                dtype=dtype,
+            )
+            return
         try:
             self._model = RewardModel(
                 path=folder,
@@ -75,11 +91,10 @@ class ModelReward:
                 max_length=max_length,
                 label=label,
                 sigmoid=sigmoid,
-                heads=bool(trained(folder).get("heads")),
+                heads=bool(facts.get("heads")),
             )
         except ValueError as error:
             raise RewardError(f"reward_model {model}: {error}") from error
-        self._reads_tokens = reads_tokens(folder)
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Score]]:
         """Scores of each group's rollouts, in their order."""
@@ -87,7 +102,10 @@ class ModelReward:
             for rollout in group.rollouts:
                 rollout.require_single_turn("the reward reward_model")
         rollouts = [(group, rollout) for group in groups for rollout in group.rollouts]
-        if self._reads_tokens:
+        values: list[float | None | Verdict]
+        if self._mixture is not None:
+            values = self._of_mixture(rollouts)
+        elif self._reads_tokens:
             values = self._model.score_tokens([rollout.token_ids for _, rollout in rollouts])
         else:
             values = self._model(
@@ -96,6 +114,18 @@ class ModelReward:
             )
         scores = iter(values)
         return [[_score(next(scores)) for _ in group.rollouts] for group in groups]
+
+    def _of_mixture(self, rollouts: Sequence[tuple[Group, Rollout]]) -> list[float | None]:
+        """Scores by the experts of each task's category; None where there are none, or the rollout is too long."""
+        rows = [(group.task.category, rollout.token_ids) for group, rollout in rollouts]
+        fitting = [i for i, (_, ids) in enumerate(rows) if len(ids) <= self._max_length]
+        values: list[float | None] = [None] * len(rows)
+        scores = self._mixture.scores([rows[i] for i in fitting], batch_size=self._batch_size)
+        for i, score in zip(fitting, scores, strict=True):
+            if score is not None and self._sigmoid:
+                score = (1 + math.tanh(score / 2)) / 2
+            values[i] = score
+        return values
 
 
 def trained(folder: str) -> dict[str, Any]:
@@ -109,7 +139,7 @@ def reads_tokens(folder: str) -> bool:
     return trained(folder).get("reads") == "tokens"
 
 
-def _score(value: float | Verdict) -> Score:
+def _score(value: float | None | Verdict) -> Score:
     if not isinstance(value, Verdict):
         return Score(value)
     return Score(value.value, dict(value.parts))

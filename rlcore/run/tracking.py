@@ -40,9 +40,9 @@ class Callback(Protocol):
         """After every evaluation. row: that of eval.jsonl."""
 
 
-EVALUATION_KEYS = re.compile(r"(greedy/)?(accuracy(/.+)?|(pass|maj|rm)@\d+)$")
+EVALUATION_KEYS = re.compile(r"(greedy/)?(accuracy(/.+)?|(pass|maj|rm|vote_sum|vote_max)@\d+)$")
 """What trackers get of an evaluation, as `eval/<stage>/<key>`."""
-SHOWN_KEYS = re.compile(r"greedy/accuracy$|(pass|maj|rm)@(?!1$)\d+$")
+SHOWN_KEYS = re.compile(r"greedy/accuracy$|(pass|maj|rm|vote_sum|vote_max)@(?!1$)\d+$")
 """What a line on the terminal shows of it, beside the accuracy."""
 
 LIVE_BARS = 16

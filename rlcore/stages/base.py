@@ -39,6 +39,7 @@ from rlcore.recipe.shared_sections import RewardSection, SamplingSection, Scorin
 from rlcore.run.reward_model import reads_tokens
 from rlcore.scoring.aggregate import weighted_sum
 from rlcore.scoring.forms import ENVIRONMENT
+from rlcore.stages.exam_check import check_exam, exam_problems
 from rlcore.types import Outcome, Task
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Stage(Section):
     """Folder of the run in which the stage writes files of its name."""
 
     kind: str = Field(
-        description="sft, rl, eval, sample, offline, prefer, reward_model, merge, or file.py:Class"
+        description="sft, rl, eval, sample, offline, prefer, reward_model, reward_experts, merge, or file.py:Class"
     )
     name: OptionalName = Field("", description="name in metrics and tables; default: the kind")
 
@@ -263,6 +264,7 @@ class GeneratingStage(TaskStage):
                 yield f"rewards: where has no effect on {reward.use}, which the learner computes for all tasks; leave it out"
         if self.env is not None and late:
             yield f"rewards: {late[0].use} reads single-turn rollouts; leave it out, or leave out env"
+        yield from exam_problems(recipe, self)
         trained = [stage.label for stage in before if stage.trains_reward_model]
         for spec in late:
             model = spec.params.get("model")
@@ -285,6 +287,8 @@ class GeneratingStage(TaskStage):
                 context.checked_rewards.append(self.rewards)
             for spec in policy_rewards(self.rewards):
                 build_policy_reward(spec, None)
+                if spec.use == "student_exam":
+                    check_exam(context, self, spec)
                 model = spec.params.get("model")
                 if spec.use == "reward_model" and reads_tokens(str(model)):
                     require_policys_tokens(context.recipe.model, str(model))

@@ -34,6 +34,7 @@ from rlcore.run.evaluation import (
     ranking_reward,
     score_of,
     task_scores,
+    weighing_reward,
 )
 from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics, rollout_rows
 from rlcore.run.policy_rewards import policy_scorer
@@ -80,6 +81,11 @@ class EvalStage(GeneratingStage):
         description="name of the reward that chooses the best of k completions, whose accuracy is rm@k; "
         "default: a reward model behind the first reward, else there is no rm@k",
     )
+    weigh_by: str | None = Field(
+        None,
+        description="name of the reward that weighs the votes of maj@k, for vote_sum@k and vote_max@k; "
+        "default: student_exam behind the first reward, else there are none",
+    )
     greedy: bool = Field(
         False, description="also one completion per task at temperature 0, as greedy/..."
     )
@@ -112,6 +118,8 @@ class EvalStage(GeneratingStage):
             yield "vote_by has no effect with one completion per task: raise num_samples, or leave it out"
         if self.rank_by is not None and not chosen_ks(self.pass_at, self.num_samples):
             yield "rank_by has no effect with one completion per task: raise num_samples, or leave it out"
+        if self.weigh_by is not None and not chosen_ks(self.pass_at, self.num_samples):
+            yield "weigh_by has no effect with one completion per task: raise num_samples, or leave it out"
         if self.weights != "ema":
             return
         training = [stage for stage in before if stage.trains]
@@ -125,9 +133,12 @@ class EvalStage(GeneratingStage):
 
     def check(self, context: Checking) -> list[str]:
         with context.at("vote_by"):
-            answer_reader(self.vote_by, self.rewards[0])
+            read = answer_reader(self.vote_by, self.rewards[0])
         with context.at("rank_by"):
             ranking_reward(self.rank_by, build_rewards(self.rewards))
+        with context.at("weigh_by"):
+            rewards = build_rewards(self.rewards)
+            weighing_reward(self.weigh_by, rewards, has_votes=read is not None)
         return super().check(context)
 
     def run(self, run: Run) -> None:
@@ -216,7 +227,8 @@ def _evaluate(
     facts = run.gather(group_facts(group) for group in groups)
     refuse_unscored(facts)
     rank_by = ranking_reward(stage.rank_by, rewards)
-    scores = run.gather(task_scores(group, read, rank_by) for group in groups)
+    weigh_by = weighing_reward(stage.weigh_by, rewards)
+    scores = run.gather(task_scores(group, read, rank_by, weigh_by) for group in groups)
     metrics = accuracy_metrics(scores, ks=ks, has_votes=read is not None)
     if "accuracy" not in metrics:
         raise RewardError(
