@@ -14,36 +14,30 @@ from statistics import mean
 from rlcore.analysis.study import CellRun, study_main
 from rlcore.analysis.study_results import StudyResults, markdown, origin
 
-RECIPE = Path(__file__).resolve().parent / "ppo.yaml"
-STEPS = 50
-STAGE = f"stages.rl.steps={STEPS}"
-GROUPS = ("stages.rl.groups_per_step=32", "stages.rl.group_size=16")
-NO_CRITIC = ("stages.rl.critic=null",)
+RECIPE = Path(__file__).resolve().parents[1] / "quickstart.yaml"
+PPO = ("stages.rl.method=ppo", "stages.rl.critic={minibatches: 4, optim: {lr: 5e-4}}")
+ONE = ("stages.rl.groups_per_step=512", "stages.rl.group_size=1")
 CELLS = {
-    "GRPO, 32 x 16": (STAGE, *GROUPS, *NO_CRITIC, "stages.rl.method=grpo"),
-    "PPO, 32 x 16": (STAGE, *GROUPS),
-    "PPO, 512 x 1": (STAGE,),
-    "REINFORCE, 512 x 1": (STAGE, *NO_CRITIC, "stages.rl.method=reinforce_pp"),
+    "GRPO, 32 x 16": ("stages.rl.method=grpo",),
+    "PPO, 32 x 16": PPO,
+    "PPO, 512 x 1": (*PPO, *ONE),
+    "REINFORCE, 512 x 1": ("stages.rl.method=reinforce_pp", *ONE),
 }
-QUICK = (
-    "stages.sft.steps=40",
-    "tasks.eval_set.size=64",
-)
+QUICK = ("stages.sft.steps=40", "stages.rl.steps=4", "tasks.eval_set.size=64")
 
 
-def reward(run: CellRun, first: int, last: int) -> float:
-    """Mean training reward of steps first to last of the rl stage, counted from 1."""
-    return mean(row["reward"] for row in run.rows[first - 1 : last])
+def reward(run: CellRun, steps: slice) -> float:
+    """Mean training reward of some steps of the rl stage."""
+    return mean(row["reward/mean"] for row in run.rows[steps])
 
 
 MEASURES = {
     "imitation": lambda run: run.accuracy["before"],
-    "steps 1-5": lambda run: reward(run, 1, 5),
-    "steps 21-25": lambda run: reward(run, 21, 25),
-    "steps 46-50": lambda run: reward(run, 46, 50),
+    "first five steps": lambda run: reward(run, slice(5)),
+    "last five steps": lambda run: reward(run, slice(-5, None)),
     "held out": lambda run: run.accuracy["after"],
     "critic": lambda run: mean(row.get("critic/explained_variance", 0.0) for row in run.rows[-5:]),
-    "seconds a step": lambda run: mean(row["time/step"] for row in run.rows),
+    "seconds a step": lambda run: mean(row["time/total"] for row in run.rows),
 }
 
 
