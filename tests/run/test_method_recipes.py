@@ -42,17 +42,6 @@ def test_distillation_takes_over_what_a_hint_gives(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.vllm
-@pytest.mark.parametrize(
-    ("recipe", "before", "after", "gain"),
-    [
-        ("methods/ppo", "before", "after", 0.2),
-        ("preferences/iterative_dpo", "before", "after_3", 0.1),
-        ("preferences/reward_model", "before", "after", 0.02),
-    ],
-)
-def test_recipes_on_the_quickstart_s_sums(
-    recipe: str, before: str, after: str, gain: float, tmp_path: Path
-) -> None:
-    rows = evaluations(tmp_path, recipe)
-    assert rows[after]["accuracy"] > rows[before]["accuracy"] + gain
+def test_ppo_learns_with_one_completion_a_task(tmp_path: Path) -> None:
+    rows = evaluations(tmp_path, "methods/ppo")
+    assert rows["after"]["accuracy"] > rows["before"]["accuracy"] + 0.4
