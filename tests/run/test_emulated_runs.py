@@ -23,6 +23,7 @@ def accuracy(recipe: str, *overrides: str) -> float:
     return train(load(str(METHODS / recipe), list(overrides)), overwrite=True).accuracy_before
 
 
+@pytest.mark.slow
 def test_the_tuning_of_a_small_model_steers_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     small = accuracy("emulated_models.yaml")

@@ -191,6 +191,7 @@ def facts_of(done: Path, name: str) -> dict[str, Any]:
     return json.loads((done / "reward_models" / name / "reward_model.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_mixture_beats_one_shared_reward_model(done: Path) -> None:
     shared, experts = (facts_of(done, name) for name in ("shared", "experts"))
     assert experts["heldout/accuracy"] > 0.85 > 0.75 > shared["heldout/accuracy"]
@@ -202,6 +203,7 @@ def test_the_mixture_beats_one_shared_reward_model(done: Path) -> None:
     assert rows[-1]["heldout/accuracy"] == experts["heldout/accuracy"] and "heldout/accuracy" not in rows[0]
 
 
+@pytest.mark.slow
 def test_the_run_s_phases_share_no_task(done: Path) -> None:
     category = {row["task"]: row["category"] for row in read_rows(done / "samples/drawn/rank0.jsonl")}
     splits = json.loads((done / "reward_models/experts/splits.json").read_text())
@@ -226,6 +228,7 @@ def merged(folder: Path, number: int, lora: dict[str, Any]) -> Any:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_reward_is_the_mlp_over_merged_experts(done: Path) -> None:
     folder, facts = done / "reward_models/experts", facts_of(done, "experts")
     kept = [row for path in RunFolder(done).evaluation_files(RunFolder(done).evaluations()[1]) for row in read_rows(path)]
@@ -244,6 +247,7 @@ def test_the_reward_is_the_mlp_over_merged_experts(done: Path) -> None:
             assert row["parts"]["reward_model"] == pytest.approx(score.item(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_prompt_without_experts_has_no_score(done: Path) -> None:
     reward = ModelReward(SimpleNamespace(model=SimpleNamespace(device="cpu")), model=str(done / "reward_models/experts"), sigmoid=True)
     groups = []

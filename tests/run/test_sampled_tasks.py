@@ -212,6 +212,7 @@ def test_what_cannot_be_made_is_one_sentence(tmp_path: Path, override: str, said
     assert said in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_latent_thoughts_tightens_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held-out texts: log mean w rises from round to round, and the thoughts are more often those that made the text."""
     monkeypatch.chdir(METHODS)
@@ -226,6 +227,7 @@ def test_the_recipe_of_latent_thoughts_tightens_the_bound(tmp_path: Path, monkey
     assert accuracy["read_2"] > 0.7, accuracy
 
 
+@pytest.mark.slow
 def test_the_recipe_of_self_lengthen_answers_at_greater_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each macro-round raises the median length of answers to held-out requests, and their quality does not fall with it."""
     monkeypatch.chdir(METHODS)

@@ -167,6 +167,7 @@ def greedy(model: Any, tokenizer: Any, prompt: str) -> str:
     return tokenizer.decode([id for id in written if id != tokenizer.eos_token_id])
 
 
+@pytest.mark.slow
 def test_the_score_is_the_student_s_accuracy_behind_the_example(runs: Path) -> None:
     """Scores of the run against a plain decoding of the student's checkpoint."""
     folder = checkpoint_of(runs, "taught_student")
@@ -185,6 +186,7 @@ def test_the_score_is_the_student_s_accuracy_behind_the_example(runs: Path) -> N
     assert len(seen) > 1, "a score that is always the same would show nothing"
 
 
+@pytest.mark.slow
 def test_other_students_rank_other_drafts_first(runs: Path) -> None:
     """The student that reads digits and the one that reads strokes, on the same drafts: pairs of the same questions, in the
     notation of each."""
@@ -207,6 +209,7 @@ def test_other_students_rank_other_drafts_first(runs: Path) -> None:
     assert fmean(chosen["taught_student"][id] != chosen["strokes_student"][id] for id in both) > 0.75
 
 
+@pytest.mark.slow
 def test_no_exam_is_taken_twice(runs: Path, tmp_path: Path) -> None:
     exam, folder = task_set(runs, "exam"), checkpoint_of(runs, "taught_student")
     task = Task(id="t", prompt="c3?", answer="6", category="c")
@@ -238,6 +241,7 @@ def test_no_exam_is_taken_twice(runs: Path, tmp_path: Path) -> None:
         assert engine.asked > 0
 
 
+@pytest.mark.slow
 def test_answers_can_be_sampled(runs: Path) -> None:
     """The mean over all answers of all questions; drawn alike by two processes."""
     exam, folder = task_set(runs, "exam"), checkpoint_of(runs, "taught_student")
@@ -277,6 +281,7 @@ def test_a_student_that_ignores_its_context_gives_no_signal(tmp_path: Path) -> N
     assert not list(best_worst_pairs(Group(task=group.task, rollouts=group.rollouts, verdicts=verdicts)))
 
 
+@pytest.mark.slow
 def test_an_example_that_is_too_long_has_no_score(runs: Path) -> None:
     reward, engine = reward_with(checkpoint_of(runs, "taught_student"), task_set(runs, "exam"))
     group = group_of(Task(id="t", prompt="c3?", category="c"), "+3=6", "+" * 40)
@@ -287,6 +292,7 @@ def test_an_example_that_is_too_long_has_no_score(runs: Path) -> None:
 # Whole runs ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_score_chooses_answers_that_the_majority_does_not(runs: Path) -> None:
     """M1: the teacher is wrong more often than right, and its wrong answers teach nothing that is right."""
     before, after = RunFolder(runs / "lbt").evaluations()
@@ -298,6 +304,7 @@ def test_the_score_chooses_answers_that_the_majority_does_not(runs: Path) -> Non
     assert after["reward/student_exam"] > before["reward/student_exam"] + 0.3
 
 
+@pytest.mark.slow
 def test_pairs_are_of_one_question_and_ranked_by_both_rewards(runs: Path) -> None:
     of_task = defaultdict(list)
     for row in read_rows(runs / "lbt/samples/drafts/rank0.jsonl"):
@@ -310,6 +317,7 @@ def test_pairs_are_of_one_question_and_ranked_by_both_rewards(runs: Path) -> Non
         assert all(row["prompt"] == pair["prompt"] for row in of_task[pair["task"]])
 
 
+@pytest.mark.slow
 def test_the_tailored_set_teaches_this_student_more_than_the_drafts(runs: Path) -> None:
     sets = {name: read_rows(runs / f"lbt/samples/{name}/rank0.jsonl") for name in ("drafts", "tailored")}
     assert len(sets["drafts"]) == len(sets["tailored"])
@@ -320,6 +328,7 @@ def test_the_tailored_set_teaches_this_student_more_than_the_drafts(runs: Path) 
     assert tailored["accuracy"] > other["accuracy"] + 0.15, "the set is made for one student"
 
 
+@pytest.mark.slow
 def test_questions_for_scoring_training_and_testing_are_disjoint(runs: Path) -> None:
     sets = [{prompt_text(task.prompt) for task in task_set(runs, name)} for name in ("seeds", "exam", "test")]
     assert all(sets) and not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
