@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from rlcore.analysis.compare import Side
 from rlcore.analysis.run_measures import Row, row_head
 from rlcore.errors import RunError
+from rlcore.measures.learning_curve import (
+    curve_from_log,
+    relative_performance,
+    sample_efficiency,
+)
 from rlcore.measures.power_law import extrapolate, fit_power_law
 from rlcore.measures.stability_gap import gap_from_log
 from rlcore.measures.transfer import matrix
@@ -36,6 +41,39 @@ def transfer(sides: Sequence[Side], *, trained: Mapping[str, str] | None = None)
                 row["maintenance"] = measured.maintenance(eval_set, place)
             rows.append(row)
     return rows
+
+
+def expert(sides: Sequence[Side], *, stage: str) -> list[Row]:
+    """The learning curves of a stage beside those of a run that trained nothing else: performance relative to the expert,
+    sample efficiency.
+
+    The second run is the expert's. stage: name of the stage in both; it needs an eval stage before it, and `eval_every` in it.
+    """
+    if len(sides) != 2:
+        raise RunError(f"expert: name a run and the expert's, not {len(sides)} runs")
+    curves = [_curves(side, stage) for side in sides]
+    rows = []
+    for eval_set, own in curves[0].items():
+        if eval_set in curves[1]:
+            other = curves[1][eval_set]
+            rows.append(
+                {
+                    **row_head(sides[0], eval_set),
+                    "expert": sides[1].name,
+                    "relative performance": relative_performance(own, other),
+                    "sample efficiency": sample_efficiency(own, other),
+                }
+            )
+    return rows
+
+
+def _curves(side: Side, stage: str) -> dict[str, list[tuple[int, float]]]:
+    """Of each eval set that is evaluated in the stage."""
+    labels = [one.label for one in load(str(side.folder.path)).stages]
+    index = _place(labels, stage) - 1
+    log = side.folder.evaluations()
+    names = dict.fromkeys(row["eval_set"] for row in log if row.get("during") == stage)
+    return {name: curve_from_log(log, name, stage_index=index) for name in names}
 
 
 def stability_gap(sides: Sequence[Side], *, stage: str) -> list[Row]:

@@ -25,6 +25,7 @@ def row_head(side: Side, eval_set: str) -> Row:
 MEASURES = {
     "calibration": "rlcore.analysis.completion_measures:calibration",
     "capability": "rlcore.analysis.completion_measures:capability",
+    "expert": "rlcore.analysis.log_measures:expert",
     "expected_maximum": "rlcore.analysis.completion_measures:expected_maximum",
     "power_law": "rlcore.analysis.log_measures:power_law",
     "reconsider": "rlcore.analysis.completion_measures:reconsider",

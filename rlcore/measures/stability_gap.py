@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlcore.errors import RunError
+from rlcore.measures.learning_curve import curve_from_log
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,7 @@ def gap_from_log(
 ) -> StabilityGap:
     """The gap of an eval set in the training stage at place `stage_index`, from the rows of eval.jsonl.
 
-    It needs the last evaluation before that stage, of an eval stage or of the training stage before, and
-    those during it (`eval_every`). key: of the row. Raises `RunError` where one of them is missing.
+    key: of the row. Raises `RunError` as `curve_from_log` does.
     """
-    before: Mapping[str, Any] | None = None
-    during = []
-    for row in rows:
-        if row["eval_set"] != eval_set:
-            continue
-        if row["stage_index"] < stage_index:
-            before = row
-        elif row["stage_index"] == stage_index and "during" in row:
-            during.append(row)
-    if before is None or not during:
-        where = "before" if before is None else "during"
-        raise RunError(
-            f"eval.jsonl has no evaluation of {eval_set!r} {where} stage {stage_index}: the gap needs an eval "
-            "stage before the stage and eval_every in it"
-        )
-    scores = [(row["step"] - before["step"], row[key]) for row in during]
-    return stability_gap(before[key], scores)
+    (_, start), *scores = curve_from_log(rows, eval_set, stage_index=stage_index, key=key)
+    return stability_gap(start, scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rlcore.measures.learning_curve import relative_performance, sample_efficiency
 from rlcore.measures.reconsider import Reconsidered, reconsidered
 from rlcore.measures.transfer import matrix
 
@@ -37,6 +38,24 @@ STAGES = [("start", False), ("a", True), ("after_a", False), ("b", True), ("afte
 
 def row(stage_index: int, name: str, accuracy: float, **more: object) -> dict:
     return {"stage_index": stage_index, "eval_set": name, "accuracy": accuracy, **more}
+
+
+@pytest.mark.parametrize(
+    ("own", "expert", "relative", "efficiency"),
+    [
+        # areas to step 4: (.2 + .6) + (.6 + .8) = 2.2 and .4 + 1.2 = 1.6; both are best at step 4
+        ([(0, 0.2), (2, 0.6), (4, 0.8)], [(0, 0.0), (2, 0.4), (4, 0.8), (6, 0.8)], 2.2 / 1.6, 1.0),
+        # as good as the expert in half the steps; the expert's line from 0 to 4 is cut at 2
+        ([(0, 0.0), (2, 0.8)], [(0, 0.0), (4, 0.8)], 0.8 / 0.4, 2.0),
+        # half as good in the same steps
+        ([(0, 0.1), (3, 0.4)], [(0, 0.2), (3, 0.8)], 0.5, 0.5),
+        # never better than at the start, and an expert that knows nothing
+        ([(0, 0.5), (3, 0.2)], [(0, 0.0), (3, 0.0)], None, None),
+    ],
+)
+def test_a_learner_beside_an_expert(own, expert, relative, efficiency) -> None:
+    assert relative_performance(own, expert) == (relative and pytest.approx(relative))
+    assert sample_efficiency(own, expert) == (efficiency and pytest.approx(efficiency))
 
 
 def test_transfer_and_forgetting_from_one_log() -> None:

@@ -188,6 +188,8 @@ def test_transfer_stability_gap_and_power_law_from_one_log(run: RunFolder, measu
     assert len(during) == 4 and gap["start"] == ends["base", "eval_set"]
     assert gap["lowest"] == min([gap["start"], *during]) and gap["end"] == during[-1]
 
+    [alone, _] = measured("expert", run.path, run.path, "stage=later")
+    assert alone["relative performance"] == pytest.approx(1) and alone["expert"] == alone["run"]
     two = run.path.with_name("two")
     law = measured("power_law", two, run.path, "amount=stages.0.steps", "heldout=0")
     [other] = [row for row in law if row["eval set"] == "other"]
@@ -232,6 +234,7 @@ def test_the_list_and_a_measure_of_ones_own(
         (["capability", "RUN"], "name two or three runs, not 1"),
         (["expected_maximum", "RUN:base", "n=7"], "the maximum of 7 needs as many completions, not 6"),
         (["expected_maximum", "RUN:base", "m=7"], "has no parameter 'm'"),
+        (["expert", "RUN", "stage=later"], "name a run and the expert's, not 1 runs"),
         (["stability_gap", "RUN", "stage=warmer"], "there is no stage 'warmer': there are warm, base"),
         (["stability_gap", "RUN", "stage=warm"], "no evaluation of 'eval_set' before stage 0"),
         (["power_law", "RUN", "RUN", "amount=stages.0.lr"], "its recipe has no number at 'stages.0.lr'"),

@@ -65,7 +65,9 @@ class _QuietHandler(SimpleHTTPRequestHandler):
         # a page of elsewhere could give its own name this machine's address, and read what is served
         host = self.headers.get("Host", "").rpartition(":")[0]
         if host not in ("127.0.0.1", "localhost"):
-            self.send_error(HTTPStatus.FORBIDDEN)
+            self.send_error(
+                HTTPStatus.FORBIDDEN, "open it as http://127.0.0.1 or http://localhost"
+            )
         elif self.path == "/":
             self.send_response(HTTPStatus.FOUND)
             self.send_header("Location", "/report.html")
