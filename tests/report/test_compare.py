@@ -115,9 +115,9 @@ def test_why_there_is_no_comparison_is_said(
     run.log_eval({**row, "eval_set": "more", "during": "rl", "reward/frac_unscored": 0.5})
     assert main(["compare", *map(str, (a, b, c, d))]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "eval_set: a and b are not compared, they have no task in common" in said
-    assert "eval_set: a and c are not compared, c kept no completions of it" in said
-    assert "more: a and d are not compared, a has no evaluation of it" in said
+    assert f"eval_set: {a} and {b} are not compared, they have no task in common" in said
+    assert f"eval_set: {a} and {c} are not compared, {c} kept no completions of it" in said
+    assert f"more: {a} and {d} are not compared, {a} has no evaluation of it" in said
     assert "after, during rl" in said and "1 of 2" in said
     main(["compare", str(a), str(b), "--json"])
     [pair] = json.loads(capsys.readouterr().out)["comparisons"]

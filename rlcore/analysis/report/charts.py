@@ -134,7 +134,7 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
 }
 
 NOT_DRAWN = re.compile(
-    r"step|stage|time/total|policy_version|updates|critic/(updates|pretraining)|heldout/comparisons|reward/std|staleness/frac_.*"
+    r"step|stage|phase|time/total|policy_version|updates|critic/(updates|pretraining)|heldout/comparisons|reward/std|staleness/frac_.*"
     r"|tokens/(prompt|completion|trained|forward_backward|forward_only)"
 )
 """Metrics that are counts of the work, or parts of what is drawn."""
