@@ -6,10 +6,14 @@ few-shot prompts and metrics are therefore those that published numbers were mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from lm_eval import simple_evaluate, utils
 from lm_eval.api.model import TemplateLM
@@ -181,6 +185,15 @@ class EngineModel(TemplateLM):
         )
 
 
+@contextlib.contextmanager
+def _one_process() -> Iterator[None]:
+    """Inside, the harness draws its bootstrap samples here: processes forked beside an engine may hang. What it prints of them
+    goes to standard error."""
+    alone = mock.patch.dict(os.environ, DISABLE_MULTIPROC="1")
+    with alone, contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
 def run_suite(model: EngineModel, suite: Suite) -> dict[str, dict[str, Any]]:
     """Task -> its metrics, as the harness names them. Raises `RecipeError` for a task that it does not have."""
     if suite.folder is not None and not suite.folder.is_dir():
@@ -193,19 +206,20 @@ def run_suite(model: EngineModel, suite: Suite) -> dict[str, dict[str, Any]]:
             "with task files of your own"
         )
     try:
-        record = simple_evaluate(
-            model=model,
-            tasks=list(suite.tasks),
-            limit=suite.limit,
-            num_fewshot=suite.num_fewshot,
-            apply_chat_template=suite.chat,
-            task_manager=manager,
-            bootstrap_iters=BOOTSTRAPS,
-            random_seed=0,
-            numpy_random_seed=0,
-            torch_random_seed=0,
-            fewshot_random_seed=0,
-        )
+        with _one_process():
+            record = simple_evaluate(
+                model=model,
+                tasks=list(suite.tasks),
+                limit=suite.limit,
+                num_fewshot=suite.num_fewshot,
+                apply_chat_template=suite.chat,
+                task_manager=manager,
+                bootstrap_iters=BOOTSTRAPS,
+                random_seed=0,
+                numpy_random_seed=0,
+                torch_random_seed=0,
+                fewshot_random_seed=0,
+            )
     except (OSError, ConnectionError) as error:
         raise RecipeError(
             f"the data of {', '.join(suite.tasks)} cannot be had: {in_words(error)}"
