@@ -36,24 +36,20 @@ class Finding:
         return f"{PAGE}#{self.rule}"
 
 
-def diagnose_run(run: Path) -> list[Finding]:
-    """The findings of a run folder. Raises `RunError` where it has no step of an rl stage yet."""
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl. Raises `RunError` where there is no step of an rl stage yet."""
     rows = read_rows(RunFolder.of_run(run).metrics)
     if not any("reward/mean" in row or "reward/frac_unscored" in row for row in rows):
         raise RunError(
             f"{run} has no step of an rl stage yet: there is nothing to diagnose; 'rlcore rollouts {run} --failed' has "
             "what it wrote, where it wrote anything"
         )
-    return diagnose(rows)
+    return rows
 
 
-def unjudged(run: Path) -> str:
-    """What the steps of a run are too few to show, as a sentence; "" where there are enough."""
-    counts = Counter(
-        str(row.get("stage", ""))
-        for row in read_rows(RunFolder.of_run(run).metrics)
-        if "reward/frac_unscored" in row
-    )
+def unjudged(rows: Sequence[Row]) -> str:
+    """What these steps are too few to show, as a sentence; "" where there are enough."""
+    counts = Counter(str(row.get("stage", "")) for row in rows if "reward/frac_unscored" in row)
     most = max(counts.values(), default=0)
     if most >= STEPS_OF_A_TREND:
         return ""
@@ -119,8 +115,8 @@ CONSEQUENCES = {
     "kl-exploded": {"clipped"},
 }
 """Rule -> rules that then hold as well and say less."""
-LATER = {"reward-falls": {"all-truncated", "wrong-format", "equal-rewards", "waste"}}
-"""Rule -> rules that say less where the first step was not yet so."""
+LATER = {"reward-falls": {"all-truncated", "wrong-format", "equal-rewards"}}
+"""Rule -> rules of steps that say less where the first step was not yet so."""
 
 
 def _without_consequences(findings: Sequence[Finding]) -> list[Finding]:

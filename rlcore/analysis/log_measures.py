@@ -69,8 +69,7 @@ def expert(sides: Sequence[Side], *, stage: str) -> list[Row]:
 
 def _curves(side: Side, stage: str) -> dict[str, list[tuple[int, float]]]:
     """Of each eval set that is evaluated in the stage."""
-    labels = [one.label for one in load(str(side.folder.path)).stages]
-    index = _place(labels, stage) - 1
+    index = _stage_index(side, stage)
     log = side.folder.evaluations()
     names = dict.fromkeys(row["eval_set"] for row in log if row.get("during") == stage)
     return {name: curve_from_log(log, name, stage_index=index) for name in names}
@@ -83,8 +82,7 @@ def stability_gap(sides: Sequence[Side], *, stage: str) -> list[Row]:
     """
     rows = []
     for side in sides:
-        labels = [one.label for one in load(str(side.folder.path)).stages]
-        index = _place(labels, stage) - 1
+        index = _stage_index(side, stage)
         log = side.folder.evaluations()
         for eval_set in dict.fromkeys(row["eval_set"] for row in log if "during" in row):
             gap = gap_from_log(log, eval_set, stage_index=index)
@@ -153,6 +151,11 @@ def _points(side: Side, eval_set: str, amount: str) -> list[tuple[float, float]]
         )
     row = side.evaluations().get(eval_set)
     return [] if row is None else [(value, row["accuracy"])]
+
+
+def _stage_index(side: Side, stage: str) -> int:
+    """Number of a stage among all of the run's recipe, from 0."""
+    return _place([one.label for one in load(str(side.folder.path)).stages], stage) - 1
 
 
 def _place(labels: Sequence[str], stage: str) -> int:

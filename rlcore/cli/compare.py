@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlcore.cli.options import count
+from rlcore.run.evaluation_rows import SHOWN_KEYS, num_unscored
 from rlcore.terminal import make_console, visible
 
 if TYPE_CHECKING:
     from rlcore.analysis.compare import Comparison
-
-BESIDE_ACCURACY = re.compile(r"greedy/accuracy$|(pass|maj|rm)@(?!1$)\d+$")
-"""Keys of an evaluation with columns of their own."""
 
 
 def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -87,9 +84,7 @@ def _show_differences(
 
 
 def _show_results(console: Console, results: Sequence[dict[str, Any]]) -> None:
-    more = list(
-        dict.fromkeys(key for row in results for key in row if BESIDE_ACCURACY.match(key))
-    )
+    more = list(dict.fromkeys(key for row in results for key in row if SHOWN_KEYS.match(key)))
     heads = ["run", "eval set", "stage", "step", "tasks", "scored", "accuracy", "95% interval"]
     table = Table(*heads, *more)
     for row in results:
@@ -111,9 +106,8 @@ def _show_results(console: Console, results: Sequence[dict[str, Any]]) -> None:
 
 def _scored(row: dict[str, Any]) -> str:
     """Completions that count in the accuracy, of how many."""
-    completions = row["completions"]
-    scored = round(completions * (1 - row.get("reward/frac_unscored", 0.0)))
-    return str(completions) if scored == completions else f"{scored} of {completions}"
+    completions, unscored = row["completions"], num_unscored(row)
+    return f"{completions - unscored} of {completions}" if unscored else str(completions)
 
 
 def _show_pair(console: Console, pair: Comparison) -> None:

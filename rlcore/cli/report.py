@@ -132,9 +132,10 @@ def watch(arguments: argparse.Namespace) -> None:
 
 def diagnose(arguments: argparse.Namespace) -> int:
     """1 if something is wrong."""
-    from rlcore.analysis.diagnose import diagnose_run, unjudged
+    from rlcore.analysis.diagnose import diagnose, steps_of, unjudged
 
-    findings = diagnose_run(arguments.run)
+    rows = steps_of(arguments.run)
+    findings = diagnose(rows)
     if arguments.json:
         print(json.dumps([asdict(finding) | {"link": finding.link} for finding in findings]))
         return int(bool(findings))
@@ -145,6 +146,6 @@ def diagnose(arguments: argparse.Namespace) -> int:
         print(f"  {finding.link}")
     if not findings:
         print(f"nothing is wrong with {arguments.run}, as far as its metrics say")
-    if few := unjudged(arguments.run):
+    if few := unjudged(rows):
         print(few)
     return int(bool(findings))

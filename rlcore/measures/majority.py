@@ -20,10 +20,7 @@ def majority_at_k(answers: Sequence[Hashable | None], rights: Sequence[float], k
         raise ValueError(f"{n} answers, but {len(rights)} say whether they are right")
     if not 1 <= k <= n:
         raise ValueError(f"maj@{k} needs at least {k} completions of a task, not {n}")
-    votes: dict[Hashable, list[float]] = {}
-    for answer, right in zip(answers, rights, strict=True):
-        if answer is not None:
-            votes.setdefault(answer, []).append(right)
+    votes = votes_of(answers, rights)
     sizes = {answer: len(of_answer) for answer, of_answer in votes.items()}
     silent = n - sum(sizes.values())
     accuracy = 0.0
@@ -33,6 +30,17 @@ def majority_at_k(answers: Sequence[Hashable | None], rights: Sequence[float], k
             others = [size for other, size in sizes.items() if other != answer]
             accuracy += right * _wins(sizes[answer], others, silent, k)
     return accuracy / math.comb(n, k)
+
+
+def votes_of(
+    answers: Sequence[Hashable | None], rights: Sequence[float]
+) -> dict[Hashable, list[float]]:
+    """Each answer that is voted for -> how right each of its completions is."""
+    votes: dict[Hashable, list[float]] = {}
+    for answer, right in zip(answers, rights, strict=True):
+        if answer is not None:
+            votes.setdefault(answer, []).append(right)
+    return votes
 
 
 def _wins(size: int, others: Sequence[int], silent: int, k: int) -> float:

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
 
+from rlcore.measures.majority import votes_of
+
 MAX_SUBSETS = 4000
 """Above so many k-subsets, as many are drawn instead."""
 
@@ -40,7 +42,9 @@ def weighted_vote_at_k(
         raise ValueError(f"a vote of {k} needs at least {k} completions of a task, not {n}")
     if n and min(weights) < 0:
         raise ValueError(f"a vote has weights of at least 0, not {min(weights):g}")
-    right_of = _rights_of_answers(answers, rights)
+    right_of = {
+        answer: sum(given) / len(given) for answer, given in votes_of(answers, rights).items()
+    }
     of_answer = RULES[rule]
     subsets = list(_subsets(n, k))
     total = 0.0
@@ -56,17 +60,6 @@ def weighted_vote_at_k(
         winners = [answer for answer, weight in totals.items() if weight == most]
         total += sum(right_of[answer] for answer in winners) / len(winners)
     return total / len(subsets)
-
-
-def _rights_of_answers(
-    answers: Sequence[Hashable | None], rights: Sequence[float]
-) -> dict[Hashable, float]:
-    """How right each answer is: the mean over all its completions."""
-    marks: dict[Hashable, list[float]] = {}
-    for answer, right in zip(answers, rights, strict=True):
-        if answer is not None:
-            marks.setdefault(answer, []).append(right)
-    return {answer: sum(given) / len(given) for answer, given in marks.items()}
 
 
 def _subsets(n: int, k: int) -> Iterable[Sequence[int]]:

@@ -87,9 +87,7 @@ def prompt_text(prompt: str | Sequence[Message]) -> str:
     >>> prompt_text(" 2 +\\n2?"), prompt_text([{"role": "user", "content": "2 + 2?"}])
     ('2 + 2?', '2 + 2?')
     """
-    if not isinstance(prompt, str):
-        prompt = "\n".join(str(message.get("content", "")) for message in prompt)
-    return " ".join(prompt.split())
+    return " ".join(_text(prompt).split())
 
 
 def check_template(template: str) -> None:
@@ -135,7 +133,7 @@ def _messages(prompt: str | list[Message]) -> list[Message]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
-def _text(prompt: str | list[Message]) -> str:
+def _text(prompt: str | Sequence[Message]) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(str(message.get("content", "")) for message in prompt)

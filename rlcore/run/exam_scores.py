@@ -1,6 +1,6 @@
 """Scores of exams that were taken before, in the run folder: no exam is taken twice.
 
-`exams/rank<N>.jsonl` has a row an exam: `key` (a hash of student, lesson and exam), `score`, and
+`exams/rank<N>.jsonl` has a row an exam: `key` (a hash of student, example and questions), `score`, and
 for readers `task`, `questions` and `marks`. A resumed run reads the rows of all ranks.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlcore.run.folder import read_rows
+from rlcore.run.folder import keep_rows, read_rows
 
 
 class ExamScores:
@@ -27,7 +27,8 @@ class ExamScores:
         for path in sorted(folder.glob("*.jsonl")):
             for row in read_rows(path):
                 self._scores[row["key"]] = row["score"]
-        _drop_torn_line(self._file)
+        # a kill may cut the last line short, and rows that are added must not continue it
+        keep_rows(self._file, lambda row: True)
 
     def __contains__(self, key: str) -> bool:
         return key in self._scores
@@ -41,14 +42,3 @@ class ExamScores:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for row in rows:
             self._scores[row["key"]] = row["score"]
-
-
-def _drop_torn_line(path: Path) -> None:
-    """A kill may cut the last line short, and rows that are added must not continue it."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))

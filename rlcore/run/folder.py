@@ -210,8 +210,8 @@ class RunFolder:
     def forget_after(self, *, step: int, stage: int) -> None:
         """Drop what a killed run wrote after its last checkpoint: resuming writes it again."""
         with self.writing("the record without what was lost"):
-            _keep_rows(self.metrics, lambda row: row.get("step", 0) <= step)
-            _keep_rows(
+            keep_rows(self.metrics, lambda row: row.get("step", 0) <= step)
+            keep_rows(
                 self.evals,
                 lambda row: (
                     row.get("stage_index", 0) < stage
@@ -329,7 +329,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrite a jsonl file with the rows that `keep` wants; a kill costs none of them."""
     if path.exists():
         kept = [_line(row) for row in read_rows(path) if keep(row)]

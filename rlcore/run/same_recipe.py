@@ -19,13 +19,11 @@ MAY_CHANGE = re.compile(r"run\.|stages\.\d+\.steps$")
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise `RunError` where the recipe of the run in `folder` differs in a key that may not change."""
     saved = load(str(folder / RUN_RECIPE))
-    before = flat(saved.model_dump(mode="json"))
-    now = flat(recipe.model_dump(mode="json"))
-    changes = []
-    for key in sorted(before.keys() | now.keys()):
-        is_same = _located(before.get(key)) == _located(now.get(key))
-        if not is_same and not MAY_CHANGE.match(key):
-            changes.append(f"{key} ({before.get(key)!r} -> {now.get(key)!r})")
+    changes = [
+        f"{key} ({before!r} -> {now!r})"
+        for key, (before, now) in changed_keys(saved, recipe).items()
+        if not MAY_CHANGE.match(key)
+    ]
     if changes:
         raise RunError(
             f"the run in {folder} was made by another recipe, first difference: "
@@ -33,6 +31,16 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
             "steps may change), or start a new one with name=..."
         )
     _check_steps(folder, saved, recipe)
+
+
+def changed_keys(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Key, with dots -> its values in both recipes, of keys whose values differ."""
+    one, other = (flat(recipe.model_dump(mode="json")) for recipe in (before, now))
+    return {
+        key: (one.get(key), other.get(key))
+        for key in sorted(one.keys() | other.keys())
+        if _located(one.get(key)) != _located(other.get(key))
+    }
 
 
 def _check_steps(folder: Path, before: Recipe, now: Recipe) -> None:

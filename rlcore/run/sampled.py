@@ -13,7 +13,7 @@ from rlcore.errors import RecipeError, RunError, TaskError
 from rlcore.plugin import Named, build_later, call, did_you_mean
 from rlcore.run.stored import Stored, read_stored
 from rlcore.tasks.made import MAKER_CONTEXT, MAKERS
-from rlcore.types import Task
+from rlcore.types import Group, Task
 
 if TYPE_CHECKING:
     from rlcore.recipe.build import TaskSets
@@ -86,24 +86,28 @@ class SampledTasks(Sequence[Task]):
         stored = read_stored(run.stored(self.data))
         if self._source is not None:
             stored = _with_columns(stored, run.tasks(self._source))
-        tasks = [task for one in stored for task in self._made(run, one)]
+        draw = random.Random()
+        offered = {
+            "draw": draw,
+            "encode": run.encoder.ids,
+            "decode": run.encoder.decode,
+            "end": run.encoder.end_of_turn,
+        }
+        maker = build_later(self._make, MAKERS, what="maker of tasks", given=1, **offered)
+        tasks = []
+        for one in stored:
+            # what is drawn for a task depends on no other one
+            draw.seed(f"{self._seed}/{self.data}/{one.group.task.id}")
+            tasks += self._made(maker, one.group)
         if not tasks:
             raise RunError(
                 f"no task could be made of {self.data}: {self._make!r} gave none of its {len(stored):,} tasks; look at the rows, or sample more"
             )
         return tasks
 
-    def _made(self, run: Run, stored: Stored) -> Iterator[Task]:
-        task = stored.group.task
-        offered = {
-            "draw": random.Random(f"{self._seed}/{self.data}/{task.id}"),
-            "encode": run.encoder.ids,
-            "decode": run.encoder.decode,
-            "end": run.encoder.end_of_turn,
-        }
-        maker = build_later(self._make, MAKERS, what="maker of tasks", given=1, **offered)
+    def _made(self, maker: partial[Any], group: Group) -> Iterator[Task]:
         owner = f"maker of tasks {self._make!r}"
-        for made in call(owner, lambda: list(maker(stored.group))):
+        for made in call(owner, lambda: list(maker(group))):
             if not isinstance(made, Task):
                 raise RecipeError(f"{owner} must give rlcore.Task, not a {type(made).__name__}")
             yield made

@@ -46,7 +46,7 @@ class ExamContext:
 
 @dataclass(frozen=True)
 class _Exam:
-    """One lesson's exam: the questions as the student reads them, and their key in the scores."""
+    """The exam behind one example: the questions as the student reads them, and their key in the scores."""
 
     key: str
     taught: str
@@ -160,11 +160,11 @@ class StudentExam:
         if not asked:
             return
         answers = self._student.answers([question for _, question in asked], self._sampling)
-        lessons = [
+        answered = [
             (question.task, [a]) for (_, question), a in zip(asked, answers, strict=True)
         ]
         marks: dict[str, list[float | None]] = {}
-        for (key, _), [verdict] in zip(asked, self._scorer.score(lessons), strict=True):
+        for (key, _), [verdict] in zip(asked, self._scorer.score(answered), strict=True):
             marks.setdefault(key, []).append(verdict.value)
         rows = []
         for exam in exams:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from rlcore.run.dead_states import FIRST_STEPS, dead_states, loss_meaning
+from rlcore.run.evaluation_rows import EVALUATION_KEYS, SHOWN_KEYS, num_unscored
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracker_tables import log_table
 from rlcore.terminal import SafeConsole, sparkline
@@ -39,11 +39,6 @@ class Callback(Protocol):
     def on_evaluation(self, row: dict[str, Any]) -> None:
         """After every evaluation. row: that of eval.jsonl."""
 
-
-EVALUATION_KEYS = re.compile(r"(greedy/)?(accuracy(/.+)?|(pass|maj|rm|vote_sum|vote_max)@\d+)$")
-"""What trackers get of an evaluation, as `eval/<stage>/<key>`."""
-SHOWN_KEYS = re.compile(r"greedy/accuracy$|(pass|maj|rm|vote_sum|vote_max)@(?!1$)\d+$")
-"""What a line on the terminal shows of it, beside the accuracy."""
 
 LIVE_BARS = 16
 """Characters of a sparkline beside the progress bar."""
@@ -201,7 +196,7 @@ class Tracker:
                 shown.append(f"{_label(key)} {row[key]:.1%}")
         where = f" after step {row['step']}" if within else ""
         completions = row["completions"]
-        unscored = round(row.get("reward/frac_unscored", 0.0) * completions)
+        unscored = num_unscored(row)
         scored = f"{completions - unscored} scored of " if unscored else ""
         best = ", the best so far" if row.get("is_best") else ""
         self.say(

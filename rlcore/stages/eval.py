@@ -134,10 +134,10 @@ class EvalStage(GeneratingStage):
     def check(self, context: Checking) -> list[str]:
         with context.at("vote_by"):
             read = answer_reader(self.vote_by, self.rewards[0])
+        rewards = build_rewards(self.rewards)
         with context.at("rank_by"):
-            ranking_reward(self.rank_by, build_rewards(self.rewards))
+            ranking_reward(self.rank_by, rewards)
         with context.at("weigh_by"):
-            rewards = build_rewards(self.rewards)
             weighing_reward(self.weigh_by, rewards, has_votes=read is not None)
         return super().check(context)
 

@@ -11,6 +11,7 @@ from rlcore.plugin import did_you_mean
 from rlcore.recipe.load import load, recipe_names
 from rlcore.recipe.model_sections import ModelSection
 from rlcore.run.folder import RunFolder
+from rlcore.run.same_recipe import changed_keys
 from rlcore.stages.eval import EvalStage
 
 if TYPE_CHECKING:
@@ -77,6 +78,5 @@ def _holds_another(recipe: Recipe) -> bool:
     folder = RunFolder(Path(recipe.run.folder).expanduser() / recipe.name)
     if not folder.recipe.is_file():
         return False
-    compared = {"name", "run"}
-    theirs = load(str(folder.recipe)).model_dump(mode="json", exclude=compared)
-    return theirs != recipe.model_dump(mode="json", exclude=compared)
+    changed = changed_keys(load(str(folder.recipe)), recipe)
+    return any(not key.startswith("run.") for key in changed)

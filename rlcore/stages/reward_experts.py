@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, PositiveInt, model_validator
 
 from rlcore.errors import RecipeError
-from rlcore.recipe.build_learner import require_policys_tokens
 from rlcore.recipe.optim_sections import UpdateSection
 from rlcore.run.seeds import derive
-from rlcore.stages.pair_keys import GIVEN, PairKeys
-from rlcore.stages.reward_model import RewardModelStage
+from rlcore.stages.pair_keys import GIVEN
+from rlcore.stages.reward_model import RewardModelKeys, RewardModelStage
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
@@ -35,15 +34,7 @@ LORA = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_p
 """The paper's."""
 
 
-class RewardExpertsStage(PairKeys):
-    headline = ("loss", "accuracy", "heldout/accuracy")
-    trains = False
-    trains_reward_model = True
-
-    base: str = Field(
-        "policy",
-        description="the model whose body each group's base copies: policy, or a folder or hub name with the policy's tokens",
-    )
+class RewardExpertsStage(RewardModelKeys):
     experts: dict[str, list[str]] = Field(
         description="category of the prompts -> its capabilities, each a stored reward (a name, or reward/part) by which "
         "an expert learns; tasks of other categories are left out"
@@ -51,9 +42,6 @@ class RewardExpertsStage(PairKeys):
     base_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.6,
         description="fraction of a group's tasks for phases 1 and 2; the others are for phase 3",
-    )
-    heldout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="fraction of the tasks on which the model is measured, not trained"
     )
     steps: PositiveInt = Field(description="phase 1: optimiser steps of each group's base")
     expert_steps: PositiveInt = Field(description="phase 2: optimiser steps of each expert")
@@ -63,7 +51,6 @@ class RewardExpertsStage(PairKeys):
     lora: dict[str, Any] = Field(
         LORA, description="of an expert: settings of peft's LoraConfig"
     )
-    optim: UpdateSection = Field(default_factory=lambda: UpdateSection(lr=1e-5))
     expert_optim: UpdateSection = Field(default_factory=lambda: UpdateSection(lr=5e-5))
     mixture_optim: UpdateSection = Field(default_factory=lambda: UpdateSection(lr=1e-4))
 
@@ -104,9 +91,6 @@ class RewardExpertsStage(PairKeys):
         )
 
     def check(self, context: Checking) -> list[str]:
-        if self.base != "policy":
-            with context.at("base"):
-                require_policys_tokens(context.recipe.model, self.base)
         if importlib.util.find_spec("peft") is None:
             raise RecipeError(
                 f"{context.place} needs the package peft, which is not installed: pip install 'rlcore[peft]'"

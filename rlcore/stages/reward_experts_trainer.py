@@ -23,13 +23,11 @@ from rlcore.learner.policy_experts import (
     save_mixture,
 )
 from rlcore.measures.calibration import comparison_metrics
-from rlcore.run import checkpoint
-from rlcore.run.reward_model import TRAINED
 from rlcore.run.seeds import derive
 from rlcore.run.stored import read_stored
-from rlcore.stages.reward_model_trainer import base_model, reward_trainer, row_loss
+from rlcore.stages.reward_model_trainer import base_model, reward_trainer, row_loss, save
 from rlcore.stages.reward_rows import reward_rows
-from rlcore.stages.trainer_settings import Log, optimizer_and_schedule
+from rlcore.stages.trainer_settings import Log, OneBehind, optimizer_and_schedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,14 +77,7 @@ def train_reward_experts(
 ) -> dict[str, Any]:
     """Train, measure and save. Collective; returns the held-out metrics, empty where nothing is held out."""
     rows = rows_of_groups(run, stage, seed=seed)
-    pending: list[Mapping[str, float]] = []
-
-    def log(metrics: Mapping[str, float]) -> None:
-        """One step behind, so that the last step's row can have the held-out metrics."""
-        if pending:
-            run.log_step(pending.pop())
-        pending.append(metrics)
-
+    log = OneBehind(run.log_step)
     groups: dict[str, GroupExperts] = {}
     splits: dict[str, Splits] = {}
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
@@ -104,9 +95,9 @@ def train_reward_experts(
             )
         result = measure_groups(groups, rows, splits)
         numbers = {key: value for key, value in result.items() if not isinstance(value, list)}
-        run.log_step({**pending.pop(), **numbers})
+        log.end(numbers)
         facts = {"stage": stage.label, "experts": stage.experts, "lora": stage.lora, **result}
-        _save(run, folder, groups, bases, facts, splits)
+        save(run, folder, facts, lambda draft: _save_groups(draft, groups, bases, splits))
     return numbers
 
 
@@ -282,28 +273,15 @@ def measure_groups(
     return {f"heldout/{name}": value for name, value in metrics.items()} | by_group
 
 
-def _save(
-    run: Run,
+def _save_groups(
     folder: Path,
     groups: Mapping[str, GroupExperts],
     bases: Sequence[Path],
-    facts: Mapping[str, Any],
     splits: Mapping[str, Splits],
 ) -> None:
-    """Write the groups, the tokenizer, `TRAINED` and which tasks each phase read, at once. Collective."""
-    main = run.accelerator.is_main_process
-
-    def write(draft: Path) -> None:
-        if not main:
-            return
-        for base in bases:
-            shutil.copytree(base, draft / base.name)
-        save_mixture(draft, groups)
-        run.policy.tokenizer.save_pretrained(draft)
-        text = json.dumps({"reads": "tokens", **facts}, indent=1)
-        (draft / TRAINED).write_text(text, encoding="utf-8")
-        tasks = {name: of_group._asdict() for name, of_group in splits.items()}
-        (draft / "splits.json").write_text(json.dumps(tasks), encoding="utf-8")
-
-    checkpoint.save_reference(folder, save_model=write, main=main)
-    run.accelerator.wait_for_everyone()
+    """Write the groups, and which tasks each phase read."""
+    for base in bases:
+        shutil.copytree(base, folder / base.name)
+    save_mixture(folder, groups)
+    tasks = {name: of_group._asdict() for name, of_group in splits.items()}
+    (folder / "splits.json").write_text(json.dumps(tasks), encoding="utf-8")

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from rlcore.run.session import Run
 
 
-class RewardModelStage(PairKeys):
+class RewardModelKeys(PairKeys):
+    """Keys of a stage that trains a reward model, of one kind or another."""
+
     headline = ("loss", "accuracy", "heldout/accuracy")
     trains = False
     trains_reward_model = True
@@ -47,6 +49,19 @@ class RewardModelStage(PairKeys):
         description="the model whose body is copied: policy, or a folder or hub name with the "
         "policy's tokens",
     )
+    heldout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="fraction of the tasks on which the model is measured, not trained"
+    )
+    optim: UpdateSection = Field(default_factory=lambda: UpdateSection(lr=1e-5))
+
+    def check(self, context: Checking) -> list[str]:
+        if self.base != "policy":
+            with context.at("base"):
+                require_policys_tokens(context.recipe.model, self.base)
+        return super().check(context)
+
+
+class RewardModelStage(RewardModelKeys):
     loss: Literal["pairwise", "listwise"] = Field(
         "pairwise",
         description="of pairs, or of the right against the wrong completions of each task",
@@ -69,10 +84,6 @@ class RewardModelStage(PairKeys):
         description="a prompt with {prompt} and {reference}: the score is of a completion beside a reference (PIT), learned "
         "from five orderings of each pair",
     )
-    heldout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="fraction of the tasks on which the model is measured, not trained"
-    )
-    optim: UpdateSection = Field(default_factory=lambda: UpdateSection(lr=1e-5))
 
     @model_validator(mode="after")
     def _keys_have_an_effect(self) -> RewardModelStage:
@@ -102,9 +113,6 @@ class RewardModelStage(PairKeys):
     def check(self, context: Checking) -> list[str]:
         total = self.steps * self.batch_size
         what = "pairs" if self.loss == "pairwise" else "tasks"
-        if self.base != "policy":
-            with context.at("base"):
-                require_policys_tokens(context.recipe.model, self.base)
         return [
             *super().check(context),
             f"{self.label}: {self.steps} steps x {self.batch_size} {what} = {total:,}",

@@ -31,6 +31,7 @@ from rlcore.run.reward_model import TRAINED
 from rlcore.stages.trainer_settings import (
     Forward,
     Log,
+    OneBehind,
     optimizer_and_schedule,
     trainer_arguments,
 )
@@ -149,14 +150,7 @@ def train_reward_model(
     held out.
     """
     train, heldout = split_tasks(rows, stage.heldout, seed=seed)
-    logged: list[Mapping[str, float]] = []
-
-    def log(metrics: Mapping[str, float]) -> None:
-        """One step behind, so that the last step's row can have the held-out metrics."""
-        if logged:
-            run.log_step(logged.pop())
-        logged.append(metrics)
-
+    log = OneBehind(run.log_step)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)
         model = base_model(run, stage)
@@ -165,12 +159,12 @@ def train_reward_model(
         model = run.accelerator.unwrap_model(trainer.model).eval()
         result = measure(model, heldout) if heldout else {}
     numbers = {key: value for key, value in result.items() if not isinstance(value, list)}
-    run.log_step({**logged.pop(), **numbers})
+    log.end(numbers)
     facts = {"stage": stage.label, "rows": len(train), **result}
     if stage.heads:
         facts["heads"] = stage.heads
         facts["heldout/heads"] = _by_head(model, stage.heads, heldout)
-    save(run, model, folder, facts)
+    save(run, folder, facts, model.save_pretrained)
     return numbers
 
 
@@ -280,13 +274,18 @@ def _by_head(
     return accuracies
 
 
-def save(run: Run, model: PreTrainedModel, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write model, tokenizer and `TRAINED`, what is known of the model, at once. Collective."""
+def save(
+    run: Run, folder: Path, facts: Mapping[str, Any], save_model: Callable[[Path], object]
+) -> None:
+    """Write model, tokenizer and `TRAINED`, what is known of the model, at once. Collective.
+
+    save_model: writes the model to a folder; called on the main process.
+    """
     main = run.accelerator.is_main_process
 
     def write(draft: Path) -> None:
         if main:
-            model.save_pretrained(draft)
+            save_model(draft)
             run.policy.tokenizer.save_pretrained(draft)
             text = json.dumps({"reads": "tokens", **facts}, indent=1)
             (draft / TRAINED).write_text(text, encoding="utf-8")

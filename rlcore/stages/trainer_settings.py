@@ -47,6 +47,23 @@ class Forward(TrainerCallback):
             self._log({NAMES.get(key, key): value for key, value in kept.items()})
 
 
+class OneBehind:
+    """A `Log` that is one step behind, so that the row of the last step can have what is measured after it."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._waiting: list[Mapping[str, float]] = []
+
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        if self._waiting:
+            self._log(self._waiting.pop())
+        self._waiting.append(metrics)
+
+    def end(self, measured: Mapping[str, float]) -> None:
+        """Log the last step with what was measured."""
+        self._log({**self._waiting.pop(), **measured})
+
+
 def optimizer_and_schedule(
     module: nn.Module, optim: UpdateSection, steps: int
 ) -> tuple[Optimizer, LambdaLR]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.analysis.diagnose import diagnose, diagnose_run
+from rlcore.analysis.diagnose import diagnose, steps_of
 from rlcore.cli.main import main
 from rlcore.recipe.load import load
 from rlcore.run.dead_states import PAGE, dead_states
@@ -30,7 +30,7 @@ def trained(folder: Path, change: dict, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def names(run: Path) -> set[str]:
-    return {finding.rule for finding in diagnose_run(run)}
+    return {finding.rule for finding in diagnose(steps_of(run))}
 
 
 def test_every_rule_has_its_paragraph_and_every_paragraph_its_rule() -> None:

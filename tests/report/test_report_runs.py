@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.analysis.diagnose import diagnose_run
+from rlcore.analysis.diagnose import diagnose, steps_of
 from rlcore.analysis.report.page import Report
 from rlcore.run.folder import read_rows
 from tests.report.browser import browser_session, opened
@@ -110,7 +110,7 @@ def test_the_quickstart(browser, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
     )
     check_page(browser, tmp_path / "quickstart", 12 * 16 * 16 + 2 * 128, "quickstart")
-    assert diagnose_run(tmp_path / "quickstart") == []
+    assert diagnose(steps_of(tmp_path / "quickstart")) == []
 
 
 def test_an_environment(browser, tmp_path: Path) -> None:
