@@ -108,6 +108,7 @@ def build_later(
         raise RecipeError(
             f"{what} {use!r} is of type {type(part).__name__}, not a function or class"
         )
+    _require_positional(part, given, owner=f"{what} {use!r}")
     accepted: dict[str, inspect.Parameter] = {}
     for parameter in list(signature(part).parameters.values())[given:]:
         if parameter.kind is not parameter.VAR_KEYWORD:
@@ -116,6 +117,22 @@ def build_later(
     check_params(params, settable, owner=f"{what} {use!r}", also=also)
     from_context = {name: value for name, value in context.items() if name in accepted}
     return partial(part, **from_context, **params)
+
+
+def _require_positional(part: Callable[..., Any], given: int, *, owner: str) -> None:
+    """Raise `RecipeError` for a function that cannot be called with so many arguments by position."""
+    kinds = [parameter.kind for parameter in signature(part).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return
+    by_position = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    taken = sum(kind in by_position for kind in kinds)
+    if taken < given:
+        raise RecipeError(
+            f"{owner} is called with {given} argument{'s'[: given != 1]} by position, and takes {taken}"
+        )
 
 
 def check_params(

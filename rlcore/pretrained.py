@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ def first_existing(paths: Sequence[str]) -> str:
         if Path(path).expanduser().exists():
             return str(Path(path).expanduser())
         try:
-            if not is_gguf(path) and not path.startswith(("~", "/", ".")):
+            if not is_gguf(path) and may_be_hub_name(path):
                 hf_hub_download(path, "config.json")
                 return path
             problems.append(f"{path!r} does not exist")
@@ -107,8 +108,15 @@ def require_model(path: str | Path) -> None:
             raise ModelError(
                 f"{str(path)!r} is a file: name the folder of a model, or a .gguf file"
             )
-    elif is_gguf(path) or str(path).startswith(("/", ".", "~")) or str(path).count("/") > 1:
+    elif is_gguf(path) or not may_be_hub_name(str(path)):
         raise ModelError(f"there is no model at {str(path)!r}: the path does not exist")
+
+
+def may_be_hub_name(path: str) -> bool:
+    """Whether a path that is not here may name a model on the hub: NAME or OWNER/NAME, and OWNER is no folder here."""
+    owner, separator, name = path.rpartition("/")
+    in_folder = bool(separator) and Path(owner).is_dir()
+    return not in_folder and re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", path) is not None
 
 
 def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTrainedModel:

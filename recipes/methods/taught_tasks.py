@@ -53,16 +53,16 @@ def questions(*, split: str, mistakes: float = 0.0, copies: int = 1, seed: int =
     return tasks
 
 
-def lessons(*, style: str, size: int = 8000, seed: int = 0) -> Sequence[Task]:
+def demonstrations(*, style: str, size: int = 8000, seed: int = 0) -> Sequence[Task]:
     """What a student is made of: an example that shows what a letter adds this time, and a question about it."""
-    draw = random.Random(f"lessons/{seed}")
+    draw = random.Random(f"demonstrations/{seed}")
     tasks = []
     for number in range(size):
         letter, shift = draw.choice(LETTERS), draw.choice(SHIFTS)
         shown, asked = draw.randrange(10), draw.randrange(10)
         tasks.append(
             Task(
-                id=f"lessons/{number}",
+                id=f"demonstrations/{number}",
                 prompt=f"{letter}{shown}?{worked(shown, shift, style)}\n{letter}{asked}?",
                 answer=str((asked + shift) % 10),
                 demonstration=worked(asked, shift, style),

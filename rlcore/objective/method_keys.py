@@ -8,6 +8,7 @@ from typing import Any
 
 from rlcore.errors import RecipeError
 from rlcore.objective.methods import METHODS
+from rlcore.objective.preference import PAIR_LOSSES
 from rlcore.plugin import did_you_mean
 
 DEFAULT = "grpo"
@@ -19,6 +20,10 @@ def method_defaults(name: str) -> dict[str, Any]:
     Example: `method_defaults("dr_grpo")["credit"]["baseline"] == "mean"`.
     """
     if name not in METHODS:
+        if name in PAIR_LOSSES:
+            raise RecipeError(
+                f"method {name!r} learns from pairs: it is one of the stage prefer (kind: prefer, method: {name}), not of rl"
+            )
         known = ", ".join(METHODS)
         raise RecipeError(
             f"there is no method {name!r}{did_you_mean(name, METHODS)}; use one of {known}"

@@ -94,11 +94,19 @@ def starting_point(path: str | list[str]) -> str:
     return str(saved[-1]) if saved else name
 
 
-def require_starting_point(path: str) -> None:
-    """Raise `ModelError` for a path at which there is no model; a hub name is not looked up."""
+def require_starting_point(path: str) -> list[str]:
+    """Raise `ModelError` for a path at which there is no model.
+
+    A hub name is not looked up: the sentence that comes back says so.
+    """
     from rlcore.pretrained import require_model
 
     require_model(starting_point(path))
+    if Path(path).expanduser().exists():
+        return []
+    return [
+        f"{path}: no folder here, so a name on the hub, which is looked up when the run needs it"
+    ]
 
 
 def require_policys_tokens(model: ModelSection, path: str | list[str]) -> None:
@@ -169,7 +177,7 @@ def engine_maker(section: schema.EngineSection, **context: Any) -> Callable[[], 
     context: values of `ENGINE_CONTEXT`; the class receives those that its signature names.
     """
     return build_later(
-        {"use": section.use, **_located(section)},
+        {"use": section.use, **section.parameters},
         ENGINES,
         what="engine",
         given=0,
@@ -178,20 +186,6 @@ def engine_maker(section: schema.EngineSection, **context: Any) -> Callable[[], 
         max_sequences=section.max_sequences,
         **context,
     )
-
-
-def _located(section: schema.EngineSection) -> dict[str, Any]:
-    """The engine's parameters; of the run folders that `differences` names, the last checkpoints."""
-    parameters = section.parameters
-    if section.differences:
-        parameters["differences"] = [
-            {
-                key: starting_point(value) if isinstance(value, str) else value
-                for key, value in one.items()
-            }
-            for one in section.differences
-        ]
-    return parameters
 
 
 def check_differences(section: schema.EngineSection, model: ModelSection) -> None:

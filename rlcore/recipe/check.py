@@ -13,7 +13,11 @@ from pathlib import Path
 from rlcore.errors import RecipeError, RewardError, RlcoreError
 from rlcore.plugin import in_words
 from rlcore.recipe.build import TaskSets, worker_rewards
-from rlcore.recipe.build_learner import check_differences, check_engine
+from rlcore.recipe.build_learner import (
+    check_differences,
+    check_engine,
+    require_starting_point,
+)
 from rlcore.recipe.schema import Recipe
 from rlcore.recipe.shared_sections import RewardSection
 from rlcore.scoring.forms import ENVIRONMENT
@@ -75,6 +79,9 @@ def check(recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> lis
         check_engine(recipe.engine)
         check_differences(recipe.engine, recipe.model)
     facts = []
+    with at("model.path"):
+        if isinstance(recipe.model.path, str):
+            facts += require_starting_point(recipe.model.path)
     sets = TaskSets(recipe.tasks, recipe.stages)
     for name, section in recipe.tasks.items():
         with at(f"tasks.{name}"):

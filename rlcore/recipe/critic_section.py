@@ -82,7 +82,7 @@ def critic_conflicts(stage: RlStage) -> Iterator[str]:
     credit = stage.credit
     if credit.baseline != CRITIC:
         if stage.critic is not None:
-            yield "critic has no effect: set method: ppo, or credit.baseline: critic"
+            yield "critic has no effect: leave it out (critic: null), or set method: ppo or credit.baseline: critic"
         return
     if credit.steps is not None or credit.turns is not None:
         part = "steps" if credit.steps is not None else "turns"

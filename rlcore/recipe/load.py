@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from rlcore.errors import RecipeError, brief
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.keys import keys_below, section_at
+from rlcore.recipe.other_names import NAMES_IN_TRL, RENAMED
 from rlcore.recipe.run_mark import RUN_MARK, read_mark
 from rlcore.recipe.schema import Recipe
 from rlcore.recipe.stage_names import by_name, position_of
@@ -28,27 +29,6 @@ from rlcore.recipe.yaml_text import plain, read_yaml, write_yaml
 SUFFIX = ".yaml"
 RUN_RECIPE = "recipe.yaml"
 """The resolved recipe in a run folder."""
-
-RENAMED = {
-    "sampler": "engine",
-    "gate": "filter",
-    "refill": "resample",
-    "skip": "prefilter",
-    "rounds": "resample.max_gen_batches",
-    "mix": "aggregate",
-    "arm_weights": "category_weights",
-    "answers": "num_samples",
-    "preset": "use",
-    "reward_deadline_s": "scoring.deadline_s",
-    "reward_workers": "scoring.workers",
-    "second_round": "follow_up",
-    "kind": "use",
-    "rex_d": "schedule: {use: rex, d: ...}",
-    "decay_shape": "schedule: {use: wsd, decay_shape: ...}",
-    "decay_share": "schedule: {use: wsd, decay_fraction: ...}",
-    "min_lr_ratio": "schedule: {use: ..., min_lr_ratio: ...}",
-}
-"""Key of version 1 -> what takes its place."""
 
 
 def recipe_folders() -> list[Path]:
@@ -294,6 +274,8 @@ def _sentence(detail: Any, raw: Any) -> str:
         key = str(path[-1])
         if key in RENAMED:
             return f"unknown key {where!r}; it is now {RENAMED[key]!r}"
+        if key in NAMES_IN_TRL:
+            return f"unknown key {where!r}; what TRL calls so is {NAMES_IN_TRL[key]} here"
         known = dict(keys_below(section_at(path[:-1], raw)))
         return f"unknown key {where!r}{_did_you_mean(str(path[-1]), known)}"
     if detail["type"] == "union_tag_invalid":

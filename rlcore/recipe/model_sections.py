@@ -14,8 +14,10 @@ from rlcore.recipe.section import Amount, Count, PartSection, Seconds, Section
 
 def may_be_model(path: str) -> bool:
     """Whether a file or folder of this name is here, or it may be a hub name (owner/name)."""
+    from rlcore.pretrained import may_be_hub_name
+
     here = path != "" and Path(path).expanduser().exists()
-    return here or re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) is not None
+    return here or ("/" in path and may_be_hub_name(path))
 
 
 class ModelSection(Section):

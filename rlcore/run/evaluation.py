@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,6 +190,18 @@ def _weighted_votes(tasks: Sequence[TaskScores], k: int) -> dict[str, list[list[
                 f"the reward that weighs votes cannot: {error}; name another in weigh_by, or squash it (sigmoid: true)"
             ) from None
     return values
+
+
+def left_out_of_rm(tasks: Sequence[TaskScores], ks: Sequence[int]) -> Iterator[str]:
+    """A sentence where `rm@k` is of fewer tasks than `pass@k`: a reward that ranks gave some completions no score."""
+    for k in ks:
+        counted = sum(len(task.scores) >= k for task in tasks)
+        ranked = sum(len(_ranked(task)) >= k for task in tasks)
+        if 0 < ranked < counted:
+            yield (
+                f"rm@{k} is of {ranked:,} tasks and pass@{k} of {counted:,}: of the others the reward that ranks scored "
+                f"fewer than {k} completions"
+            )
 
 
 def chosen_ks(pass_at: Sequence[int] | None, num_samples: int) -> Sequence[int]:

@@ -15,6 +15,7 @@ runs/<name>/
     reward_models/<stage>/  what a reward_model stage trained; loads with transformers
     exams/                  scores of the reward student_exam, so that no exam is taken twice
     references/stage_NN/    the model a stage began with, if its objective compares with it
+    references/models.json  of other runs' folders that the recipe names as models, what was read
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class RunFolder:
             self.rollouts.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             write_mark(self._lock, self._mark)
-            _write_atomically(self.recipe, dump(recipe))
+            write_atomically(self.recipe, dump(recipe))
         except OSError as error:
             if resume or is_full(error):
                 raise write_error("its recipe", self.path, error) from None
@@ -280,7 +281,7 @@ class RunFolder:
 
     def summarise_sample(self, stage: str, metrics: Mapping[str, Any]) -> None:
         with self.writing(f"the summary of samples/{stage}"):
-            _write_atomically(
+            write_atomically(
                 self.samples / stage / "summary.json", json.dumps(metrics, indent=1)
             )
 
@@ -333,14 +334,14 @@ def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrite a jsonl file with the rows that `keep` wants; a kill costs none of them."""
     if path.exists():
         kept = [_line(row) for row in read_rows(path) if keep(row)]
-        _write_atomically(path, "".join(kept))
+        write_atomically(path, "".join(kept))
 
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Replace a file's content at once: a kill leaves the old content or the new."""
     draft = path.with_name(f".draft_{path.name}")
     draft.write_text(text, encoding="utf-8")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -103,11 +104,22 @@ class SampledTasks(Sequence[Task]):
             raise RunError(
                 f"no task could be made of {self.data}: {self._make!r} gave none of its {len(stored):,} tasks; look at the rows, or sample more"
             )
+        twice = [name for name, count in Counter(t.id for t in tasks).items() if count > 1]
+        if twice:
+            raise RunError(
+                f"the maker of tasks {self._make!r} gave {len(twice):,} ids to several tasks, {twice[0]!r} among them: "
+                "number those of one group, as in id=f'{group.task.id}#{number}'"
+            )
         return tasks
 
     def _made(self, maker: partial[Any], group: Group) -> Iterator[Task]:
         owner = f"maker of tasks {self._make!r}"
-        for made in call(owner, lambda: list(maker(group))):
+        tasks = call(owner, lambda: maker(group))
+        if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
+            raise RecipeError(
+                f"{owner} must give a list of rlcore.Task, or yield them, not a {type(tasks).__name__}"
+            )
+        for made in call(owner, lambda: list(tasks)):
             if not isinstance(made, Task):
                 raise RecipeError(f"{owner} must give rlcore.Task, not a {type(made).__name__}")
             yield made

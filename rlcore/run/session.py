@@ -33,6 +33,7 @@ from rlcore.run.continued import continue_optimiser
 from rlcore.run.disk import remove
 from rlcore.run.ending import TermRequest
 from rlcore.run.folder import RunFolder
+from rlcore.run.frozen import with_frozen_models
 from rlcore.run.memory import memory_metrics
 from rlcore.run.reference import stage_reference
 from rlcore.run.sampled import SampledTasks
@@ -123,9 +124,9 @@ class Run:
             with self.folder.writing("the model that the engine reads"):
                 self.policy.save(folder, base=self._apart)
             self.accelerator.wait_for_everyone()
-            section = self.recipe.engine.model_copy(update={"max_length": self.max_length})
+            section = with_frozen_models(self, self.recipe.engine)
             self._engine = build_engine(
-                section,
+                section.model_copy(update={"max_length": self.max_length}),
                 folder,
                 dtype=self.recipe.model.dtype,
                 device=str(self.accelerator.device),

@@ -7,6 +7,7 @@ that wrote them. `steps: {"spans": [[start, end], ...], "values": [Q_0, ...]}` i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 from rlcore.errors import RunError
 from rlcore.run.folder import read_rows
 from rlcore.types import Episode, Group, Rollout, Span, StepValues, Task, Verdict
+
+PROCESS_FILE = re.compile(r"rank\d+\.jsonl")
+"""What a process of a sample stage writes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,9 +42,15 @@ def stored_files(path: Path) -> list[Path]:
 
 
 def read_stored(path: Path) -> list[Stored]:
-    """The completions at `path`, a file or a folder of jsonl, by task and file. Raises `RunError`."""
-    found = []
-    for file in stored_files(path):
+    """The completions at `path`, a file or a folder of jsonl, by task and file. Raises `RunError`.
+
+    The files of a sample stage's processes are read as one, in the order of the tasks, so that what is learned from them does not
+    depend on how many there were.
+    """
+    found: list[Stored] = []
+    places: list[Any] = []
+    files = stored_files(path)
+    for file in files:
         by_task: dict[str, list[dict[str, Any]]] = {}
         for number, row in enumerate(read_rows(file), start=1):
             try:
@@ -50,6 +60,7 @@ def read_stored(path: Path) -> list[Stored]:
         for rows in by_task.values():
             try:
                 found.append(_stored(rows, file.stem))
+                places.append(rows[0].get("index"))
             except (KeyError, TypeError, ValueError) as error:
                 raise _bad_row(
                     file,
@@ -58,6 +69,9 @@ def read_stored(path: Path) -> list[Stored]:
                 ) from None
     if not found:
         raise RunError(f"the stored rollouts at {path} are empty")
+    of_processes = all(PROCESS_FILE.fullmatch(file.name) for file in files)
+    if of_processes and all(isinstance(place, int) for place in places):
+        return [found[i] for i in sorted(range(len(found)), key=places.__getitem__)]
     return found
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlcore.recipe.build_learner import build_encoder, build_engine, starting_point
+from rlcore.recipe.build_learner import build_encoder, build_engine
 from rlcore.recipe.model_sections import EngineSection
 from rlcore.recipe.teacher_section import POLICY
 from rlcore.rollout.engine import generate
 from rlcore.run.disk import remove
+from rlcore.run.frozen import frozen_model, with_frozen_models
 from rlcore.types import Request, Rollout, Sampling, Task
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def load_student(
     from rlcore.pretrained import load_config
     from rlcore.tokenizer import load_tokenizer
 
-    section = _section(run, engine)
+    section = with_frozen_models(run, _section(run, engine))
     folder, temporary = _folder(run, stage, student)
     config = load_config(folder).get_text_config()
     positions = getattr(config, "max_position_embeddings", None) or section.max_length
@@ -131,7 +132,7 @@ def student_section(engine: Mapping[str, Any] | str) -> EngineSection:
 def _folder(run: Run, stage: Stage, student: str) -> tuple[str, bool]:
     """Where the student's files are, and whether they are for its start alone."""
     if student != POLICY:
-        return starting_point(student), False
+        return frozen_model(run, student), False
     if stage.trains:
         from rlcore.run.reference import starting_model
 

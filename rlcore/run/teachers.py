@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlcore.errors import ModelError, RunError, TaskError
-from rlcore.recipe.build_learner import build_engine, starting_point
+from rlcore.recipe.build_learner import build_engine
 from rlcore.recipe.teacher_section import POLICY, TeacherSection, column_of, teacher_task
+from rlcore.run.frozen import frozen_model
 from rlcore.tokenizer import different_tokens
 from rlcore.types import Group, Sample, TeacherScores
 
@@ -165,7 +166,7 @@ def _build(
 def _folder(run: Run, path: str) -> str:
     from rlcore.run.reference import starting_model
 
-    return str(starting_model(run, "_teacher")) if path == POLICY else starting_point(path)
+    return str(starting_model(run, "_teacher")) if path == POLICY else frozen_model(run, path)
 
 
 def _load(run: Run, folder: str) -> Policy:

@@ -40,6 +40,7 @@ from rlcore.run.reward_model import reads_tokens
 from rlcore.scoring.aggregate import weighted_sum
 from rlcore.scoring.forms import ENVIRONMENT
 from rlcore.stages.exam_check import check_exam, exam_problems
+from rlcore.stages.source_check import check_experts
 from rlcore.types import Outcome, Task
 
 if TYPE_CHECKING:
@@ -259,6 +260,8 @@ class GeneratingStage(TaskStage):
             if reward.turn is not None and (self.env is None or reward.use == ENVIRONMENT):
                 yield f"turn of the reward {reward.use} has no effect: it chooses among the turns of a stage with env"
         late = policy_rewards(self.rewards)
+        if self.sampling.temperature == 0 and any(spec.use == "latent_weight" for spec in late):
+            yield "rewards: latent_weight needs thoughts that are drawn: set sampling.temperature above 0"
         for reward in late:
             if reward.where:
                 yield f"rewards: where has no effect on {reward.use}, which the learner computes for all tasks; leave it out"
@@ -280,6 +283,7 @@ class GeneratingStage(TaskStage):
     def check(self, context: Checking) -> list[str]:
         with context.at("env"), build_environments(self.env, workers=1):
             pass
+        facts = []
         with context.at("rewards"):
             if self.rewards not in context.checked_rewards:
                 small = self.model_copy(update={"scoring": ScoringSection(workers=1)})
@@ -290,12 +294,15 @@ class GeneratingStage(TaskStage):
                 if spec.use == "student_exam":
                     check_exam(context, self, spec)
                 model = spec.params.get("model")
-                if spec.use == "reward_model" and reads_tokens(str(model)):
+                if spec.use != "reward_model":
+                    continue
+                if reads_tokens(str(model)):
                     require_policys_tokens(context.recipe.model, str(model))
+                facts += check_experts(context, self, spec)
             self._check_where(context)
         with context.at("aggregate"):
             build_rule(self)
-        return super().check(context)
+        return super().check(context) + facts
 
     def _check_where(self, context: Checking) -> None:
         """Raise `RecipeError` if one of the first tasks has no reward."""
@@ -309,6 +316,15 @@ class GeneratingStage(TaskStage):
                         f"no reward is for the task {task.id!r} of {name}: it has the values of no `where` "
                         f"(category {task.category!r}, columns {', '.join(task.columns) or '(none)'})"
                     )
+
+
+def equal_samples(num_samples: int, sampling: SamplingSection) -> Iterator[str]:
+    """A sentence for several completions a task that are bound to be equal."""
+    if num_samples > 1 and sampling.temperature == 0:
+        yield (
+            f"num_samples is {num_samples}, and at sampling.temperature 0 the completions of a task are all the same: "
+            "set it to 1, or raise the temperature"
+        )
 
 
 class DataStage(Stage):

@@ -31,6 +31,7 @@ from rlcore.run.evaluation import (
     beside,
     chosen_ks,
     is_best,
+    left_out_of_rm,
     ranking_reward,
     score_of,
     task_scores,
@@ -39,7 +40,7 @@ from rlcore.run.evaluation import (
 from rlcore.run.metrics import group_facts, refuse_unscored, rollout_metrics, rollout_rows
 from rlcore.run.policy_rewards import policy_scorer
 from rlcore.run.seeds import derive
-from rlcore.stages.base import GeneratingStage, Stage, TrainingKeys
+from rlcore.stages.base import GeneratingStage, Stage, TrainingKeys, equal_samples
 from rlcore.types import Group, Task
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class EvalStage(GeneratingStage):
             yield "budget_text has no effect without a budget"
         if self.greedy and self.sampling.temperature == 0:
             yield "greedy has no effect where sampling.temperature is 0: leave it out"
+        yield from equal_samples(self.num_samples, self.sampling)
         too_large = [k for k in self.pass_at or () if k > self.num_samples]
         if too_large:
             yield f"pass_at asks for pass@{too_large[0]}, which needs num_samples {too_large[0]} or more"
@@ -230,6 +232,8 @@ def _evaluate(
     weigh_by = weighing_reward(stage.weigh_by, rewards)
     scores = run.gather(task_scores(group, read, rank_by, weigh_by) for group in groups)
     metrics = accuracy_metrics(scores, ks=ks, has_votes=read is not None)
+    for sentence in left_out_of_rm(scores, ks):
+        run.tracker.say(f"{stage.label_of(name)}: {sentence}")
     if "accuracy" not in metrics:
         raise RewardError(
             f"the first reward of stage {stage.label}, {rewards[0].name}, scored no completion: no accuracy"

@@ -22,6 +22,7 @@ from rlcore.run.folder import read_rows
 from rlcore.run.stored import read_stored, stored_files
 from rlcore.stages.base import DataStage
 from rlcore.stages.given_pairs import given_rows
+from rlcore.stages.source_check import check_several
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
@@ -124,7 +125,8 @@ class PairKeys(DataStage):
         facts = super().check(context)
         if self.pairs != GIVEN:
             with context.at("pairs"):
-                self._builder(dict.fromkeys(BUILDER_CONTEXT))
+                builder = self._builder(dict.fromkeys(BUILDER_CONTEXT))
+                check_several(context, self.data, builder.func)
         return facts
 
     def _builder(self, offered: Mapping[str, Any]) -> partial[Iterable[Pair]]:

@@ -25,6 +25,7 @@ from rlcore.recipe.optim_sections import UpdateSection
 from rlcore.run.seeds import derive
 from rlcore.stages.pair_keys import GIVEN
 from rlcore.stages.reward_model import RewardModelKeys, RewardModelStage
+from rlcore.stages.source_check import check_categories, check_stored_rewards
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
@@ -95,9 +96,14 @@ class RewardExpertsStage(RewardModelKeys):
             raise RecipeError(
                 f"{context.place} needs the package peft, which is not installed: pip install 'rlcore[peft]'"
             )
+        facts = super().check(context)
+        with context.at("experts"):
+            check_categories(context, self.data, self.experts)
+            for capabilities in self.experts.values():
+                check_stored_rewards(context, self.data, capabilities)
         num_experts = sum(map(len, self.experts.values()))
         return [
-            *super().check(context),
+            *facts,
             f"{self.label}: {len(self.experts)} groups with {num_experts} experts, {self.num_updates:,} steps",
         ]
 

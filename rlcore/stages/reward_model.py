@@ -31,6 +31,7 @@ from rlcore.recipe.optim_sections import UpdateSection
 from rlcore.run.seeds import derive
 from rlcore.stages.pair_keys import PairKeys
 from rlcore.stages.reward_rows import reward_rows
+from rlcore.stages.source_check import check_stored_rewards
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
@@ -111,6 +112,8 @@ class RewardModelStage(RewardModelKeys):
                 raise ValueError(f"{other} has no effect with {key}: leave out one of them")
 
     def check(self, context: Checking) -> list[str]:
+        with context.at("heads"):
+            check_stored_rewards(context, self.data, self.heads)
         total = self.steps * self.batch_size
         what = "pairs" if self.loss == "pairwise" else "tasks"
         return [

@@ -24,7 +24,7 @@ from rlcore.run.seeds import derive
 from rlcore.run.step_values import step_metrics, step_rows, step_values
 from rlcore.scoring.forms import ENVIRONMENT
 from rlcore.scoring.scorer import Scorer
-from rlcore.stages.base import GeneratingStage, Stage
+from rlcore.stages.base import GeneratingStage, Stage, equal_samples
 from rlcore.stages.sft import demonstrate, encoder_with_tools
 from rlcore.types import Group, Rollout, Task
 
@@ -55,6 +55,7 @@ class SampleStage(GeneratingStage):
 
     def problems(self, recipe: Recipe, before: Sequence[Stage]) -> Iterator[str]:
         yield from super().problems(recipe, before)
+        yield from equal_samples(self.num_samples, self.sampling)
         if self.env is not None and self.steps is not None:
             yield "steps values the reasoning steps of single-turn rollouts: leave out env"
         if self.demonstrations and any(reward.use == ENVIRONMENT for reward in self.rewards):

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from rlcore.errors import RecipeError
+from rlcore.plugin import did_you_mean
 from rlcore.recipe.build_credit import WHITENED
 from rlcore.recipe.build_learner import (
     build_objective,
     require_policys_tokens,
     require_starting_point,
 )
-from rlcore.recipe.teacher_section import TeacherSection, column_of, teacher_task
-from rlcore.stages.base import Stage
+from rlcore.recipe.teacher_section import POLICY, TeacherSection, column_of, teacher_task
+from rlcore.stages.base import LOOKED_AT, Stage
 
 if TYPE_CHECKING:
     from rlcore.objective.term import Objective
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
+    from rlcore.types import Task
 
 
 class TeacherKeys(Stage):
@@ -61,16 +64,39 @@ class TeacherKeys(Stage):
             objective = build_objective(self.objective, max_tokens=self.sampling.max_tokens)
         with context.at("teacher"):
             check_teacher(self.teacher, objective)
+            if self.teacher is not None and self.credit.baseline == "zero":
+                refuse_itself(self.teacher)
             if self.teacher is not None:
                 for path in self.teacher.paths:
-                    require_starting_point(path)
+                    facts += require_starting_point(path)
                     require_policys_tokens(context.recipe.model, path)
                 task = context.tasks[self.tasks][0]
                 if self.teacher.prompt is not None:
                     teacher_task(task, self.teacher.prompt)
                 if self.teacher.several:
-                    column_of(task, self.teacher.by)
+                    require_teachers(self.teacher, context.tasks[self.tasks])
         return facts
+
+
+def require_teachers(teacher: TeacherSection, tasks: Sequence[Task]) -> None:
+    """Raise `RecipeError` where one of the first tasks has no teacher."""
+    for task in islice(tasks, LOOKED_AT):
+        name = str(column_of(task, teacher.by))
+        if name not in teacher.models:
+            raise RecipeError(
+                f"task {task.id!r} has {name!r} in {teacher.by!r}, and model has no such teacher"
+                f"{did_you_mean(name, teacher.models)}"
+            )
+
+
+def refuse_itself(teacher: TeacherSection) -> None:
+    """Raise `RecipeError` for a teacher that says what the policy says, where rewards are not learned from."""
+    is_policy = set(teacher.models.values()) == {POLICY}
+    if is_policy and teacher.prompt is None and teacher.base is None:
+        raise RecipeError(
+            "it is the policy and reads what the policy reads, so there is nothing to learn: give it a prompt of its own, "
+            "such as '{prompt} Hint: {answer}', or another model"
+        )
 
 
 def check_teacher(teacher: TeacherSection | None, objective: Objective) -> None:
@@ -78,7 +104,8 @@ def check_teacher(teacher: TeacherSection | None, objective: Objective) -> None:
     if teacher is None:
         if objective.needs_teacher:
             raise RecipeError(
-                "the stage's objective pulls to a teacher: name one, as in teacher: {model: policy}"
+                "the stage's objective pulls to a teacher: name one, as in teacher: {model: runs/large}, "
+                "or the policy itself with more to read, {model: policy, prompt: '{prompt} Hint: {answer}'}"
             )
         return
     if not objective.needs_teacher:

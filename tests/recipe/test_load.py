@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from rlcore.errors import RecipeError
 from rlcore.recipe.load import dump, load, recipe_names, validate
+from rlcore.recipe.other_names import NAMES_IN_TRL
+from rlcore.recipe.schema import Recipe
 from rlcore.recipe.stage_names import by_name
 from rlcore.recipe.yaml_text import parse_yaml
 
@@ -34,6 +37,8 @@ def small(tmp_path: Path) -> str:
         ("stages.rl.rollouts=3", "unknown key 'stages.rl.rollouts'"),
         ("stages.rl.objectiv=grpo", "did you mean 'objective'?"),
         ("stages.rl.lr=1e-3", "did you mean 'optim.lr'?"),
+        ("stages.rl.num_generations=8", "unknown key 'stages.rl.num_generations'; what TRL calls so is group_size here"),
+        ("stages.rl.method=dpo", "it is one of the stage prefer (kind: prefer, method: dpo)"),
         ("stages.rl.steps=many", "stages.rl.steps: Input should be a valid integer (got 'many')"),
         ("stages.rl.steps=0", "stages.rl.steps"),
         ("stages.rl.tasks=eval_set", "the recipe's task sets are: train"),
@@ -50,6 +55,15 @@ def test_a_wrong_value_gets_one_sentence(small: str, override: str, said: str) -
         load(small, [override])
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_names_of_trl_lead_to_keys_that_there_are() -> None:
+    stage = load("quickstart").stages[2]
+    for name, words in NAMES_IN_TRL.items():
+        section, _, key = re.match(r"[a-z_]+(\.[a-z_]+)?", words)[0].partition(".")
+        assert section in {*type(stage).model_fields, *Recipe.model_fields}, name
+        if section in ("sampling", "optim", "credit"):
+            assert hasattr(getattr(stage, section), key), name
 
 
 def test_overrides_reach_stages_by_name_and_by_number(small: str) -> None:

@@ -85,6 +85,35 @@ def test_all_at_once_and_resumed(tmp_path: Path) -> None:
         go(recipe, *options, resume=True)
 
 
+def test_a_teacher_that_trained_on_meanwhile_is_read_as_at_the_start(tmp_path: Path) -> None:
+    """A run folder as teacher: the resumed run goes on with the checkpoint that it began with, or says that it is gone."""
+    recipe = write_recipe(tmp_path)
+    saved = tmp_path / "large" / "checkpoints"
+    torch.manual_seed(1)
+    tiny().save(saved / "step_000001")
+    options = ("stages.rl.method=opd", f"stages.rl.teacher.model={tmp_path / 'large'}", "stages.rl.steps=3")
+    go(recipe, *options)
+    folder = run_folder(recipe)
+    want = story(folder)
+
+    torch.manual_seed(2)
+    tiny().save(saved / "step_000002")
+    for resumed in range(2):
+        for path in (folder / "checkpoints").iterdir():
+            if int(path.name.removeprefix("step_")) > 3:
+                shutil.rmtree(path)
+        if resumed:
+            shutil.rmtree(saved / "step_000001")
+            with pytest.raises(RunError, match="step_000001, which this run reads as .*large, is gone"):
+                go(recipe, *options, resume=True)
+        else:
+            go(recipe, *options, resume=True)
+            assert story(folder) == want
+
+    with pytest.raises(RunError, match="as a model to be read, and it is the folder of this run"):
+        go(recipe, "stages.rl.method=opd", f"stages.rl.teacher.model={folder}", overwrite=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("composed", WITH)
 @pytest.mark.parametrize("part", ["opd", "gkd", "replay"])
@@ -131,6 +160,8 @@ def test_a_teacher_behind_an_engine_scores_as_the_learner_does(tmp_path: Path) -
         (("stages.rl.method=opd",), "the stage's objective pulls to a teacher: name one"),
         (("stages.rl.teacher={model: policy}",), "zero_variance is drop, so groups of equal rewards"),
         (("stages.rl.teacher={model: policy}", REPLAY[1]), "it has no effect: the stage's objective"),
+        (("stages.rl.method=opd", "stages.rl.teacher={model: policy}"), "reads what the policy reads, so there is nothing to learn"),
+        (("stages.rl.method=opd", "stages.rl.teacher={model: {a: policy}, prompt: '{prompt} {answer}'}"), "model has no such teacher; there are: a"),
         ((*OPD, "stages.rl.objective={divergence: jsd}"), "set teacher.top_k"),
         ((*OPD, "stages.rl.teacher.top_k=4"), "top_k has no effect: the objective's divergence"),
         ((*OPD, "stages.rl.teacher.base=policy"), "the divergence implicit and the key teacher.base"),

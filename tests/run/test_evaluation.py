@@ -17,7 +17,7 @@ from rlcore.errors import RecipeError
 from rlcore.measures.majority import majority_at_k
 from rlcore.recipe.load import load
 from rlcore.run.driver import train
-from rlcore.run.evaluation import TaskScores, accuracy_metrics, is_best
+from rlcore.run.evaluation import TaskScores, accuracy_metrics, is_best, left_out_of_rm
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.tracker_tables import log_table
 from tests.run.test_cut_completions import ENGINE
@@ -234,6 +234,20 @@ def test_categories_ks_and_tasks_with_failed_scores() -> None:
     assert metrics["pass@2"] == 1.0 and metrics["pass@1"] == pytest.approx((1 + 0.5 + 1) / 3)
     assert metrics["maj@2"] == 0.75
     assert metrics["intervals"].keys() == metrics.keys() - {"intervals"}
+
+
+def test_best_of_k_says_of_how_many_tasks_it_is() -> None:
+    tasks = [
+        TaskScores("easy", [1.0, 0.0], [None] * 2, [0.4, 0.2]),
+        TaskScores("hard", [0.0, 1.0], [None] * 2, [None, None]),
+        TaskScores("hard", [0.0, 0.0], [None] * 2, [0.1, None]),
+    ]
+    assert [said.partition(":")[0] for said in left_out_of_rm(tasks, (1, 2))] == [
+        "rm@1 is of 2 tasks and pass@1 of 3",
+        "rm@2 is of 1 tasks and pass@2 of 3",
+    ]
+    assert not list(left_out_of_rm(tasks[:1], (1, 2)))
+    assert not list(left_out_of_rm([TaskScores("easy", [1.0], [None])], (1,))), "nothing ranks"
 
 
 def test_the_first_of_equal_evaluations_is_the_best() -> None:

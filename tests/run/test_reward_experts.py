@@ -293,6 +293,8 @@ def test_a_killed_stage_starts_again_and_ends_alike(tmp_path: Path, monkeypatch:
         ("experts={formal: [ends, ends]}", "needs at least one capability, and each once"),
         ("pairs=given", "pairs that are given have no category"),
         ("base_fraction=1.0", "base_fraction"),
+        ("experts={formel: [starts]}", "no task of stage drawn has the category 'formel'; did you mean 'formal'?"),
+        ("experts={formal: [starts, end]}", "stage drawn has no reward 'end'; did you mean 'ends'?"),
     ],
 )
 def test_what_cannot_work_is_refused(override: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +302,32 @@ def test_what_cannot_work_is_refused(override: str, sentence: str, monkeypatch: 
     with pytest.raises(RlcoreError) as error:
         check(load("reward_experts.yaml", [f"stages.experts.{override}"]))
     assert sentence in str(error.value), error.value
+
+
+def test_what_pairs_need_of_the_stage_that_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES)
+    for options, sentence in (
+        (["stages.drawn.num_samples=1"], "shared.pairs: the pairs are of completions of one task, and stage drawn samples one"),
+        (["stages.drawn.sampling.temperature=0"], "num_samples is 4, and at sampling.temperature 0"),
+        (["stages.shared.heads=[starts, bends]", "stages.shared.pairs=answers"], "stages.shared.heads: stage drawn has no reward 'bends'"),
+    ):
+        with pytest.raises(RlcoreError) as error:
+            check(load("reward_experts.yaml", options))
+        assert sentence in str(error.value), error.value
+
+
+def test_categories_without_experts_are_named_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training stage would learn nothing of them; an evaluation leaves them out of rm@k."""
+    monkeypatch.chdir(RECIPES)
+    formal_only = "stages.experts.experts={formal: [starts, ends]}"
+    facts = check(load("reward_experts.yaml", [formal_only]))
+    [said] = [fact for fact in facts if "rm@k" in fact]
+    assert said.startswith("by_experts: the reward model experts has experts for formal, and none for casual of test")
+    last = "{kind: rl, tasks: words, steps: 1, groups_per_step: 2, group_size: 2, rewards: [{use: reward_model, model: experts%s}]}"
+    with pytest.raises(RlcoreError, match="none for casual of words: train experts for it"):
+        check(load("reward_experts.yaml", [formal_only, f"stages.by_experts={last % ''}"]))
+    check(load("reward_experts.yaml", [formal_only, f"stages.by_experts={last % ', optional: true'}"]))
+    check(load("reward_experts.yaml", [f"stages.by_experts={last % ''}"]))
 
 
 def test_lora_that_does_not_fit_is_refused() -> None:

@@ -201,6 +201,8 @@ def test_greedy_thoughts_have_no_weight(policy: Policy, tmp_path: Path) -> None:
         ("tasks.thoughts_1.make=latent", "there is no maker of tasks 'latent'; did you mean 'latent_thoughts'"),
         ("tasks.thoughts_1.make={use: latent_thoughts, prior: 2.0}", "the parameter 'prior' must"),
         ("tasks.thoughts_1={use: joined, of: [texts, thoughts_2]}", "whose tasks are not there before a stage has sampled them"),
+        ("stages.e_1.sampling.temperature=0", "latent_weight needs thoughts that are drawn"),
+        ("tasks.thoughts_1.make=MAKERS:keyword_only", "is called with 1 argument by position, and takes 0"),
         ("stages.e_1.tasks=thoughts_1", "made of what stage e_1 samples: it must run before this one"),
         ("stages.m_1.transform={use: filter, column: reward, threshold: 0}", "reads the column 'reward', which the tasks do not have"),
         ("stages.e_1={kind: sft, tasks: shown, steps: 2, start: model, optim: continue}", "begins with the weights of the recipe's model"),
@@ -208,8 +210,34 @@ def test_greedy_thoughts_have_no_weight(policy: Policy, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_made_is_one_sentence(tmp_path: Path, override: str, said: str) -> None:
     with pytest.raises(RlcoreError) as error:
-        check(load(str(write(tmp_path)), [override]))
+        check(load(str(write(tmp_path)), [override.replace("MAKERS", own_makers(tmp_path))]))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("maker", "said"),
+    [
+        ("nothing_said", "must give a list of rlcore.Task, or yield them, not a NoneType"),
+        ("one_task", "must give a list of rlcore.Task, or yield them, not a Task"),
+        ("equal_ids", "gave 24 ids to several tasks"),
+    ],
+)
+def test_a_maker_s_mistake_is_one_sentence(tmp_path: Path, maker: str, said: str) -> None:
+    make = f"{own_makers(tmp_path)}:{maker}"
+    short = ("stages.e_1.rewards=[{use: length, max_tokens: 3}]", "stages.e_2=null", "stages.m_2=null", "tasks.thoughts_2.data=e_1")
+    with pytest.raises(RlcoreError, match=said):
+        ran(tmp_path, f"tasks.thoughts_1.make={make}", *short)
+
+
+def own_makers(folder: Path) -> str:
+    path = folder / "own_makers.py"
+    path.write_text(
+        "def keyword_only(*, draw): return []\n"
+        "def nothing_said(group): pass\n"
+        "def one_task(group): return group.task\n"
+        "def equal_ids(group): return [group.task, group.task]\n"
+    )
+    return str(path)
 
 
 @pytest.mark.slow

@@ -227,3 +227,17 @@ def test_bad_rows_are_met_with_a_sentence(tmp_path: Path, row: str) -> None:
     (tmp_path / "rows.jsonl").write_text(row + "\n")
     with pytest.raises(RlcoreError, match="rows.jsonl: .*; rows need task, prompt"):
         read_stored(tmp_path)
+
+
+def test_files_of_processes_are_read_as_one(tmp_path: Path) -> None:
+    """In the order of the tasks; files of other names stand one behind the other."""
+    def row(index: int) -> str:
+        known = {"task": f"t{index}", "index": index, "prompt": "p", "text": "a", "value": 1.0, "token_ids": [1, 2], "mask": [0, 1]}
+        return json.dumps(known) + "\n"
+
+    for names, want in ((("rank0", "rank1"), ["t0", "t1", "t2", "t3"]), (("000001", "000002"), ["t0", "t2", "t1", "t3"])):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        for number, name in enumerate(names):
+            (folder / f"{name}.jsonl").write_text(row(number) + row(number + 2))
+        assert [one.group.task.id for one in read_stored(folder)] == want

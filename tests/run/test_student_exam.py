@@ -132,7 +132,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.yaml").symlink_to(METHODS / f"{name}.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for overrides in ((), ("tasks.lessons.style=strokes", "tasks.heldout.style=strokes", "name=strokes_student")):
+        for overrides in ((), ("tasks.demonstrations.style=strokes", "tasks.heldout.style=strokes", "name=strokes_student")):
             finish(start("train", "taught_student.yaml", *overrides))
         finish(start("train", "lbt.yaml"))
         finish(start("train", "arte_student.yaml"))
