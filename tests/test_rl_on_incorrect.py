@@ -14,6 +14,7 @@ from rlcore.analysis.study import CellRun, run_study
 from rlcore.plugin import import_file
 from rlcore.recipe.check import check
 from rlcore.recipe.load import load
+from rlcore.types import Group, Rollout, Task, Verdict
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes/papers/rl_on_incorrect"
 
@@ -22,14 +23,18 @@ def script(name: str) -> ModuleType:
     return import_file(FOLDER / f"{name}.py")
 
 
-reproduce, online = script("reproduce"), script("compare_online")
+reproduce, online, efficiency = script("reproduce"), script("compare_online"), script("efficiency")
+spurious = script("spurious")
 
 
-def test_every_method_has_a_valid_recipe_that_ends_in_the_same_evaluations() -> None:
-    settings = [("base",)]
-    for method in [reproduce.SFT, *reproduce.METHODS.values()]:
+@pytest.mark.parametrize("task", reproduce.TASKS.values(), ids=reproduce.TASKS)
+def test_every_method_has_a_valid_recipe_that_ends_in_the_same_evaluations(task) -> None:
+    settings = [("base", *task.base)]
+    for method in [task.sft, *task.methods.values()]:
         for value in method.values:
-            settings.append((method.recipe, *method.changes, f"{method.key}={value}"))
+            changes = (*task.changes, *method.changes, f"{method.key}={value}")
+            settings.append((method.recipe, *changes))
+    assert len(set(settings)) == len(settings)
     evaluations = set()
     for recipe, *changes in settings:
         loaded = load(str(FOLDER / f"{recipe}.yaml"), changes)
@@ -49,17 +54,20 @@ def test_a_run_of_the_study_is_trained_once(
         folder = tmp_path / "runs" / recipe.name
         folder.mkdir(parents=True)
         accuracy = {"validation": recipe.seed / 10, "eval_set": 0.5}
-        rows = [json.dumps({"stage": name, "accuracy": accuracy[name]}) for name in accuracy]
+        rows = [json.dumps({"stage": name, "accuracy": accuracy[name], "reward/copied": 0.3}) for name in accuracy]
         (folder / "eval.jsonl").write_text("\n".join(rows) + "\n")
 
     monkeypatch.setattr(reproduce, "train", train)
     for _ in range(2):
         runs = reproduce.Runs(tmp_path)
-        curves, settings = reproduce.measure(runs, [0, 1], [8], [8], quick=True)
-        assert curves["sft"] == {0: {0: 0.5, 1: 0.5}, 8: {0: 0.5, 1: 0.5}}
-        assert settings["sft"] == {8: "40"} and set(curves) == {"sft", *reproduce.QUICK}
-    assert len(trained) == len(set(trained)) == 1 + 2 * 2 + 3 * 2
+        found = reproduce.measure(runs, [0, 1], quick=True)
+        assert found.accuracy["sft"] == {size: {0: 0.5, 1: 0.5} for size in (0, 8, 32)}
+        assert found.settings["sft"] == {8: "40", 32: "40"}
+        assert set(found.accuracy) == {"sft", *reproduce.CHAIN.quick}
+        assert found.copied["rft"] == {8: {0: 0.3, 1: 0.3}}
+    assert len(trained) == len(set(trained)) == 1 + 2 * 2 * 2 + 3 * 2
     assert runs.results.values("sft-8-40", "validation") == [0.0, 0.1]
+    assert "30.0%" in reproduce.show(runs, found)
 
 
 def test_a_setting_is_chosen_on_the_validation_problems_alone() -> None:
@@ -138,24 +146,66 @@ def test_the_factor_is_how_many_times_more_problems_sft_needs() -> None:
         return 0.1 + 0.1 * math.log2(problems)
 
     sft = {size: {0: accuracy(size), 1: accuracy(size) - 0.02} for size in (1, 2, 4, 8, 16, 32)}
-    curves = {"sft": sft} | {
-        method: {4: {0: accuracy(4 * 3), 1: accuracy(4 * 3) - 0.02}} for method in reproduce.METHODS
+    curves = {
+        "sft": sft,
+        "three": {size: {0: accuracy(size * 3), 1: accuracy(size * 3) - 0.02} for size in (2, 4, 8)},
+        "a third": {4: {0: accuracy(4 / 3), 1: accuracy(4 / 3) - 0.02}},
+        "beyond": {4: {0: accuracy(4 * 4), 1: 0.99}, 8: {0: 0.9, 1: 0.9}},
     }
-    curves["dpo, whole answers"] = {4: {0: accuracy(4 / 3), 1: 0.99}}
-    found = reproduce.factors(curves)
-    assert found["rft"]["median"] == pytest.approx(3, rel=0.05) and found["rft"]["beyond_sft"] == 0
-    assert found["dpo, whole answers"]["least"] == pytest.approx(1 / 3, rel=0.05)
-    assert (
-        math.isinf(found["dpo, whole answers"]["largest"])
-        and found["dpo, whole answers"]["beyond_sft"] == 1
-    )
-    assert "1/2 beyond SFT" in reproduce.table(curves, found)
-    drawing = ElementTree.fromstring(reproduce.svg(curves))
+    found = efficiency.factors(curves, tasks=2000)
+    assert found["three"]["factor"] == pytest.approx(3, rel=0.05) and found["three"]["beyond_sft"] == 0
+    assert 1 < found["three"]["low"] < 3 < found["three"]["high"] < 6
+    assert found["a third"]["factor"] == pytest.approx(1 / 3, rel=0.05)
+    assert found["beyond"]["beyond_sft"] == 2 and found["beyond"]["factor"] == pytest.approx((8 * 4) ** 0.5)
+    noisy = efficiency.factors(curves, tasks=50)
+    assert noisy["three"]["high"] - noisy["three"]["low"] > found["three"]["high"] - found["three"]["low"]
+    assert "at least, as at 2 of 2 sizes SFT never gets there" in efficiency.table(curves, found)
+    drawing = ElementTree.fromstring(efficiency.svg(curves))
     assert len(drawing.findall(".//{*}polyline")) == len(curves)
 
 
 def test_a_fallen_accuracy_counts_as_noise() -> None:
-    assert reproduce.needed({0: 0.0, 2: 0.2, 4: 0.6, 8: 0.5, 16: 0.8}, 0.7) == pytest.approx(
+    assert efficiency.needed({0: 0.0, 2: 0.2, 4: 0.6, 8: 0.5, 16: 0.8}, 0.7) == pytest.approx(
         8 * 2**0.5, rel=1e-6
     )
-    assert reproduce.needed({2: 0.2, 4: 0.6}, 0.1) == 2
+    assert efficiency.needed({2: 0.2, 4: 0.6}, 0.1) == 2
+
+
+def test_sums_whose_hints_are_right_as_often_as_said() -> None:
+    tasks = list(spurious.sums(size=400, hints_right=0.9, seed=3))
+    right = total = 0
+    for task in tasks:
+        steps = task.demonstration.split(";")[:-1]
+        assert task.demonstration.endswith(f"={task.answer}")
+        carried = [int(step[2]) for step in steps[1:]]
+        assert carried == [int(step[4]) for step in steps[:-1]], "what is carried is the tens digit of the step before"
+        for step in steps:
+            assert sum(map(int, step[:3])) == int(step[4:])
+        pairs = list(zip(task.columns["hints"], carried, strict=True))
+        right += sum(hint == carry for hint, carry in pairs)
+        total += len(pairs)
+    assert right / total == pytest.approx(0.9, abs=0.03)
+    held_out = {task.prompt.replace("?0", "").replace("?1", "") for task in spurious.sums(split="heldout", size=400)}
+    assert not held_out & {task.prompt.replace("?0", "").replace("?1", "") for task in tasks}
+
+
+def test_a_teacher_who_copies_hints_is_seen_by_the_measure() -> None:
+    for copies, low, high in ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.5, 0.4, 0.6)):
+        tasks = spurious.sums(size=300, copies=copies, hints_right=0.5)
+        rates = [spurious.copied(task.demonstration, task.columns["hints"]) for task in tasks]
+        rates = [rate for rate in rates if rate is not None]
+        assert low <= sum(rates) / len(rates) <= high
+        right = [task.demonstration.rpartition("=")[2] == task.answer for task in tasks]
+        assert all(right) if copies == 0 else not all(right)
+
+
+def test_pairs_of_the_largest_edit_distance() -> None:
+    texts = {"abcd": 1.0, "abce": 0.0, "wxyz": 0.0, "abcf": 1.0}
+    rollouts = [
+        Rollout.from_tokens(id=text, task_id="t", token_ids=[0, *text.encode()], mask=[False] + [True] * 4, logprobs=[0.0] * 5, text=text)
+        for text in texts
+    ]  # fmt: skip
+    group = Group(task=Task(id="t", prompt="p"), rollouts=rollouts, verdicts=[Verdict(value=v) for v in texts.values()])
+    pairs = list(spurious.farthest(group))
+    assert [bytes(pair.chosen_ids) for pair in pairs] == [b"abcd", b"abcf"]
+    assert {bytes(pair.rejected_ids) for pair in pairs} == {b"wxyz"}

@@ -1,42 +1,45 @@
 """RL on incorrect synthetic data (arXiv 2406.14532) in miniature: accuracy by number of problems.
 
-    python recipes/papers/rl_on_incorrect/reproduce.py --quick    # three methods at one size
-    python recipes/papers/rl_on_incorrect/reproduce.py --out runs/mine --json
+    python recipes/papers/rl_on_incorrect/reproduce.py [--task spurious | chain] --quick
+    python recipes/papers/rl_on_incorrect/reproduce.py [--seeds 5] [--out runs/mine] [--json | --table]
 
-A tiny model imitates a teacher who forgets carries (`base`); SFT on the right solutions of D
-problems (`sft`) starts from it, and every other method from that SFT model and the same D problems.
-Each method, SFT too, has a few settings to choose from: for each D, the setting with the best mean
-accuracy on validation problems is the one whose accuracy on the eval set is reported. The
-data-efficiency factor of a method is how many times more problems SFT needs for the accuracy that
-the method has with D. Writes results.json and accuracy.svg to the folder.
+A tiny model imitates a weak teacher (`base`); SFT on the right solutions of D problems (`sft`) starts
+from it, and every other method from that SFT model and the same D problems. Each method, SFT too, has
+a few settings to choose from: for each D, the setting with the best mean accuracy on validation
+problems is the one whose accuracy on the eval set is reported. The data-efficiency factor of a method
+is how many times more problems SFT needs for the accuracy that the method has with D. Writes
+results.json and accuracy.svg to the folder.
+
+spurious: hints that are mostly right in the D problems, and in the eval set as often wrong. chain: a
+teacher who forgets carries in any of seven steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import accumulate
 from pathlib import Path
 
 from rich.console import Console
 
-from rlcore.analysis.study_results import StudyResults, markdown, origin, summarise
+from rlcore.analysis.study_results import StudyResults, origin
+from rlcore.plugin import import_file
 from rlcore.recipe.load import dump, load
 from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
-from rlcore.run.plots import panels_svg
 
 HERE = Path(__file__).resolve().parent
-RATES = ("1e-4", "3e-5")
-ONE = "stages.drawn.steps={rollouts: 1, split: {use: delimiter, at: ';'}, completions: all}"
+efficiency = import_file(HERE / "efficiency.py")
 EVALUATIONS = ("validation", "eval_set")
+COPIED = "copied"
+Curve = dict[int, dict[int, float]]  # D -> seed -> accuracy
+Options = dict[str, dict[int, dict[str, float]]]  # setting -> seed -> value by measure
 
 
 @dataclass(frozen=True)
@@ -54,42 +57,105 @@ class Method:
         return replace(self, values=self.values[:1])
 
 
-SFT = Method("sft", "stages.sft.steps", ("40", "120"))
+@dataclass(frozen=True)
+class StudyTask:
+    """What the problems are, and what is tried on them."""
+
+    base: Sequence[str]
+    """Changes of the recipe `base`."""
+    changes: Sequence[str]
+    """Of all other recipes."""
+    sft: Method
+    methods: dict[str, Method]
+    sft_sizes: Sequence[int]
+    sizes: Sequence[int]
+    quick: Sequence[str]
+    """Methods of `--quick`, each with the first of its values."""
+    start: str | None = None
+    """Setting of the SFT model that methods start from; default: the best one."""
+    tasks: int = 512
+    """Of the eval set."""
+
+
 BETA = "stages.offline.objective.beta"
-METHODS = {
-    "rft": Method("rft", "stages.offline.optim.lr", RATES),
-    "advantage-weighted": Method("advantage_weighted", BETA, ("0.1", "0.3")),
-    "advantage-weighted, 1 rollout": Method("advantage_weighted", BETA, ("0.1", "0.3"), (ONE,)),
-    "dpo, whole answers": Method("dpo", "stages.prefer.optim.lr", ("1e-5", "4e-5")),
-    "dpo, first pit": Method("first_pit", "stages.prefer.optim.lr", ("1e-5", "4e-5")),
-    "grpo": Method("grpo", "stages.rl.optim.lr", RATES),
-    "grpo, per step": Method("grpo_per_step", "stages.rl.optim.lr", RATES),
-}
+OFFLINE, PREFER, RL = (f"stages.{stage}.optim.lr" for stage in ("offline", "prefer", "rl"))
+SPLIT = "split: {use: delimiter, at: ';'}, completions: all"
+ONE = f"stages.drawn.steps={{rollouts: 1, {SPLIT}}}"
+CHAIN = StudyTask(
+    base=(),
+    changes=(),
+    sft=Method("sft", "stages.sft.steps", ("40", "120")),
+    methods={
+        "rft": Method("rft", OFFLINE, ("1e-4", "3e-5")),
+        "advantage-weighted": Method("advantage_weighted", BETA, ("0.1", "0.3")),
+        "advantage-weighted, 1 rollout": Method("advantage_weighted", BETA, ("0.1", "0.3"), (ONE,)),
+        "dpo, whole answers": Method("dpo", PREFER, ("1e-5", "4e-5")),
+        "dpo, first pit": Method("first_pit", PREFER, ("1e-5", "4e-5")),
+        "grpo": Method("grpo", RL, ("1e-4", "3e-5")),
+        "grpo, per step": Method("grpo_per_step", RL, ("1e-4", "3e-5")),
+    },
+    sft_sizes=(2, 4, 8, 16, 32, 64, 128, 256),
+    sizes=(4, 16, 64),
+    quick=("rft", "advantage-weighted", "advantage-weighted, 1 rollout"),
+)
 """With one rollout per step the step values are noise."""
-QUICK = ("rft", "advantage-weighted", "advantage-weighted, 1 rollout")
-"""Methods of `--quick`, each with the first of its values."""
-Curve = dict[int, dict[int, float]]  # D -> seed -> accuracy
-Options = dict[str, dict[int, dict[str, float]]]  # setting -> seed -> accuracy by evaluation
+
+
+def _hinted(name: str, **keys: object) -> str:
+    listed = "".join(f", {key}: {value}" for key, value in keys.items())
+    return f'tasks.{name}={{use: "spurious.py:sums"{listed}}}'
+
+
+VALUED = f"stages.drawn.steps={{rollouts: 8, best_of: 5, {SPLIT}}}"
+"""A step is worth what the best of 5 attempts gives from there, estimated with 8: as in the paper."""
+SCORED = 'stages.eval_set.rewards=[{use: exact, after: "="}, {use: "spurious.py:copied", weight: 0, optional: true}]'
+EVALUATED = (_hinted("validation", seed=900, size=512), _hinted("eval_set", split="heldout", size=2000), SCORED)  # fmt: skip
+AW = ("stages.offline.steps=60",)
+SPURIOUS = StudyTask(
+    base=(_hinted("demonstrations", seed=1, copies=0.5), "stages.sft.steps=1000", *EVALUATED),
+    changes=(_hinted("problems", hints_right=0.9), *EVALUATED),
+    sft=Method("sft", "stages.sft.steps", ("15", "60")),
+    methods={
+        "rft, 4 distinct": Method("rft", OFFLINE, ("1e-4", "3e-4"), AW),
+        "rft, all": Method("rft", OFFLINE, ("1e-4", "3e-4"), (*AW, "stages.offline.distinct=null")),
+        "dpo, whole": Method("dpo", PREFER, ("4e-5", "8e-5")),
+        "dpo, by edit distance": Method("dpo", PREFER, ("4e-5", "8e-5"), ('stages.prefer.pairs="spurious.py:farthest"',)),
+        "dpo, first pit": Method("first_pit", PREFER, ("4e-5", "8e-5"), (VALUED,)),
+        "dpo, first pit, 1 rollout": Method("first_pit", PREFER, ("4e-5", "8e-5"), (ONE,)),
+        "dpo, shared prefix": Method("shared_prefix", PREFER, ("4e-5", "8e-5"), (VALUED,)),
+        "dpo, shared prefix, 1 rollout": Method("shared_prefix", PREFER, ("4e-5", "8e-5"), (ONE,)),
+        "advantage-weighted": Method("advantage_weighted", OFFLINE, ("1e-4", "3e-4"), (*AW, VALUED)),
+        "advantage-weighted, 1 rollout": Method("advantage_weighted", OFFLINE, ("1e-4", "3e-4"), (*AW, ONE)),
+    },
+    sft_sizes=(2, 4, 8, 16, 32, 64, 128, 256, 512),
+    sizes=(4, 8, 16, 32),
+    quick=("rft, all", "advantage-weighted", "advantage-weighted, 1 rollout"),
+    start="15",
+    tasks=2000,
+)  # fmt: skip
+TASKS = {"spurious": SPURIOUS, "chain": CHAIN}
 
 
 class Runs:
     """Trains what is not in the study's results yet."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, task: StudyTask = CHAIN) -> None:
         self.folder = out / "runs"
-        recipes = {"base", SFT.recipe, *(method.recipe for method in METHODS.values())}
+        self.task = task
         settings = {}
-        for recipe in sorted(recipes):
-            text = dump(load(str(HERE / f"{recipe}.yaml")))
+        methods = [task.sft, *task.methods.values()]
+        recipes = {"base": task.base, **{method.recipe: task.changes for method in methods}}
+        for recipe, changes in sorted(recipes.items()):
+            text = dump(load(str(HERE / f"{recipe}.yaml"), changes)).replace(f"{HERE}/", "")
             settings[f"sha256 of {recipe}"] = sha256(text.encode()).hexdigest()
         self.results = StudyResults.open(
             out / "results.json", recipe="rl_on_incorrect", settings=settings
         )
 
-    def accuracies(
+    def measured(
         self, recipe: str, cell: str, seed: int, changes: Sequence[str]
     ) -> dict[str, float]:
-        """Accuracy by evaluation of a recipe with these changes; the run is `cell`-`seed`."""
+        """Accuracy by evaluation of a recipe with these changes, and how many wrong hints were copied; the run is `cell`-`seed`."""
         if not self.results.has(cell, seed, EVALUATIONS):
             started = time.perf_counter()
             name = f"{cell}-{seed}"
@@ -101,8 +167,10 @@ class Runs:
             ]
             loaded = load(str(HERE / f"{recipe}.yaml"), [*settings, *changes])
             train(loaded, overwrite=True, console=Console(quiet=True))
-            rows = read_rows(self.folder / name / "eval.jsonl")
-            values = {row["stage"]: row["accuracy"] for row in rows}
+            rows = {row["stage"]: row for row in read_rows(self.folder / name / "eval.jsonl")}
+            values = {stage: row["accuracy"] for stage, row in rows.items()}
+            if f"reward/{COPIED}" in rows["eval_set"]:
+                values[COPIED] = rows["eval_set"][f"reward/{COPIED}"]
             seconds = time.perf_counter() - started
             self.results.add(cell, seed, values, seconds=seconds)
             listed = ", ".join(f"{stage} {accuracy:.3f}" for stage, accuracy in values.items())
@@ -128,140 +196,93 @@ def try_settings(
     start: dict[int, str],
 ) -> Options:
     """Run a method with each of its settings. start: seed -> name of the run it starts from."""
-    options: Options = {}
-    for value in method.values:
-        options[value] = {}
-        for seed in seeds:
+    options: Options = {value: {} for value in method.values}
+    for seed in seeds:
+        for value in method.values:
             changes = [
                 f"model.path={runs.folder / start[seed]}",
                 f"seed={seed}",
+                *runs.task.changes,
                 f"tasks.problems.seed={100 + seed}",
                 f"tasks.problems.size={size}",
                 *method.changes,
                 f"{method.key}={value}",
             ]
             cell = f"{name}-{size}-{value}"
-            options[value][seed] = runs.accuracies(method.recipe, cell, seed, changes)
+            options[value][seed] = runs.measured(method.recipe, cell, seed, changes)
     return options
 
 
-def measure(
-    runs: Runs, seeds: list[int], sft_sizes: list[int], sizes: list[int], *, quick: bool
-) -> tuple[dict[str, Curve], dict[str, dict[int, str]]]:
-    """Accuracy on the eval set of every method by size and seed, and the setting chosen for each.
+@dataclass
+class Measured:
+    """By method, size and seed."""
 
-    The base model counts as SFT on no problem.
-    """
-    methods = METHODS
+    accuracy: dict[str, Curve]
+    copied: dict[str, Curve]
+    settings: dict[str, dict[int, str]]
+    """The one that was chosen, by method and size."""
+
+
+def measure(runs: Runs, seeds: Sequence[int], *, quick: bool) -> Measured:
+    """Every method on the eval set. The base model counts as SFT on no problem."""
+    task = runs.task
+    methods, sft_sizes, sizes = task.methods, task.sft_sizes, task.sizes
     if quick:
-        methods = {name: METHODS[name].first_value() for name in QUICK}
-    curves: dict[str, Curve] = {"sft": {0: {}}, **{method: {} for method in methods}}
-    settings: dict[str, dict[int, str]] = {method: {} for method in curves}
+        methods = {name: task.methods[name].first_value() for name in task.quick}
+        sft_sizes, sizes = (8, 32), (8,)
+    found = Measured({}, {}, {})
     bases = {}
     for seed in seeds:
         number = 0 if quick else seed
         bases[seed] = f"base-{number}"
-        changes = (f"seed={number}", f"tasks.demonstrations.seed={number + 1}")
-        curves["sft"][0][seed] = runs.accuracies("base", "base", number, changes)["eval_set"]
+        changes = (*task.base, f"seed={number}", f"tasks.demonstrations.seed={number + 1}")
+        _keep(found, "sft", 0, {seed: runs.measured("base", "base", number, changes)})
     for size in sorted({*sft_sizes, *sizes}):
-        at_size = {"sft": SFT}
-        if size in sizes:
-            at_size |= methods
+        at_size = {"sft": task.sft} | (methods if size in sizes else {})
         start = bases
         for method, definition in at_size.items():
             name = method.replace(", ", "-").replace(" ", "_")
             options = try_settings(runs, definition, name, size, seeds, start)
             best = chosen(options)
-            settings[method][size] = best
-            curves[method][size] = {seed: options[best][seed]["eval_set"] for seed in seeds}
+            found.settings.setdefault(method, {})[size] = best
+            _keep(found, method, size, options[best])
             if method == "sft":  # all other methods start from this model
-                start = {seed: f"sft-{size}-{best}-{seed}" for seed in seeds}
-    return curves, settings
+                start = {seed: f"sft-{size}-{task.start or best}-{seed}" for seed in seeds}
+    return found
 
 
-def needed(sft: dict[int, float], accuracy: float) -> float:
-    """Problems that SFT needs for an accuracy: linear in log D between the sizes, inf above all.
-
-    sft: size -> accuracy. To take out noise the curve never falls. Below its first point the first
-    size counts.
-    """
-    sizes = sorted(size for size in sft if size)
-    best = list(accumulate((sft[size] for size in sizes), max))
-    if accuracy <= best[0]:
-        return sizes[0]
-    for i in range(1, len(sizes)):
-        if best[i - 1] < accuracy <= best[i]:
-            part = (accuracy - best[i - 1]) / (best[i] - best[i - 1])
-            return sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** part
-    return math.inf
+def _keep(found: Measured, method: str, size: int, values: dict[int, dict[str, float]]) -> None:
+    for curves, key in ((found.accuracy, "eval_set"), (found.copied, COPIED)):
+        own = {seed: of_run[key] for seed, of_run in values.items() if key in of_run}
+        curves.setdefault(method, {}).setdefault(size, {}).update(own)
 
 
-def factors(curves: dict[str, Curve]) -> dict[str, dict[str, float | int]]:
-    """Data-efficiency factor of each method; inf where SFT never reaches its accuracy."""
-    summaries = {}
-    for method in curves.keys() - {"sft"}:
-        values = []
-        for size, by_seed in curves[method].items():
-            for seed, accuracy in by_seed.items():
-                sft = {sft_size: curves["sft"][sft_size][seed] for sft_size in curves["sft"]}
-                values.append(needed(sft, accuracy) / size)
-        values.sort()
-        summaries[method] = {
-            "median": values[len(values) // 2],
-            "least": values[0],
-            "largest": values[-1],
-            "beyond_sft": sum(math.isinf(value) for value in values),
-            "of": len(values),
-        }
-    return summaries
-
-
-def table(curves: dict[str, Curve], summaries: dict[str, dict[str, float | int]]) -> str:
-    """Accuracy by size with its interval over seeds, and the factor with its range, in Markdown."""
-    sizes = sorted({size for curve in curves.values() for size in curve})
-    rows = []
-    for method, curve in curves.items():
-        row = [method]
-        for size in sizes:
-            values = list(curve[size].values()) if size in curve else []
-            row.append(summarise(values).text() if values else "")
-        if method in summaries:
-            factor = summaries[method]
-            row.append(
-                f"{factor['median']:.2g} ({factor['least']:.2g} to {factor['largest']:.2g}; "
-                f"{factor['beyond_sft']}/{factor['of']} beyond SFT)"
-            )
-        else:
-            row.append("")
-        rows.append(row)
-    headers = ["accuracy by problems", *(f"D={size}" for size in sizes), "factor (range)"]
-    return markdown(headers, rows)
-
-
-def svg(curves: dict[str, Curve]) -> str:
-    """The means over log2 D; a method with a single D is a short line there."""
-    lines = {}
-    for method, curve in curves.items():
-        points = []
-        for size in sorted(size for size in curve if size):
-            mean = statistics.fmean(curve[size].values())
-            points.append((math.log2(size), mean))
-            if len(curve) == 1:
-                points.append((math.log2(size) + 0.2, mean))
-        lines[method] = points
-    title = "accuracy on held-out sums, mean over seeds"
-    return panels_svg(
-        {title: lines}, x="log2 of the number of problems", y="accuracy", high=1.0
-    )
+def show(runs: Runs, found: Measured) -> str:
+    """The table of what was measured, which also goes to results.json, and the drawing beside it."""
+    summaries = efficiency.factors(found.accuracy, tasks=runs.task.tasks)
+    has_hints = any(rates for curve in found.copied.values() for rates in curve.values())
+    text = efficiency.table(found.accuracy, summaries, found.copied if has_hints else None)
+    runs.results.derived = {
+        "accuracy": found.accuracy,
+        "factors": summaries,
+        "chosen": found.settings,
+        "table": f"{text}\n\n{origin(runs.results)}",
+    }
+    runs.results.save()
+    drawing = efficiency.svg(found.accuracy)
+    (runs.folder.parent / "accuracy.svg").write_text(drawing, encoding="utf-8")
+    return str(runs.results.derived["table"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--task", choices=TASKS, default="spurious", help="what the problems are")
     parser.add_argument(
         "--quick", action="store_true", help="one base model, three methods at one size"
     )
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     parser.add_argument("--out", type=Path, help="folder for runs, results.json and plot")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print results.json in one line")
@@ -271,35 +292,19 @@ def main() -> None:
         help="print the table of finished results and run nothing",
     )
     arguments = parser.parse_args()
-    name = "rl_on_incorrect_quick" if arguments.quick else "rl_on_incorrect"
+    name = f"rl_on_incorrect_{arguments.task}{'_quick' if arguments.quick else ''}"
     out = arguments.out or Path("runs") / name
     if arguments.table:
         print(StudyResults.read(out / "results.json").derived["table"])
         return
-    runs = Runs(out)
-    if arguments.quick:
-        sft_sizes, sizes = [8, 32], [8]
-    else:
-        sft_sizes, sizes = [2, 4, 8, 16, 32, 64, 128, 256], [4, 16, 64]
-    curves, settings = measure(runs, [0, 1, 2], sft_sizes, sizes, quick=arguments.quick)
-    summaries = factors(curves)
-    text = table(curves, summaries)
-    for summary in summaries.values():  # JSON has no infinity: null is beyond what SFT reaches
-        for key, value in summary.items():
-            summary[key] = None if math.isinf(value) else value
-    runs.results.derived = {
-        "accuracy": curves,
-        "factors": summaries,
-        "chosen": settings,
-        "table": f"{text}\n\n{origin(runs.results)}",
-    }
-    runs.results.save()
-    (out / "accuracy.svg").write_text(svg(curves), encoding="utf-8")
+    runs = Runs(out, TASKS[arguments.task])
+    seeds = range(1 if arguments.quick else arguments.seeds)
+    text = show(runs, measure(runs, seeds, quick=arguments.quick))
     if arguments.json:
         print(json.dumps(runs.results.as_dict()))
-    else:
-        print(runs.results.derived["table"])
-        print(f"\nresults and plot are in {out}")
+        return
+    print(text)
+    print(f"\nresults and plot are in {out}")
 
 
 if __name__ == "__main__":
