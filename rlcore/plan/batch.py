@@ -80,15 +80,16 @@ def stage_lengths(
         measured = measured_lengths(run)
         if measured is not None:
             return measured
-    name = getattr(stage, "tasks", None)
     prompts: list[int] = []
     demonstrations: list[int] = []
-    if name is not None:
+    for name in getattr(stage, "task_sets", ()):
         try:
-            prompts, demonstrations = _token_counts(recipe, name, encoder(), stage.imitates)
+            of_set = _token_counts(recipe, name, encoder(), stage.imitates)
         except RlcoreError:
             # the recipe is planned on a machine without its data or tokenizer
-            prompts = []
+            continue
+        prompts += of_set[0]
+        demonstrations += of_set[1]
     if allowed is None:
         if prompts and demonstrations:
             means = (statistics.fmean(prompts), statistics.fmean(demonstrations))

@@ -18,11 +18,11 @@ from rlcore.learner.policy_adapter import insert
 from rlcore.learner.settings import OptimSettings
 from rlcore.learner.speed import checkpoint_layers
 from rlcore.measures.intervals import wilson
-from rlcore.plan.batch import Lengths, micro_batch
+from rlcore.plan.batch import Lengths, micro_batch, stage_lengths
 from rlcore.plan.live import LiveBytes
 from rlcore.plan.memory import ROLLOUT_TOKEN_BYTES, Machine
 from rlcore.plan.model import shaped_model
-from rlcore.plan.plan import advise, changed, plan
+from rlcore.plan.plan import _encoder, advise, changed, plan
 from rlcore.plan.probe import probe
 from rlcore.plan.speed import best_split
 from rlcore.plan.trace import Tree, _backward, activation_bytes, optimizer_states
@@ -265,3 +265,12 @@ def test_the_copy_of_a_checkpoint_is_counted(tmp_path: Path, ema: float | None) 
     assert planned == [pytest.approx(sum(t.nbytes for t in tensors), rel=0.01)]
     without = plan(load(str(write_recipe(tmp_path)), keys[:1]), CPU)
     assert not any(i.what == what for s in without.stages for i in s.items)
+
+
+def test_a_stage_of_several_task_sets_is_planned(tmp_path: Path) -> None:
+    """Its prompts are those of all sets."""
+    recipe = load(str(write_recipe(tmp_path)), ["stages.after.tasks=[eval_set, demonstrations]"])
+    lengths = stage_lengths(recipe, recipe.stages[-1], lambda: _encoder(recipe), None)
+    alone = stage_lengths(recipe, recipe.stages[1], lambda: _encoder(recipe), None)
+    assert lengths.source == alone.source == "prompts and max_tokens" and abs(lengths.prompt - alone.prompt) <= 1
+    plan(recipe, CPU)

@@ -1,6 +1,6 @@
 """RL on incorrect synthetic data (arXiv 2406.14532) in miniature: accuracy by number of problems.
 
-    python recipes/papers/rl_on_incorrect/reproduce.py [--task spurious | chain] --quick
+    python recipes/papers/rl_on_incorrect/reproduce.py [--task chain | spurious] --quick
     python recipes/papers/rl_on_incorrect/reproduce.py [--seeds 5] [--out runs/mine] [--json | --table]
 
 A tiny model imitates a weak teacher (`base`); SFT on the right solutions of D problems (`sft`) starts
@@ -10,8 +10,8 @@ problems is the one whose accuracy on the eval set is reported. The data-efficie
 is how many times more problems SFT needs for the accuracy that the method has with D. Writes
 results.json and accuracy.svg to the folder.
 
-spurious: hints that are mostly right in the D problems, and in the eval set as often wrong. chain: a
-teacher who forgets carries in any of seven steps.
+chain: a teacher who forgets carries in any of seven steps. spurious: hints that are mostly right in the
+D problems, and in the eval set as often wrong.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ SPURIOUS = StudyTask(
     start="15",
     tasks=2000,
 )  # fmt: skip
-TASKS = {"spurious": SPURIOUS, "chain": CHAIN}
+TASKS = {"chain": CHAIN, "spurious": SPURIOUS}
 
 
 class Runs:
@@ -278,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", choices=TASKS, default="spurious", help="what the problems are")
+    parser.add_argument("--task", choices=TASKS, default="chain", help="what the problems are")
     parser.add_argument(
         "--quick", action="store_true", help="one base model, three methods at one size"
     )
