@@ -426,6 +426,12 @@ def laid_over_tiny(piece: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, "stages": stages, **dotted}
 
 
+PLAYED = {
+    "number_guessing": {}, "calculator": {}, "facts": {}, "grid_world": {}, "fact_search": {"use": "facts", "form": "tools"},
+}  # fmt: skip
+"""Environment -> its own task set, of the same name where no other is said."""
+
+
 def add_companions(recipe: dict[str, Any], stage: dict[str, Any], piece: dict[str, Any]) -> None:
     """Keys without which those of the piece would have no effect."""
     heads = {key.split(".")[0] for key in piece}
@@ -438,6 +444,11 @@ def add_companions(recipe: dict[str, Any], stage: dict[str, Any], piece: dict[st
     by_turn = "'split': 'turn'" in str(piece)
     if piece.keys() & {"env.history", "credit.turns"} or by_turn:
         stage.setdefault("env", {"use": "number_guessing"})
+        recipe["prompt"] = {"format": "chat"}
+    env = stage.get("env") or {}
+    if env.get("use") in PLAYED:
+        recipe["tasks"]["base"] = {"use": env["use"], **PLAYED[env["use"]]}
+    if env.get("tools") or env.get("use") == "fact_search":
         recipe["prompt"] = {"format": "chat"}
     if piece.get("engine.sync") == "adapter":
         recipe["model"]["peft"] = {"type": "lora"}

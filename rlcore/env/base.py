@@ -27,7 +27,7 @@ Environments run in worker processes, which can be killed (`rlcore.env.pool`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -119,20 +119,34 @@ def messages_of(reply: Reply, role: str = "user") -> list[Message]:
     return [reply] if isinstance(reply, Mapping) else list(reply)  # type: ignore[list-item]
 
 
+def needed_by(function: Callable[..., Any]) -> list[str]:
+    """Names of the arguments without which it cannot be called."""
+    return [
+        name
+        for name, parameter in signature(function).parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        and parameter.default is parameter.empty
+        and name != "self"
+    ]
+
+
 def task_arguments(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """Of what the engine offers, what the function asks for. Raises `TypeError` if something it needs is missing."""
     parameters = signature(function).parameters
-    for name, parameter in parameters.items():
-        is_named = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        is_needed = is_named and parameter.default is parameter.empty and name != "self"
-        if is_needed and name not in offered:
-            raise TypeError(
-                f"the environment asks for {name!r}, which is neither a column of the task nor a parameter in the recipe; "
-                f"there are: {', '.join(sorted(offered))}"
-            )
+    for name in needed_by(function):
+        if name not in offered:
+            raise TypeError(missing(name, offered))
     if takes_any(parameters.values()):
         return dict(offered)
     return {name: offered[name] for name in parameters if name in offered}
+
+
+def missing(name: str, offered: Iterable[str]) -> str:
+    """The sentence for an argument that nothing gives."""
+    return (
+        f"the environment asks for {name!r}, which is neither a column of the task nor a parameter in the recipe; "
+        f"there are: {', '.join(sorted(offered))}"
+    )
 
 
 def takes_any(parameters: Any) -> bool:

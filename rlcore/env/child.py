@@ -83,8 +83,14 @@ async def _serve(connection: socket.socket) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
     try:
         loaded = load_environment(setup.spec)
-        tools = [dict(schema) for schema in loaded.schemas]
-        await _send(writer, LOADED, {"tools": tools, "concurrent": _may_wait(loaded)})
+        facts = {
+            "tools": [dict(schema) for schema in loaded.schemas],
+            "concurrent": _may_wait(loaded),
+            "asks": list(loaded.asks),
+            "overlaid": list(loaded.overlaid),
+            "rewards": loaded.rewards,
+        }
+        await _send(writer, LOADED, facts)
     except Exception as error:  # constructors are the user's
         reason = str(error) if isinstance(error, RlcoreError) else _in_words(error)
         await _send(writer, LOADED, {"failed": reason})

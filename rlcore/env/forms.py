@@ -15,9 +15,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
-from rlcore.env.base import Observation, checked, task_arguments
+from rlcore.env.base import Observation, checked, needed_by, task_arguments
 from rlcore.env.tools import Tool, ToolEnvironment, methods_of, name_of, schema_of
 from rlcore.errors import RecipeError
 from rlcore.plugin import Named, check_params, find, signature
@@ -85,6 +86,12 @@ class Loaded:
     """A fresh environment object."""
     schemas: Sequence[Mapping[str, Any]] = ()
     """JSON schemas of its tools, for the chat template."""
+    asks: Sequence[str] = ()
+    """Columns of the task, or parameters, without which no episode can begin."""
+    overlaid: Sequence[str] = ()
+    """Parameters of the recipe that would take the place of a column of the same name."""
+    rewards: bool = True
+    """Whether a turn can have a reward."""
 
 
 Adapter = TypeVar("Adapter", bound=Callable[..., Loaded])
@@ -116,7 +123,7 @@ def load_environment(spec: EnvironmentSpec) -> Loaded:
             return _of_trl_class(spec, part, tools)
         make = _checked_maker(f"environment {spec.use!r}", part, spec.params)
         schemas = getattr(part, "schemas", ())
-        loaded = Loaded(spec.name, make, schemas)
+        loaded = Loaded(spec.name, make, schemas, asks=needed_by(part.reset))
     else:
         raise RecipeError(
             f"environment {spec.use!r} is none: mark a generator function with @environment, or name a class with "
@@ -161,7 +168,7 @@ def _of_tools(makers: Sequence[ToolMaker]) -> Loaded:
         tools = [make() for make in makers]
         return ToolEnvironment(dict(zip(names, tools, strict=True)))
 
-    return Loaded("tools", make, schemas)
+    return Loaded("tools", make, schemas, rewards=False)
 
 
 def _of_trl_class(spec: EnvironmentSpec, part: type, makers: Sequence[ToolMaker]) -> Loaded:
@@ -180,7 +187,8 @@ def _of_trl_class(spec: EnvironmentSpec, part: type, makers: Sequence[ToolMaker]
         tools = [*methods_of(instance).values(), *(make() for make in makers)]
         return ToolEnvironment(dict(zip(names, tools, strict=True)), before=instance)
 
-    return Loaded(spec.name, make, schemas)
+    rewards = hasattr(part, "get_reward")
+    return Loaded(spec.name, make, schemas, asks=needed_by(part.reset), rewards=rewards)
 
 
 def _refuse_equal(names: Sequence[str]) -> None:
@@ -201,7 +209,9 @@ def _of_function(spec: EnvironmentSpec, part: Callable[..., Any]) -> Loaded:
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     }
     check_params(spec.params, named, owner=f"environment {spec.use!r}", also=KEYS)
-    return Loaded(spec.name, lambda: _FromFunction(part, spec.params))
+    asks = [name for name in needed_by(part) if name not in spec.params]
+    make = partial(_FromFunction, part, spec.params)
+    return Loaded(spec.name, make, asks=asks, overlaid=list(spec.params))
 
 
 def _params(owner: str, part: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,10 +89,17 @@ class EnvironmentPool:
         atexit.register(self.close)
         try:
             # The others go on importing while the engine starts.
-            self.tools: list[dict[str, Any]] = self._wait(self._workers[0].ready())["tools"]
+            loaded = self._wait(self._workers[0].ready())
         except EnvError:
             self.close()
             raise
+        self.tools: list[dict[str, Any]] = loaded["tools"]
+        self.asks: list[str] = loaded["asks"]
+        """Columns of the task, or parameters, without which no episode can begin."""
+        self.overlaid: list[str] = loaded["overlaid"]
+        """Parameters of the recipe that would take the place of a column of the same name."""
+        self.rewards: bool = loaded["rewards"]
+        """Whether a turn can have a reward."""
 
     @property
     def pids(self) -> list[int | None]:

@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -158,6 +159,21 @@ class Recipe(Section):
         min_length=1, description="run in order; each starts from what the one before left"
     )
     run: RunSection = Field(default_factory=RunSection)
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _is_whole(cls, value: Any) -> Any:
+        if (
+            isinstance(value, Mapping)
+            and value
+            and not value.get("use")
+            and not value.get("tools")
+        ):
+            raise ValueError(
+                "this section names no environment; the one of a stage is changed there, as in "
+                f"stages.NAME.env.{next(iter(value))}=..."
+            )
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -35,6 +35,19 @@ For each call write a JSON object with the function's name and arguments between
 </tool_call>"""
 
 
+def require_chat(format: str, schemas: Sequence[Any], history: History) -> None:
+    """Raise `EnvError` where an environment needs prompts of another format. schemas: of its tools."""
+    if format == "chat":
+        return
+    if schemas:
+        raise EnvError(
+            "the environment has tools, which only a chat prompt can show to the model: set prompt.format to chat, "
+            "or use an environment that reads the text of completions"
+        )
+    if history == "template":
+        raise EnvError("env.history is template, which needs prompt.format chat")
+
+
 class Conversation:
     """Encodes prompts, completions and replies of one environment's rollouts."""
 
@@ -51,13 +64,7 @@ class Conversation:
         tool_format: of the policy's calls; None: that of the chat template, else hermes. history: `append` keeps what was
         written; `template` lets the chat template rewrite earlier turns (drop their thinking, say), and each turn that is
         rewritten begins a further training sequence. Raises `EnvError`."""
-        if schemas and encoder.format != "chat":
-            raise EnvError(
-                "the environment has tools, which only a chat prompt can show to the model: set prompt.format to chat, "
-                "or use an environment that reads the text of completions"
-            )
-        if history == "template" and encoder.format != "chat":
-            raise EnvError("env.history is template, which needs prompt.format chat")
+        require_chat(encoder.format, schemas, history)
         self.encoder = encoder
         self.history = history
         self._end_ids = {*end_ids(encoder.tokenizer), *also_end}

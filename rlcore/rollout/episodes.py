@@ -83,6 +83,7 @@ class Episodes(NoEpisodes):
             return
         message = self._conversation.message(attempt.prompt_ids, attempt.token_ids)
         talk.messages.append(message)
+        talk.text = None  # what was said of an earlier completion
         if attempt.finish != "stop" or group.expired:
             talk.end("length" if attempt.finish == "length" else "aborted")
             self._pool.forget(attempt.id)
@@ -111,7 +112,7 @@ class Episodes(NoEpisodes):
         talk = attempt.talk
         assert talk is not None
         if isinstance(answer, Failed):
-            talk.end(answer.status, answer.reason)
+            self._fail(attempt, answer.status, answer.reason)
             return
         if not talk.states:
             self._set_prompt(attempt, task, talk, answer)
@@ -141,12 +142,21 @@ class Episodes(NoEpisodes):
         attempt.talk.end(ending)
         self._pool.forget(attempt.id)
 
+    def _fail(self, attempt: Attempt, status: str, reason: str) -> None:
+        """The rollout has no score. Before its first completion nothing was cut: `aborted` would be said of a deadline."""
+        assert attempt.talk is not None
+        if not attempt.talk.states:
+            attempt.finish = "stop"
+        attempt.talk.end(status, reason)
+
     def _set_prompt(
         self, attempt: Attempt, task: Task, talk: Talk, answer: Observation
     ) -> None:
         talk.is_waiting = False
         if answer.done:
-            talk.end("crashed", "the environment was done before the first completion")
+            self._fail(
+                attempt, "crashed", "the environment was done before the first completion"
+            )
             return
         ids, talk.messages = self._conversation.begin(task, answer)
         talk.prompt_messages = len(talk.messages)

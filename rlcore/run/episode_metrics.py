@@ -15,7 +15,7 @@ class EpisodeFacts:
     """What the metrics need of one episode."""
 
     turns: int
-    """Completions."""
+    """Completions that were written."""
     sequences: int
     ending: str
     metrics: Mapping[str, float]
@@ -35,7 +35,7 @@ def episode_facts(rollouts: Iterable[Rollout]) -> tuple[EpisodeFacts, ...]:
         states = [state for state in episode.states if state is not None]
         facts.append(
             EpisodeFacts(
-                turns=len(rollout.completions),
+                turns=sum(span.end > span.start for span in rollout.completions),
                 sequences=len(rollout.sequences),
                 ending=episode.ending,
                 metrics=episode.metrics,

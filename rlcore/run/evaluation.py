@@ -192,6 +192,17 @@ def _weighted_votes(tasks: Sequence[TaskScores], k: int) -> dict[str, list[list[
     return values
 
 
+def remarks(tasks: Sequence[TaskScores], ks: Sequence[int], *, first: str) -> Iterator[str]:
+    """What a reader of the numbers must know. first: name of the first reward."""
+    yield from left_out_of_rm(tasks, ks)
+    scores = [score for task in tasks for score in task.scores]
+    if scores and (max(scores) > 1 or min(scores) < 0):
+        yield (
+            f"the first reward, {first}, goes from {min(scores):g} to {max(scores):g}: its mean is shown as accuracy and is none; "
+            "put a reward from 0 to 1 first"
+        )
+
+
 def left_out_of_rm(tasks: Sequence[TaskScores], ks: Sequence[int]) -> Iterator[str]:
     """A sentence where `rm@k` is of fewer tasks than `pass@k`: a reward that ranks gave some completions no score."""
     for k in ks:

@@ -66,7 +66,8 @@ def wrong_format(row: Row) -> str | None:
 
 
 def unscored(row: Row) -> str | None:
-    fraction = row.get("reward/frac_unscored", 0.0)
+    # rollouts whose environment failed are another rule's
+    fraction = row.get("reward/frac_unscored", 0.0) - row.get("env/frac_failed", 0.0)
     if fraction < 0.5:
         return None
     return (

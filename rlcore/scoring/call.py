@@ -178,9 +178,16 @@ class Reward:
             if named and p.default is p.empty and p.name not in offered:
                 raise TypeError(
                     f"reward {self.spec.name!r} asks for {p.name!r}, which is neither a column of "
-                    "the task nor a parameter in the recipe"
+                    f"the task nor a parameter in the recipe{_INSTEAD.get(p.name, '')}"
                 )
         return self.function(**offered)
+
+
+_INSTEAD = {
+    "environments": ": TRL hands over the environments themselves, which run in other processes here; give the class a method "
+    "get_reward, and the stage the reward `environment`"
+}
+"""Argument that TRL offers and this engine does not -> what to do."""
 
 
 def as_verdict(value: Any, name: str) -> Verdict:

@@ -39,6 +39,7 @@ from rlcore.recipe.shared_sections import RewardSection, SamplingSection, Scorin
 from rlcore.run.reward_model import reads_tokens
 from rlcore.scoring.aggregate import weighted_sum
 from rlcore.scoring.forms import ENVIRONMENT
+from rlcore.stages.env_check import check_environment
 from rlcore.stages.exam_check import check_exam, exam_problems
 from rlcore.stages.source_check import check_experts
 from rlcore.types import Outcome, Task
@@ -281,8 +282,9 @@ class GeneratingStage(TaskStage):
                 )
 
     def check(self, context: Checking) -> list[str]:
-        with context.at("env"), build_environments(self.env, workers=1):
-            pass
+        with context.at("env"), build_environments(self.env, workers=1) as pool:
+            if pool is not None:
+                check_environment(context, self, pool)
         facts = []
         with context.at("rewards"):
             if self.rewards not in context.checked_rewards:

@@ -31,8 +31,8 @@ from rlcore.run.evaluation import (
     beside,
     chosen_ks,
     is_best,
-    left_out_of_rm,
     ranking_reward,
+    remarks,
     score_of,
     task_scores,
     weighing_reward,
@@ -232,7 +232,7 @@ def _evaluate(
     weigh_by = weighing_reward(stage.weigh_by, rewards)
     scores = run.gather(task_scores(group, read, rank_by, weigh_by) for group in groups)
     metrics = accuracy_metrics(scores, ks=ks, has_votes=read is not None)
-    for sentence in left_out_of_rm(scores, ks):
+    for sentence in remarks(scores, ks, first=rewards[0].name):
         run.tracker.say(f"{stage.label_of(name)}: {sentence}")
     if "accuracy" not in metrics:
         raise RewardError(

@@ -17,7 +17,7 @@ from rlcore.errors import RecipeError
 from rlcore.measures.majority import majority_at_k
 from rlcore.recipe.load import load
 from rlcore.run.driver import train
-from rlcore.run.evaluation import TaskScores, accuracy_metrics, is_best, left_out_of_rm
+from rlcore.run.evaluation import TaskScores, accuracy_metrics, is_best, left_out_of_rm, remarks
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.tracker_tables import log_table
 from tests.run.test_cut_completions import ENGINE
@@ -285,3 +285,9 @@ def test_what_makes_no_sense_is_refused(recipe: Path, override: str, sentence: s
     with pytest.raises(RecipeError) as caught:
         load(str(recipe), [override])
     assert sentence in str(caught.value)
+
+
+def test_a_first_reward_beyond_one_is_no_accuracy() -> None:
+    [said] = remarks([TaskScores("a", [5.0, 0.0], [None] * 2)], (), first="points")
+    assert said.startswith("the first reward, points, goes from 0 to 5: its mean is shown as accuracy and is none")
+    assert not list(remarks([TaskScores("a", [1.0, 0.0], [None] * 2)], (), first="points"))
