@@ -1,0 +1,44 @@
+"""Pages of studies show the tables of their stored results, and what they say of single runs is true of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlcore.analysis.study_results import StudyResults
+from rlcore.plugin import import_file
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def test_ppo_beside_grpo() -> None:
+    study = import_file(RECIPES / "methods/ppo_beside_grpo.py")
+    results = StudyResults.read(RECIPES / "methods/ppo_beside_grpo.json")
+    page = (RECIPES.parent / "docs/critic.md").read_text(encoding="utf-8")
+    assert study.table(results).partition("\n\n")[0] in page
+    assert set(results.cells) == set(study.CELLS)
+    assert all(len(cell.runs) == 3 for cell in results.cells.values())
+    of_grpo = results.values("GRPO, 32 x 16", "held out")
+    for cell, said in (
+        ("PPO, 32 x 16", "-0.002, -0.006, -0.018"),
+        ("PPO, 512 x 1", "+0.018, +0.055, +0.045"),
+        ("REINFORCE, 512 x 1", "+0.027, +0.066, +0.031"),
+    ):
+        pairs = zip(results.values(cell, "held out"), of_grpo, strict=True)
+        assert ", ".join(f"{one - other:+.3f}" for one, other in pairs) == said and said in page
+
+
+def test_ready_environments() -> None:
+    study = import_file(RECIPES / "environments/reproduce.py")
+    names = ("number_guessing", "calculator", "facts", "grid_world")
+    results = {name: StudyResults.read(RECIPES / f"environments/{name}.json") for name in names}
+    page = (RECIPES / "environments/README.md").read_text(encoding="utf-8")
+    assert study.table(results).partition("\n\n")[0] in page
+    seeds = {name: len(one.values("RL", "gain")) for name, one in results.items()}
+    assert seeds == {"number_guessing": 3, "calculator": 5, "facts": 3, "grid_world": 3}
+    gains = [gain for one in results.values() for gain in one.values("RL", "gain")]
+    assert min(gains) > 0.21 and "at least 21 points" in page
+    lower = []
+    for one in results.values():
+        gain = one.summary("RL", "gain")
+        lower.append(f"{100 * (gain.mean - gain.half_width):.1f}")
+    assert f"{', '.join(lower[:-1])} and {lower[-1]} points" in page
