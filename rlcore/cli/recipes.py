@@ -90,11 +90,14 @@ def recipes_show(arguments: argparse.Namespace) -> None:
 
 def recipes_check(arguments: argparse.Namespace) -> None:
     recipe = load(arguments.recipe, arguments.overrides)
-    from rlcore.recipe.check import check, check_answers
+    from rlcore.recipe.check import check, check_answers, check_demonstrations
 
     tasks: dict = {}
     for fact in check(recipe, tasks):
         print(visible(fact))
-    for line in check_answers(recipe, tasks, n=arguments.rows):
+    for line in [
+        *check_answers(recipe, tasks, n=arguments.rows),
+        *check_demonstrations(recipe, tasks),
+    ]:
         print(visible(line))
     print(f"recipe {recipe.name} is valid")

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from rlcore.errors import RecipeError, RewardError, RlcoreError
 from rlcore.plugin import in_words
-from rlcore.recipe.build import TaskSets, worker_rewards
+from rlcore.recipe.build import TaskSets, build_environments, worker_rewards
 from rlcore.recipe.build_learner import (
     check_differences,
     check_engine,
@@ -26,6 +27,8 @@ from rlcore.types import Group, Prefix, Sample, Task
 
 SHOWN_EXCEPTIONS = 10
 """Exceptions that `check_answers` prints of one task set."""
+DEMONSTRATIONS_PLAYED = 3
+"""Of a task set."""
 
 
 @dataclass
@@ -145,6 +148,34 @@ def check_answers(recipe: Recipe, tasks: Mapping[str, Sequence[Task]], *, n: int
             if (name, repr(stage.rewards)) not in checked:
                 checked.add((name, repr(stage.rewards)))
                 lines += _checked_answers(name, tasks[name], specs, n)
+    return lines
+
+
+def check_demonstrations(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) -> list[str]:
+    """Play the first demonstrations of each stage that imitates episodes: a sentence a task set.
+
+    tasks: those that `check` made.
+    """
+    from rlcore.env.kit.demonstrations import first_difference
+
+    lines: list[str] = []
+    for stage in recipe.stages:
+        env = getattr(stage, "env", None)
+        if env is None or not stage.imitates:
+            continue
+        of_set = islice(tasks[stage.tasks], DEMONSTRATIONS_PLAYED)
+        shown = [task for task in of_set if isinstance(task.demonstration, list)]
+        with build_environments(env, workers=1) as pool:
+            found = [first_difference(pool, task) for task in shown]
+        wrong = [(task, words) for task, words in zip(shown, found, strict=True) if words]
+        what = f"demonstrations of {stage.tasks} with the environment {env.spec.name}"
+        if wrong:
+            task, words = wrong[0]
+            lines.append(
+                f"{what}: {len(wrong)} of {len(shown)} differ; that of {task.id}: {words}"
+            )
+        elif shown:
+            lines.append(f"{what}: {len(shown)} played, all replies are the environment's")
     return lines
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rlcore.errors import RlcoreError
-from rlcore.recipe.check import check
+from rlcore.recipe.check import check, check_demonstrations
 from rlcore.recipe.load import load
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.rules import unscored
+from rlcore.types import Task
 from tests.env.test_multi_turn_runs import rollouts, write_recipe
 from tests.run.whole import run_folder
 
@@ -153,3 +155,27 @@ def test_a_key_for_the_environments_of_stages_says_where_it_belongs(recipe: Path
     own = [f"stages.{name}.env={{use: own.py:sometimes}}" for name in ("before", "rl", "after")]
     with pytest.raises(RlcoreError, match=r"this section names no environment; .* stages.NAME.env.max_turns=..."):
         load(str(recipe), ["env={max_turns: 2}", *own])
+
+
+def test_demonstrations_are_played(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guessing game's own hold; with replies of another game the first difference is said."""
+    loaded, tasks = load(str(recipe)), {}
+    check(loaded, tasks)
+    [said] = check_demonstrations(loaded, tasks)
+    assert said == "demonstrations of demonstrations with the environment guess: 3 played, all replies are the environment's"
+
+    def changed(task: Task) -> Task:
+        messages = [m | {"content": "hot"} if m["role"] == "user" else m for m in task.demonstration]
+        return replace(task, demonstration=messages)
+
+    tasks["demonstrations"] = list(map(changed, tasks["demonstrations"]))
+    [said] = check_demonstrations(loaded, tasks)
+    assert "differ; that of digit/" in said and "it has ['hot'], and the environment said ['" in said
+
+
+@pytest.mark.parametrize("name", ["number_guessing", "calculator", "facts", "grid_world"])
+def test_those_of_ready_environments_hold(name: str) -> None:
+    loaded, tasks = load(f"environments/{name}"), {}
+    check(loaded, tasks)
+    [said] = check_demonstrations(loaded, tasks)
+    assert "3 played, all replies are the environment's" in said
