@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlcore.analysis.study_results import StudyResults
+import pytest
+
+from rlcore.analysis.study_results import StudyResults, study_table
 from rlcore.plugin import import_file
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -42,3 +44,13 @@ def test_ready_environments() -> None:
         gain = one.summary("RL", "gain")
         lower.append(f"{100 * (gain.mean - gain.half_width):.1f}")
     assert f"{', '.join(lower[:-1])} and {lower[-1]} points" in page
+
+
+@pytest.mark.parametrize(("paper", "seeds"), [("gigpo", 4), ("masksearch", 3)])
+def test_papers_of_environments(paper: str, seeds: int) -> None:
+    study = import_file(RECIPES / "papers" / paper / "reproduce.py")
+    results = StudyResults.read(RECIPES / "papers" / paper / "results.json")
+    table = getattr(study, "table", study_table)(results).partition("\n\n")[0]
+    assert table in (RECIPES / "papers" / paper / "README.md").read_text(encoding="utf-8")
+    assert {cell: tuple(ran.overrides) for cell, ran in results.cells.items()} == study.CELLS
+    assert all(len(cell.runs) == seeds for cell in results.cells.values())

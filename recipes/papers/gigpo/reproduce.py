@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rlcore.analysis.study import CellRun, run_study, study_arguments
 from rlcore.analysis.study_results import Point, StudyResults, markdown, origin
+from rlcore.run.plots import panels_svg
 
 HERE = Path(__file__).resolve().parent
 CELLS = {
@@ -62,6 +63,7 @@ def main() -> None:
             common=QUICK if arguments.quick else (),
             start_per_seed=True,
         )
+        (arguments.folder / "learning.svg").write_text(drawing(results), encoding="utf-8")
     print(json.dumps(results.as_dict()) if arguments.json else table(results))
 
 
@@ -71,6 +73,18 @@ def table(results: StudyResults) -> str:
         measured = [results.summary(cell, name).text(".1%") for name in list(MEASURES)[:3]]
         rows.append([cell, *measured, results.summary(cell, "moves").text(".1f")])
     return f"{markdown(['credit', *MEASURES], rows)}\n\n{origin(results)}"
+
+
+def drawing(results: StudyResults) -> str:
+    """Learning curves: the mean reward of each step, and its mean over seeds."""
+    lines = {}
+    for cell in CELLS:
+        curves = results.curves(cell, "reward")
+        lines[cell] = [
+            (points[0][0], statistics.fmean(reward for _, reward in points))
+            for points in zip(*curves, strict=True)
+        ]
+    return panels_svg({"reward of a step, mean over seeds": lines}, x="step", y="reward", high=1.0)
 
 
 if __name__ == "__main__":
