@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import pickle
 import resource
@@ -21,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlcore.env.base import Observation, messages_of
+from rlcore.env.base import Observation, finite, messages_of
 from rlcore.env.forms import (
     EnvironmentSpec,
     Episode,
@@ -86,8 +85,7 @@ async def _serve(connection: socket.socket) -> None:
         tools = [dict(schema) for schema in loaded.schemas]
         await _send(writer, LOADED, {"tools": tools, "concurrent": _may_wait(loaded)})
     except Exception as error:  # constructors are the user's
-        reason = str(error) if isinstance(error, RlcoreError) else _in_words(error)
-        await _send(writer, LOADED, {"failed": reason})
+        await _send(writer, LOADED, {"failed": _in_words(error)})
         return
     worker = _Episodes(loaded, setup)
     running: set[asyncio.Task[None]] = set()
@@ -175,15 +173,11 @@ def plain(observation: Observation, max_reply: int) -> dict[str, Any]:
     reply = observation.reply
     as_text = isinstance(reply, str)
     messages = [_short(message, max_reply) for message in messages_of(reply)]
-    reward = float(observation.reward)
-    if not math.isfinite(reward):
-        raise ValueError(f"the reward of a turn is {reward}; it must be a finite number")
-    metrics = {str(name): float(value) for name, value in observation.metrics.items()}
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise ValueError(
-                f"the metric {name!r} of a turn is {value}; it must be a finite number"
-            )
+    reward = finite(observation.reward, "the reward of a turn")
+    metrics = {
+        str(name): finite(value, f"the metric {name!r} of a turn")
+        for name, value in observation.metrics.items()
+    }
     content = {
         "messages": messages,
         "as_text": as_text,
@@ -226,7 +220,9 @@ def _may_wait(loaded: Loaded) -> bool:
 
 
 def _in_words(error: BaseException) -> str:
-    """`TypeName: message (file:line)`."""
+    """`TypeName: message (file:line)`, or a sentence of ours as it is."""
+    if isinstance(error, RlcoreError):
+        return str(error)
     try:
         message = " ".join(str(error).split())[:300]
     except BaseException:  # an exception that cannot say what it is

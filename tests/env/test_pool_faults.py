@@ -87,7 +87,7 @@ def side_by_side(pools: Callable[[str], EnvironmentPool]) -> EnvironmentPool:
         ("number", "replied with a int"),
         ("messages", "replied with a list"),
         ("nan", "the reward of a turn is nan"),
-        ("text reward", "could not convert string to float"),
+        ("text reward", "the reward of a turn is 'high'; it must be a finite number"),
         ("nan metric", "the metric 'm' of a turn is inf"),
         ("no JSON", "not JSON serializable"),
         ("restart", "restarts without the messages"),
