@@ -326,3 +326,9 @@ def test_who_must_be_alone_is_not_overtaken_for_ever() -> None:
         return order
 
     assert asyncio.run(turns()).index("alone") < 6
+
+
+@pytest.mark.parametrize("memory_gb", [0.001, 0.05])
+def test_memory_that_holds_no_worker_is_named(memory_gb: float) -> None:
+    with pytest.raises(EnvError, match=f"env.memory_gb is {memory_gb}, which does not even hold a worker"):
+        EnvironmentPool(spec(), workers=1, memory_gb=memory_gb)
