@@ -6,22 +6,19 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from rlcore.cli.options import count, seconds, size
-from rlcore.errors import EnvError, RecipeError
-from rlcore.recipe.yaml_text import read_yaml
+from rlcore.cli.env_inputs import spec_of, takes_environment, task_of
+from rlcore.cli.options import size
 from rlcore.terminal import make_console, visible
 
 if TYPE_CHECKING:
-    from rlcore.env.forms import EnvironmentSpec
     from rlcore.env.kit import Examination
-    from rlcore.types import Message, Task
+    from rlcore.types import Message
 
 console = make_console()
 
@@ -42,8 +39,8 @@ def env_test(arguments: argparse.Namespace) -> int:
             return say(arguments.say)
 
     result = examine(
-        _spec(arguments),
-        _task(arguments),
+        spec_of(arguments),
+        task_of(arguments),
         policy,
         max_turns=arguments.max_turns,
         deadline_s=arguments.deadline,
@@ -79,6 +76,8 @@ def _show(result: Examination) -> None:
     print(f"replies: {visible(result.checks.get('replies', 'none'))}")
     if result.tools:
         print(f"tools: {', '.join(result.tools)}")
+    for note in result.notes:
+        print(visible(f"note: {note}"))
     for problem in result.problems:
         print(visible(f"problem: {problem}"))
 
@@ -88,9 +87,9 @@ def env_play(arguments: argparse.Namespace) -> int:
     from rlcore.env.kit import converse
     from rlcore.env.pool import EnvironmentPool, Failed
 
-    task = _task(arguments)
+    task = task_of(arguments)
     with EnvironmentPool(
-        _spec(arguments), workers=1, deadline_s=arguments.deadline, python=arguments.python
+        spec_of(arguments), workers=1, deadline_s=arguments.deadline, python=arguments.python
     ) as pool:
         if pool.tools:
             print('Tools; call one as: name {"argument": value}')
@@ -157,44 +156,6 @@ def _typed(schemas: list[dict[str, Any]]) -> Message:
             print(f"the call cannot be read: {error}")
 
 
-def _spec(arguments: argparse.Namespace) -> EnvironmentSpec:
-    from rlcore.env.forms import EnvironmentSpec
-
-    params: dict[str, Any] = {}
-    for item in arguments.params:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise RecipeError(f"the parameter {item!r} has no '='; write key=value")
-        params[key] = read_yaml(value, f"the parameter {key}")
-    use = "" if arguments.environment == "-" else arguments.environment
-    return EnvironmentSpec(use, arguments.tools, params)
-
-
-def _task(arguments: argparse.Namespace) -> Task:
-    """The task that `--task` describes: `prompt`, `answer`, and columns."""
-    from rlcore.types import Task
-
-    text = arguments.task
-    if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise EnvError(f"cannot read the task: {error}") from None
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise EnvError(
-            f'--task is no JSON ({error}); write \'{{"prompt": ..., "answer": ...}}\''
-        ) from None
-    if not isinstance(row, Mapping):
-        raise EnvError("--task must be a JSON object with the columns of the task")
-    columns = {key: value for key, value in row.items() if key not in ("prompt", "answer")}
-    prompt = row.get("prompt", "")
-    if not isinstance(prompt, str | list):
-        raise EnvError("the task's prompt must be a text or a list of messages")
-    return Task(id="task", prompt=prompt, answer=row.get("answer"), columns=columns)
-
-
 def add_commands(
     group: argparse._SubParsersAction, command: Callable[..., argparse.ArgumentParser]
 ) -> None:
@@ -204,7 +165,7 @@ def add_commands(
         "exit status 1 if it does not pass"
     )
     sub = command("test", env_test, about, group)
-    _takes_environment(sub)
+    takes_environment(sub)
     sub.add_argument(
         "--say", nargs="+", metavar="TEXT", help="completions, one a turn, in place of odd ones"
     )
@@ -216,44 +177,7 @@ def add_commands(
     sub.add_argument("--json", action="store_true", help="print one line of JSON")
 
     sub = command("play", env_play, "be the policy of an environment, in the terminal", group)
-    _takes_environment(sub)
+    takes_environment(sub)
     sub.add_argument(
         "--seed", type=size, default=0, metavar="N", help="of the episode (default 0)"
-    )
-
-
-def _takes_environment(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "environment",
-        metavar="ENVIRONMENT",
-        help="a built-in name, package.module:object or file.py:object; '-' for --tools alone",
-    )
-    sub.add_argument(
-        "params", nargs="*", metavar="key=value", help="parameters of the environment"
-    )
-    sub.add_argument(
-        "--task",
-        default="{}",
-        metavar="JSON",
-        help="the task: prompt, answer and columns; @FILE reads a file",
-    )
-    sub.add_argument(
-        "--tools", nargs="+", default=[], metavar="NAME", help="as env.tools in a recipe"
-    )
-    sub.add_argument(
-        "--python", metavar="PATH", help="another interpreter, as env.python in a recipe"
-    )
-    sub.add_argument(
-        "--max-turns",
-        type=count,
-        default=8,
-        metavar="N",
-        help="completions of an episode (default 8)",
-    )
-    sub.add_argument(
-        "--deadline",
-        type=seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="for one turn (default 30)",
     )

@@ -123,15 +123,14 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments with options and overrides in any order, which argparse alone does not allow below a command."""
+    """Arguments with options and `key=value` words in any order, which argparse alone does not allow below a command."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if [word for word in rest if word.startswith("-")] or (
-        rest and not hasattr(arguments, "overrides")
-    ):
+    pairs = next((key for key in ("overrides", "params") if hasattr(arguments, key)), None)
+    if rest and (pairs is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        arguments.overrides = [*arguments.overrides, *rest]
+    if pairs is not None:
+        setattr(arguments, pairs, [*getattr(arguments, pairs), *rest])
     return arguments
 
 

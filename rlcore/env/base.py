@@ -11,12 +11,13 @@ local variables are the state:
 
     @environment
     def number(answer: int, **columns):
-        said = yield "Guess a number from 1 to 99."     # stands in the prompt; None adds nothing
+        reply = "Guess a number from 1 to 99."          # stands in the prompt; None adds nothing
         for turn in range(8):
+            said = yield reply
             guess = int(said) if said.isdecimal() else 0
             if guess == answer:
                 return 1.0 - 0.1 * turn                 # the reward of the last turn
-            said = yield "higher" if guess < answer else "lower"
+            reply = "higher" if guess < answer else "lower"
         return 0.0
 
 As a class with `reset` and `step`, or as functions that the policy may call as tools. The reward of an
@@ -27,10 +28,12 @@ Environments run in worker processes, which can be killed (`rlcore.env.pool`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from rlcore.errors import EnvError, brief
 from rlcore.plugin import signature
 from rlcore.types import Message
 
@@ -92,6 +95,51 @@ def environment(function: Function) -> Function:
 def checked(answer: Any, name: str) -> Observation:
     """What an environment returned, as an observation. Raises `TypeError` for what is none."""
     observation = answer if isinstance(answer, Observation) else Observation(answer)
+    _check_reply(observation, name)
+    for key in ("done", "restart"):
+        value = getattr(observation, key)
+        if value not in (False, True):
+            raise TypeError(f"`{key}` of a turn is {brief(value)}; it must be True or False")
+    for key in ("state", "text"):
+        value = getattr(observation, key)
+        if not (value is None or isinstance(value, str)):
+            raise TypeError(f"`{key}` of a turn is {brief(value)}; it must be a text or None")
+    if not isinstance(observation.metrics, Mapping):
+        metrics = brief(observation.metrics)
+        raise TypeError(f"`metrics` of a turn is {metrics}; it must be a dict of numbers")
+    return observation
+
+
+def checked_first(answer: Any, name: str) -> Observation:
+    """The same for what an environment returned at the start. Raises `EnvError` if it is done or rewards: nothing was said yet."""
+    observation = checked(answer, name)
+    if observation.done:
+        raise EnvError("the environment was done before the first completion")
+    reward = finite(observation.reward, "the reward of the first observation")
+    if reward:
+        raise EnvError(
+            f"the first observation has the reward {reward:g}, but there is no completion yet that it is for: "
+            "give it with the reply to a completion"
+        )
+    return observation
+
+
+def finite(value: Any, what: str) -> float:
+    """A reward or a metric. Raises `TypeError` for what is no number, `ValueError` for one that is not finite."""
+    problem = f"{what} is {brief(value)}; it must be a finite number"
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(problem)
+    try:
+        number = float(value)
+    except Exception as error:  # an array of several numbers
+        raise TypeError(problem) from error
+    if not math.isfinite(number):
+        raise ValueError(problem)
+    return number
+
+
+def _check_reply(observation: Observation, name: str) -> None:
+    """Raise `TypeError` if the reply is none."""
     reply = observation.reply
     is_messages = isinstance(reply, list | tuple) and all(map(_is_message, reply))
     if not (reply is None or isinstance(reply, str) or _is_message(reply) or is_messages):
@@ -101,7 +149,12 @@ def checked(answer: Any, name: str) -> Observation:
         )
     if observation.restart and not is_messages:
         raise TypeError(f"environment {name!r} restarts without the messages of the new prompt")
-    return observation
+    messages = [] if observation.restart else messages_of(reply)
+    if messages and messages[-1]["role"] == "assistant":
+        raise TypeError(
+            f"environment {name!r} replied with a message of the role 'assistant', which is the policy's own; "
+            "use 'user', 'tool' or 'system'"
+        )
 
 
 def _is_message(value: Any) -> bool:

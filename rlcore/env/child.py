@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlcore.env.base import Observation, messages_of
+from rlcore.env.base import Observation, finite, messages_of
 from rlcore.env.forms import (
     EnvironmentSpec,
     Episode,
@@ -30,7 +30,7 @@ from rlcore.env.forms import (
     is_concurrent,
     load_environment,
 )
-from rlcore.errors import RlcoreError
+from rlcore.errors import EnvError, RlcoreError
 from rlcore.types import Message
 from rlcore.workers.process import die_with
 
@@ -40,6 +40,8 @@ LOADED = 0
 TIMES_LARGEST = 20
 LEAST_LARGEST = 100_000
 """A whole observation is at most this many characters and this many times the longest message."""
+LEAST_FREE_GB = 0.05
+"""Of its limit on memory, what a worker needs beside the data that it has."""
 CUT = "\n[... cut: the reply was longer than {limit:,} characters]"
 
 
@@ -78,10 +80,8 @@ def serve(descriptor: int, parent: int) -> None:
 async def _serve(connection: socket.socket) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     setup = Setup(*pickle.loads(await _frame(reader)))
-    if setup.memory_gb:
-        size = int(setup.memory_gb * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
     try:
+        _limit_memory(setup.memory_gb)
         loaded = load_environment(setup.spec)
         facts = {
             "tools": [dict(schema) for schema in loaded.schemas],
@@ -92,7 +92,9 @@ async def _serve(connection: socket.socket) -> None:
         }
         await _send(writer, LOADED, facts)
     except Exception as error:  # constructors are the user's
-        reason = str(error) if isinstance(error, RlcoreError) else _in_words(error)
+        reason = _in_words(error)
+        if setup.memory_gb and not isinstance(error, EnvError) and _is_short(setup.memory_gb):
+            reason += f"; its worker has almost no memory left of env.memory_gb, {setup.memory_gb:g}: raise it"
         await _send(writer, LOADED, {"failed": reason})
         return
     worker = _Episodes(loaded, setup)
@@ -109,6 +111,34 @@ async def _serve(connection: socket.socket) -> None:
         task = asyncio.create_task(answer(call))
         running.add(task)
         task.add_done_callback(running.discard)
+
+
+def _limit_memory(memory_gb: float | None) -> None:
+    """Bound the data of this process. Raises `EnvError` for a bound that it would reach at once."""
+    if not memory_gb:
+        return
+    if _is_short(memory_gb):
+        least = math.ceil(100 * (_data_gb() + LEAST_FREE_GB)) / 100
+        raise EnvError(
+            f"env.memory_gb is {memory_gb:g}, which does not even hold a worker without an environment: "
+            f"give it {least:g} or more"
+        )
+    size = int(memory_gb * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def _is_short(memory_gb: float) -> bool:
+    return memory_gb < _data_gb() + LEAST_FREE_GB
+
+
+def _data_gb() -> float:
+    """GiB that count towards the limit on data; 0 where the system does not say."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0.0
+    lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return int(lines["VmData"].split()[0]) / 2**20
 
 
 class _Episodes:
@@ -181,15 +211,11 @@ def plain(observation: Observation, max_reply: int) -> dict[str, Any]:
     reply = observation.reply
     as_text = isinstance(reply, str)
     messages = [_short(message, max_reply) for message in messages_of(reply)]
-    reward = float(observation.reward)
-    if not math.isfinite(reward):
-        raise ValueError(f"the reward of a turn is {reward}; it must be a finite number")
-    metrics = {str(name): float(value) for name, value in observation.metrics.items()}
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise ValueError(
-                f"the metric {name!r} of a turn is {value}; it must be a finite number"
-            )
+    reward = finite(observation.reward, "the reward of a turn")
+    metrics = {
+        str(name): finite(value, f"the metric {name!r} of a turn")
+        for name, value in observation.metrics.items()
+    }
     content = {
         "messages": messages,
         "as_text": as_text,
@@ -232,7 +258,9 @@ def _may_wait(loaded: Loaded) -> bool:
 
 
 def _in_words(error: BaseException) -> str:
-    """`TypeName: message (file:line)`."""
+    """`TypeName: message (file:line)`, or a sentence of ours as it is."""
+    if isinstance(error, RlcoreError):
+        return str(error)
     try:
         message = " ".join(str(error).split())[:300]
     except BaseException:  # an exception that cannot say what it is

@@ -18,7 +18,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from rlcore.env.base import Observation, checked, needed_by, task_arguments
+from rlcore.env.base import (
+    Observation,
+    checked,
+    checked_first,
+    finite,
+    needed_by,
+    task_arguments,
+)
 from rlcore.env.tools import Tool, ToolEnvironment, methods_of, name_of, schema_of
 from rlcore.errors import RecipeError
 from rlcore.plugin import Named, check_params, find, signature
@@ -252,7 +259,7 @@ class _FromFunction:
         except StopIteration as end:
             return _last(end.value, self._function.__name__)
         if isinstance(answer, tuple) and len(answer) == 2:
-            return Observation(answer[0], reward=float(answer[1]))
+            return Observation(answer[0], reward=answer[1])
         return answer
 
 
@@ -262,11 +269,8 @@ def _last(value: Any, name: str) -> Observation:
         return Observation(
             reward=value.reward, done=True, text=value.text, metrics=value.metrics
         )
-    if value is None or not hasattr(value, "__float__"):
-        raise TypeError(
-            f"environment {name!r} returned a {type(value).__name__}; it must return the reward of the last turn, a number"
-        )
-    return Observation(done=True, reward=float(value))
+    reward = finite(value, f"what environment {name!r} returned, the reward of the last turn,")
+    return Observation(done=True, reward=reward)
 
 
 class Episode:
@@ -284,7 +288,7 @@ class Episode:
             if isinstance(self._environment, ToolEnvironment | _FromFunction)
             else task_arguments(reset, task)
         )
-        return checked(await _awaited(reset(**arguments)), self._name)
+        return checked_first(await _awaited(reset(**arguments)), self._name)
 
     async def step(self, message: Message) -> Observation:
         return checked(await _awaited(self._environment.step(message)), self._name)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlcore.env.base import Observation, task_arguments
-from rlcore.errors import RecipeError
+from rlcore.errors import RecipeError, brief
+from rlcore.plugin import signature
 from rlcore.types import Message
 
 Tool = Callable[..., Any]
@@ -32,15 +33,37 @@ def schema_of(tool: Tool) -> dict[str, Any]:
     is_object = not inspect.isroutine(tool)
     kind = type(tool)
     name = getattr(tool, "name", kind.__name__.lower()) if is_object else tool.__name__
+    function = tool.__call__ if is_object else tool
     try:
-        schema = get_json_schema(tool.__call__ if is_object else tool)
+        schema = get_json_schema(function)
         schema["function"]["name"] = name
-        return schema
     except Exception as error:  # its own errors are many
         raise RecipeError(
             f"the tool {name!r} needs a type for each argument and a docstring with an 'Args:' section that "
             f"describes each ({' '.join(str(error).split())[:300]})"
         ) from error
+    _refuse_misleading(name, function)
+    return schema
+
+
+def _refuse_misleading(name: str, function: Callable[..., Any]) -> None:
+    """Raise `RecipeError` for what has a schema and yet cannot be called as the schema says."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise RecipeError(
+            f"the tool {name!r} is a generator function, whose values nobody would read: return one result in place of `yield`"
+        )
+    for parameter in signature(function).parameters.values():
+        if not _is_type(parameter.annotation):
+            raise RecipeError(
+                f"the tool {name!r} annotates its argument {parameter.name!r} with {brief(parameter.annotation)}, "
+                "which is no type: write one such as int or str"
+            )
+
+
+def _is_type(annotation: Any) -> bool:
+    if annotation is None or isinstance(annotation, type | str):
+        return True
+    return type(annotation).__module__ in ("typing", "typing_extensions", "types")
 
 
 def name_of(schema: Mapping[str, Any]) -> str:
@@ -102,7 +125,7 @@ class ToolEnvironment:
         value = reward() if reward is not None else 0.0
         if inspect.isawaitable(value):
             value = await value
-        return Observation(done=True, reward=float(value), text=text, metrics=metrics)
+        return Observation(done=True, reward=value, text=text, metrics=metrics)
 
     async def _call(self, call: Mapping[str, Any]) -> tuple[bool, str]:
         """(whether it worked, what the policy is told)."""

@@ -90,7 +90,10 @@ class EnvironmentWorker:
         try:
             loaded = ready.result()
         except WorkerLost as lost:
-            raise EnvError(f"the environment worker did not start: {lost.reason}") from None
+            reason = lost.reason
+            if "SIGABRT" in reason and self._setup.memory_gb:  # libraries abort without memory
+                reason += f"; env.memory_gb, {self._setup.memory_gb:g}, may be too little"
+            raise EnvError(f"the environment worker did not start: {reason}") from None
         if "failed" in loaded:
             raise EnvError(loaded["failed"])
         self._turns.concurrent = loaded["concurrent"]

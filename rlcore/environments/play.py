@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlcore.env.base import checked, messages_of
+from rlcore.env.base import checked, checked_first, messages_of
 from rlcore.env.forms import task_arguments
 from rlcore.types import Message, Task
 
@@ -58,7 +58,7 @@ def play(
     offered = {**task.columns, "prompt": task.prompt, "answer": task.answer, "seed": seed}
     reset = environment.reset
     name = type(environment).__name__
-    observation = checked(reset(**task_arguments(reset, offered)), name)
+    observation = checked_first(reset(**task_arguments(reset, offered)), name)
     messages = messages_of(observation.reply)
     reward = 0.0
     states: list[str | None] = []

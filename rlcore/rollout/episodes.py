@@ -153,11 +153,6 @@ class Episodes(NoEpisodes):
         self, attempt: Attempt, task: Task, talk: Talk, answer: Observation
     ) -> None:
         talk.is_waiting = False
-        if answer.done:
-            self._fail(
-                attempt, "crashed", "the environment was done before the first completion"
-            )
-            return
         ids, talk.messages = self._conversation.begin(task, answer)
         talk.prompt_messages = len(talk.messages)
         room = self._max_length - len(ids)

@@ -87,7 +87,7 @@ def side_by_side(pools: Callable[[str], EnvironmentPool]) -> EnvironmentPool:
         ("number", "replied with a int"),
         ("messages", "replied with a list"),
         ("nan", "the reward of a turn is nan"),
-        ("text reward", "could not convert string to float"),
+        ("text reward", "the reward of a turn is 'high'; it must be a finite number"),
         ("nan metric", "the metric 'm' of a turn is inf"),
         ("no JSON", "not JSON serializable"),
         ("restart", "restarts without the messages"),
@@ -326,3 +326,9 @@ def test_who_must_be_alone_is_not_overtaken_for_ever() -> None:
         return order
 
     assert asyncio.run(turns()).index("alone") < 6
+
+
+@pytest.mark.parametrize("memory_gb", [0.001, 0.05])
+def test_memory_that_holds_no_worker_is_named(memory_gb: float) -> None:
+    with pytest.raises(EnvError, match=f"env.memory_gb is {memory_gb}, which does not even hold a worker"):
+        EnvironmentPool(spec(), workers=1, memory_gb=memory_gb)

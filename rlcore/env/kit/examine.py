@@ -6,7 +6,7 @@ import os
 import signal
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,8 @@ from rlcore.env.pool import EnvironmentPool, Failed
 from rlcore.types import Task
 
 LEAST_DEADLINE_S = 1.0
+TURNS_REBUILT = 2
+"""The beginning and the completion after which a worker is killed; a further turn shows whether the episode was rebuilt."""
 TIMES_WORST = 10
 """The deadline for faults: this many times the worst turn, and at least a second."""
 
@@ -53,7 +55,10 @@ class Played:
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """Result of `rlcore env test`. `problems` are sentences; without any the environment passed."""
+    """Result of `rlcore env test`. `problems` are sentences; without any the environment passed.
+
+    `notes` are sentences on what was not tried; they do not fail it.
+    """
 
     environment: str
     tools: list[str]
@@ -62,6 +67,7 @@ class Examination:
     """What was looked at besides, by name."""
     faults: list[FaultTrial]
     problems: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def times(self) -> list[float]:
@@ -85,6 +91,7 @@ class Examination:
             "checks": self.checks,
             "faults": [asdict(trial) for trial in self.faults],
             "problems": self.problems,
+            "notes": self.notes,
         }
 
 
@@ -115,9 +122,12 @@ def examine(
         # The one with the most turns shows most.
         longest = max(episodes, key=lambda played: (not played.reason, len(played.turns)))
         again = play(longest.name, policies[longest.name]())
-        rebuilt = play(longest.name, policies[longest.name](), lose=True)
+        rebuilt = None
+        if len(longest.turns) > TURNS_REBUILT:
+            rebuilt = play(longest.name, policies[longest.name](), lose=True)
+    repeats = _repeats(longest, again, rebuilt)
     trials = []
-    if faults and not longest.reason:
+    if faults and not longest.reason and not repeats:
         trials = _faults(spec, task, longest, deadline_s, python, faults)
     return Examination(
         environment=_name(spec),
@@ -129,12 +139,23 @@ def examine(
             "replies": _replies(episodes),
         },
         faults=trials,
-        problems=[
-            *_crashes(episodes),
-            *_repeats(longest, again, rebuilt),
-            *_not_contained(trials),
-        ],
+        problems=[*_crashes(episodes), *repeats, *_not_contained(trials)],
+        notes=_notes(rebuilt, repeats),
     )
+
+
+def _notes(rebuilt: Played | None, repeats: Sequence[str]) -> list[str]:
+    notes = []
+    if rebuilt is None:
+        notes.append(
+            "no episode without a failure had a second turn, so nothing was rebuilt and little was seen: "
+            "give completions that get further with --say or --policy"
+        )
+    if repeats:
+        notes.append(
+            "no faults were tried: whether the neighbours of one go on can only be told where equal episodes are equal"
+        )
+    return notes
 
 
 def _play(
@@ -156,7 +177,9 @@ def _play(
     return Played(name=name, turns=turns)
 
 
-def _equal(one: Played, other: Played) -> str:
+def _equal(one: Played | None, other: Played) -> str:
+    if one is None:
+        return "not tried"
     return "equal" if _said(one) == _said(other) else "DIFFERENT"
 
 
@@ -170,17 +193,17 @@ def _not_contained(trials: Sequence[FaultTrial]) -> list[str]:
 
 
 def _name(spec: EnvironmentSpec) -> str:
-    return spec.use or ", ".join(spec.tools)
+    names = (tool if isinstance(tool, str) else tool["use"] for tool in spec.tools)
+    return spec.use or ", ".join(names)
 
 
 def _never_begun(
     spec: EnvironmentSpec, tools: list[str], episodes: list[Played]
 ) -> Examination:
     """What is said of an environment whose `reset` fails: nothing else can be tried."""
-    problem = (
-        f"the episode cannot begin, and nothing else was tried: {episodes[-1].reason}; "
-        "give the columns that the environment asks for with --task"
-    )
+    problem = f"the episode cannot begin, and nothing else was tried: {episodes[-1].reason}"
+    if "asks for" in problem:
+        problem += "; give them with --task, or a task of a set with --tasks"
     return Examination(
         environment=_name(spec),
         tools=tools,
@@ -225,13 +248,13 @@ def _crashes(episodes: Sequence[Played]) -> list[str]:
     ]
 
 
-def _repeats(longest: Played, again: Played, rebuilt: Played) -> list[str]:
+def _repeats(longest: Played, again: Played, rebuilt: Played | None) -> list[str]:
     if _said(again) != _said(longest):
         return [
             "two episodes of the same task, seed and completions differ: an episode whose worker is lost cannot be rebuilt; "
             "draw what is random from the argument `seed`"
         ]
-    if _said(rebuilt) != _said(longest):
+    if rebuilt is not None and _said(rebuilt) != _said(longest):
         return [
             "an episode was not rebuilt equally in another process: its replies depend on more than task, seed and completions"
         ]

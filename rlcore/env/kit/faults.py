@@ -83,7 +83,10 @@ class FaultTrial:
 
 @adapter
 def misbehaving(
-    *, use: str, tools: list[str] | None = None, params: Mapping[str, Any] | None = None
+    *,
+    use: str,
+    tools: list[str | dict[str, Any]] | None = None,
+    params: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """The environment `use`, which commits the fault that the task's column names."""
     loaded = load_environment(EnvironmentSpec(use, tools or [], dict(params or {})))

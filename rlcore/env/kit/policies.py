@@ -114,9 +114,14 @@ def _value(parameter: Mapping[str, Any]) -> Any:
 
 
 def call_of(text: str, schemas: Sequence[Mapping[str, Any]]) -> Message | None:
-    """A call written by a person, `name {"key": value}`; None if the text names no tool. Raises `ValueError`."""
+    """A call written by a person, `name {"key": value}`; None if the text names no tool. Raises `ValueError`, also for
+    the name of a tool in another case."""
     name, _, arguments = text.strip().partition(" ")
-    if name not in [schema.get("function", schema)["name"] for schema in schemas]:
+    names = [schema.get("function", schema)["name"] for schema in schemas]
+    if name not in names:
+        for other in names:
+            if name.lower() == other.lower():
+                raise ValueError(f"the tool is called {other!r}, not {name!r}")
         return None
     value = json.loads(arguments or "{}")
     if not isinstance(value, dict):
