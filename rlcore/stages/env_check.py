@@ -25,14 +25,13 @@ def check_environment(context: Checking, stage: GeneratingStage, pool: Environme
 
     assert stage.env is not None
     require_chat(context.recipe.prompt.format, pool.tools, stage.env.history)
-    params = stage.env.parameters
     for name in stage.task_sets:
         columns = context.tasks[name][0].columns
-        offered = {*OFFERED, *columns, *params}
+        offered = {*OFFERED, *columns}
         for asked in pool.asks:
             if asked not in offered:
                 raise RecipeError(missing(asked, offered))
-        for hidden in {*pool.overlaid} & {*OFFERED, *columns}:
+        for hidden in {*pool.overlaid} & offered:
             raise RecipeError(
                 f"{hidden} is a parameter here and a column of the task set {name}, which would be hidden: leave it out, or rename one"
             )
