@@ -70,10 +70,13 @@ class Checking:
         raise NotImplementedError("a recipe that is only checked values nothing")
 
 
-def check(recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> list[str]:
+def check(
+    recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None, *, resumed: bool = False
+) -> list[str]:
     """Build what can be built without a model; return facts that follow from the recipe.
 
-    tasks: filled with the task sets by name, which may take long to make.
+    tasks: filled with the task sets by name, which may take long to make. resumed: of a run that goes on from its own
+    checkpoint, so that the model it began with need not be there any more.
     Raises the part's own error for a preset, parameter, reward, column or data set that does not
     exist, with its place in the recipe before it: `stages.rl.filter: ...`.
     """
@@ -83,7 +86,7 @@ def check(recipe: Recipe, tasks: dict[str, Sequence[Task]] | None = None) -> lis
         check_differences(recipe.engine, recipe.model)
     facts = []
     with at("model.path"):
-        if isinstance(recipe.model.path, str):
+        if isinstance(recipe.model.path, str) and not resumed:
             facts += require_starting_point(recipe.model.path)
     sets = TaskSets(recipe.tasks, recipe.stages)
     for name, section in recipe.tasks.items():

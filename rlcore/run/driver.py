@@ -81,7 +81,7 @@ def train(
     refuse_other_layouts(accelerator)
     tracker = Tracker(folder, accelerator, console or SafeConsole(), callbacks)
     tasks: dict[str, Sequence[Task]] = {}
-    for fact in check(recipe, tasks):
+    for fact in check(recipe, tasks, resumed=resume):
         tracker.say(fact)
     if resume and not folder.path.exists():
         tracker.say(f"there is no run in {folder.path} yet: it is started")

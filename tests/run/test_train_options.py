@@ -12,8 +12,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rlcore.errors import RecipeError
+from rlcore.errors import ModelError, RecipeError
 from rlcore.recipe.load import load
+from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
 from tests.run.test_train import needs_vllm
 from tests.run.whole import finish, run_folder, start, story, untimed, write_recipe
@@ -160,3 +161,17 @@ def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) 
 def test_bad_recipes_are_met_with_a_sentence(tiny: Path, override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load(str(tiny), [override])
+
+
+def test_the_model_that_a_run_began_with_may_be_gone_when_it_goes_on(tmp_path: Path) -> None:
+    """It goes on from its own checkpoint; a new run says that the model is not there."""
+    recipe = write_recipe(tmp_path)
+    train(load(str(recipe), ["stages.rl=null", "name=base"]))
+    start = max((tmp_path / "runs/base/checkpoints").iterdir())
+    keys = [f"model={{path: {start}}}", "stages.sft.steps=2", "stages.rl=null"]
+    train(load(str(recipe), keys))
+    shutil.rmtree(start)
+    longer = [*keys, "stages.sft.steps=3"]
+    train(load(str(recipe), longer), resume=True)
+    with pytest.raises(ModelError, match="model.path: there is no model at"):
+        train(load(str(recipe), longer), overwrite=True)
