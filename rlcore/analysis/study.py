@@ -111,8 +111,9 @@ def run_study(
         "start_per_seed": start_per_seed,
         "recipe": recipe_settings(recipe, resolved),
     }
+    stated = settings | {"recipe": recipe_settings(recipe, resolved, stated=True)}
     results = StudyResults.open(
-        folder / "results.json", recipe=resolved.name, settings=settings
+        folder / "results.json", recipe=resolved.name, settings=settings, stated=stated
     )
     for cell, overrides in cells.items():
         results.cell(cell, overrides)
@@ -137,9 +138,12 @@ def run_study(
     return results
 
 
-def recipe_settings(name: str, recipe: Recipe) -> dict[str, Any]:
-    """The keys of a recipe that its results depend on: not its name, run folder, or where it lies."""
-    keys = recipe.model_dump(mode="json", exclude={"name", "run"})
+def recipe_settings(name: str, recipe: Recipe, *, stated: bool = False) -> dict[str, Any]:
+    """The keys of a recipe that its results depend on: not its name, run folder, or where it lies.
+
+    stated: without those that have their default.
+    """
+    keys = recipe.model_dump(mode="json", exclude={"name", "run"}, exclude_defaults=stated)
     # parts in files beside the recipe were given their whole path when it was loaded
     prefix = f"{find(name).parent}/"
     return json.loads(json.dumps(keys).replace(json.dumps(prefix)[1:-1], ""))

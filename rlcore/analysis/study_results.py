@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import rlcore
+from rlcore.analysis.settings import as_json, first_difference
 from rlcore.errors import RunError
 
 FORMAT = 1
@@ -96,19 +97,31 @@ class StudyResults:
     def __init__(self, path: Path, recipe: str, settings: Mapping[str, Any]) -> None:
         self.path = path
         self.recipe = recipe
-        self.settings = _as_json(settings)
+        self.settings = as_json(settings)
         self.cells: dict[str, Cell] = {}
         self.derived: dict[str, Any] = {}
         self._seconds_before = 0.0
         self._started = time.perf_counter()
 
     @classmethod
-    def open(cls, path: Path, *, recipe: str, settings: Mapping[str, Any]) -> StudyResults:
-        """The results in a file, or new ones. Raises `RunError` if the file has other settings."""
+    def open(
+        cls,
+        path: Path,
+        *,
+        recipe: str,
+        settings: Mapping[str, Any],
+        stated: Mapping[str, Any] | None = None,
+    ) -> StudyResults:
+        """The results in a file, or new ones. Raises `RunError` if the file has other settings.
+
+        stated: the settings without defaults; where they are given, a key that the file lacks is no
+        other setting while it has its default.
+        """
         if not path.is_file():
             return cls(path, recipe, settings)
         results = cls.read(path)
-        difference = _first_difference(results.settings, _as_json(settings))
+        own = as_json(settings if stated is None else stated)
+        difference = first_difference(results.settings, as_json(settings), own)
         if difference:
             raise RunError(
                 f"{path} is of a study with other settings ({difference}): "
@@ -326,25 +339,3 @@ def _seed_run(stored: dict[str, Any]) -> SeedRun:
     for name, points in stored["curves"].items():
         curves[name] = [(x, y) for x, y in points]
     return SeedRun(**{**stored, "curves": curves})
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
-def _first_difference(before: Any, now: Any, where: str = "") -> str:
-    """The first key with another value, with both values; empty if there is none."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            path = f"{where}.{key}" if where else key
-            difference = _first_difference(before.get(key), now.get(key), path)
-            if difference:
-                return difference
-        return ""
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for i, (old, new) in enumerate(zip(before, now, strict=True)):
-            difference = _first_difference(old, new, f"{where}.{i}")
-            if difference:
-                return difference
-        return ""
-    return "" if before == now else f"{where}: {before!r} -> {now!r}"

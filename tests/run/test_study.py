@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlcore.analysis import study
+from rlcore.analysis.settings import first_difference
 from rlcore.analysis.study import CellRun, after, run_study, study_main
 from rlcore.analysis.study_results import StudyResults, study_table, summarise, t_quantile
 from rlcore.errors import RunError
@@ -155,3 +156,19 @@ def test_the_command_of_a_study(
 
 def test_a_run_without_training_rows_wastes_nothing() -> None:
     assert CellRun("a", 0, {}, [], Path()).frac_wasted == 0
+
+
+def test_a_key_that_recipes_got_since_is_no_other_setting() -> None:
+    """While it has its default: a stored study goes on. Written otherwise, or changed, it is one."""
+    before = {"recipe": {"model": {"path": "a"}, "stages": [{"kind": "rl", "steps": 3}]}}
+    now = {"recipe": {"model": {"path": "a", "tokens": []}, "stages": [{"kind": "rl", "steps": 3, "budget": 7}]}}
+    stated = {"recipe": {"model": {"path": "a"}, "stages": [{"kind": "rl", "steps": 3}]}}
+    assert first_difference(before, now, stated) == ""
+    assert first_difference(before, now, now) == "recipe.model.tokens: None -> []"
+    stated["recipe"]["stages"][0]["budget"] = 7
+    assert first_difference(before, now, stated) == "recipe.stages.0.budget: None -> 7"
+    now["recipe"]["stages"][0]["steps"] = 4
+    assert first_difference(before, now, stated) == "recipe.stages.0.budget: None -> 7"
+    now["recipe"]["model"]["path"] = "b"
+    assert first_difference(before, now, stated) == "recipe.model.path: 'a' -> 'b'"
+    assert first_difference({"old": 1}, {}, {}) == "old: 1 -> None"
