@@ -46,7 +46,7 @@ def test_ready_environments() -> None:
     assert f"{', '.join(lower[:-1])} and {lower[-1]} points" in page
 
 
-@pytest.mark.parametrize(("paper", "seeds"), [("gigpo", 4), ("masksearch", 3)])
+@pytest.mark.parametrize(("paper", "seeds"), [("gigpo", 4), ("masksearch", 3), ("mobile_r1", 3)])
 def test_papers_of_environments(paper: str, seeds: int) -> None:
     study = import_file(RECIPES / "papers" / paper / "reproduce.py")
     results = StudyResults.read(RECIPES / "papers" / paper / "results.json")
