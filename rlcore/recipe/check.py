@@ -168,6 +168,8 @@ def check_demonstrations(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) ->
             continue
         of_set = islice(tasks[stage.tasks], DEMONSTRATIONS_PLAYED)
         shown = [task for task in of_set if isinstance(task.demonstration, list)]
+        if not shown:
+            continue
         with build_environments(env, workers=1) as pool:
             found = [first_difference(pool, task) for task in shown]
         wrong = [(task, words) for task, words in zip(shown, found, strict=True) if words]
@@ -177,7 +179,7 @@ def check_demonstrations(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) ->
             lines.append(
                 f"{what}: {len(wrong)} of {len(shown)} differ; that of {task.id}: {words}"
             )
-        elif shown:
+        else:
             lines.append(f"{what}: {len(shown)} played, all replies are the environment's")
     return lines
 

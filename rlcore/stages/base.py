@@ -42,6 +42,7 @@ from rlcore.scoring.forms import ENVIRONMENT
 from rlcore.stages.env_check import check_environment
 from rlcore.stages.exam_check import check_exam, exam_problems
 from rlcore.stages.source_check import check_experts
+from rlcore.tasks.lazy import LOOKED_AT
 from rlcore.types import Outcome, Task
 
 if TYPE_CHECKING:
@@ -50,10 +51,6 @@ if TYPE_CHECKING:
     from rlcore.recipe.schema import Recipe
     from rlcore.run.batches import BatchSource
     from rlcore.run.session import Run
-
-
-LOOKED_AT = 200
-"""Tasks of a set that are looked at where all would take too long."""
 
 
 class Stage(Section):

@@ -16,14 +16,12 @@ from rlcore.run.exam_questions import ExamQuestions, prompt_text
 from rlcore.run.student_exam import check_spec
 from rlcore.scoring.forms import RewardSpec
 from rlcore.scoring.scorer import Scorer
+from rlcore.tasks.lazy import LOOKED_AT
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
     from rlcore.recipe.schema import Recipe
     from rlcore.stages.base import GeneratingStage
-
-LOOKED_AT = 200
-"""Taught tasks of a set whose exams are drawn to see that there are any."""
 
 
 def exams_of(stage: GeneratingStage) -> list[RewardSpec]:

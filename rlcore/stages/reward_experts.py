@@ -16,6 +16,7 @@ Phase 2 leaves the base as it is and phase 3 the experts. The policy stays as it
 from __future__ import annotations
 
 import importlib.util
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt, model_validator
@@ -99,8 +100,7 @@ class RewardExpertsStage(RewardModelKeys):
         facts = super().check(context)
         with context.at("experts"):
             check_categories(context, self.data, self.experts)
-            for capabilities in self.experts.values():
-                check_stored_rewards(context, self.data, capabilities)
+            check_stored_rewards(context, self.data, chain.from_iterable(self.experts.values()))
         num_experts = sum(map(len, self.experts.values()))
         return [
             *facts,

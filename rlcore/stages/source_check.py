@@ -11,14 +11,13 @@ from rlcore.errors import RecipeError
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.build import build_rewards
 from rlcore.run.reward_model import trained
+from rlcore.tasks.lazy import LOOKED_AT
 
 if TYPE_CHECKING:
     from rlcore.recipe.check import Checking
     from rlcore.scoring.forms import RewardSpec
     from rlcore.stages.base import GeneratingStage, Stage
 
-LOOKED_AT = 200
-"""Tasks of a set for which experts are looked up."""
 BETWEEN_COMPLETIONS = (answer_pairs, best_worst_pairs, short_pairs)
 """Builders of pairs that compare completions of one task."""
 

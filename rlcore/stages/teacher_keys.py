@@ -17,7 +17,8 @@ from rlcore.recipe.build_learner import (
     require_starting_point,
 )
 from rlcore.recipe.teacher_section import POLICY, TeacherSection, column_of, teacher_task
-from rlcore.stages.base import LOOKED_AT, Stage
+from rlcore.stages.base import Stage
+from rlcore.tasks.lazy import LOOKED_AT
 
 if TYPE_CHECKING:
     from rlcore.objective.term import Objective
@@ -64,9 +65,9 @@ class TeacherKeys(Stage):
             objective = build_objective(self.objective, max_tokens=self.sampling.max_tokens)
         with context.at("teacher"):
             check_teacher(self.teacher, objective)
-            if self.teacher is not None and self.credit.baseline == "zero":
-                refuse_itself(self.teacher)
             if self.teacher is not None:
+                if self.credit.baseline == "zero":
+                    refuse_itself(self.teacher)
                 for path in self.teacher.paths:
                     facts += require_starting_point(path)
                     require_policys_tokens(context.recipe.model, path)

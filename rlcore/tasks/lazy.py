@@ -10,6 +10,8 @@ from rlcore.types import Task
 
 MOST_NUMBERS = 2_000_000
 """In all tasks of a set that is made on the spot."""
+LOOKED_AT = 200
+"""Tasks of a set that a check looks at where all would take too long."""
 
 
 def check_size(owner: str, size: int, numbers: int = 1) -> None:

@@ -91,9 +91,10 @@ def table(
 ) -> str:
     """Accuracy by size with its interval over seeds, and the factor, in Markdown.
 
-    copied: of the same runs, how many of the wrong hints were copied; its last column is their mean over sizes.
+    copied: of the same runs, how many of the wrong hints were copied; the last column is their mean over the sizes that all methods have.
     """
     sizes = sorted({size for curve in curves.values() for size in curve})
+    common = set.intersection(*(set(curve) for curve in curves.values()))
     rows = []
     for method, curve in curves.items():
         row = [method]
@@ -102,16 +103,13 @@ def table(
             row.append(summarise(values).text() if values else "")
         row.append(_in_words(found[method]) if method in found else "")
         if copied:
-            rates = [rate for size in copied[method] if size in shared(curves) for rate in copied[method][size].values()]
+            rates = []
+            for size in common & set(copied[method]):
+                rates += copied[method][size].values()
             row.append(f"{statistics.fmean(rates):.1%}")
         rows.append(row)
     headers = ["accuracy by problems", *(f"D={size}" for size in sizes), "factor (95%)"]
     return markdown([*headers, *(["wrong hints copied"] if copied else [])], rows)
-
-
-def shared(curves: Mapping[str, Curve]) -> set[int]:
-    """Sizes that all methods have."""
-    return set.intersection(*(set(curve) for curve in curves.values()))
 
 
 def _in_words(found: Mapping[str, float | int]) -> str:

@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 efficiency = import_file(HERE / "efficiency.py")
 EVALUATIONS = ("validation", "eval_set")
 COPIED = "copied"
-Curve = dict[int, dict[int, float]]  # D -> seed -> accuracy
+Curve = efficiency.Curve
 Options = dict[str, dict[int, dict[str, float]]]  # setting -> seed -> value by measure
 
 

@@ -121,10 +121,10 @@ def farthest(group: Group) -> Iterator[Pair]:
     correct = {r.text: r for r, verdict in scored if verdict.passed()}
     wrong = {r.text: r for r, verdict in scored if not verdict.passed()}
     for text, chosen in correct.items() if wrong else ():
-        farthest = min(wrong, key=lambda other: SequenceMatcher(None, text, other).ratio())
+        rejected = min(wrong, key=lambda other: SequenceMatcher(None, text, other).ratio())
         yield Pair(
             task_id=group.task.id,
             prompt_ids=chosen.prompt_ids,
             chosen_ids=chosen.completion_ids,
-            rejected_ids=wrong[farthest].completion_ids,
+            rejected_ids=wrong[rejected].completion_ids,
         )
