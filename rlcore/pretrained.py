@@ -112,11 +112,16 @@ def require_model(path: str | Path) -> None:
         raise ModelError(f"there is no model at {str(path)!r}: the path does not exist")
 
 
+def has_form_of_hub_name(path: str) -> bool:
+    """Whether a text is written as the hub writes names of models: NAME or OWNER/NAME."""
+    return re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", path) is not None
+
+
 def may_be_hub_name(path: str) -> bool:
-    """Whether a path that is not here may name a model on the hub: NAME or OWNER/NAME, and OWNER is no folder here."""
+    """Whether a path that is not here may name a model on the hub: it has the form, and its OWNER is no folder here."""
     owner, separator, name = path.rpartition("/")
     in_folder = bool(separator) and Path(owner).is_dir()
-    return not in_folder and re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", path) is not None
+    return not in_folder and has_form_of_hub_name(path)
 
 
 def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTrainedModel:

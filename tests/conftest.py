@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: a name that no folder has fails at once
 
 WHOLE_RUNS = ("run", "curriculum", "rollout", "test_readme.py", "test_bench.py")
 

@@ -13,11 +13,15 @@ from rlcore.recipe.section import Amount, Count, PartSection, Seconds, Section
 
 
 def may_be_model(path: str) -> bool:
-    """Whether a file or folder of this name is here, or it may be a hub name (owner/name)."""
-    from rlcore.pretrained import may_be_hub_name
+    """Whether a file or folder of this name is here, or it has the form of a hub name, owner/name.
+
+    `runs/name` has that form too, and may be of a run that comes first: that it is missing is said by the check of the
+    recipe (`require_starting_point`), so that a recipe loads wherever it is read.
+    """
+    from rlcore.pretrained import has_form_of_hub_name
 
     here = path != "" and Path(path).expanduser().exists()
-    return here or ("/" in path and may_be_hub_name(path))
+    return here or ("/" in path and has_form_of_hub_name(path))
 
 
 class ModelSection(Section):

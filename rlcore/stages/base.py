@@ -31,17 +31,15 @@ from rlcore.recipe.build import (
     build_scorer,
     policy_rewards,
 )
-from rlcore.recipe.build_learner import require_policys_tokens
 from rlcore.recipe.env_section import EnvSection
 from rlcore.recipe.model_sections import may_be_model
 from rlcore.recipe.section import OptionalName, Section
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection, ScoringSection
-from rlcore.run.reward_model import reads_tokens
 from rlcore.scoring.aggregate import weighted_sum
 from rlcore.scoring.forms import ENVIRONMENT
 from rlcore.stages.env_check import check_environment
 from rlcore.stages.exam_check import check_exam, exam_problems
-from rlcore.stages.source_check import check_experts
+from rlcore.stages.source_check import check_reward_model
 from rlcore.tasks.lazy import LOOKED_AT
 from rlcore.types import Outcome, Task
 
@@ -292,12 +290,8 @@ class GeneratingStage(TaskStage):
                 build_policy_reward(spec, None)
                 if spec.use == "student_exam":
                     check_exam(context, self, spec)
-                model = spec.params.get("model")
-                if spec.use != "reward_model":
-                    continue
-                if reads_tokens(str(model)):
-                    require_policys_tokens(context.recipe.model, str(model))
-                facts += check_experts(context, self, spec)
+                if spec.use == "reward_model":
+                    facts += check_reward_model(context, self, spec)
             self._check_where(context)
         with context.at("aggregate"):
             build_rule(self)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlcore.errors import RecipeError
@@ -49,7 +48,7 @@ def check_exam(context: Checking, stage: GeneratingStage, spec: RewardSpec) -> N
     task without an exam, and an exam that shares questions with what a stage evaluates.
     """
     student = spec.params.get("student", POLICY)
-    if student != POLICY and Path(student).exists():
+    if student != POLICY:
         require_starting_point(student)
     Scorer([check_spec(spec.params.get("check", "exact"))], workers=1).close()
     name = spec.params["questions"]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlcore.credit.pairs import answer_pairs, best_worst_pairs, short_pairs
 from rlcore.errors import RecipeError
 from rlcore.plugin import did_you_mean
 from rlcore.recipe.build import build_rewards
-from rlcore.run.reward_model import trained
+from rlcore.recipe.build_learner import require_policys_tokens, require_starting_point
+from rlcore.run.reward_model import reads_tokens, trained
 from rlcore.tasks.lazy import LOOKED_AT
 
 if TYPE_CHECKING:
@@ -63,6 +65,24 @@ def check_categories(context: Checking, data: str, names: Iterable[str]) -> None
             raise RecipeError(
                 f"no task of stage {data} has the category {name!r}{did_you_mean(name, known)}"
             )
+
+
+def check_reward_model(
+    context: Checking, stage: GeneratingStage, spec: RewardSpec
+) -> list[str]:
+    """Raise where the model of a reward is missing, reads other tokens than the policy's, or lacks experts (`check_experts`)."""
+    model = str(spec.params.get("model"))
+    facts = []
+    if not _trained_here(context, model) and not Path(model).expanduser().exists():
+        facts = require_starting_point(model)
+    if reads_tokens(model):
+        require_policys_tokens(context.recipe.model, model)
+    return facts + check_experts(context, stage, spec)
+
+
+def _trained_here(context: Checking, model: str) -> bool:
+    stages = context.recipe.stages
+    return any(stage.trains_reward_model and stage.label == model for stage in stages)
 
 
 def check_experts(context: Checking, stage: GeneratingStage, spec: RewardSpec) -> list[str]:
