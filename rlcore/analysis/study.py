@@ -149,10 +149,15 @@ def recipe_settings(name: str, recipe: Recipe, *, stated: bool = False) -> dict[
     return json.loads(json.dumps(keys).replace(json.dumps(prefix)[1:-1], ""))
 
 
-def after(recipe: Recipe, cut: int, checkpoint: Path) -> Recipe:
-    """The recipe's stages from number `cut` on, starting from a checkpoint, with all model keys."""
-    source = {"path": str(checkpoint), "config": None, "tokenizer": None}
-    model = recipe.model.model_copy(update=source)
+def after(recipe: Recipe, cut: int, checkpoint: Path | None) -> Recipe:
+    """The recipe's stages from number `cut` on, starting from a checkpoint, with all model keys.
+
+    checkpoint: None where the stages before `cut` train nothing: what follows then begins with the recipe's own model.
+    """
+    model = recipe.model
+    if checkpoint is not None:
+        source = {"path": str(checkpoint), "config": None, "tokenizer": None}
+        model = model.model_copy(update=source)
     return recipe.model_copy(update={"stages": recipe.stages[cut:], "model": model})
 
 
@@ -248,7 +253,8 @@ def _run_cell(
     varied = load(recipe, [*overrides, f"run.folder={folder}", f"seed={seed}", f"name={name}"])
     before: list[dict[str, Any]] = []
     if start is not None:
-        varied = after(varied, cut, all_checkpoints(start.checkpoints)[-1])
+        saved = all_checkpoints(start.checkpoints)
+        varied = after(varied, cut, saved[-1] if saved else None)
         before = read_rows(start.evals)
     train(varied, resume=True, console=Console(quiet=True))
     run = RunFolder(folder / name)

@@ -88,7 +88,10 @@ def starting_point(path: str | list[str]) -> str:
     from rlcore.pretrained import first_existing
 
     name = path if isinstance(path, str) else first_existing(path)
-    folders = Path(name).glob("checkpoints/step_*")
+    here = Path(name).expanduser()
+    if here.exists():
+        name = str(here)
+    folders = here.glob("checkpoints/step_*")
     # A person's copy of one, such as step_000010.bak, is none.
     saved = sorted(f for f in folders if f.name.removeprefix("step_").isdecimal())
     return str(saved[-1]) if saved else name

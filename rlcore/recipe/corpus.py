@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 
 from rlcore.plugin import build
 from rlcore.recipe.build import here
+from rlcore.recipe.build_learner import starting_point
 from rlcore.recipe.load import override
 from rlcore.tasks.corpus.prepare import Prepared, prepare
 from rlcore.tasks.corpus.read import Source
@@ -52,7 +53,7 @@ def corpus(
     split: str = "train",
     unit: Unit = "sentence",
     unit_tokens: PositiveInt = 32,
-    tokenizer: str | None = None,
+    tokenizer: str | list[str] | None = None,
     keep: dict[str, Any] | None = None,
 ) -> Sequence[Task]:
     """Tasks made of raw text; the corpus is prepared if it was not before.
@@ -66,10 +67,10 @@ def corpus(
     split: split of a hub data set.
     unit: what a segment is, sentence, paragraph or tokens.
     unit_tokens: length of a segment, for unit tokens.
-    tokenizer: hub name, folder or 'bytes', for tokens, positions, pieces and blocks.
+    tokenizer: hub name, folder or 'bytes', for tokens, positions, pieces and blocks; of a list, the first that exists.
     keep: what is dropped and cut; its keys are listed under keep.corpus.
     """
-    loaded = _tokenizer(tokenizer)
+    name = None if tokenizer is None else starting_point(tokenizer)
     prepared = prepare_corpus(
         path,
         column=column,
@@ -77,7 +78,7 @@ def corpus(
         split=split,
         unit=unit,
         unit_tokens=unit_tokens,
-        tokenizer=tokenizer,
+        tokenizer=name,
         keep=keep,
     )
     return build(
@@ -85,8 +86,8 @@ def corpus(
         FORMS,
         prepared.part(part),
         what="corpus form",
-        tokenizer=loaded,
-        entropies=_entropies(entropy_model) if entropy_model else None,
+        tokenizer=_tokenizer(name),
+        entropies=_entropies(starting_point(entropy_model)) if entropy_model else None,
     )
 
 
@@ -98,14 +99,15 @@ def prepare_corpus(
     split: str = "train",
     unit: Unit = "sentence",
     unit_tokens: PositiveInt = 32,
-    tokenizer: str | None = None,
+    tokenizer: str | list[str] | None = None,
     keep: dict[str, Any] | None = None,
 ) -> Prepared:
     """The prepared text, for the parameters of `corpus` that it depends on. Raises `TaskError`."""
     cleaning = build({"use": "corpus", **(keep or {})}, KEEP, what="keep of a")
     cleaning = replace(cleaning, against=tuple(cleaning.against))
-    label = f"{unit}/{unit_tokens}/{tokenizer}" if unit == "tokens" else unit
-    segment = segmenter(unit, tokenizer=_tokenizer(tokenizer), tokens=unit_tokens)
+    name = None if tokenizer is None else starting_point(tokenizer)
+    label = f"{unit}/{unit_tokens}/{name}" if unit == "tokens" else unit
+    segment = segmenter(unit, tokenizer=_tokenizer(name), tokens=unit_tokens)
     source = Source(here(path), column, split, subset)
     return prepare(source, cleaning, segment, label=label)
 
