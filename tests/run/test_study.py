@@ -113,6 +113,14 @@ def test_a_cell_keeps_the_model_keys_of_its_recipe(tmp_path: Path) -> None:
     assert [stage.label for stage in continued.stages] == ["rl", "after"]
 
 
+def test_cells_after_evaluations_alone_begin_with_the_recipe_s_model(tmp_path: Path) -> None:
+    """Such a start leaves no checkpoint."""
+    recipe = load(str(write_recipe(tmp_path)))
+    continued = after(recipe, 2, None)
+    assert continued.model == recipe.model
+    assert [stage.label for stage in continued.stages] == ["rl", "after"]
+
+
 def test_summaries_and_tables(tmp_path: Path) -> None:
     assert t_quantile(2) == 4.303
     assert t_quantile(11) == pytest.approx(2.201, abs=3e-3)
