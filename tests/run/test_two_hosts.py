@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,66 +9,36 @@ from pathlib import Path
 import pytest
 
 from rlcore.run.folder import read_rows
+from tests.launch.two_hosts import (
+    ADDRESS,
+    LEARNER,
+    SERVER,
+    ip,
+    start_rlcore_on,
+    two_hosts,
+    wait_for,
+)
 from tests.run.whole import run_folder, write_recipe
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
-SERVER, LEARNER = "rlcore-server", "rlcore-learner"
-ADDRESS = {SERVER: "10.77.0.2", LEARNER: "10.77.0.1"}
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[None]:
-    """Two namespaces, joined by one cable."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root and the program ip")
-    try:
-        for name in ADDRESS:
-            ip("netns", "add", name)
-    except subprocess.CalledProcessError:
-        pytest.skip("this machine makes no network namespaces")
-    try:
-        ip("link", "add", "end0", "netns", SERVER, "type", "veth", "peer", "end0", "netns", LEARNER)
-        for name, address in ADDRESS.items():
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", "end0")
-            for device in ("lo", "end0"):
-                ip("-n", name, "link", "set", device, "up")
+    with two_hosts():
         yield
-    finally:
-        for name in ADDRESS:
-            ip("netns", "del", name)
-
-
-def start_on(host: str, log: Path, *arguments: object, **variables: str) -> subprocess.Popen[str]:
-    command = ["ip", "netns", "exec", host, sys.executable, "-m", "rlcore", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **variables}
-    with log.open("w") as output:
-        return subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment
-        )
-
-
-def wait_for(holds, process: subprocess.Popen[str], log: Path, deadline_s: float = 300) -> None:
-    until = time.monotonic() + deadline_s
-    while not holds():
-        assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
-        time.sleep(0.1)
 
 
 def test_a_run_outlives_a_cut_between_the_hosts(hosts: None, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     serving, training = tmp_path / "serve.log", tmp_path / "train.log"
-    server = start_on(SERVER, serving, "serve", recipe, "--host", ADDRESS[SERVER])
+    server = start_rlcore_on(SERVER, serving, "serve", recipe, "--host", ADDRESS[SERVER])
     try:
         wait_for(lambda: "RLCORE_SERVERS=" in serving.read_text(), server, serving)
         [line] = [x for x in serving.read_text().splitlines() if x.startswith("RLCORE_SERVERS=")]
         assert line == f"RLCORE_SERVERS=http://{ADDRESS[SERVER]}:8000"
-        learner = start_on(
+        learner = start_rlcore_on(
             LEARNER,
             training,
             "train",
