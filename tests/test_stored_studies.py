@@ -54,3 +54,11 @@ def test_papers_of_environments(paper: str, seeds: int) -> None:
     assert table in (RECIPES / "papers" / paper / "README.md").read_text(encoding="utf-8")
     assert {cell: tuple(ran.overrides) for cell, ran in results.cells.items()} == study.CELLS
     assert all(len(cell.runs) == seeds for cell in results.cells.values())
+
+
+def test_rlp_on_real_text() -> None:
+    results = StudyResults.read(RECIPES / "papers/rlp/smollm2.json")
+    page = (RECIPES / "papers/rlp/README.md").read_text(encoding="utf-8")
+    assert study_table(results).partition("\n\n")[0] in page
+    assert results.values("RLP", "before: gain") < results.values("RLP", "after: gain") < [0.0]
+    assert "**RLP did not teach this model to think.**" in page

@@ -2,8 +2,8 @@
 
     python recipes/papers/rlp/reproduce_smollm2.py [--quick] [--seeds 1] [--folder F] [--json | --table]
 
-Beside it next-token training on the same documents and as many tokens, with three learning rates. The thoughts of a text are also
-compared with thoughts written for other texts, cut to the same length. README.md has the numbers.
+Beside it next-token training on the same documents. The thoughts of a text are also compared with thoughts that the
+same policy wrote for other texts, cut to the same length. README.md has the numbers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rlcore.run.stored import read_stored
 from rlcore.types import Group, Rollout
 
 BLOCKS = 16
-"""Blocks of 128 tokens a step, of next-token training: with 60 steps as many tokens as RLP reads and writes, each context once."""
-RATES = ("1e-5", "3e-5", "3e-6")
+"""Blocks of 128 tokens a step of next-token training: 123,000 in 60 steps, at least as many as RLP reads and writes."""
+RATES = ("1e-5",)
 
 
 def next_token(rate: str) -> str:
@@ -59,7 +59,10 @@ def others_thoughts(run: CellRun) -> float:
     exchanged = [
         Group(
             task=tasks[one.task.id],
-            rollouts=[*map(with_thought_of, one.rollouts, other.rollouts)],
+            rollouts=[
+                with_thought_of(rollout, thought, policy.tokenizer.decode)
+                for rollout, thought in zip(one.rollouts, other.rollouts, strict=True)
+            ],
             verdicts=one.verdicts,
         )
         for one, other in pairwise([*groups, groups[0]])
@@ -68,8 +71,10 @@ def others_thoughts(run: CellRun) -> float:
     return sum(values) / len(values)
 
 
-def with_thought_of(rollout: Rollout, other: Rollout) -> Rollout:
-    """The rollout's prompt with another rollout's thought, which is cut to the length of the rollout's own; the reward closes it."""
+def with_thought_of(
+    rollout: Rollout, other: Rollout, decode: Callable[[list[int]], str]
+) -> Rollout:
+    """The rollout's prompt with another rollout's thought, cut to the length of the rollout's own; the reward closes it if it must."""
     prompt = rollout.token_ids[: rollout.mask.index(True)]
     thought = other.completion_ids[: len(rollout.completion_ids)]
     return Rollout.from_tokens(
@@ -78,7 +83,7 @@ def with_thought_of(rollout: Rollout, other: Rollout) -> Rollout:
         token_ids=[*prompt, *thought],
         mask=[False] * len(prompt) + [True] * len(thought),
         logprobs=[0.0] * (len(prompt) + len(thought)),
-        text=other.text,
+        text=decode(thought),
     )
 
 
@@ -90,7 +95,7 @@ MEASURES["after: gain of others' thoughts"] = others_thoughts
 
 
 def tokens(run: CellRun) -> float:
-    """Read and written to learn: contexts once for each group, completions."""
+    """Through the learner's forward and backward; groups without a gradient are left out."""
     return sum(row.get("tokens/forward_backward", row["tokens/trained"]) for row in run.rows)
 
 
