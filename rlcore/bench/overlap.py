@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,23 +112,26 @@ def bench_overlap(*, repeats: int = 8) -> dict[str, Any]:
         engine = "use: 'rlcore.bench.overlap:SlowEngine', seconds: " + f"{first['learn']:.2f}"
         result = {
             "bench": "overlap",
-            "slowed engine": _compared(folder, "slowed", engine, steps=steps),
+            "slowed engine": _compared(folder, "slowed", engine=engine, steps=steps),
         }
         if importlib.util.find_spec("vllm") is not None:
             with _server(folder):
                 engine = f"use: vllm_server, servers: ['http://127.0.0.1:{PORT}']"
-                result["real server"] = _compared(folder, "served", engine, steps=steps)
+                served = partial(_compared, folder, engine=engine, steps=steps)
+                result["real server"] = served("served", learning=1)
+                result["real server, more learning"] = served("served_more", learning=1.5)
     return {**result, **circumstances()}
 
 
-def _compared(folder: Path, name: str, engine: str, *, steps: int) -> dict[str, float]:
+def _compared(
+    folder: Path, name: str, *, engine: str, steps: int, learning: float | None = None
+) -> dict[str, float]:
+    """learning: of the time of generation, in whole epochs; 1, where the gain is largest. None: one epoch."""
     apart = _parts(folder, f"{name}_0", engine, steps=steps, staleness=0)
-    if name == "served":
-        # as much learning as generation: there the gain is largest
-        epochs = max(1, round(apart["generate"] / apart["learn"]))
+    epochs = 1
+    if learning is not None:
+        epochs = max(1, math.ceil(learning * apart["generate"] / apart["learn"] - 0.5))
         apart = _parts(folder, f"{name}_0e", engine, steps=steps, staleness=0, epochs=epochs)
-    else:
-        epochs = 1
     together = _parts(folder, f"{name}_1", engine, steps=steps, staleness=1, epochs=epochs)
     longer = max(apart["generate"], apart["learn"])
     return {
