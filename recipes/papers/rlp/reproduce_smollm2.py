@@ -53,8 +53,8 @@ def others_thoughts(run: CellRun) -> float:
     (reward,) = policy_rewards(evaluation.rewards)
     policy = load_policy(path=str(all_checkpoints(run.folder / "checkpoints")[-1]))
     gain = InformationGain(policy, **reward.params)
-    (stored,) = (run.folder / "evaluations").glob(f"*_{evaluation.label}_*.jsonl")
-    groups = [stored.group for stored in read_stored(stored)]
+    (file,) = (run.folder / "evaluations").glob(f"*_{evaluation.label}_*.jsonl")
+    groups = [stored.group for stored in read_stored(file)]
     tasks = {task.id: task for task in TaskSets(recipe.tasks)[evaluation.tasks]}
     exchanged = [
         Group(
@@ -87,18 +87,16 @@ def with_thought_of(
     )
 
 
-MEASURES: dict[str, Callable[[CellRun], float]] = {}
-for when in ("before", "after"):
-    for name, suffix in PARTS.items():
-        MEASURES[f"{when}: {name}"] = part(when, suffix)
-MEASURES["after: gain of others' thoughts"] = others_thoughts
-
-
 def tokens(run: CellRun) -> float:
     """Through the learner's forward and backward; groups without a gradient are left out."""
     return sum(row.get("tokens/forward_backward", row["tokens/trained"]) for row in run.rows)
 
 
+MEASURES: dict[str, Callable[[CellRun], float]] = {}
+for when in ("before", "after"):
+    for name, suffix in PARTS.items():
+        MEASURES[f"{when}: {name}"] = part(when, suffix)
+MEASURES["after: gain of others' thoughts"] = others_thoughts
 MEASURES["tokens"] = tokens
 
 if __name__ == "__main__":
