@@ -59,16 +59,12 @@ def disk_space(folder: Path, recipe: Recipe | None) -> Finding:
 def count_parameters(recipe: Recipe) -> int | None:
     """Parameters of the recipe's model, from its config or its files; None where neither is here."""
     if recipe.model.path is None:
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from rlcore.plan.model import shaped_model
 
         try:
-            config = AutoConfig.for_model(**(recipe.model.config or {}))
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config)
-        except Exception:  # whatever is wrong with the config is said when it is loaded
+            return shaped_model(recipe).parameters
+        except ModelError:  # what is wrong with the config is said when it is loaded
             return None
-        return sum(parameter.numel() for parameter in model.parameters())
     from rlcore.recipe.build_learner import starting_point
 
     try:
