@@ -45,6 +45,7 @@ LAYERS = {
     "rlcore.version": 1.5,
     "rlcore.gguf": 0.25,
     "rlcore.rope": 0.5,
+    "rlcore.weight_files": 0.5,
     "rlcore.workers": 0.5,
     "rlcore.env": 0.7,
     "rewards.sandbox": 0,

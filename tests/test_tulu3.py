@@ -60,7 +60,7 @@ def test_data_that_is_absent(tmp_path: Path) -> None:
 
 
 def recipe(data: str, *overrides: str):
-    paths = (f"tasks.words.path={data}", f"tasks.words_heldout.path={data}")
+    paths = [f"tasks.{name}.path={data}" for name in ("words", "some_words", "words_heldout")]
     return load(str(FOLDER / "tulu3.yaml"), [*paths, *overrides])
 
 
@@ -71,9 +71,9 @@ def test_the_cells_are_recipes(data: str) -> None:
         for cell, overrides in reproduce.CELLS.items()
     }
     assert stages["SFT, DPO, RLVR twice"] == [
-        "sft", "after_sft", "drawn", "dpo", "after_dpo", "rlvr", "after_rlvr", "rlvr_words", "after_second",
+        "written", "sft", "after_sft", "drawn", "dpo", "after_dpo", "rlvr", "after_rlvr", "rlvr_words", "after_second",
     ]  # fmt: skip
-    assert stages["SFT, RLVR"] == ["sft", "after_sft", "rlvr", "after_rlvr"]
+    assert stages["SFT, RLVR"] == ["written", "sft", "after_sft", "rlvr", "after_rlvr"]
     weights = [
         next(stage for stage in recipe(data, *overrides).stages if stage.label == "rlvr")
         for overrides in reproduce.CELLS.values()

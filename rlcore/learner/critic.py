@@ -24,7 +24,7 @@ from rlcore.errors import ModelError
 from rlcore.learner.logprobs import Loss
 from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.policy import Policy, load_policy
-from rlcore.learner.sharding import gathered, in_parts
+from rlcore.learner.sharding import in_parts
 from rlcore.learner.update import Learner
 from rlcore.objective.parts import constant
 from rlcore.objective.term import Objective, Term
@@ -129,13 +129,13 @@ class Critic:
         return [sample.old_logprobs for sample in valued]
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser and schedule. Collective; what is sharded is full on the first rank."""
+        """Weights, optimiser and schedule. What is sharded stays so."""
         weights = {name: p.detach() for name, p in self._module.named_parameters()}
-        return {"weights": gathered(weights), "learner": self.learner.state_dict()}
+        return {"weights": weights, "learner": self.learner.state_dict()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; every rank is given the first one's."""
+        """Continue where `state_dict` was taken."""
         for name, parameter in self._module.named_parameters():
             parameter.copy_(in_parts(state["weights"][name], parameter))
         self.learner.load_state_dict(state["learner"])

@@ -21,7 +21,13 @@ from rlcore.learner.module import MixedModule, PackedModule
 from rlcore.learner.pack import Layout, pack
 from rlcore.learner.packed_check import check_packed
 from rlcore.learner.policy_adapter import Adapter, attach
-from rlcore.learner.policy_files import ADAPTER, check_writable, write_policy
+from rlcore.learner.policy_files import (
+    ADAPTER,
+    check_writable,
+    further_names_of_tied_weights,
+    streamed,
+    write_policy,
+)
 from rlcore.learner.reference import ShardedReference, frozen_copy
 from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
@@ -95,7 +101,7 @@ class Policy:
             for name, parameter in self.model.named_parameters():
                 yield name, full(parameter.detach())
             return
-        further_names = _further_names_of_tied_weights(self.model)
+        further_names = further_names_of_tied_weights(self.model)
         for name, tensor in self.adapter.state():
             if isinstance(tensor, nn.Parameter) and name not in further_names:
                 yield name, full(tensor.detach())
@@ -180,8 +186,16 @@ class Policy:
         adapter = None if self.adapter is None or base else self.adapter.saved_state()
         write_policy(self, folder, self.saved_state(base=base), adapter=adapter)
 
-    def saved_state(self, *, base: bool = False) -> dict[str, Tensor]:
-        """The live tensors that `save` writes. Collective; on other ranks than 0 those that are sharded are None."""
+    def saved_state(
+        self, *, base: bool = False
+    ) -> dict[str, Tensor] | Iterator[tuple[str, Tensor]]:
+        """The live tensors that `save` writes; where the model is sharded one after another, gathered as they are asked for.
+
+        Architectures that are converted when they are saved need all at once: rank 0 then has what is
+        sharded in full, and the others None. Collective.
+        """
+        if is_sharded(self.module) and not base and not is_converted(self.model):
+            return streamed(self)
         if self.adapter is None:
             state = self.model.state_dict()
         elif base:
@@ -332,9 +346,3 @@ def _scored_samples(
         )
         samples.append(sample)
     return samples
-
-
-def _further_names_of_tied_weights(model: PreTrainedModel) -> set[str]:
-    all_names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    first_names = {name for name, _ in model.named_parameters()}
-    return all_names - first_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,10 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from rlcore.errors import ModelError, first_line
+from rlcore.learner.sharding import full
 from rlcore.pretrained import read_back
 from rlcore.tokenizer import load_tokenizer
+from rlcore.weight_files import write_weights
 
 if TYPE_CHECKING:
     from rlcore.learner.policy import Policy
@@ -34,22 +36,52 @@ _TEXT = "The ship left at 7:15,\n\twith 12 men & a \u00e9migr\u00e9."
 def write_policy(
     policy: Policy,
     folder: str | Path,
-    state: dict[str, Tensor],
+    state: dict[str, Tensor] | Iterator[tuple[str, Tensor]],
     *,
     adapter: dict[str, Tensor] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """What `Policy.save` writes, with these weights. Rank 0 writes.
+    """What `Policy.save` writes, with these weights: `Policy.saved_state`. Every rank calls it, rank 0 writes.
 
     adapter: `Adapter.saved_state`, where the adapter is written too. tokenizer: a copy, where
     another thread may be using the policy's own: it cannot be set and saved at once.
     """
-    if dist.is_initialized() and dist.get_rank() != 0:
-        return
-    policy.model.save_pretrained(folder, state_dict=state)
-    (tokenizer or policy.tokenizer).save_pretrained(folder)
-    if policy.adapter is not None and adapter is not None:
-        policy.adapter.save(Path(folder) / ADAPTER, adapter)
+    try:
+        if dist.is_initialized() and dist.get_rank() != 0:
+            return
+        if isinstance(state, dict):
+            policy.model.save_pretrained(folder, state_dict=state)
+        else:
+            policy.model.save_pretrained(folder, state_dict={})
+            write_weights(Path(folder), state)
+        (tokenizer or policy.tokenizer).save_pretrained(folder)
+        if policy.adapter is not None and adapter is not None:
+            policy.adapter.save(Path(folder) / ADAPTER, adapter)
+    finally:
+        exhaust(state)
+
+
+def exhaust(state: dict[str, Tensor] | Iterator[tuple[str, Tensor]]) -> None:
+    """Take part in gathering what another rank writes, also where the write has failed."""
+    for _ in state:
+        pass
+
+
+def streamed(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a sharded policy's checkpoint; each is full, on the CPU of rank 0, only until the next one. Collective."""
+    model, adapter = policy.model, policy.adapter
+    left_out = further_names_of_tied_weights(model) | set(model._keys_to_ignore_on_save or ())
+    for name, tensor in model.state_dict().items() if adapter is None else adapter.state():
+        if name not in left_out:
+            whole = full(tensor.detach())
+            yield name, whole.cpu() if dist.get_rank() == 0 else whole
+
+
+def further_names_of_tied_weights(model: PreTrainedModel) -> set[str]:
+    """Names under which a model has weights that it also has under a name before."""
+    all_names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    first_names = {name for name, _ in model.named_parameters()}
+    return all_names - first_names
 
 
 def check_writable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

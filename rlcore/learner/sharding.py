@@ -11,6 +11,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from rlcore.learner.shard_files import StoredTensor
+
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether FSDP2 has sharded the module or a part of it."""
@@ -50,10 +52,15 @@ def gathered(state: Any) -> Any:
 
 
 def in_parts(value: Any, like: Tensor) -> Any:
-    """This rank's shards of a full tensor that every rank holds, cut as `like` is.
+    """This rank's shards of a full tensor that every rank holds or that is in files, cut as `like` is.
 
     Anything else is returned as is, and so is a tensor whose `like` is not sharded.
     """
+    if isinstance(value, StoredTensor):
+        is_alike = isinstance(like, DTensor) and value.shape == like.shape
+        return value.like(like) if is_alike else value.full()
+    if isinstance(value, DTensor):
+        return value
     if not isinstance(like, DTensor) or not isinstance(value, Tensor):
         return value
     if value.shape != like.shape:
@@ -67,7 +74,7 @@ def in_parts(value: Any, like: Tensor) -> Any:
 
 
 def optimizer_in_parts(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """A gathered `state_dict` of an optimizer, sharded as its parameters are."""
+    """A `state_dict` of an optimizer, sharded as its parameters are."""
     if "parts" in state:  # of `optim.Several`
         parts = []
         for part_state, part in zip(state["parts"], optimizer.parts, strict=True):

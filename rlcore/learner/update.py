@@ -21,7 +21,7 @@ from rlcore.learner.pack import Layout, MicroBatch, idle_micro_batch, pack
 from rlcore.learner.policy import Policy
 from rlcore.learner.report import MAXIMA, build_report, empty_report, losses_by_name
 from rlcore.learner.settings import OptimSettings
-from rlcore.learner.sharding import gathered, optimizer_in_parts, reshard
+from rlcore.learner.sharding import optimizer_in_parts, reshard
 from rlcore.learner.teacher_columns import reads_of_streams, require_scores
 from rlcore.learner.token_record import TokenRecord
 from rlcore.objective.parts import Counts
@@ -162,10 +162,10 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Optimiser, updates, version, averaged weights and moving coefficients; the weights themselves are the policy's to save.
 
-        Collective; what is sharded is full on the first rank, and missing on the others.
+        What is sharded stays so.
         """
         state = {
-            "optimizer": gathered(self._optimizer.state_dict()),
+            "optimizer": self._optimizer.state_dict(),
             "updates": self.updates,
             "version": self.version,
         }
@@ -176,7 +176,7 @@ class Learner:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; every rank is given the first one's."""
+        """Continue where `state_dict` was taken, or what a checkpoint has of it: `shard_files.with_stored`."""
         self._load_optimizer(state)
         self.updates = state["updates"]
         self.version = state["version"]

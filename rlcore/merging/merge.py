@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlcore.errors import ModelError
-from rlcore.merging.weight_files import ADAPTER, WeightFiles, write_weights
 from rlcore.pretrained import load_config
 from rlcore.tokenizer import different_tokens, load_tokenizer
+from rlcore.weight_files import ADAPTER, WeightFiles, write_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,13 +51,12 @@ def merge(
     for other in [*files[1:], *([start] if start else [])]:
         require_same_model(files[0], other)
 
-    def tensor(name: str) -> Tensor:
-        return _merged(name, files, start, rule)
-
+    first = files[0]
+    merged = ((name, _merged(name, files, start, rule)) for name in first.shapes)
     draft = folder.with_name(f".draft_{folder.name}")
     try:
         draft.mkdir(parents=True)
-        write_weights(draft, files[0], tensor)
+        write_weights(draft, merged, first.name)
         for path in _other_files(sources[-1]):
             shutil.copy2(path, draft / path.name)
         if folder.exists():

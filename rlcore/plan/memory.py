@@ -23,6 +23,7 @@ from rlcore.rollout.vllm_config import (
     cache_bytes,
     token_bytes,
 )
+from rlcore.weight_files import FILE_BYTES
 
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4, "sgd": 4}
 """Of an optimiser in float32, a number of the model, about."""
@@ -268,18 +269,24 @@ def host_items(
         reading = machine.gpus * 4 * shaped.base_parameters
         items.append(_host("the model as each process reads it, in float32", reading, "start"))
         if machine.shards > 1:
-            saved = 4 * shaped.parameters + 12 * shaped.trained
-            items.append(_host("the whole state on the first process", saved, "checkpoint"))
+            states = 12 * shaped.trained * machine.gpus // machine.shards
+            piece = min(FILE_BYTES, 4 * shaped.parameters)
+            items.append(_host("shards that each process writes", states, "checkpoint"))
+            items.append(_host("a file of the model", piece, "checkpoint"))
     if recipe.run.checkpoint_async and hasattr(stage, "optim"):
-        items.append(_host("the copy of a checkpoint", _copied_bytes(stage, shaped)))
+        copied = _copied_bytes(stage, shaped, machine)
+        items.append(_host("the copy of a checkpoint", copied))
     return items
 
 
-def _copied_bytes(stage: Any, shaped: ShapedModel) -> int:
-    """Model, states of the optimiser, and the average as a model and by itself."""
+def _copied_bytes(stage: Any, shaped: ShapedModel, machine: Machine) -> int:
+    """The model on the first process, states of the optimiser in each one's shards, and the average as both."""
     settings = _optim_settings(stage)
-    size = shaped.weight_bytes + optimizer_states(shaped, settings)
-    return size + (shaped.weight_bytes + 4 * shaped.trained if settings.ema is not None else 0)
+    models, states = shaped.weight_bytes, optimizer_states(shaped, settings)
+    if settings.ema is not None:
+        models, states = 2 * models, states + 4 * shaped.trained
+    here = max(1, machine.gpus) if machine.shards > 1 else 1
+    return models + states * here // machine.shards
 
 
 def tokens_in_flight(recipe: Recipe, machine: Machine, cache: int, token: int) -> int:

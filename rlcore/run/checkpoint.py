@@ -7,6 +7,7 @@ checkpoints/step_000050/
     adapter/               with model.peft: the adapter alone, loads with peft (merged above)
     ema/                   with optim.ema: the averaged weights, a model like the one above
     trainer/state.pt       optimizer moments, schedule position, random state
+    trainer/shards/        what FSDP2 has sharded of these, a file for each process (learner/shard_files.py)
     trainer/cursor.json    where the run stands: stage, step, curriculum
     trainer/manifest.json  checksum of every other file, written last
 
@@ -32,6 +33,7 @@ from rlcore.errors import RunError
 from rlcore.run.disk import remove, writing
 
 NAME = re.compile(r"step_\d+")
+SHARDS = "trainer/shards"
 
 
 @dataclass
@@ -59,21 +61,64 @@ def save(
     state: dict[str, Any],
     keep: int,
 ) -> None:
+    """`begin` and `finish` a checkpoint."""
+    begin(folder, cursor)
+    finish(folder, cursor, save_model=save_model, state=state, keep=keep)
+
+
+def begin(folder: Path, cursor: Cursor) -> Path:
+    """Make the folder in which a checkpoint is written, and in it the one for shards, which it returns.
+
+    The first rank calls it, before any other rank writes its shards.
+    """
+    draft = _draft_of(_place(folder, cursor))
+    shards = draft / SHARDS
+    with _writing(draft, _name(folder, cursor), main=True):
+        recover(folder)
+        shards.mkdir(parents=True)
+    return shards
+
+
+def finish(
+    folder: Path,
+    cursor: Cursor,
+    *,
+    save_model: Callable[[Path], None],
+    state: dict[str, Any],
+    keep: int,
+    shards: Callable[[Path], dict[str, str]] | None = None,
+) -> None:
     """Write `folder/step_NNNNNN` and remove all but the newest `keep` checkpoints.
 
     A kill at any moment leaves only complete checkpoints and what `recover` clears; so does a full
     disk, which is a `RunError`. `save_model(path)` writes the model's files. `state` goes through
-    torch.save. The first rank calls it.
+    torch.save. `shards(path)` waits until the shards of all ranks are in `path`, and returns their
+    checksums by name. The first rank calls it, after `begin`.
     """
-    final = folder / f"step_{cursor.step:06d}"
+    final = _place(folder, cursor)
     draft = _draft_of(final)
-    with _writing(draft, f"checkpoint {final.name}", main=True):
-        recover(folder)
-        (draft / "trainer").mkdir(parents=True)
+    with _writing(draft, _name(folder, cursor), main=True):
         save_model(draft)
-        _write_trainer(draft, cursor, state)
+        if shards is None:
+            (draft / SHARDS).rmdir()
+        written = {} if shards is None else shards(draft / SHARDS)
+        known = {f"{SHARDS}/{name}": value for name, value in written.items()}
+        _write_trainer(draft, cursor, state, known)
         _put_in_place(draft, final)
         keep_newest(folder, keep)
+
+
+def shards_of(folder: Path, cursor: Cursor) -> Path:
+    """Where each rank writes its shards of a checkpoint that has begun."""
+    return _draft_of(_place(folder, cursor)) / SHARDS
+
+
+def _place(folder: Path, cursor: Cursor) -> Path:
+    return folder / f"step_{cursor.step:06d}"
+
+
+def _name(folder: Path, cursor: Cursor) -> str:
+    return f"checkpoint {_place(folder, cursor).name}"
 
 
 def save_reference(
@@ -126,14 +171,21 @@ def all_checkpoints(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.name.removeprefix("step_")))
 
 
-def read(path: Path) -> tuple[Cursor, dict[str, Any]]:
-    """Cursor and trainer state of a checkpoint, verified by its manifest. Raises `RunError`."""
+def read(path: Path, *, share: tuple[int, int] = (0, 1)) -> tuple[Cursor, dict[str, Any]]:
+    """Cursor and trainer state of a checkpoint, verified by its manifest. Raises `RunError`.
+
+    In place of sharded tensors the state has `StoredTensor`s, from which each rank takes its part.
+    share: this rank and the number of ranks, where each verifies only a part of the files.
+    """
     import torch  # here: a recipe is checked without it
 
+    from rlcore.learner.shard_files import with_stored
+
     try:
-        _verify(path)
+        _verify(path, share)
         cursor = read_cursor(path)
         state = torch.load(path / "trainer/state.pt", map_location="cpu", weights_only=True)
+        state = with_stored(state, path / SHARDS)
     except (OSError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
         raise _damaged(path, str(error)) from None
     return cursor, state
@@ -155,13 +207,14 @@ def read_cursor(path: Path) -> Cursor:
         raise _damaged(path, str(error)) from None
 
 
-def _verify(path: Path) -> None:
-    """Raise `OSError` or `ValueError` unless all files are those that were written."""
+def _verify(path: Path, share: tuple[int, int] = (0, 1)) -> None:
+    """Raise `OSError` or `ValueError` unless all files, or the share of one of several ranks, are those that were written."""
     manifest = _read_json(path, "trainer/manifest.json")
     if "trainer/state.pt" not in manifest:
         raise ValueError("trainer/manifest.json is no list of its files")
-    for name, expected in manifest.items():
-        if _checksum(path / name) != expected:
+    rank, ranks = share
+    for name, expected in sorted(manifest.items())[rank::ranks]:
+        if checksum(path / name) != expected:
             raise ValueError(f"{name} differs from what was written")
 
 
@@ -197,14 +250,25 @@ def _damaged(path: Path, problem: str) -> RunError:
     return RunError(f"checkpoint {path} is damaged: {problem}; {advice}")
 
 
-def _write_trainer(draft: Path, cursor: Cursor, state: dict[str, Any]) -> None:
+def _write_trainer(
+    draft: Path, cursor: Cursor, state: dict[str, Any], known: dict[str, str]
+) -> None:
+    """known: checksums of files that are not read again."""
     import torch
 
     trainer = draft / "trainer"
     torch.save(state, trainer / "state.pt")
     (trainer / "cursor.json").write_text(json.dumps(asdict(cursor)), encoding="utf-8")
-    manifest = {str(path.relative_to(draft)): _checksum(path) for path in _files(draft)}
+    manifest = {}
+    for path in _files(draft):
+        name = str(path.relative_to(draft))
+        manifest[name] = known[name] if name in known else checksum(path)
     (trainer / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def _draft_of(final: Path) -> Path:
@@ -243,11 +307,6 @@ def _files(folder: Path) -> list[Path]:
 def _folders(folder: Path) -> list[Path]:
     """The folder itself and those in it: their entries must be on disk too."""
     return [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def _flush(path: Path) -> None:

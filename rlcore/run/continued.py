@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rlcore.errors import RunError
 from rlcore.run import checkpoint
+from rlcore.run.shards import read_together
 
 if TYPE_CHECKING:
     from rlcore.learner.update import Learner
@@ -23,7 +24,7 @@ def continue_optimiser(run: Run, stage: Stage, learner: Learner) -> None:
     if resumed or not getattr(stage.optim, "continues", False):
         return
     saved = checkpoint.all_checkpoints(run.folder.checkpoints)
-    state = checkpoint.read(saved[-1])[1] if saved else {}
+    state = read_together(saved[-1], run.accelerator)[1] if saved else {}
     if "learner" not in state:
         raise RunError(
             f"stage {stage.label} goes on with the optimiser of the stage before it, and the last checkpoint of "

@@ -30,6 +30,7 @@ from rlcore.run.processes import (
     refuse_other_layouts,
 )
 from rlcore.run.session import Run
+from rlcore.run.shards import read_together
 from rlcore.run.shared_files import check_shared
 from rlcore.run.trackers import check_trackers, start_trackers
 from rlcore.run.tracking import Callback, StepFunction, Tracker
@@ -165,7 +166,7 @@ def open_run(
     """The run as its last checkpoint left it, or a new one."""
     saved_runs = checkpoint.all_checkpoints(folder.checkpoints)
     last = saved_runs[-1] if saved_runs else None
-    cursor, saved = checkpoint.read(last) if last else (checkpoint.Cursor(), {})
+    cursor, saved = read_together(last, accelerator) if last else (checkpoint.Cursor(), {})
     _reopen(recipe, cursor, saved)
     on_main(accelerator, lambda: _tidy(recipe, folder, cursor))
     rows = len(read_rows(folder.metrics))

@@ -6,14 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 
 from rlcore.errors import RlcoreError, RunError, first_line
 from rlcore.run.ending import resume_command
 from rlcore.run.rendezvous import init_method
+
+T = TypeVar("T")
 
 
 def group_settings(timeout_s: float) -> InitProcessGroupKwargs:
@@ -105,10 +113,30 @@ def on_main(
         raise RunError(outcome[0]) if all_say else SystemExit(2)
 
 
-def _sentence(error: BaseException | None) -> str | None:
+def on_all(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Run `action` on every process. Where it raises on one, all raise: the others a `RunError` of the same sentence."""
+    result: T | None = None
+    refusal: BaseException | None = None
+    try:
+        result = action()
+    except Exception as error:
+        refusal = error
+    name = f"process {accelerator.process_index}"
+    outcomes = [_sentence(refusal, name)]
+    if accelerator.num_processes > 1:
+        outcomes = gather_object(outcomes)
+    if refusal is not None:
+        raise refusal
+    for sentence in outcomes:
+        if sentence is not None:
+            raise RunError(sentence)
+    return result
+
+
+def _sentence(error: BaseException | None, name: str = "the main process") -> str | None:
     if error is None or isinstance(error, RlcoreError):
         return error and str(error)
-    return f"the main process has failed with {type(error).__name__}: {first_line(error)}"
+    return f"{name} has failed with {type(error).__name__}: {first_line(error)}"
 
 
 @contextmanager

@@ -86,6 +86,8 @@ class HostMemory:
     def _copied(self, value: Any, known: dict[Any, Tensor]) -> Any:
         if value is None or type(value) in ATOMS:
             return value
+        if isinstance(value, Tensor) and value.is_meta:  # no values: they are among the shards
+            return value
         if isinstance(value, Tensor):
             key = (value.data_ptr(), value.device, _kind(value))
             if key not in known or not value.numel():

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlcore import weight_files
 from rlcore.errors import ModelError, RecipeError, RunError
 from rlcore.learner.policy import load_policy
-from rlcore.merging import weight_files
 from rlcore.merging.merge import merge
 from rlcore.merging.rules import dare, ema, linear, mean, residual, task_arithmetic, ties, twin
 from rlcore.merging.weights import metric_weights
@@ -245,7 +245,7 @@ def test_it_loads_and_keeps_tokenizer_and_type(tmp_path, models):
 
 
 def test_large_models_are_written_in_shards(tmp_path, models, monkeypatch):
-    monkeypatch.setattr(weight_files, "SHARD_BYTES", 9000)
+    monkeypatch.setattr(weight_files, "FILE_BYTES", 9000)
     merge(models[:2], tmp_path / "out", mean())
     index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))

@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from rlcore import weight_files
 from rlcore.cli.main import main
 from rlcore.learner.reference import ShardedReference
 from rlcore.learner.update import Learner
@@ -50,6 +51,7 @@ def update(self, samples, update=Learner.update):
     return update(self, samples)
 
 
+weight_files.FILE_BYTES = 20_000  # the tiny model takes several files
 train.Accelerator = sharding
 Accelerator.prepare = prepare
 Learner.update = update

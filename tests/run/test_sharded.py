@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
+from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.folder import read_rows
 from tests.run.whole import TINY, finish, run_folder, start, untimed
 
@@ -39,17 +41,34 @@ def assert_equal_training(
                 assert row[key] == close, (row["step"], key)
 
 
+def no_file_has_it_all(saved: Path) -> None:
+    """Each process wrote its half of the trainer's state, and the model is in several files that transformers reads."""
+    halves = [path.stat().st_size for path in (saved / "trainer/shards").iterdir()]
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert len(halves) == 2 and sum(halves) > weights and max(halves) < 0.6 * sum(halves)
+    assert (saved / "trainer/state.pt").stat().st_size < 0.2 * sum(halves)
+    files = [path.stat().st_size for path in saved.glob("model-*.safetensors")]
+    assert len(files) > 1 and weights <= sum(files) < 1.2 * weights
+
+
 @pytest.mark.parametrize(
-    ("optim", "resumed"), [("{lr: 1e-3, ema: 0.9}", "sharded"), ("{lr: 1e-3, use: muon}", "whole")]
+    ("optim", "resumed"),
+    [
+        ("{lr: 1e-3, ema: 0.9}", SHARDED),
+        ("{lr: 1e-3, ema: 0.9}", SHARDED | {"processes": 3}),
+        ("{lr: 1e-3, use: muon}", {}),
+    ],
+    ids=["two", "three", "whole"],
 )
 def test_a_sharded_run_resumes_and_trains_as_a_whole_one(
-    tiny: Path, optim: str, resumed: str
+    tiny: Path, optim: str, resumed: dict[str, Any]
 ) -> None:
     overrides = (f"stages.rl.optim={optim}", "run.checkpoint_every=1")
     finish(start("train", tiny, *overrides, "name=alone"))
     finish(start("train", tiny, *overrides, "stages.rl.steps=3", **SHARDED))
-    processes = SHARDED if resumed == "sharded" else {}
-    finish(start("train", tiny, *overrides, "--resume", **processes))
+    no_file_has_it_all(all_checkpoints(run_folder(tiny) / "checkpoints")[-1])
+    finish(start("train", tiny, *overrides, "--resume", **resumed))
     assert_equal_training(
         metrics(tiny, "alone"),
         metrics(tiny, "tiny"),

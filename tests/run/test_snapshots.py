@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlcore.errors import RunError
+from rlcore.learner.shard_files import StoredTensor
 from rlcore.recipe.load import load
 from rlcore.run import checkpoint
 from rlcore.run.driver import train
@@ -117,7 +118,7 @@ def test_the_files_are_those_of_a_checkpoint_that_is_waited_for(
     every = [*overrides, "run.keep_checkpoints=99", "run.checkpoint_every=1"]
     recipe = load(str(write_recipe(tmp_path)), every)
     train(recipe, folder=tmp_path / "waited")
-    save, enter = checkpoint.save, Saver.save
+    finish, enter = checkpoint.finish, Saver.save
     entered: list[int] = []
     threads = set()
 
@@ -132,9 +133,9 @@ def test_the_files_are_those_of_a_checkpoint_that_is_waited_for(
             while entered[-1] <= step and time.monotonic() < deadline:
                 time.sleep(0.002)
             time.sleep(0.1)
-        save(folder, cursor, **settings)
+        finish(folder, cursor, **settings)
 
-    monkeypatch.setattr(checkpoint, "save", late)
+    monkeypatch.setattr(checkpoint, "finish", late)
     monkeypatch.setattr(Saver, "save", noted)
     train(load(str(write_recipe(tmp_path)), [*every, ASYNC]), folder=tmp_path / "async")
     assert "checkpoint writer" in threads
@@ -160,6 +161,8 @@ def assert_same(a: Any, b: Any) -> None:
     assert type(a) is type(b)
     if isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, StoredTensor):
+        assert_same(a.full(), b.full())
     elif isinstance(a, dict):
         assert a.keys() == b.keys()
         for key in a:

@@ -17,6 +17,7 @@ from tests.run.whole import finish, run_folder, start, story, write_recipe
 
 EVERY = "run.checkpoint_every=1"
 FULL_DISK = Path(__file__).with_name("full_disk_of_ranks.py")
+REFUSED_SHARD = Path(__file__).with_name("refused_shard.py")
 EMA = "stages.rl.optim.ema=0.9"
 
 
@@ -82,9 +83,12 @@ def test_a_sharded_run_writes_the_files_that_it_writes_without_a_thread(
 
 
 @pytest.mark.parametrize("more", [(ASYNC,), ()], ids=["thread", "waited"])
-def test_a_refused_write_is_said_by_both_processes(tiny: Path, more: tuple[str, ...]) -> None:
-    """The one that does not write says the same, and does not wait for the other in vain."""
-    run = start("train", tiny, *more, "run.timeout_s=60", script=FULL_DISK, processes=2)
+@pytest.mark.parametrize("script", [FULL_DISK, REFUSED_SHARD], ids=["first", "second"])
+def test_a_refused_write_is_said_by_both_processes(
+    tiny: Path, script: Path, more: tuple[str, ...]
+) -> None:
+    """The one that could write says the same, and does not wait for the other in vain."""
+    run = start("train", tiny, *more, "run.timeout_s=60", script=script, processes=2)
     said = []
     for rank in run._ranks:
         out, err = rank.communicate(timeout=200)

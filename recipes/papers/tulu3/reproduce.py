@@ -23,6 +23,7 @@ CELLS = {
     "no penalty": ("stages.rlvr.aggregate=sum", *NO_SECOND),
 }
 QUICK = (
+    "stages.written.limit=16",
     "stages.sft.steps=2",
     "stages.drawn.limit=16",
     "stages.dpo.steps=1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ def segment_tasks(
     prepared: Prepared,
     *,
     msr_share: float = 0.5,
+    per_document: int | None = None,
     context_chars: int = 4000,
     reference: int = 3,
     asr_prompt: str = ASR,
@@ -26,22 +28,24 @@ def segment_tasks(
     tag: str = "next",
     seed: int = 0,
 ) -> Sequence[Task]:
-    """One task for each target of each document, category "asr" or, for a seeded share of them,
-    "msr".
+    """One task for each target of each document, or for at most `per_document` of them, drawn by
+    seed; category "asr" or, for a seeded share of them, "msr".
 
     With segments s_1..s_n a target is a legal s_i, 2 <= i <= n-1. ASR shows s_<i, MSR s_<i and
     s_(i+1); of s_<i at most the last `context_chars`, from the start of a segment on. The answer is
     s_i; the column `reference` holds s_i and the segments after it, `reference` in all, for a
     reward that takes a prefix of them; a demonstration puts s_i between `tag`s. No prompt contains
     its answer: a segment that is said twice in its document is no target."""
-    if not 0 <= msr_share <= 1 or reference < 1 or context_chars < 1:
+    per_document = sys.maxsize if per_document is None else per_document
+    if not 0 <= msr_share <= 1 or min(reference, context_chars, per_document) < 1:
         raise TaskError(
-            "next-segment tasks need msr_share from 0 to 1, reference >= 1 and context_chars >= 1, "
-            f"got {msr_share}, {reference}, {context_chars}"
+            "next-segment tasks need msr_share from 0 to 1, and reference, context_chars and per_document >= 1, "
+            f"got {msr_share}, {reference}, {context_chars} and {per_document}"
         )
     check_template(asr_prompt, "context")
     check_template(msr_prompt, "context", "next")
-    ends = np.cumsum([len(targets) for targets in prepared.table["targets"]], dtype=np.int64)
+    counts = [min(len(targets), per_document) for targets in prepared.table["targets"]]
+    ends = np.cumsum(counts, dtype=np.int64)
     if not len(ends) or not ends[-1]:
         raise TaskError(
             "no segment of the corpus can be asked for: lower target_chars, or use another unit"
@@ -50,10 +54,14 @@ def segment_tasks(
     def make(i: int) -> Task:
         document = int(np.searchsorted(ends, i, side="right"))
         row = prepared.table[document]
-        number = row["targets"][i - int(ends[document - 1] if document else 0)]
+        targets = row["targets"]
+        if per_document < len(targets):
+            drawn = random.Random(f"{seed}/{row['id']}").sample(targets, per_document)
+            targets = sorted(drawn)
+        number = targets[i - int(ends[document - 1] if document else 0)]
         segments = [*cut(row["text"], row["ends"])]
-        drawn = random.Random(f"{seed}/{row['id']}/{number}").random()
-        kind = "msr" if drawn < msr_share else "asr"
+        is_msr = random.Random(f"{seed}/{row['id']}/{number}").random() < msr_share
+        kind = "msr" if is_msr else "asr"
         context = "".join(_last(segments[:number], context_chars))
         following = segments[number + 1].strip()[:context_chars]
         template = msr_prompt if kind == "msr" else asr_prompt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MODEL = "model.safetensors"
 ADAPTER = "adapter_model.safetensors"
-SHARD_BYTES = 5 * 2**30
+FILE_BYTES = 5 * 2**30
 """Of one file that is written."""
 
 
@@ -58,49 +58,44 @@ class WeightFiles:
             return file.get_tensor(name)
 
 
-def write_weights(folder: Path, like: WeightFiles, make: Callable[[str], Tensor]) -> None:
-    """Write a tensor for each of `like`, under its file names and in shards, one shard in memory at a time."""
+def write_weights(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], name: str = MODEL
+) -> None:
+    """Write tensors under a file name, or in several files with an index, as transformers does; one file in memory at a time."""
     from safetensors.torch import save_file
 
-    shards = _shards(like)
-    where: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = like.name
-        if len(shards) > 1:
-            stem = like.name.removesuffix(".safetensors")
-            file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(
-            {name: make(name).contiguous() for name in names},
-            folder / file,
-            metadata={"format": "pt"},
-        )
-        where |= dict.fromkeys(names, file)
-    if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": sum(map(_bytes, like.shapes.values()))},
-            "weight_map": where,
-        }
-        (folder / f"{like.name}.index.json").write_text(
-            json.dumps(index, indent=1), encoding="utf-8"
-        )
+    drafts: list[Path] = []
+    number_of: dict[str, int] = {}
+    size = total = 0
+    held: dict[str, Tensor] = {}
 
+    def write_held() -> None:
+        draft = folder / f".{name}.{len(drafts)}"
+        save_file(held, draft, metadata={"format": "pt"})
+        number_of.update(dict.fromkeys(held, len(drafts)))
+        drafts.append(draft)
+        held.clear()
 
-def _shards(like: WeightFiles) -> list[Sequence[str]]:
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, stored in like.shapes.items():
-        if shards[-1] and size + _bytes(stored) > SHARD_BYTES:
-            shards.append([])
+    for key, tensor in tensors:
+        if held and size + tensor.nbytes > FILE_BYTES:
+            write_held()
             size = 0
-        shards[-1].append(name)
-        size += _bytes(stored)
-    return list(shards)
+        held[key] = tensor.contiguous()
+        size += tensor.nbytes
+        total += tensor.nbytes
+    write_held()
+    names = _names(name, len(drafts))
+    for draft, final in zip(drafts, names, strict=True):
+        draft.replace(folder / final)
+    if len(names) > 1:
+        where = {key: names[number] for key, number in number_of.items()}
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        text = json.dumps(index, indent=1)
+        (folder / f"{name}.index.json").write_text(text, encoding="utf-8")
 
 
-def _bytes(stored: tuple[list[int], str]) -> int:
-    shape, kind = stored
-    bits = int("".join(filter(str.isdigit, kind.partition("_")[0])) or 8)
-    count = 1
-    for length in shape:
-        count *= length
-    return count * bits // 8
+def _names(name: str, number: int) -> list[str]:
+    stem = name.removesuffix(".safetensors")
+    if number == 1:
+        return [name]
+    return [f"{stem}-{i:05d}-of-{number:05d}.safetensors" for i in range(1, number + 1)]
