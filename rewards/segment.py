@@ -1,6 +1,7 @@
 """Rewards for predicted text: a segment, a span, a token.
 
-The prediction stands between tags; a completion without them is wrong-format and 0.
+The prediction stands between tags; a completion without them is wrong-format and 0. With `tag: ""` the
+whole completion is the prediction, for a prompt that is the text itself.
 """
 
 from __future__ import annotations
@@ -51,11 +52,13 @@ def normalised(text: str) -> str:
 
 
 def prediction(completion: str, tag: str) -> str | None:
-    """The text in the last `<tag>...</tag>`; None if there is none, or nothing in it.
+    """The text in the last `<tag>...</tag>`, or without a tag all of it; None if there is none, or nothing in it.
 
     >>> prediction("so <next>it rains</next>", "next")
     'it rains'
     """
+    if not tag:
+        return completion.strip() or None
     name = re.escape(tag)
     pattern = rf"<{name}>((?:(?!<{name}>).)*?)</{name}>"
     blocks = re.findall(pattern, completion, flags=re.DOTALL)
@@ -73,6 +76,8 @@ def segment(
     Letter case, punctuation and spaces do not count.
 
     >>> segment("I think <next>it rains</next>", "It rains.")
+    1.0
+    >>> segment(" it rains", "It rains.", tag="")
     1.0
     """
     predicted = prediction(completion, tag)
@@ -140,7 +145,7 @@ def next_token(
     >>> next_token("runs", " runs", tag="")
     1.0
     """
-    predicted = prediction(completion, tag) if tag else completion.strip()
+    predicted = prediction(completion, tag)
     if predicted is None:
         return _no_prediction(tag)
     return float(predicted == answer.strip())
@@ -161,5 +166,5 @@ def near_budget(
 
 
 def _no_prediction(tag: str) -> Verdict:
-    reason = f"there is no <{tag}>...</{tag}> with text in it"
+    reason = f"there is no <{tag}>...</{tag}> with text in it" if tag else "it has no text"
     return Verdict(value=0.0, status="wrong-format", reason=reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,24 @@ def test_msr_shows_the_next_segment_and_asr_does_not(prepared: Prepared) -> None
     drawn = [task.category for task in segment_tasks(prepared, msr_share=1 / 3)]
     assert 0.2 < drawn.count("msr") / len(drawn) < 0.46
     assert drawn == [task.category for task in segment_tasks(prepared, msr_share=1 / 3)]
+
+
+def test_per_document_draws_so_many_targets_of_each(prepared: Prepared) -> None:
+    whole = {task.id: task.answer for task in segment_tasks(prepared, msr_share=0.0)}
+    drawn = segment_tasks(prepared, msr_share=0.0, per_document=2)
+    counts = Counter(task.id.rsplit("/", 2)[0] for task in drawn)
+    assert counts == {row["id"]: min(2, len(row["targets"])) for row in prepared.table if row["targets"]}
+    assert len({task.id for task in drawn}) == len(drawn) and all(whole[task.id] == task.answer for task in drawn)
+    again = segment_tasks(prepared, msr_share=0.0, per_document=2, seed=1)
+    assert [task.id for task in again] != [task.id for task in drawn]
+    with pytest.raises(TaskError, match="per_document >= 1"):
+        segment_tasks(prepared, per_document=0)
+
+
+def test_without_a_tag_a_demonstration_goes_on_with_the_text(prepared: Prepared) -> None:
+    texts = dict(zip(prepared.table["id"], prepared.table["text"], strict=True))
+    for task in segment_tasks(prepared, msr_share=0.0, tag="")[:200]:
+        assert task.columns["context"] + task.demonstration in texts[task.id.rsplit("/", 2)[0]]
 
 
 def test_long_contexts_are_cut_at_a_segment(prepared: Prepared) -> None:

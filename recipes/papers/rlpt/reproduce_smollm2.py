@@ -1,9 +1,8 @@
-"""RLPT on real text with SmolLM2-135M: saying the next two tokens, or two that are missing, before and after RL.
+"""RLPT on real text with SmolLM2-135M: the next two tokens, or two whose continuation is known, before and after RL.
 
     python recipes/papers/rlpt/reproduce_smollm2.py [--quick] [--seeds 1] [--folder F] [--json | --table]
 
-Beside it imitation of as many segments, and next-token training on the same documents, with about as many
-tokens. All continue from the same cold start. README.md has the numbers.
+Beside it next-token training on the same documents. README.md has the numbers.
 """
 
 from __future__ import annotations
@@ -13,17 +12,13 @@ from pathlib import Path
 
 from rlcore.analysis.study import CellRun, study_main
 
+BLOCKS = 16
+"""Blocks of 128 tokens a step of next-token training, about as many tokens as RLPT reads and writes."""
 OPTIM = "optim: {lr: 1e-5, warmup_steps: 5, micro_batch_tokens: 2048}"
-IMITATION = f"stages.rl={{kind: sft, name: rl, tasks: read, steps: 60, batch_size: 32, {OPTIM}}}"
-NEXT_TOKEN = f"stages.rl={{kind: sft, name: rl, tasks: blocks, steps: 60, batch_size: 16, {OPTIM}}}"
-CELLS = {
-    "RLPT": (),
-    "imitation of segments": (IMITATION,),
-    "next-token training": (NEXT_TOKEN,),
-}
+NEXT_TOKEN = f"stages.rl={{kind: sft, name: rl, tasks: blocks, steps: 60, batch_size: {BLOCKS}, {OPTIM}}}"
+CELLS = {"RLPT": (), "next-token training": (NEXT_TOKEN,)}
 EVALS = {"ASR": "asr", "MSR": "msr", "ASR, greedy": "asr_best", "MSR, greedy": "msr_best"}
 QUICK = (
-    "stages.start.steps=6",
     "stages.rl.steps=3",
     *(f"stages.{stage}_{when}.limit=16" for stage in EVALS.values() for when in ("before", "after")),
 )
@@ -47,4 +42,4 @@ MEASURES["tokens"] = tokens
 
 if __name__ == "__main__":
     recipe = Path(__file__).with_name("smollm2.yaml")
-    study_main(str(__doc__), recipe, CELLS, MEASURES, quick=QUICK, first="rl")
+    study_main(str(__doc__), recipe, CELLS, MEASURES, quick=QUICK)

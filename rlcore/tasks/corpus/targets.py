@@ -34,7 +34,8 @@ def segment_tasks(
     With segments s_1..s_n a target is a legal s_i, 2 <= i <= n-1. ASR shows s_<i, MSR s_<i and
     s_(i+1); of s_<i at most the last `context_chars`, from the start of a segment on. The answer is
     s_i; the column `reference` holds s_i and the segments after it, `reference` in all, for a
-    reward that takes a prefix of them; a demonstration puts s_i between `tag`s. No prompt contains
+    reward that takes a prefix of them; a demonstration puts s_i between `tag`s, or with `tag: ""` goes
+    on with it as it stands in the text. No prompt contains
     its answer: a segment that is said twice in its document is no target."""
     per_document = sys.maxsize if per_document is None else per_document
     if not 0 <= msr_share <= 1 or min(reference, context_chars, per_document) < 1:
@@ -71,7 +72,7 @@ def segment_tasks(
             prompt=fill(template, context=context, next=following),
             answer=stripped[0],
             category=kind,
-            demonstration=f"<{tag}>{stripped[0]}</{tag}>",
+            demonstration=f"<{tag}>{stripped[0]}</{tag}>" if tag else segments[number],
             columns={"reference": stripped, "context": context},
         )
 
