@@ -14,7 +14,9 @@ from rlcore.rollout.server_client import Server, ServerError
 from rlcore.types import Request
 
 WATCH_S = 1.0
-"""Between two looks at the servers."""
+"""Between two looks of a rank at the servers, at least."""
+LOOKS = 50
+"""At a server, of all ranks together, in a second at most: more would take from its generation."""
 SAY_S = 20.0
 """Between two words about a server that is waited for."""
 MISSES = 3
@@ -33,9 +35,16 @@ class ServerPool:
     """The servers of one engine, as one rank sees them. To be used inside one event loop."""
 
     def __init__(
-        self, urls: Sequence[str], http: httpx.AsyncClient, *, max_length: int, rank: int
+        self,
+        urls: Sequence[str],
+        http: httpx.AsyncClient,
+        *,
+        max_length: int,
+        rank: int,
+        ranks: int = 1,
     ) -> None:
         self._max_length = max_length
+        self._watch_s = max(WATCH_S, ranks / LOOKS)
         self._speaks = rank == 0
         # each rank begins with another server
         turned = [urls[(i + rank) % len(urls)] for i in range(len(urls))]
@@ -203,9 +212,9 @@ class ServerPool:
         self._say(f"{server.url} is used again")
 
     async def watch(self, refresh: Refresh) -> None:
-        """Look at every server each second, for ever."""
+        """Look at every server each second, or less often where there are many ranks, for ever."""
         while True:
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(self._watch_s)
             await asyncio.gather(*(self._look_at(server, refresh) for server in self.servers))
 
     async def _look_at(self, server: Server, refresh: Refresh) -> None:

@@ -230,7 +230,11 @@ class VllmServers:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._http = httpx.AsyncClient(timeout=None, limits=limits)
         self._pool = ServerPool(
-            urls, self._http, max_length=self._max_length, rank=self._state.process_index
+            urls,
+            self._http,
+            max_length=self._max_length,
+            rank=self._state.process_index,
+            ranks=self._state.num_processes,
         )
         processes = self._processes
         await self._pool.wait_for_start(
