@@ -12,6 +12,7 @@ from typing import Any, Literal
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from rlcore.analysis.trained import HUB_NAME, Trained, hub_name, interval_of
+from rlcore.run.evaluation_rows import proportion
 from rlcore.run.folder import read_rows
 from rlcore.terminal import visible
 
@@ -213,12 +214,20 @@ def _evaluation(trained: Trained, weights: Weights) -> str:
     for row, is_of_these in trained.evaluations():
         of = trained.evaluated_weights(row)
         interval = interval_of(row)
-        shown = "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
+        shown = "" if interval is None else " to ".join(map(proportion, interval))
         mark = "yes" if is_of_these and _measures(trained, row, weights) else ""
         name = f"{row['stage']} (averaged weights)" if of == "ema" else row["stage"]
         counts = [row["tasks"], row["completions"]]
         rows.append(
-            [name, row["eval_set"], row["step"], *counts, f"{row['accuracy']:.1%}", shown, mark]
+            [
+                name,
+                row["eval_set"],
+                row["step"],
+                *counts,
+                proportion(row["accuracy"]),
+                shown,
+                mark,
+            ]
         )
     if not rows:
         return "## Evaluation\n\nThe run has not evaluated this checkpoint."

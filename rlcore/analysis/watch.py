@@ -19,6 +19,7 @@ from rich.text import Text
 from rlcore.recipe.load import load
 from rlcore.recipe.run_mark import is_running
 from rlcore.recipe.schema import Recipe
+from rlcore.run.evaluation_rows import proportion
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.terminal import sparkline
 
@@ -100,6 +101,6 @@ def _evaluations(evals: Sequence[dict[str, Any]]) -> Table:
     for name in dict.fromkeys(row["eval_set"] for row in evals):
         values = [row["accuracy"] for row in evals if row["eval_set"] == name]
         table.add_row(
-            f"accuracy, {name}", f"{values[-1]:.1%}", sparkline(values, low=0.0, high=1.0)
+            f"accuracy, {name}", proportion(values[-1]), sparkline(values, low=0.0, high=1.0)
         )
     return table

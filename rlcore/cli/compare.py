@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlcore.cli.options import count
-from rlcore.run.evaluation_rows import SHOWN_KEYS, num_unscored
+from rlcore.run.evaluation_rows import SHOWN_KEYS, num_unscored, proportion
 from rlcore.terminal import make_console, visible
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def _show_results(console: Console, results: Sequence[dict[str, Any]]) -> None:
             str(row["step"]),
             str(row["tasks"]),
             _scored(row),
-            f"{row['accuracy']:.1%}",
-            f"{interval[0]:.1%} to {interval[1]:.1%}" if interval else "",
-            *(f"{row[key]:.1%}" if key in row else "" for key in more),
+            proportion(row["accuracy"]),
+            " to ".join(map(proportion, interval)) if interval else "",
+            *(proportion(row[key]) if key in row else "" for key in more),
         )
     console.print(table)
 

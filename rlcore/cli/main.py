@@ -68,6 +68,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def train(arguments: argparse.Namespace) -> None:
     recipe = load(arguments.recipe, arguments.overrides)
     from rlcore.run.driver import train
+    from rlcore.run.evaluation_rows import proportion
 
     summary = train(
         recipe,
@@ -80,7 +81,7 @@ def train(arguments: argparse.Namespace) -> None:
         gain = (
             ""
             if summary.accuracy_after is None
-            else f"accuracy {summary.accuracy_before:.1%} -> {summary.accuracy_after:.1%}; "
+            else f"accuracy {proportion(summary.accuracy_before)} -> {proportion(summary.accuracy_after)}; "
         )
         print(f"{gain}{summary.seconds:.0f} s; everything is in {summary.run}")
         if arguments.json:

@@ -198,7 +198,7 @@ def remarks(tasks: Sequence[TaskScores], ks: Sequence[int], *, first: str) -> It
     scores = [score for task in tasks for score in task.scores]
     if scores and (max(scores) > 1 or min(scores) < 0):
         yield (
-            f"the first reward, {first}, goes from {min(scores):g} to {max(scores):g}: its mean is shown as accuracy and is none; "
+            f"the first reward, {first}, goes from {min(scores):g} to {max(scores):g}: its mean stands where an accuracy does and is none; "
             "put a reward from 0 to 1 first"
         )
 

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from rlcore.run.dead_states import FIRST_STEPS, dead_states, loss_meaning
-from rlcore.run.evaluation_rows import EVALUATION_KEYS, SHOWN_KEYS, num_unscored
+from rlcore.run.evaluation_rows import EVALUATION_KEYS, SHOWN_KEYS, num_unscored, proportion
 from rlcore.run.folder import RunFolder
 from rlcore.run.tracker_tables import log_table
 from rlcore.terminal import SafeConsole, sparkline
@@ -193,7 +193,7 @@ class Tracker:
         shown = [f"accuracy {_with_interval(row, 'accuracy')}"]
         for key in ("greedy/accuracy", *row):
             if key in numbers and SHOWN_KEYS.match(key):
-                shown.append(f"{_label(key)} {row[key]:.1%}")
+                shown.append(f"{_label(key)} {proportion(row[key])}")
         where = f" after step {row['step']}" if within else ""
         completions = row["completions"]
         unscored = num_unscored(row)
@@ -288,8 +288,8 @@ def _live(log: StageLog, row: Mapping[str, Any], accuracies: Sequence[float]) ->
 def _with_interval(row: Mapping[str, Any], key: str) -> str:
     """The proportion and its 95% interval, where there is one: `62.5% (48.1% to 75.0%)`."""
     interval = row.get("intervals", {}).get(key)
-    text = f"{row[key]:.1%}"
-    return f"{text} ({interval[0]:.1%} to {interval[1]:.1%})" if interval else text
+    text = proportion(row[key])
+    return f"{text} ({' to '.join(map(proportion, interval))})" if interval else text
 
 
 def _label(key: str) -> str:
@@ -301,5 +301,5 @@ def _number(key: str, row: Mapping[str, Any]) -> str:
     if key not in row:
         return ""
     if key == "accuracy":
-        return f"{row[key]:.1%}"
+        return proportion(row[key])
     return f"{row[key]:.3g}"

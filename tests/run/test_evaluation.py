@@ -18,6 +18,7 @@ from rlcore.measures.majority import majority_at_k
 from rlcore.recipe.load import load
 from rlcore.run.driver import train
 from rlcore.run.evaluation import TaskScores, accuracy_metrics, is_best, left_out_of_rm, remarks
+from rlcore.run.evaluation_rows import proportion
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.tracker_tables import log_table
 from tests.run.test_cut_completions import ENGINE
@@ -289,5 +290,10 @@ def test_what_makes_no_sense_is_refused(recipe: Path, override: str, sentence: s
 
 def test_a_first_reward_beyond_one_is_no_accuracy() -> None:
     [said] = remarks([TaskScores("a", [5.0, 0.0], [None] * 2)], (), first="points")
-    assert said.startswith("the first reward, points, goes from 0 to 5: its mean is shown as accuracy and is none")
+    assert said.startswith("the first reward, points, goes from 0 to 5: its mean stands where an accuracy does and is none")
     assert not list(remarks([TaskScores("a", [1.0, 0.0], [None] * 2)], (), first="points"))
+
+
+def test_a_mean_that_is_no_proportion_is_shown_as_a_number() -> None:
+    shown = [proportion(value) for value in (0, 0.625, 1, -4.524, 1.02, 12.3456)]
+    assert shown == ["0.0%", "62.5%", "100.0%", "-4.52", "1.02", "12.3"]

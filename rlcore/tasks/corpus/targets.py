@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,11 +56,8 @@ def segment_tasks(
     def make(i: int) -> Task:
         document = int(np.searchsorted(ends, i, side="right"))
         row = prepared.table[document]
-        targets = row["targets"]
-        if per_document < len(targets):
-            drawn = random.Random(f"{seed}/{row['id']}").sample(targets, per_document)
-            targets = sorted(drawn)
-        number = targets[i - int(ends[document - 1] if document else 0)]
+        place = i - int(ends[document - 1] if document else 0)
+        number = _drawn(row, per_document, seed)[place]
         segments = [*cut(row["text"], row["ends"])]
         is_msr = random.Random(f"{seed}/{row['id']}/{number}").random() < msr_share
         kind = "msr" if is_msr else "asr"
@@ -77,6 +75,13 @@ def segment_tasks(
         )
 
     return LazyTasks(int(ends[-1]), make)
+
+
+def _drawn(row: dict[str, Any], number: int, seed: int) -> list[int]:
+    """So many targets of a document, or all where it has no more."""
+    if number >= len(row["targets"]):
+        return row["targets"]
+    return sorted(random.Random(f"{seed}/{row['id']}").sample(row["targets"], number))
 
 
 def text_tasks(prepared: Prepared) -> Sequence[Task]:
