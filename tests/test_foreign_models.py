@@ -175,7 +175,7 @@ def test_the_state_of_a_foreign_checkpoint_does_not_run(tmp_path: Path) -> None:
     state = tmp_path / "step_000003/trainer/state.pt"
     torch.save({"learner": Malicious(tmp_path / "written")}, state)
     manifest = state.with_name("manifest.json")
-    change(manifest, **{"trainer/state.pt": checkpoint._checksum(state)})
+    change(manifest, **{"trainer/state.pt": checkpoint.checksum(state)})
     with pytest.raises(RunError, match="is damaged"):
         checkpoint.read(tmp_path / "step_000003")
     assert not (tmp_path / "written").exists()
