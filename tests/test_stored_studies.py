@@ -62,3 +62,13 @@ def test_rlp_on_real_text() -> None:
     assert study_table(results).partition("\n\n")[0] in page
     assert results.values("RLP", "before: gain") < results.values("RLP", "after: gain") < [0.0]
     assert "**RLP did not teach this model to think.**" in page
+
+
+def test_rlpt_on_real_text() -> None:
+    results = StudyResults.read(RECIPES / "papers/rlpt/smollm2.json")
+    page = (RECIPES / "papers/rlpt/README.md").read_text(encoding="utf-8")
+    assert study_table(results).partition("\n\n")[0] in page
+    for form in ("ASR", "MSR", "ASR, greedy", "MSR, greedy"):
+        (before,), (after,) = (results.values("RLPT", f"{form}: {when}") for when in ("before", "after"))
+        assert abs(after - before) < 0.02
+    assert "SmolLM2-135M: no effect in 60 steps" in page
