@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,28 +40,35 @@ class Shards(NamedTuple):
 def split(state: Any) -> tuple[Any, Shards]:
     """A nested state with empty tensors (device `meta`) in place of those that are sharded, and this rank's shards."""
     shards = Shards({}, {})
-    return _without_shards(state, "", shards), shards
 
-
-def _without_shards(value: Any, name: str, shards: Shards) -> Any:
-    if isinstance(value, DTensor):
+    def without_values(tensor: Tensor, name: str) -> Tensor:
+        if not isinstance(tensor, DTensor):
+            return tensor
         _, start = compute_local_shape_and_global_offset(
-            value.shape, value.device_mesh, value.placements
+            tensor.shape, tensor.device_mesh, tensor.placements
         )
-        shards.tensors[name] = value.to_local().detach()
+        shards.tensors[name] = tensor.to_local().detach()
         shards.starts[name] = list(start)
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+    return _replaced(state, "", without_values), shards
+
+
+def _replaced(value: Any, name: str, replace: Callable[[Tensor, str], Any]) -> Any:
+    """A nested state with what `replace` makes of each tensor and its name."""
+    if isinstance(value, Tensor):
+        return replace(value, name)
     if isinstance(value, Mapping):
-        return {
-            key: _without_shards(item, f"{name}/{key}" if name else str(key), shards)
-            for key, item in value.items()
-        }
+        items = value.items()
+        return {key: _replaced(item, _within(name, key), replace) for key, item in items}
     if isinstance(value, list):
-        return [
-            _without_shards(item, f"{name}/{number}", shards)
-            for number, item in enumerate(value)
-        ]
+        items = enumerate(value)
+        return [_replaced(item, _within(name, number), replace) for number, item in items]
     return value
+
+
+def _within(name: str, key: object) -> str:
+    return f"{name}/{key}" if name else str(key)
 
 
 def write(shards: Shards, path: Path) -> None:
@@ -75,22 +82,14 @@ def write(shards: Shards, path: Path) -> None:
 
 def with_stored(state: Any, folder: Path) -> Any:
     """The state that `split` gave, with a `StoredTensor` in place of each empty tensor."""
-    return _with_stored(state, "", ShardFiles(folder))
+    files = ShardFiles(folder)
 
+    def stored(tensor: Tensor, name: str) -> Tensor | StoredTensor:
+        if not tensor.is_meta:
+            return tensor
+        return StoredTensor(name, tensor.shape, tensor.dtype, files)
 
-def _with_stored(value: Any, name: str, files: ShardFiles) -> Any:
-    if isinstance(value, Tensor) and value.is_meta:
-        return StoredTensor(name, value.shape, value.dtype, files)
-    if isinstance(value, Mapping):
-        return {
-            key: _with_stored(item, f"{name}/{key}" if name else str(key), files)
-            for key, item in value.items()
-        }
-    if isinstance(value, list):
-        return [
-            _with_stored(item, f"{name}/{number}", files) for number, item in enumerate(value)
-        ]
-    return value
+    return _replaced(state, "", stored)
 
 
 class ShardFiles:

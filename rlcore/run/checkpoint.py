@@ -53,30 +53,12 @@ class Cursor:
     """
 
 
-def save(
-    folder: Path,
-    cursor: Cursor,
-    *,
-    save_model: Callable[[Path], None],
-    state: dict[str, Any],
-    keep: int,
-) -> None:
-    """`begin` and `finish` a checkpoint."""
-    begin(folder, cursor)
-    finish(folder, cursor, save_model=save_model, state=state, keep=keep)
-
-
-def begin(folder: Path, cursor: Cursor) -> Path:
-    """Make the folder in which a checkpoint is written, and in it the one for shards, which it returns.
-
-    The first rank calls it, before any other rank writes its shards.
-    """
+def begin(folder: Path, cursor: Cursor) -> None:
+    """Make the folder in which a checkpoint is written. The first rank calls it, before any rank writes its shards."""
     draft = _draft_of(_place(folder, cursor))
-    shards = draft / SHARDS
     with _writing(draft, _name(folder, cursor), main=True):
         recover(folder)
-        shards.mkdir(parents=True)
-    return shards
+        (draft / "trainer").mkdir(parents=True)
 
 
 def finish(
@@ -99,8 +81,6 @@ def finish(
     draft = _draft_of(final)
     with _writing(draft, _name(folder, cursor), main=True):
         save_model(draft)
-        if shards is None:
-            (draft / SHARDS).rmdir()
         written = {} if shards is None else shards(draft / SHARDS)
         known = {f"{SHARDS}/{name}": value for name, value in written.items()}
         _write_trainer(draft, cursor, state, known)

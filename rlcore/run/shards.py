@@ -29,6 +29,7 @@ def write_shards(shards: Shards, folder: Path, rank: int) -> None:
     """Write this rank's shards, and beside them their checksum, or why they could not be written."""
     path = _path(folder, rank)
     outcome: dict[str, Any] = {}
+    folder.mkdir(exist_ok=True)  # in a draft that may be gone: its parents are not made again
     try:
         shard_files.write(shards, path)
         outcome["checksum"] = checksum(path)

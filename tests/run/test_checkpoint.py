@@ -29,7 +29,8 @@ def write(folder: Path, step: int, *, stage: int = 1, keep: int = 2) -> Path:
 
     cursor = checkpoint.Cursor(stage=stage, stage_step=step, step=step, curriculum={"epoch": 2})
     state = {"x": torch.arange(step)}
-    checkpoint.save(folder, cursor, save_model=model, state=state, keep=keep)
+    checkpoint.begin(folder, cursor)
+    checkpoint.finish(folder, cursor, save_model=model, state=state, keep=keep)
     return folder / f"step_{step:06d}"
 
 
