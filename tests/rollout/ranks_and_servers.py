@@ -74,16 +74,31 @@ def generate(
     generator.start(numbered(tasks), batch=batch)
     finished = []
     for update in range(1, UPDATES + 1):
-        until = time.monotonic() + 0.4
-        while time.monotonic() < until:
-            finished += generator.pump(0.02)
         if update == 1 and rank == 0 and fault:
+            finished += generator.pump(0.1)  # requests are under way
             number = signal.SIGSTOP if fault == "freeze" else signal.SIGKILL
             os.killpg(pid_of_first(engine), number)
-        generator.drain()
+        finished += generate_some(generator, batch)
         publish_version(engine, folder, first + update)
     while len(finished) < GROUPS:
         finished += generator.pump(0.1)
+    return finished
+
+
+def generate_some(generator: Generator, batch: int) -> list[FinishedGroup]:
+    """Generate until more tokens are there than before, however slow the machine; nothing is under way afterwards.
+
+    Completions of 160 tokens that were cut go on under the next weights: some then have tokens of several versions.
+    """
+    finished = []
+    before = generator.cost(batch).completion_tokens
+    began = time.monotonic()
+    while generator.cost(batch).completion_tokens == before and generator.generating:
+        assert time.monotonic() < began + BACK_S, "no token was generated"
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            finished += generator.pump(0.02)
+        generator.drain()
     return finished
 
 
