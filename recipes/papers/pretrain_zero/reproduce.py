@@ -1,5 +1,5 @@
 """PretrainZero small: which spans a model masks while it learns to guess them, with and without the
-zero-accuracy guard.
+zero-accuracy guard, and what it learns of as many spans that are hidden by chance.
 
     python recipes/papers/pretrain_zero/reproduce.py [--quick] [--seeds 3] [--json | --table]
 
@@ -18,21 +18,31 @@ from rlcore.plugin import import_file
 from rlcore.run.folder import read_rows
 
 TEXTS = import_file(Path(__file__).with_name("texts.py"))
-CELLS = {"guard": (), "no guard": ("stages.rl.follow_up.guard=false",)}
+CELLS = {
+    "guard": (),
+    "no guard": ("stages.rl.follow_up.guard=false",),
+    "spans by chance": (
+        "stages.rl.tasks=drawn",
+        "stages.rl.follow_up=null",
+        "stages.rl.groups_per_step=64",
+    ),
+}
 STEPS = (1, 10, 20, 40)
 
 
-def frac_masks(kind: str, step: int) -> Callable[[CellRun], float]:
-    """The fraction of the masks in five steps around `step` that hide a span of this kind."""
+def frac_masks(kind: str, step: int) -> Callable[[CellRun], float | None]:
+    """The fraction of the masks in five steps around `step` that hide a span of this kind.
 
-    def measure(run: CellRun) -> float:
+    None where the policy masks nothing."""
+
+    def measure(run: CellRun) -> float | None:
         before_stage = min(row["step"] for row in run.rows) - 1
         last_step = max(row["step"] for row in run.rows) - before_stage
         kinds: Counter[str] = Counter()
         for near in range(max(1, step - 2), min(last_step, step + 2) + 1):
             rollouts = read_rows(run.folder / f"rollouts/{before_stage + near:06d}.jsonl")
             kinds.update(masked_kind(row) for row in rollouts if row["category"] == "mask")
-        return kinds[kind] / kinds.total()
+        return kinds[kind] / kinds.total() if kinds else None
 
     return measure
 
@@ -51,7 +61,7 @@ def accuracy(stage: str) -> Callable[[CellRun], float]:
     return lambda run: run.accuracy[stage]
 
 
-MEASURES: dict[str, Callable[[CellRun], float]] = {}
+MEASURES: dict[str, Callable[[CellRun], float | None]] = {}
 for step in STEPS:
     for kind in (*TEXTS.KINDS, "other"):
         MEASURES[f"step {step}: masks that are {kind}"] = frac_masks(kind, step)

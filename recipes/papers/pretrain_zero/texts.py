@@ -87,11 +87,12 @@ def blank_demonstrations(
 def blank_guesses(
     prepared: Prepared, *, kind: str, predict: str, tag: str = "span"
 ) -> Sequence[Task]:
-    """Guess the span of this kind in each text."""
+    """Guess the span of this kind in each text; of kind "any", one of the three by chance."""
 
     def make(i: int) -> Task:
         row = prepared.table[i]
-        task = _guess_task(row["id"], row["text"], kind, predict)
+        chosen = random.Random(row["id"]).choice(KINDS) if kind == "any" else kind
+        task = _guess_task(row["id"], row["text"], chosen, predict)
         return replace(task, demonstration=f"<{tag}>{task.answer}</{tag}>")
 
     return LazyTasks(len(prepared.table), make)

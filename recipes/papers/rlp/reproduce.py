@@ -1,10 +1,11 @@
 """RLP small: thoughts learn to tell the next digit where it follows from the text, and gain nothing
-where it is random.
+where it is random; beside it, next-token training on the same texts.
 
     python recipes/papers/rlp/reproduce.py [--quick] [--seeds 3] [--folder F] [--json | --table]
 
 A model imitates thoughts that on average do not help; RL rewards what a thought tells about the
-next digit. README.md has the numbers."""
+next digit. The controls read as many texts a step (32), or as many as RL has thoughts (512).
+README.md has the numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +14,15 @@ from pathlib import Path
 
 from rlcore.analysis.study import CellRun, study_main
 
+PLAIN = (
+    "stages.rl={{kind: sft, name: rl, tasks: texts, steps: 60, batch_size: {}, "
+    "optim: {{lr: 2e-4, betas: [0.9, 0.99], warmup_steps: 5}}}}"
+)
+CELLS = {
+    "RLP": (),
+    "next-token training, 32 texts a step": (PLAIN.format(32),),
+    "next-token training, 512 texts a step": (PLAIN.format(512),),
+}
 PARTS = {"gain": "", "loss with a thought": "/thought", "loss without": "/plain"}
 
 
@@ -33,4 +43,4 @@ for kind in ("rule", "chance"):
             MEASURES[f"{kind}, {when}: {part}"] = information(f"{kind}_{when}", part)
 
 if __name__ == "__main__":
-    study_main(str(__doc__), Path(__file__).with_name("rlp.yaml"), {"rlp": ()}, MEASURES)
+    study_main(str(__doc__), Path(__file__).with_name("rlp.yaml"), CELLS, MEASURES)

@@ -1,9 +1,9 @@
-"""Reinforcement mid-training small: next tokens with and without the next-token term, and by
-next-token training alone.
+"""Reinforcement mid-training small: next tokens with and without the next-token term, by next-token
+training alone, and without the curriculum or the falling budget.
 
     python recipes/papers/rmt/reproduce.py [--quick] [--seeds 3] [--folder F] [--json | --table]
 
-All three continue from the same cold start with the same texts in each step. README.md has the
+All cells continue from the same cold start with the same texts in each step. README.md has the
 numbers."""
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ CELLS = {
     "RL and next-token term": (),
     "RL alone": ("stages.rl.objective=grpo",),
     "next-token training alone": (ALONE,),
+    "no curriculum": ("stages.rl.curriculum=uniform",),
+    "last budget from the start": ("stages.rl.budget={use: fixed, tokens: 14}",),
 }
 
 
