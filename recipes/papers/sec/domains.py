@@ -4,23 +4,25 @@
     countdown   levels 2, 3, 4: numbers to join       "3 5 8>9?"     "8-5=3;3+6=9"
     sorting     levels 3, 5, 7: digits to sort        "5 2 9<"       "259"
 
-The teacher of the demonstrations makes mistakes in each: forgets carries, joins numbers anyhow, swaps two digits.
+The teacher of the demonstrations makes mistakes in each: forgets carries, joins numbers anyhow, swaps two digits. A curriculum of our own for
+comparison, `NearHalf`, draws categories by how near their pass rate is to one half.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rewards.countdown import countdown as countdown_score
 from rewards.text import exact
 from rlcore import Verdict, reward
+from rlcore.curriculum.category_sampler import CategorySampler, pass_rate, softmax
 from rlcore.tasks.arithmetic import arithmetic
 from rlcore.tasks.countdown import countdown
 from rlcore.tasks.lazy import LazyTasks
-from rlcore.types import Task
+from rlcore.types import Outcome, Task
 
 LEVELS = {"sums": (2, 3, 4), "countdown": (2, 3, 4), "sorting": (3, 5, 7)}
 HARDER = {"sums": (5,), "countdown": (5,), "sorting": (9,)}
@@ -34,7 +36,9 @@ def domains(
     mistakes: float = 0.0,
     levels: str = "trained",
 ) -> Sequence[Task]:
-    """Tasks of all domains by turns. levels: "trained", the "harder" one of each that RL never sees, or "all"."""
+    """Tasks of all domains by turns; the column `rank` counts the levels of each domain from 0.
+
+    levels: "trained", the "harder" one of each that RL never sees, or "all"."""
     chosen = {
         domain: (
             *(LEVELS[domain] if levels != "harder" else ()),
@@ -70,7 +74,8 @@ def domains(
     def make(i: int) -> Task:
         domain = names[i % len(names)]
         task = sets[domain][i // len(names)]
-        return replace(task, columns={**task.columns, "domain": domain})
+        rank = sorted((*LEVELS[domain], *HARDER[domain])).index(task.columns["level"])
+        return replace(task, columns={**task.columns, "domain": domain, "rank": rank})
 
     return LazyTasks(size, make)
 
@@ -130,3 +135,36 @@ def _sorting(
         )
 
     return LazyTasks(size, make)
+
+
+class NearHalf(CategorySampler):
+    """Categories in proportion to exp(-|p - 1/2| / temperature), p their last pass rate; 1/2 until one was seen."""
+
+    learns_from_rewards = True
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        *,
+        by: str | Sequence[str] = "category",
+        temperature: float = 0.1,
+        alpha: float = 0.5,
+        seed: int,
+    ) -> None:
+        super().__init__(tasks, by=by, seed=seed)
+        self._temperature = temperature
+        self._alpha = alpha
+        self._rates = [0.5] * len(self.categories)
+
+    def shares(self) -> list[float]:
+        return softmax([-abs(rate - 0.5) / self._temperature for rate in self._rates])
+
+    def learn(self, outcomes: Mapping[int, Sequence[Outcome]]) -> None:
+        for category, observed in outcomes.items():
+            self._rates[category] += self._alpha * (pass_rate(observed) - self._rates[category])
+
+    def learned_state(self) -> dict[str, Any]:
+        return {"rates": self._rates}
+
+    def load_learned_state(self, state: Mapping[str, Any]) -> None:
+        self._rates = list(state["rates"])

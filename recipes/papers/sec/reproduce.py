@@ -3,9 +3,10 @@ zero-variance filter.
 
     python recipes/papers/sec/reproduce.py [--quick] [--task TASK] [--seeds 3] [--json | --table]
 
-TASK is arithmetic, mixed, countdown, domains or waste. Every cell starts from the same
-imitation-trained model and generates the same number of completion tokens. The table shows accuracy
-on held-out problems of the trained levels (inside) and of a level that is never trained (outside).
+TASK is arithmetic, mixed, countdown or waste; reproduce_domains.py compares more curricula on nine
+categories. Every cell starts from the same imitation-trained model and generates the same number of
+completion tokens. The table shows accuracy on held-out problems of the trained levels (inside) and
+of a level that is never trained (outside).
 `mixed` is arithmetic with three more training levels that are out of the model's reach. `waste`
 compares filters at the same number of steps instead: the fraction of the completion tokens that
 reach no gradient, with a filter, with a probe, and with a bandit. The paper's gains over random on
@@ -52,7 +53,6 @@ RECIPES = {
     "mixed": "arithmetic",
     "waste": "arithmetic",
     "countdown": "countdown",
-    "domains": "domains",
 }
 EXTREMES = f"{{use: '{HERE}/domains.py:extremes', seed: 2}}"
 TASKS: dict[str, tuple[str, ...]] = {
@@ -69,7 +69,6 @@ QUICK: dict[str, tuple[str, ...]] = {
     "arithmetic": ("stages.rl.stop_after_tokens=60000",),
     "mixed": ("stages.rl.stop_after_tokens=60000",),
     "countdown": ("stages.rl.stop_after_tokens=50000",),
-    "domains": ("stages.rl.stop_after_tokens=50000",),
     "waste": ("stages.rl.steps=8",),
 }
 MEASURES: dict[str, Callable[[CellRun], float]] = {

@@ -18,7 +18,8 @@ from pathlib import Path
 from rlcore.analysis.study import CellRun, study_main
 from rlcore.analysis.study_results import study_table
 
-FIXED = "stages.rl.budget={use: fixed, tokens: 23}"
+FINAL = 23
+FIXED = f"stages.rl.budget={{use: fixed, tokens: {FINAL}}}"
 CELLS = {
     "46, 32, 23": (),
     "23 from the start": (FIXED,),
