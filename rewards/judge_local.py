@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.judge import TEMPLATE, VERDICT, Reader, fill, load_template
+from rewards.judge import VERDICT, Reader, fill, load_template
 from rewards.thoughts import after_thoughts
 from rlcore import Message, Verdict
 
@@ -32,7 +32,7 @@ class LocalJudge:
         dtype: str = "auto",
         batch_size: int = 16,
         max_tokens: int = 256,
-        template: str = TEMPLATE,
+        template: str = "answer",
         verdict: str = VERDICT,
         json_key: str = "",
         lowest: float = 0.0,

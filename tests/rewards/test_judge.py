@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from rewards.judge import TEMPLATE, Judge, fill
+from rewards.judge import Judge, fill, load_template
 from rlcore import RewardSpec, Task
 from rlcore.errors import RewardError
 from rlcore.scoring.kit import probe
@@ -227,7 +227,7 @@ def test_the_cache_answers_what_was_asked_before(endpoint, rollout, tmp_path):
         rollout,
         texts[:1],
         cache=str(tmp_path / "kept"),
-        template=TEMPLATE + " Hurry.",
+        template=load_template("answer") + " Hurry.",
     )
     assert endpoint.seen[texts[0]] == 2, "another question is another key"
 
@@ -281,6 +281,7 @@ def test_json_scales_and_templates(endpoint, rollout, tmp_path):
         ({"lowest": 2}, "must be below"),
         ({"modell": "m"}, "did you mean 'model'"),
         ({"template": "absent.txt"}, "No such file"),
+        ({"template": "segmnt"}, "'segmnt'.* nor one of answer, segment"),
     ],
 )
 def test_a_judge_that_cannot_work_is_refused_before_the_run(params, message):
@@ -349,3 +350,17 @@ def test_the_judge_reads_no_thoughts_and_all_tries_are_named(endpoint, rollout):
     verdicts = judged(endpoint, rollout, texts)
     assert [verdict.value for verdict in verdicts] == [0.0, 0.0, 0.0]
     assert set(endpoint.seen) == {"it is 5"}
+
+
+def test_the_template_of_next_segments_shows_the_judge_what_really_comes(endpoint, rollout):
+    """RLPT's reward for a model as the judge: the text so far, its next segments, and the prediction inside the fence."""
+    columns = {"context": "Ann has two pens.", "reference": ["She buys two more.", "That makes 4."]}
+    task = Task(id="t", prompt="Go on: Ann has two pens.", answer="She buys two more.", columns=columns)
+    params = {"model": "small", "url": endpoint.url, "template": "segment"}
+    texts = ["<next>She gets two: 4", "<next>She loses one: 1"]
+    with Scorer([RewardSpec("judge", params=params)], workers=1, deadline_s=10.0) as scorer:
+        (verdicts,) = scorer.score([(task, [rollout(text) for text in texts])])
+    assert [verdict.value for verdict in verdicts] == [1.0, 0.0]
+    asked = endpoint.bodies[0]["messages"][0]["content"]
+    assert "Ann has two pens.\n\nHow it really goes on" in asked
+    assert "by sentence:\nShe buys two more.\nThat makes 4.\n\nPrediction" in asked
