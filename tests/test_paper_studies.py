@@ -35,7 +35,8 @@ def test_every_cell_and_every_number_is_there(name: str, tmp_path: Path) -> None
     for cell, overrides in getattr(module, "CELLS", {"rlp": ()}).items():
         stages = load(path, overrides).stages
         evals = {stage.name: EVAL for stage in stages if isinstance(stage, EvalStage)}
-        trained = next(stage for stage in stages if stage.label == "rl")
+        label = "rlvr" if cell == "nothing" else "rl"
+        trained = next(stage for stage in stages if stage.label == label)
         assert isinstance(trained, SftStage if "next-token training" in cell else RlStage)
         rows = [
             {"step": step, "stage": "rl", "tokens/trained": 7, "tokens/prompt": 3}
@@ -63,7 +64,7 @@ def test_next_token_training_has_as_many_tokens_as_rlpt() -> None:
             for stage in load(str(PAPERS / "rlpt/rlpt.yaml"), cell).stages
             if stage.label == "rl"
         )
-        for cell in module.CELLS.values()
+        for cell in (module.CELLS["RLPT"], module.CELLS["next-token training"])
     )
     answers = rl.steps * rl.groups_per_step * rl.group_size
     assert answers * 35 < sft.steps * sft.batch_size * 34 < answers * 50

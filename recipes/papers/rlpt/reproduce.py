@@ -1,9 +1,10 @@
 """RLPT small: saying the next line of a text after a thought, against next-token training on as
-many tokens, then RLVR.
+many tokens and against nothing, then RLVR.
 
     python recipes/papers/rlpt/reproduce.py [--quick] [--seeds 3] [--folder F] [--json | --table]
 
-As many tokens: RLPT's prompts, each counted for all its completions, and the completions.
+As many tokens: RLPT's prompts, each counted for all its completions, and the completions. Replay:
+every other text is a demonstration of the cold start.
 """
 
 from __future__ import annotations
@@ -14,10 +15,27 @@ from pathlib import Path
 from rlcore.analysis.study import CellRun, study_main
 
 NEXT_TOKEN = (
-    "stages.rl={kind: sft, name: rl, tasks: texts, steps: 235, batch_size: 128, "
-    "optim: {lr: 1e-3, schedule: cosine, warmup_steps: 20}}"
+    "stages.rl={{kind: sft, name: rl, tasks: {}, steps: 235, batch_size: 128, "
+    "optim: {{lr: {}, schedule: cosine, warmup_steps: 20}}}}"
 )
-CELLS = {"RLPT": (), "next-token training": (NEXT_TOKEN,)}
+STRICT = 'stages.rl.rewards=[{use: "rewards.segment:segment", tag: n}]'
+CELLS = {
+    "RLPT": (),
+    "next-token training": (NEXT_TOKEN.format("texts", "1e-3"),),
+    "nothing": ("stages.rl=null",),
+    "next-token training, 3e-4": (NEXT_TOKEN.format("texts", "3e-4"),),
+    "next-token training, 3e-3": (NEXT_TOKEN.format("texts", "3e-3"),),
+    "next-token training and replay": (
+        NEXT_TOKEN.format("mixed", "1e-3"),
+        "stages.rl.curriculum={use: mixture, weights: {texts: 1, demonstrations: 1}}",
+    ),
+    "RLPT, strict reward": (STRICT,),
+    "RLPT, ASR only": ("tasks.read.form.msr_share=0.0",),
+    "RLPT, MSR only": ("tasks.read.form.msr_share=1.0",),
+    "RLPT, 20 steps": ("stages.rl.steps=20",),
+    "RLPT, 40 steps": ("stages.rl.steps=40",),
+    "RLPT, 160 steps": ("stages.rl.steps=160",),
+}
 EVALS = {"sums, worked": "sums", "sums, at once": "at_once", "ASR": "asr", "MSR": "msr"}
 
 
