@@ -42,7 +42,9 @@ class Checking:
     """The stage's place in the recipe, as an override names it."""
     samples: Sequence[str]
     """Labels of the stages before this one that write samples."""
-    checked_rewards: list[list[RewardSection]] = field(default_factory=list)
+    checked_rewards: list[tuple[list[RewardSection], Mapping[str, tuple[str, ...]]]] = field(
+        default_factory=list
+    )
     """Rewards that a worker loaded already: some take a second to import."""
 
     def at(self, key: str) -> AbstractContextManager[None]:
@@ -103,7 +105,7 @@ def check(
 def _stage_facts(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) -> list[str]:
     facts: list[str] = []
     samples: list[str] = []
-    checked_rewards: list[list[RewardSection]] = []
+    checked_rewards: list[tuple[list[RewardSection], Mapping[str, tuple[str, ...]]]] = []
     labels = [stage.label for stage in recipe.stages]
     for i, stage in enumerate(recipe.stages):
         unique = labels.count(stage.label) == 1

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from rlcore.scoring.forms import Form, GroupView, RewardSpec, form_of
+from rlcore.scoring.forms import OFFERED, Form, GroupView, RewardSpec, form_of
 from rlcore.types import Message, Verdict
 
 _NOT_COLUMNS = ("prompt", "completion")
@@ -39,6 +39,23 @@ class Reward:
     @cached_property
     def signature(self) -> inspect.Signature:
         return inspect.signature(self.function)
+
+    @cached_property
+    def needs(self) -> tuple[str, ...]:
+        """What it asks for and neither the engine nor the recipe gives: columns that each of its tasks must have."""
+        offered = {*OFFERED[self.form], *self.params}
+        if self.spec.against:
+            offered.add("reference")
+        return tuple(name for name in self._required if name not in offered)
+
+    @cached_property
+    def _required(self) -> tuple[str, ...]:
+        """Names of the parameters without a default."""
+        return tuple(
+            p.name
+            for p in self.signature.parameters.values()
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is p.empty
+        )
 
     @property
     def is_async(self) -> bool:
@@ -173,14 +190,18 @@ class Reward:
         parameters = self.signature.parameters.values()
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             offered = {p.name: offered[p.name] for p in parameters if p.name in offered}
-        for p in parameters:
-            named = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-            if named and p.default is p.empty and p.name not in offered:
-                raise TypeError(
-                    f"reward {self.spec.name!r} asks for {p.name!r}, which is neither a column of "
-                    f"the task nor a parameter in the recipe{_INSTEAD.get(p.name, '')}"
-                )
+        for name in self._required:
+            if name not in offered:
+                raise TypeError(absent(self.spec.name, name))
         return self.function(**offered)
+
+
+def absent(reward: str, name: str) -> str:
+    """What is said of a reward whose parameter `name` nothing gives."""
+    return (
+        f"reward {reward!r} asks for {name!r}, which is neither a column of "
+        f"the task nor a parameter in the recipe{_INSTEAD.get(name, '')}"
+    )
 
 
 _INSTEAD = {

@@ -18,7 +18,7 @@ from typing import Any
 from rlcore.errors import RewardError
 from rlcore.scoring.call import GroupCrash, Reward, error_text
 from rlcore.scoring.load import load_reward
-from rlcore.scoring.worker import LOADED, Call, Mode, Reply
+from rlcore.scoring.worker import LOADED, Call, Loaded, Mode, Reply
 from rlcore.types import Verdict
 from rlcore.workers.process import die_with
 
@@ -35,7 +35,8 @@ def serve(descriptor: int, parent: int) -> None:
         _send(pipe, LOADED, ("failed", str(error)))
         return
     _limit_memory([getattr(reward.function, "memory_gb", memory_gb) for reward in rewards])
-    _send(pipe, LOADED, ("ready", [_mode(reward) for reward in rewards]))
+    loaded = [Loaded(_mode(reward), reward.needs) for reward in rewards]
+    _send(pipe, LOADED, ("ready", loaded))
     while True:
         try:
             call = Call(*pipe.recv())

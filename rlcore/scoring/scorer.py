@@ -85,6 +85,14 @@ class Scorer:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        """Name of each reward that a worker computes -> columns that its tasks must have."""
+        if not self._workers:
+            return {}
+        worker = self._workers[0]
+        return {name: worker.reward(index).needs for name, index in self._index.items()}
+
     def submit(self, key: str, task: Task, rollouts: Sequence[Rollout]) -> None:
         """Queue one group; its verdicts come back from `poll` under `key`."""
         if self._closed.is_set():
@@ -253,7 +261,7 @@ class Scorer:
     def _call_safely(self, worker: Worker, index: int, view: GroupView) -> list[Verdict]:
         """Verdicts by calls in which no completion can spoil the verdict of another one."""
         self._wait_until_ready(worker)
-        mode = worker.mode(index)
+        mode = worker.reward(index).mode
         if mode == "each":
             return self._one_by_one(worker, index, view, timeouts=0)
         try:

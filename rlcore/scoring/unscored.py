@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from rlcore.types import Rollout, Task, Verdict
 
 
 class Unscored:
     """Keeps the protocol of `rlcore.scoring.scorer.Scorer`, without workers."""
+
+    needs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self) -> None:
         self._done: list[tuple[str, list[Verdict]]] = []

@@ -26,6 +26,16 @@ GRACE_S = 1.0
 """Concurrent calls are cut in the worker, at their deadline; the parent waits this much longer."""
 Mode = Literal["each", "batch", "concurrent"]
 """How a reward is called first: one completion at a time, one call per group, or all at once."""
+
+
+class Loaded(NamedTuple):
+    """What the child says of each reward once it is imported."""
+
+    mode: Mode
+    needs: tuple[str, ...]
+    """Columns of the task without which it cannot be called: `Reward.needs`."""
+
+
 LOADED = 0
 """Number of the reply that says whether the rewards were loaded; calls count from 1."""
 
@@ -78,7 +88,7 @@ class Worker:
         self._number = LOADED
         self._process = WorkerProcess("rlcore.scoring.child:serve")
         self._pipe: Connection | None = None
-        self._modes: list[Mode] = []
+        self._rewards: list[Loaded] = []
         self.restart()
 
     @property
@@ -103,12 +113,12 @@ class Worker:
             ) from None
         if kind == "failed":
             raise RewardError(content)
-        self._modes = content
+        self._rewards = content
         self._loaded = True
 
-    def mode(self, index: int) -> Mode:
-        """How reward `index` is called first."""
-        return self._modes[index]
+    def reward(self, index: int) -> Loaded:
+        """What is known of reward `index` since it was imported."""
+        return self._rewards[index]
 
     def send(self, index: int, view: GroupView, *, whole: bool) -> None:
         """Start a call of reward `index`. Raises `WorkerLost`."""

@@ -22,25 +22,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from rlcore.errors import RecipeError
 from rlcore.recipe.build import (
     build_environments,
     build_policy_reward,
-    build_rewards,
     build_rule,
-    build_scorer,
     policy_rewards,
 )
 from rlcore.recipe.env_section import EnvSection
 from rlcore.recipe.model_sections import may_be_model
 from rlcore.recipe.section import OptionalName, Section
 from rlcore.recipe.shared_sections import RewardSection, SamplingSection, ScoringSection
-from rlcore.scoring.aggregate import weighted_sum
 from rlcore.scoring.forms import ENVIRONMENT
 from rlcore.stages.env_check import check_environment
 from rlcore.stages.exam_check import check_exam, exam_problems
+from rlcore.stages.reward_check import check_worker_rewards
 from rlcore.stages.source_check import check_reward_model
-from rlcore.tasks.lazy import LOOKED_AT
 from rlcore.types import Outcome, Task
 
 if TYPE_CHECKING:
@@ -282,33 +278,16 @@ class GeneratingStage(TaskStage):
                 check_environment(context, self, pool)
         facts = []
         with context.at("rewards"):
-            if self.rewards not in context.checked_rewards:
-                small = self.model_copy(update={"scoring": ScoringSection(workers=1)})
-                build_scorer(small, weighted_sum).close()
-                context.checked_rewards.append(self.rewards)
+            check_worker_rewards(context, self)
             for spec in policy_rewards(self.rewards):
                 build_policy_reward(spec, None)
                 if spec.use == "student_exam":
                     check_exam(context, self, spec)
                 if spec.use == "reward_model":
                     facts += check_reward_model(context, self, spec)
-            self._check_where(context)
         with context.at("aggregate"):
             build_rule(self)
         return super().check(context) + facts
-
-    def _check_where(self, context: Checking) -> None:
-        """Raise `RecipeError` if one of the first tasks has no reward."""
-        specs = build_rewards(self.rewards)
-        if not all(spec.where for spec in specs):
-            return
-        for name in self.task_sets:
-            for task in context.tasks[name][:LOOKED_AT]:
-                if not any(spec.is_for(task) for spec in specs):
-                    raise RecipeError(
-                        f"no reward is for the task {task.id!r} of {name}: it has the values of no `where` "
-                        f"(category {task.category!r}, columns {', '.join(task.columns) or '(none)'})"
-                    )
 
 
 def equal_samples(num_samples: int, sampling: SamplingSection) -> Iterator[str]:

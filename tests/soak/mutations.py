@@ -233,14 +233,14 @@ def in_process(stage: Any, rule: Any) -> Any:
     """In place of a scorer: loads the rewards here."""
     from rlcore.recipe.build import build_rewards
 
-    for spec in build_rewards(stage.rewards):
-        load_reward(spec)
-    return argparse.Namespace(close=lambda: None)
+    loaded = [load_reward(spec) for spec in build_rewards(stage.rewards)]
+    needs = {reward.spec.name: reward.needs for reward in loaded}
+    return argparse.Namespace(close=lambda: None, needs=needs)
 
 
 def run(count: int, seed: int, show: Callable[[str], None] = print) -> collections.Counter[str]:
     """Mutate and judge `count` times; faults are shown with their text's number."""
-    from rlcore.stages import base
+    from rlcore.stages import reward_check
 
     # Imported once, by the first recipe with a parameter of the engine: no time of its own.
     importlib.import_module("rlcore.rollout.hf")
@@ -253,13 +253,13 @@ def run(count: int, seed: int, show: Callable[[str], None] = print) -> collectio
         recipes.append(
             raw if "extends" not in raw else recipe_load.load(str(path)).model_dump(mode="json")
         )
-    real = base.build_scorer
+    real = reward_check.build_scorer
     outcomes: collections.Counter[str] = collections.Counter()
     slowest = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
             text = mutation(recipes, random.Random(f"{seed}/{number}"))
-            base.build_scorer = real if number % WITH_WORKER == 0 else in_process
+            reward_check.build_scorer = real if number % WITH_WORKER == 0 else in_process
             started = time.monotonic()
             said = timed(text, Path(folder))
             seconds = time.monotonic() - started
@@ -272,7 +272,7 @@ def run(count: int, seed: int, show: Callable[[str], None] = print) -> collectio
                     text, encoding="utf-8", errors="surrogatepass"
                 )
                 show(f"{number}: {said}")
-    base.build_scorer = real
+    reward_check.build_scorer = real
     show(f"{dict(outcomes)}, slowest {slowest:.1f} s")
     return outcomes
 
