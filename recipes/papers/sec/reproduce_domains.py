@@ -30,7 +30,8 @@ def sec(temperature: float, alpha: float, by: str = BY) -> str:
     return f"stages.rl.curriculum={{use: sec, {by}, {settings}}}"
 
 
-TEMPERATURE, ALPHA = 0.2, 0.5
+TEMPERATURE, ALPHA = 0.1, 0.3
+"""The best outside among VALIDATION."""
 RANDOM = "random"
 CELLS: dict[str, tuple[str, ...]] = {
     RANDOM: ("stages.rl.curriculum=uniform",),
