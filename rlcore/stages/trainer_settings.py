@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from rlcore.learner.optim import OPTIMIZERS, Schedule
+from rlcore.run.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from rlcore.learner.policy import Policy
@@ -29,10 +30,14 @@ KEPT = ("loss", "grad_norm", "entropy", "learning_rate", "accuracy", "margin")
 
 
 class Forward(TrainerCallback):
-    """Hands what a trainer logs of every step to `log`, under our names."""
+    """Hands what a trainer logs of every step to `log`, under our names, with the step's seconds."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        self._watch = Stopwatch()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._watch = Stopwatch()
 
     def on_log(
         self,
@@ -44,7 +49,8 @@ class Forward(TrainerCallback):
     ) -> None:
         if logs and "loss" in logs:
             kept = {key: value for key, value in logs.items() if key in KEPT or "/" in key}
-            self._log({NAMES.get(key, key): value for key, value in kept.items()})
+            named = {NAMES.get(key, key): value for key, value in kept.items()}
+            self._log({**named, **self._watch.times()})
 
 
 class OneBehind:

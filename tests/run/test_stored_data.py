@@ -107,6 +107,7 @@ def test_what_the_learning_stages_saw(done: Path) -> None:
     metrics = read_rows(done / "metrics.jsonl")
     assert [row["step"] for row in metrics] == list(range(1, 72))
     assert {row["stage"] for row in metrics} == {"sft", "rft", "weighted", "answers", "pits"}
+    assert all(row["time/total"] > 0 for row in metrics)
     first, last = ([row for row in metrics if row["stage"] == "answers"][at] for at in (0, -1))
     assert first["margin"] == pytest.approx(0, abs=1e-6) and last["margin"] > 0
 
