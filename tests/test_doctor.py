@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
 
 from rlcore.cli import doctor, machine
 from rlcore.cli.doctor import Finding
@@ -51,12 +53,15 @@ class TestMachine:
             )
 
     def test_parameters_of_a_folder_are_read_from_its_files(self, tmp_path) -> None:
-        (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
-        assert (
-            machine.count_parameters(load("quickstart", [f"model={{path: {tmp_path}}}"])) == 500
-        )
-        several = f"model={{path: [no/where, {tmp_path}]}}"
-        assert machine.count_parameters(load("quickstart", [several])) == 500
+        """Whatever the type of its numbers."""
+        for number, kind in enumerate((torch.float32, torch.bfloat16)):
+            weights = {"a": torch.zeros(7, 11, dtype=kind), "b": torch.zeros(3, dtype=kind)}
+            save_file(weights, tmp_path / f"model-{number}.safetensors")
+        for path in (tmp_path, f"[no/where, {tmp_path}]"):
+            recipe = load("quickstart", [f"model={{path: {path}}}"])
+            assert machine.count_parameters(recipe) == 160
+        (tmp_path / "model-1.safetensors").write_bytes(b"x" * 1000)
+        assert machine.count_parameters(recipe) is None
         for nowhere in ("no/where", "[./no, ./where]"):
             lacking = load("quickstart", [f"model={{path: {nowhere}}}"])
             assert machine.count_parameters(lacking) is None

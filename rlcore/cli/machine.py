@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
 
 from rlcore.cli.finding import Finding
 from rlcore.errors import ModelError
@@ -47,10 +50,11 @@ def disk_space(folder: Path, recipe: Recipe | None) -> Finding:
     parameters = count_parameters(recipe) if recipe else None
     if recipe is None or parameters is None:
         return Finding("disk", free > 1e9, state + _unless(free > 1e9, "free space"), use)
-    copies = recipe.run.keep_checkpoints + 2  # one being written, and one of a reference
-    needed = parameters * BYTES_OF_WEIGHT * copies
+    kept = recipe.run.keep_checkpoints
+    needed = parameters * BYTES_OF_WEIGHT * (kept + 2)
     state += (
-        f", about {needed / 1e9:.1f} GB needed for {recipe.run.keep_checkpoints} checkpoints"
+        f", at most {needed / 1e9:.1f} GB needed: {kept} checkpoints, one being written "
+        "and a reference model"
     )
     remedy = "free space, lower run.keep_checkpoints, or choose another run.folder"
     return Finding("disk", free > needed, state + _unless(free > needed, remedy), use)
@@ -69,12 +73,15 @@ def count_parameters(recipe: Recipe) -> int | None:
 
     try:
         files = list(Path(starting_point(recipe.model.path)).glob("*.safetensors"))
-    except ModelError:  # none of several is here
+        return sum(map(_numbers, files)) or None
+    except (ModelError, SafetensorError):  # none of several is here, or a file is broken
         return None
-    if not files:
-        return None
-    # Files of published models hold two bytes a parameter, our own four: the larger count is safe.
-    return sum(file.stat().st_size for file in files) // 2
+
+
+def _numbers(file: Path) -> int:
+    """How many numbers a file of weights holds, from its head."""
+    with safe_open(file, framework="numpy") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
 
 
 def write_speed(folder: Path) -> Finding:
