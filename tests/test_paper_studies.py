@@ -31,7 +31,8 @@ def test_every_cell_and_every_number_is_there(name: str, tmp_path: Path) -> None
     module, path = study(name), str(PAPERS / name / f"{STUDIES[name]}.yaml")
     rollouts = tmp_path / "rollouts"
     rollouts.mkdir()
-    row = {"category": "mask", "prompt": "dbfa=3 it QX!", "text": "<m>3</m>"}
+    mask = {"category": "mask", "prompt": "dbfa=3 it QX!", "text": "<m>3</m>"}
+    guesses = [{"category": "predict", "prompt": "dbfa=[MASK] it QX?", "value": value} for value in (1.0, 0.0)]
     for cell, overrides in getattr(module, "CELLS", {"rlp": ()}).items():
         stages = load(path, overrides).stages
         evals = {stage.name: EVAL for stage in stages if isinstance(stage, EvalStage)}
@@ -43,7 +44,7 @@ def test_every_cell_and_every_number_is_there(name: str, tmp_path: Path) -> None
             for step in range(101, 101 + trained.steps)
         ]
         for line in rows:
-            (rollouts / f"{line['step']:06d}.jsonl").write_text(json.dumps(row) + "\n")
+            (rollouts / f"{line['step']:06d}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (mask, *guesses)))
         found = {
             key: measure(CellRun(cell, 0, evals, rows, tmp_path))
             for key, measure in module.MEASURES.items()
@@ -53,6 +54,7 @@ def test_every_cell_and_every_number_is_there(name: str, tmp_path: Path) -> None
             last = module.STEPS[-1]
             assert last == trained.steps and found[f"step {last}: masks that are inferable"] == 1
             assert found["step 1: masks that are noise"] == 0
+            assert found["step 10: inferable spans guessed"] == 0.5
 
 
 def test_next_token_training_has_as_many_tokens_as_rlpt() -> None:

@@ -8,8 +8,9 @@ The same policy chooses masks and guesses them, both in one step. README.md has 
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,30 @@ CELLS = {
 STEPS = (1, 10, 20, 40)
 
 
-def frac_masks(kind: str, step: int) -> Callable[[CellRun], float | None]:
-    """The fraction of the masks in five steps around `step` that hide a span of this kind.
+def near(run: CellRun, step: int) -> Iterator[dict[str, Any]]:
+    """The rollouts of five steps around `step`, counted from the start of RL."""
+    before_stage = min(row["step"] for row in run.rows) - 1
+    last_step = max(row["step"] for row in run.rows) - before_stage
+    for number in range(max(1, step - 2), min(last_step, step + 2) + 1):
+        yield from read_rows(run.folder / f"rollouts/{before_stage + number:06d}.jsonl")
 
-    None where the policy masks nothing."""
+
+def frac_masks(kind: str, step: int) -> Callable[[CellRun], float | None]:
+    """The fraction of the masks around `step` that hide a span of this kind; None where the policy masks nothing."""
 
     def measure(run: CellRun) -> float | None:
-        before_stage = min(row["step"] for row in run.rows) - 1
-        last_step = max(row["step"] for row in run.rows) - before_stage
-        kinds: Counter[str] = Counter()
-        for near in range(max(1, step - 2), min(last_step, step + 2) + 1):
-            rollouts = read_rows(run.folder / f"rollouts/{before_stage + near:06d}.jsonl")
-            kinds.update(masked_kind(row) for row in rollouts if row["category"] == "mask")
+        kinds = Counter(masked_kind(row) for row in near(run, step) if row["category"] == "mask")
         return kinds[kind] / kinds.total() if kinds else None
+
+    return measure
+
+
+def guessed(step: int) -> Callable[[CellRun], float | None]:
+    """The fraction of the guesses of inferable spans around `step` that are right."""
+
+    def measure(run: CellRun) -> float | None:
+        right = [row["value"] for row in near(run, step) if "=[MASK] " in row["prompt"]]
+        return statistics.fmean(right) if right else None
 
     return measure
 
@@ -65,6 +77,8 @@ MEASURES: dict[str, Callable[[CellRun], float | None]] = {}
 for step in STEPS:
     for kind in (*TEXTS.KINDS, "other"):
         MEASURES[f"step {step}: masks that are {kind}"] = frac_masks(kind, step)
+for step in STEPS:
+    MEASURES[f"step {step}: inferable spans guessed"] = guessed(step)
 for kind in TEXTS.KINDS:
     for when in ("before", "after"):
         MEASURES[f"guesses of {kind}, {when}"] = accuracy(f"{kind}_{when}")
