@@ -56,6 +56,32 @@ def test_papers_of_environments(paper: str, seeds: int) -> None:
     assert all(len(cell.runs) == seeds for cell in results.cells.values())
 
 
+@pytest.mark.parametrize(
+    ("paper", "seeds"),
+    [("rlp", 5), ("pretrain_zero", 5), ("rmt", 5), ("train_long_think_short", 6)],
+)
+def test_papers_of_plain_text_and_budgets(paper: str, seeds: int) -> None:
+    study = import_file(RECIPES / "papers" / paper / "reproduce.py")
+    results = StudyResults.read(RECIPES / "papers" / paper / "results.json")
+    page = (RECIPES / "papers" / paper / "README.md").read_text(encoding="utf-8")
+    shown = getattr(study, "table", study_table)
+    assert shown(results).partition("\n\n")[0] in page
+    assert {cell: tuple(ran.overrides) for cell, ran in results.cells.items()} == study.CELLS
+    assert all(len(cell.runs) == seeds for cell in results.cells.values())
+    assert page.split("\n\n")[1].startswith("**Outcome: ")
+
+
+def test_sec_on_nine_categories() -> None:
+    study = import_file(RECIPES / "papers/sec/reproduce_domains.py")
+    page = (RECIPES / "papers/sec/README.md").read_text(encoding="utf-8")
+    results = StudyResults.read(RECIPES / "papers/sec/domains.json")
+    assert study.table(results).partition("\n\n")[0] in page
+    assert list(results.cells) == list(study.CELLS)
+    chosen = StudyResults.read(RECIPES / "papers/sec/domains_validation.json")
+    best = max(chosen.cells, key=lambda cell: chosen.summary(cell, "outside").mean)
+    assert best == f"temperature {study.TEMPERATURE}, alpha {study.ALPHA}"
+
+
 def test_rlp_on_real_text() -> None:
     results = StudyResults.read(RECIPES / "papers/rlp/smollm2.json")
     page = (RECIPES / "papers/rlp/README.md").read_text(encoding="utf-8")

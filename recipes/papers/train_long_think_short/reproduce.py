@@ -43,6 +43,7 @@ FORMS = {
     "completion tokens in training": ",.0f",
     "steps": ".0f",
 }
+table = partial(study_table, forms=FORMS)
 
 if __name__ == "__main__":
     study_main(
@@ -51,5 +52,5 @@ if __name__ == "__main__":
         CELLS,
         MEASURES,
         quick=QUICK,
-        table=partial(study_table, forms=FORMS),
+        table=table,
     )
