@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from pathlib import Path
@@ -22,7 +23,7 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     changes = [
         f"{key} ({before!r} -> {now!r})"
         for key, (before, now) in changed_keys(saved, recipe).items()
-        if not MAY_CHANGE.match(key)
+        if not MAY_CHANGE.match(key) and not _is_moved(before, now)
     ]
     if changes:
         raise RunError(
@@ -92,9 +93,30 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
+def _is_moved(before: Any, now: Any) -> bool:
+    """Whether both name the same file, or a part in it, in a project that has moved.
+
+    The file that is there now has the name of the other one, which is gone or has the same content.
+    """
+    if not isinstance(before, str) or not isinstance(now, str):
+        return False
+    (old, old_part), (new, new_part) = _file_and_part(before), _file_and_part(now)
+    if old_part != new_part or Path(old).name != Path(new).name or not os.path.isfile(new):
+        return False
+    return not os.path.exists(old) or filecmp.cmp(old, new, shallow=False)
+
+
 def _located(value: Any) -> Any:
     """The value; the name of a file that exists as its absolute path."""
     if not isinstance(value, str):
         return value
-    file, colon, name = value.rpartition(":") if ".py:" in value else (value, "", "")
-    return f"{os.path.abspath(file)}{colon}{name}" if os.path.isfile(file) else value
+    file, part = _file_and_part(value)
+    return f"{os.path.abspath(file)}{part}" if os.path.isfile(file) else value
+
+
+def _file_and_part(value: str) -> tuple[str, str]:
+    """`own.py:name` as "own.py" and ":name"; anything else whole, and ""."""
+    if ".py:" not in value:
+        return value, ""
+    file, colon, name = value.rpartition(":")
+    return file, f"{colon}{name}"
