@@ -198,13 +198,14 @@ def study_main(
     measures: Measures,
     *,
     quick: Sequence[str] = (),
+    quick_cells: Sequence[str] | None = None,
     first: str | None = None,
     table: Callable[[StudyResults], str] = study_table,
 ) -> None:
     """The command of a study: `[--quick] [--seeds N] [--folder F] [--json | --table]`.
 
-    Each seed has a start of its own. --quick is one seed with the overrides `quick`. first: as of `run_study`.
-    table: what is printed of the results.
+    Each seed has a start of its own. --quick is one seed with the overrides `quick`, of the cells `quick_cells` or of all.
+    first: as of `run_study`. table: what is printed of the results.
     """
     parser = study_arguments(text, Path("runs/papers") / recipe.parent.name)
     arguments = parser.parse_args()
@@ -212,6 +213,8 @@ def study_main(
     if arguments.table:
         print(table(StudyResults.read(folder / "results.json")))
         return
+    if arguments.quick and quick_cells is not None:
+        cells = {name: cells[name] for name in quick_cells}
     results = run_study(
         str(recipe),
         cells,

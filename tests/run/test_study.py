@@ -151,12 +151,15 @@ def test_the_command_of_a_study(
         monkeypatch.setattr(sys, "argv", ["reproduce.py", *words, "--folder", folder])
         measures: dict = {"after": MEASURES["after"], "steps": MEASURES["steps"]}
         quick = ["stages.rl.steps=1"]
-        study_main("A study.", write_recipe(tmp_path), {"rl": ()}, measures, quick=quick)
+        cells = {"rl": (), "in full": ("seed=7",)}
+        recipe = write_recipe(tmp_path)
+        study_main("A study.", recipe, cells, measures, quick=quick, quick_cells=["rl"])
         return capsys.readouterr().out
 
     with pytest.raises(RunError, match="cannot be read"):
         command("--quick", "--table")
     printed = json.loads(command("--quick", "--json"))
+    assert list(printed["cells"]) == ["rl"]
     assert printed["cells"]["rl"]["summary"]["steps"]["values"] == [1]
     assert 0 <= printed["cells"]["rl"]["runs"]["0"]["values"]["after"] <= 1
     assert "| steps | 1.000" in command("--quick", "--table")

@@ -36,6 +36,7 @@ for size in SIZES:
     CELLS[f"RFT, D={size}"] = on(size, *RFT)
     CELLS[f"per step, D={size}"] = on(size)
     CELLS[f"per step, 1 rollout, D={size}"] = on(size, *ONE)
+QUICK_CELLS = [name for name in CELLS if name.endswith("D=32")]
 QUICK = (
     "stages.sft.steps=2",
     "stages.drawn.num_samples=2",
@@ -60,6 +61,7 @@ if __name__ == "__main__":
         CELLS,
         MEASURES,
         quick=QUICK,
+        quick_cells=QUICK_CELLS,
         first="sft",
         table=partial(study_table, forms=dict.fromkeys(MEASURES, ".1%")),
     )

@@ -36,6 +36,7 @@ CELLS = {
     "RLPT, 40 steps": ("stages.rl.steps=40",),
     "RLPT, 160 steps": ("stages.rl.steps=160",),
 }
+QUICK = ("RLPT", "next-token training", "nothing")
 EVALS = {"sums, worked": "sums", "sums, at once": "at_once", "ASR": "asr", "MSR": "msr"}
 
 
@@ -60,4 +61,4 @@ for label, stage in EVALS.items():
 MEASURES["sums, worked: after RLVR"] = accuracy("sums_rlvr")
 
 if __name__ == "__main__":
-    study_main(str(__doc__), Path(__file__).with_name("rlpt.yaml"), CELLS, MEASURES)
+    study_main(str(__doc__), Path(__file__).with_name("rlpt.yaml"), CELLS, MEASURES, quick_cells=QUICK)
