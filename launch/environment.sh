@@ -6,8 +6,9 @@ cd "$root"
 
 python=${RLCORE_PYTHON:-}
 for candidate in $python python3 python3.13 python3.12 python3.11; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$candidate; break; fi
-    python=
+    # The interpreter behind an active environment: .venv itself may be active, and is made anew below.
+    python=$("$candidate" -c 'import sys; sys.version_info < (3, 11) or print(sys._base_executable)' 2>/dev/null || true)
+    [ -n "$python" ] && break
 done
 [ -n "$python" ] || { echo "error: no Python 3.11 or newer found; install one, or name it in RLCORE_PYTHON" >&2; exit 2; }
 
