@@ -72,6 +72,18 @@ def find(
     return part
 
 
+def file_and_name(value: str) -> tuple[str, str]:
+    """`own.py:name` as "own.py" and ":name"; any other text whole, and "".
+
+    >>> file_and_name("parts/own.py:name"), file_and_name("data.jsonl")
+    (('parts/own.py', ':name'), ('data.jsonl', ''))
+    """
+    if ".py:" not in value:
+        return value, ""
+    file, colon, name = value.rpartition(":")
+    return file, f"{colon}{name}"
+
+
 def build(
     named: Named, known: Mapping[str, str], *given: Any, what: str, **context: Any
 ) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -55,8 +56,10 @@ class TestMachine:
     def test_parameters_of_a_folder_are_read_from_its_files(self, tmp_path) -> None:
         """Whatever the type of its numbers."""
         for number, kind in enumerate((torch.float32, torch.bfloat16)):
-            weights = {"a": torch.zeros(7, 11, dtype=kind), "b": torch.zeros(3, dtype=kind)}
+            weights = {f"a{number}": torch.zeros(7, 11, dtype=kind), f"b{number}": torch.zeros(3, dtype=kind)}
             save_file(weights, tmp_path / f"model-{number}.safetensors")
+        places = {f"{name}{number}": f"model-{number}.safetensors" for name in "ab" for number in (0, 1)}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
         for path in (tmp_path, f"[no/where, {tmp_path}]"):
             recipe = load("quickstart", [f"model={{path: {path}}}"])
             assert machine.count_parameters(recipe) == 160

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-
 from rlcore.cli.finding import Finding
 from rlcore.errors import ModelError
+from rlcore.weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from rlcore.recipe.schema import Recipe
@@ -72,16 +71,10 @@ def count_parameters(recipe: Recipe) -> int | None:
     from rlcore.recipe.build_learner import starting_point
 
     try:
-        files = list(Path(starting_point(recipe.model.path)).glob("*.safetensors"))
-        return sum(map(_numbers, files)) or None
-    except (ModelError, SafetensorError):  # none of several is here, or a file is broken
+        files = WeightFiles(Path(starting_point(recipe.model.path)))
+    except ModelError:  # none of several is here, or a file is broken
         return None
-
-
-def _numbers(file: Path) -> int:
-    """How many numbers a file of weights holds, from its head."""
-    with safe_open(file, framework="numpy") as weights:
-        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
+    return sum(math.prod(shape) for shape, _ in files.shapes.values())
 
 
 def write_speed(folder: Path) -> Finding:

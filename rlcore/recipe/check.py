@@ -25,6 +25,8 @@ from rlcore.scoring.forms import ENVIRONMENT
 from rlcore.scoring.goldcheck import check_reference_answers
 from rlcore.types import Group, Prefix, Sample, Task
 
+CheckedRewards = list[tuple[list[RewardSection], Mapping[str, tuple[str, ...]]]]
+"""Rewards of a stage, and `Scorer.needs` of them."""
 SHOWN_EXCEPTIONS = 10
 """Exceptions that `check_answers` prints of one task set."""
 DEMONSTRATIONS_PLAYED = 3
@@ -42,9 +44,7 @@ class Checking:
     """The stage's place in the recipe, as an override names it."""
     samples: Sequence[str]
     """Labels of the stages before this one that write samples."""
-    checked_rewards: list[tuple[list[RewardSection], Mapping[str, tuple[str, ...]]]] = field(
-        default_factory=list
-    )
+    checked_rewards: CheckedRewards = field(default_factory=list)
     """Rewards that a worker loaded already: some take a second to import."""
 
     def at(self, key: str) -> AbstractContextManager[None]:
@@ -105,7 +105,7 @@ def check(
 def _stage_facts(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) -> list[str]:
     facts: list[str] = []
     samples: list[str] = []
-    checked_rewards: list[tuple[list[RewardSection], Mapping[str, tuple[str, ...]]]] = []
+    checked_rewards: CheckedRewards = []
     labels = [stage.label for stage in recipe.stages]
     for i, stage in enumerate(recipe.stages):
         unique = labels.count(stage.label) == 1

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlcore.errors import RecipeError, brief
-from rlcore.plugin import did_you_mean
+from rlcore.plugin import did_you_mean, file_and_name
 from rlcore.recipe.keys import keys_below, section_at
 from rlcore.recipe.other_names import NAMES_IN_TRL, RENAMED
 from rlcore.recipe.run_mark import RUN_MARK, read_mark
@@ -217,11 +217,11 @@ def _placed(value: Any, folder: Path) -> Any:
         return [_placed(item, folder) for item in value]
     if not isinstance(value, str):
         return value
-    file, colon, name = value.rpartition(":") if ".py:" in value else (value, "", "")
+    file, name = file_and_name(value)
     if not Path(file).suffix or os.path.exists(file) or not os.path.isfile(folder / file):
         # unlike Path's, these never raise
         return value
-    return f"{folder / file}{colon}{name}"
+    return f"{folder / file}{name}"
 
 
 def _merge(base: Any, over: Any) -> Any:

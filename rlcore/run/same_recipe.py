@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.errors import RunError
+from rlcore.plugin import file_and_name
 from rlcore.recipe.load import RUN_RECIPE, load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import Cursor, all_checkpoints, read_cursor
@@ -100,8 +101,8 @@ def _is_moved(before: Any, now: Any) -> bool:
     """
     if not isinstance(before, str) or not isinstance(now, str):
         return False
-    (old, old_part), (new, new_part) = _file_and_part(before), _file_and_part(now)
-    if old_part != new_part or Path(old).name != Path(new).name or not os.path.isfile(new):
+    (old, old_name), (new, new_name) = file_and_name(before), file_and_name(now)
+    if old_name != new_name or Path(old).name != Path(new).name or not os.path.isfile(new):
         return False
     return not os.path.exists(old) or filecmp.cmp(old, new, shallow=False)
 
@@ -110,13 +111,5 @@ def _located(value: Any) -> Any:
     """The value; the name of a file that exists as its absolute path."""
     if not isinstance(value, str):
         return value
-    file, part = _file_and_part(value)
-    return f"{os.path.abspath(file)}{part}" if os.path.isfile(file) else value
-
-
-def _file_and_part(value: str) -> tuple[str, str]:
-    """`own.py:name` as "own.py" and ":name"; anything else whole, and ""."""
-    if ".py:" not in value:
-        return value, ""
-    file, colon, name = value.rpartition(":")
-    return file, f"{colon}{name}"
+    file, name = file_and_name(value)
+    return f"{os.path.abspath(file)}{name}" if os.path.isfile(file) else value
