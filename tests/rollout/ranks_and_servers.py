@@ -3,7 +3,7 @@
 By hand: torchrun --nproc_per_node 2 tests/rollout/ranks_and_servers.py OUT
 
 Three scenarios, one after another: nothing happens; a server freezes; a server is killed (and started again). In each, every
-rank generates 24 groups of 2 completions while the weights change three times. OUT/rank<r>.json: for each scenario the number
+rank generates 6 groups of 2 long completions while the weights change three times. OUT/rank<r>.json: for each scenario the number
 of tokens, the completions with tokens of several versions, and the largest gap between a token's recorded log-probability and
 that of transformers under the token's version.
 """
@@ -31,7 +31,10 @@ from rlcore.scoring.unscored import Unscored
 from rlcore.types import Sampling, Task
 
 UPDATES = 3
-GROUPS = 24
+GROUPS = 6
+LENGTH = 1200
+"""Of a completion, in tokens: long enough that none is written while its abort is on the way, on a busy machine too."""
+MAX_LENGTH = 1280
 BACK_S = 240.0
 
 
@@ -63,10 +66,10 @@ def generate(
         engine=engine,
         encoder=PromptEncoder(ref.make_tokenizer(), format="plain", system=None),
         scorer=Unscored(),
-        sampling=Sampling(max_tokens=160, temperature=1.0, ignore_eos=True),
+        sampling=Sampling(max_tokens=LENGTH, temperature=1.0, ignore_eos=True),
         group_size=2,
         seed_of_batch=lambda number: 7 + number,
-        max_length=256,
+        max_length=MAX_LENGTH,
         deadline_s=300.0,
     )
     rank = PartialState().process_index
@@ -88,7 +91,7 @@ def generate(
 def generate_some(generator: Generator, batch: int) -> list[FinishedGroup]:
     """Generate until more tokens are there than before, however slow the machine; nothing is under way afterwards.
 
-    Completions of 160 tokens that were cut go on under the next weights: some then have tokens of several versions.
+    Completions that were cut go on under the next weights: some then have tokens of several versions.
     """
     finished = []
     before = generator.cost(batch).completion_tokens
@@ -114,7 +117,7 @@ def facts(folder: Path, finished: list[FinishedGroup]) -> dict[str, float]:
     for done in finished:
         for rollout in done.group.rollouts:
             prompt, completion = rollout.turns
-            assert rollout.finish == "length" and len(completion.token_ids) == 160
+            assert rollout.finish == "length" and len(completion.token_ids) == LENGTH
             tokens += len(completion.token_ids)
             of_several += len(set(completion.versions)) > 1
             for version in sorted(set(completion.versions)):
@@ -146,7 +149,7 @@ def main(out: Path) -> None:
     if state.is_main_process:
         ref.make_model(folder, "qwen2", tied=True)
     state.wait_for_everyone()
-    engine = VllmServers(folder, max_length=256, max_sequences=32, start=2, start_deadline_s=300)
+    engine = VllmServers(folder, max_length=MAX_LENGTH, max_sequences=32, start=2, start_deadline_s=300)
     try:
         wait_for_both(engine)
         publish_version(engine, folder, 1)

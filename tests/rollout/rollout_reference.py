@@ -51,7 +51,7 @@ def make_model(path: Path, arch: str, tied: bool) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         tie_word_embeddings=tied,
         initializer_range=0.15,
         eos_token_id=1,
