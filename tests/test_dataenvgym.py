@@ -68,7 +68,7 @@ def test_the_loop_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after the first round of two, and started again: as if it had not been stopped."""
-    size = {"seeds": 1, "rounds": 2, "budget": 24, "common": reproduce.QUICK}
+    size = {"seeds": [0], "rounds": 2, "budget": 24, "common": reproduce.QUICK}
     monkeypatch.setattr(reproduce, "TEACHERS", {"errors": teacher.errors})
     whole = reproduce.study(tmp_path / "whole", **size)
 

@@ -57,7 +57,7 @@ def test_restored_is_continued_plus_instruct_minus_base(tmp_path: Path) -> None:
         folder = folder if name == "restored" else all_checkpoints(folder / "checkpoints")[-1]
         return {key: value.astype(np.float64) for key, value in load_file(folder / "model.safetensors").items()}
 
-    results = reproduce.study(PAPER / "quick.yaml", tmp_path, seeds=1, common=SHORT)
+    results = reproduce.study(PAPER / "quick.yaml", tmp_path, seeds=[0], common=SHORT)
     instruct, base, continued, restored = map(weights, ("instruct", "base", "continued", "restored"))
     for name, value in restored.items():
         assert np.abs(continued[name] - base[name]).max() > 1e-5
@@ -69,7 +69,7 @@ def test_restored_is_continued_plus_instruct_minus_base(tmp_path: Path) -> None:
         assert f"| {cell} " in reproduce.table(results)
 
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    reproduce.study(PAPER / "quick.yaml", tmp_path, seeds=1, common=SHORT)
+    reproduce.study(PAPER / "quick.yaml", tmp_path, seeds=[0], common=SHORT)
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
 
 

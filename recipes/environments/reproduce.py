@@ -51,7 +51,7 @@ def main() -> None:
         if arguments.table:
             results[task] = StudyResults.read(folder / "results.json")
             continue
-        results[task] = study(task, folder, range(arguments.seeds), quick=arguments.quick)
+        results[task] = study(task, folder, arguments.seeds, quick=arguments.quick)
     if arguments.json:
         print(json.dumps({task: one.as_dict() for task, one in results.items()}))
         return

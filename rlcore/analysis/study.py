@@ -103,7 +103,7 @@ def run_study(
     common: overrides of all cells and of the start. first: name of the stage from which cells
     differ; default: the first rl stage. A cell may replace stages from there on by others. With
     `start_per_seed` each seed has a start of its own. The results also hold cells and seeds of
-    earlier calls on the folder."""
+    earlier calls on the folder, and of other processes that work on other seeds meanwhile."""
     resolved = load(recipe, common)
     cut = _first_stage(resolved, first)
     settings = {
@@ -165,7 +165,12 @@ def study_arguments(text: str, folder: Path, *, seeds: int = 3) -> argparse.Argu
     """A parser with the options that the commands of all studies have."""
     parser = argparse.ArgumentParser(description=text.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smaller version of the study")
-    parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
+    parser.add_argument(
+        "--seeds",
+        type=seed_numbers,
+        default=str(seeds),
+        help=f"how many, from 0 on, or which: 3-4; default {seeds}",
+    )
     parser.add_argument("--folder", type=Path, default=folder, help="for runs and results.json")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print results.json in one line")
@@ -175,6 +180,20 @@ def study_arguments(text: str, folder: Path, *, seeds: int = 3) -> argparse.Argu
         help="print the table of the results so far and run nothing",
     )
     return parser
+
+
+def seed_numbers(text: str) -> range:
+    """ "3" is 0, 1, 2; "3-4" is 3, 4."""
+    first, dash, last = text.partition("-")
+    try:
+        numbers = range(int(first), int(last) + 1) if dash else range(int(first))
+    except ValueError:
+        numbers = range(0)
+    if not numbers:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seeds, nor a range like 3-4"
+        )
+    return numbers
 
 
 def show_results(
@@ -218,7 +237,7 @@ def study_main(
     results = run_study(
         str(recipe),
         cells,
-        seeds=range(1 if arguments.quick else arguments.seeds),
+        seeds=range(1) if arguments.quick else arguments.seeds,
         folder=folder,
         measures=measures,
         common=quick if arguments.quick else (),

@@ -16,7 +16,8 @@
      "derived": {}}                                        computed from several cells
 
 The file is replaced atomically after every run (one cell with one seed), so a study that is killed
-loses at most one run. A value is null where a run has none; a mean over such values is null too.
+loses at most one run. Several processes may add runs to it, each those of other seeds. A value is null
+where a run has none; a mean over such values is null too.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import rlcore
+from filelock import FileLock, Timeout
+
 from rlcore.analysis.settings import as_json, first_difference
 from rlcore.errors import RunError
+from rlcore.measures.intervals import student_95
+from rlcore.version import code_version
 
 FORMAT = 1
 INTERVAL = "95% t-interval of the mean over seeds"
+LOCK_S = 60.0
 Point = tuple[float, float]
 Value = float | None
 
@@ -102,6 +105,7 @@ class StudyResults:
         self.derived: dict[str, Any] = {}
         self._seconds_before = 0.0
         self._started = time.perf_counter()
+        self._code = code_version()
 
     @classmethod
     def open(
@@ -173,8 +177,8 @@ class StudyResults:
             values=dict(values),
             curves={name: list(points) for name, points in (curves or {}).items()},
             seconds=round(seconds, 1),
-            rlcore=rlcore.__version__,
-            commit=commit(),
+            rlcore=self._code["rlcore"],
+            commit=self._code.get("commit"),
         )
         self.save()
 
@@ -210,6 +214,18 @@ class StudyResults:
     def summary(self, cell: str, measure: str) -> Summary:
         return summarise(self.values(cell, measure))
 
+    def difference(self, cell: str, other: str, measure: str) -> Summary:
+        """Of a cell from another one, in pairs of runs with the same seed; seeds that one of them lacks do not count.
+
+        Runs of a seed have their start in common, so this interval is narrower than those of both cells tell.
+        """
+        ours, theirs = self.cells[cell].runs, self.cells[other].runs
+        differences: list[Value] = []
+        for seed in sorted(ours.keys() & theirs.keys()):
+            one, two = ours[seed].values.get(measure), theirs[seed].values.get(measure)
+            differences.append(None if one is None or two is None else one - two)
+        return summarise(differences)
+
     def as_dict(self) -> dict[str, Any]:
         """The content of the file."""
         cells = {}
@@ -230,17 +246,32 @@ class StudyResults:
         }
 
     def save(self) -> None:
-        """Replace the file; a kill leaves the old one or the new one."""
-        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        """Replace the file, with the runs that other processes have added to it; a kill leaves the old one or the new one."""
         draft = self.path.with_suffix(".draft")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(text + "\n", encoding="utf-8")
-            os.replace(draft, self.path)
+            with FileLock(self.path.with_suffix(".lock"), timeout=LOCK_S):
+                if self.path.is_file():
+                    self._add_runs_of(StudyResults.read(self.path))
+                text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+                draft.write_text(text + "\n", encoding="utf-8")
+                os.replace(draft, self.path)
+        except Timeout:
+            raise RunError(
+                f"{self.path} was held by another process for {LOCK_S:.0f} s: end it, and start this study again"
+            ) from None
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written: {error.strerror or error}"
             ) from None
+
+    def _add_runs_of(self, stored: StudyResults) -> None:
+        for name, cell in stored.cells.items():
+            own = self.cell(name, cell.overrides)
+            own.runs = cell.runs | own.runs
+        own_s = time.perf_counter() - self._started
+        self._seconds_before = stored._seconds_before + own_s
+        self._started = time.perf_counter()
 
 
 def summarise(values: Sequence[Value]) -> Summary:
@@ -252,25 +283,8 @@ def summarise(values: Sequence[Value]) -> Summary:
     if len(numbers) == 1:
         return Summary(list(values), mean, None, None)
     std = statistics.stdev(numbers)
-    half_width = t_quantile(len(numbers) - 1) * std / len(numbers) ** 0.5
+    half_width = student_95(len(numbers) - 1) * std / len(numbers) ** 0.5
     return Summary(list(values), mean, std, (mean - half_width, mean + half_width))
-
-
-SMALL_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
-
-def t_quantile(freedom: int) -> float:
-    """The 97.5% quantile of Student's t.
-
-    From a table up to 10 degrees of freedom, then by its expansion around the normal's quantile z:
-    z + (z^3 + z) / 4n + (5 z^5 + 16 z^3 + 3 z) / 96 n^2.
-    """
-    if freedom <= len(SMALL_T):
-        return SMALL_T[freedom - 1]
-    z = 1.959964
-    first = (z**3 + z) / (4 * freedom)
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return z + first + second
 
 
 def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -310,28 +324,6 @@ def origin(results: StudyResults) -> str:
         f"Mean ± half width of the {INTERVAL} ({counts} each); recipe {results.recipe}, "
         f"{results.seconds:.0f} s, commit {', '.join(commits) or 'none'}."
     )
-
-
-@cache
-def commit() -> str | None:
-    """The commit of rlcore's source, with "-dirty" if tracked files differ from it.
-
-    None for a package that is installed outside rlcore's repository.
-    """
-    folder = Path(rlcore.__file__).parent
-    # An installed package may lie inside a repository of somebody else, which does not track it.
-    if not _git(folder, "ls-files", "__init__.py"):
-        return None
-    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-
-
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return finished.stdout.strip() if finished.returncode == 0 else ""
 
 
 def _seed_run(stored: dict[str, Any]) -> SeedRun:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 Z_95 = 1.959964
 """Quantile of the normal distribution for a 95% interval."""
+_SMALL = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+"""Student's for 1 to 10 degrees of freedom."""
 
 
 def wilson(proportion: float, n: float, z: float = Z_95) -> tuple[float, float] | None:
@@ -56,11 +58,9 @@ def mean_interval(scores: Sequence[Sequence[float]]) -> tuple[float, float] | No
 
 
 def student_95(degrees: int) -> float:
-    """97.5% quantile of Student's t: exact for 1 and 2 degrees of freedom, else to 0.01 (Cornish-Fisher)."""
-    if degrees == 1:
-        return 12.7062
-    if degrees == 2:
-        return 4.30265
+    """97.5% quantile of Student's t: from a table up to 10 degrees of freedom, then to 1e-4 (Cornish-Fisher)."""
+    if degrees <= len(_SMALL):
+        return _SMALL[degrees - 1]
     z = Z_95
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96

@@ -37,7 +37,7 @@ def test_one_completion_a_task_has_wilsons_interval(
 
 @pytest.mark.parametrize("degrees, quantile", STUDENT)
 def test_students_quantile(degrees: int, quantile: float) -> None:
-    assert student_95(degrees) == pytest.approx(quantile, abs=1e-2)
+    assert student_95(degrees) == pytest.approx(quantile, abs=1e-4)
 
 
 def coverage(interval, *, tasks: int, samples: int, draws: int = 800) -> float:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from rlcore.analysis import study
+from rlcore.analysis import study, study_results
 from rlcore.analysis.settings import first_difference
-from rlcore.analysis.study import CellRun, after, run_study, study_main
-from rlcore.analysis.study_results import StudyResults, study_table, summarise, t_quantile
+from rlcore.analysis.study import CellRun, after, run_study, seed_numbers, study_main
+from rlcore.analysis.study_results import StudyResults, study_table, summarise
 from rlcore.errors import RunError
 from rlcore.recipe.load import load
 from rlcore.run.folder import read_rows
@@ -122,9 +124,6 @@ def test_cells_after_evaluations_alone_begin_with_the_recipe_s_model(tmp_path: P
 
 
 def test_summaries_and_tables(tmp_path: Path) -> None:
-    assert t_quantile(2) == 4.303
-    assert t_quantile(11) == pytest.approx(2.201, abs=3e-3)
-    assert t_quantile(30) == pytest.approx(2.042, abs=1e-3)
     three = summarise([0.1, 0.2, 0.3])
     assert three.std == pytest.approx(0.1)
     assert three.interval == pytest.approx((0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 0.2484), abs=1e-4)
@@ -141,6 +140,37 @@ def test_summaries_and_tables(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(RunError, match="format 1"):
         StudyResults.read(tmp_path / "other.json")
+
+
+def test_processes_that_share_a_study_keep_each_other_s_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.json"
+    one, two = (StudyResults.open(path, recipe="tiny", settings={}) for _ in range(2))
+    for seed in range(2):
+        one.add("random", seed, {"right": 0.2 + seed}, seconds=1.0)
+        two.add("sec", seed + 1, {"right": 0.5 + 3 * seed}, seconds=1.0)
+    one.add("sec", 0, {"right": 0.7}, seconds=1.0)
+    stored = StudyResults.read(path)
+    assert stored.values("random", "right") == [0.2, 1.2]
+    assert stored.values("sec", "right") == [0.7, 0.5, 3.5]
+    # of seeds 0 and 1: 0.5 and -0.7
+    paired = stored.difference("sec", "random", "right")
+    assert paired.values == pytest.approx([0.5, -0.7]) and paired.mean == pytest.approx(-0.1)
+    assert paired.half_width == pytest.approx(12.7062 * 0.6, abs=1e-3)
+    assert stored.difference("sec", "random", "absent").mean is None
+    with pytest.raises(RunError, match="cell 'random' with other overrides"):
+        two.add("random", 5, {"right": 0.0}, overrides=["seed=1"], seconds=1.0)
+    monkeypatch.setattr(study_results, "LOCK_S", 0.1)
+    with FileLock(path.with_suffix(".lock")), pytest.raises(RunError, match="another process"):
+        one.save()
+
+
+def test_seeds_are_a_number_of_them_or_a_range() -> None:
+    assert list(seed_numbers("3")) == [0, 1, 2] and list(seed_numbers("3-4")) == [3, 4]
+    for wrong in ("0", "4-3", "two", "-1", "1-"):
+        with pytest.raises(argparse.ArgumentTypeError, match="no number of seeds"):
+            seed_numbers(wrong)
 
 
 def test_the_command_of_a_study(

@@ -61,7 +61,7 @@ def main() -> None:
     results = run_study(
         RECIPE,
         CELLS,
-        seeds=range(1 if arguments.quick else arguments.seeds),
+        seeds=range(1) if arguments.quick else arguments.seeds,
         folder=folder,
         measures=MEASURES,
         common=(*common, f"tasks.problems.scores={scores(folder, common)}"),

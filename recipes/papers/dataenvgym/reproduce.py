@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def main() -> None:
     rounds, budget = (QUICK_ROUNDS, QUICK_BUDGET) if arguments.quick else (ROUNDS, BUDGET)
     results = study(
         folder,
-        seeds=1 if arguments.quick else arguments.seeds,
+        seeds=range(1) if arguments.quick else arguments.seeds,
         rounds=rounds,
         budget=budget,
         common=QUICK if arguments.quick else (),
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def study(
-    folder: Path, *, seeds: int, rounds: int, budget: int, common: tuple[str, ...] = ()
+    folder: Path, *, seeds: Sequence[int], rounds: int, budget: int, common: tuple[str, ...] = ()
 ) -> StudyResults:
     """Every teacher with every seed; `budget` examples a round."""
     recipe = load(RECIPE, common)
@@ -68,7 +68,7 @@ def study(
     results = StudyResults.open(
         folder / "results.json", recipe=recipe.name, settings=settings
     )
-    for seed in range(seeds):
+    for seed in seeds:
         for teacher in TEACHERS:
             results.cell(teacher, [])
             if results.has(teacher, seed, ["accuracy"]):

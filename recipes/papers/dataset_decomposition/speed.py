@@ -125,7 +125,7 @@ def main() -> None:
         settings={"recipe": recipe_settings(RECIPE, recipe), "repeats": repeats},
     )
     for cell, context in (QUICK_CELLS if quick else CELLS).items():
-        for seed in range(1 if quick else arguments.seeds):
+        for seed in range(1) if quick else arguments.seeds:
             if results.has(cell, seed, MEASURES):
                 continue
             started = time.perf_counter()

@@ -56,7 +56,7 @@ def main() -> None:
         results = run_study(
             str(HERE / "gigpo.yaml"),
             CELLS,
-            seeds=range(arguments.seeds),
+            seeds=arguments.seeds,
             folder=arguments.folder,
             measures=MEASURES,
             curves=learning_curve,

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def study(
-    recipe: Path, folder: Path, *, seeds: int, common: Sequence[str] = ()
+    recipe: Path, folder: Path, *, seeds: Sequence[int], common: Sequence[str] = ()
 ) -> StudyResults:
     """All cells with every seed."""
     resolved = load(str(recipe), common)
@@ -57,7 +57,7 @@ def study(
     )
     for cell in CELLS:
         results.cell(cell, [])
-    for seed in range(seeds):
+    for seed in seeds:
         unfinished = [cell for cell in CELLS if not results.has(cell, seed, MEASURES)]
         if not unfinished:
             continue

@@ -99,7 +99,7 @@ def main() -> None:
     results = run_study(
         recipe,
         cells,
-        seeds=range(arguments.seeds),
+        seeds=arguments.seeds,
         folder=folder,
         measures=MEASURES,
         curves=categories,

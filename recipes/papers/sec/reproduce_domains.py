@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlcore.analysis.study import CellRun, run_study, show_results, study_arguments
-from rlcore.analysis.study_results import StudyResults, markdown, origin, study_table, summarise
+from rlcore.analysis.study_results import StudyResults, markdown, origin, study_table
 from rlcore.plugin import import_file
 from rlcore.run.folder import read_rows
 
@@ -108,7 +108,7 @@ def main() -> None:
     if arguments.table:
         print(shown(StudyResults.read(folder / "results.json")))
         return
-    seeds: Sequence[int] = range(1 if arguments.quick else arguments.seeds)
+    seeds = range(1) if arguments.quick else arguments.seeds
     common = QUICK if arguments.quick else ()
     if arguments.validate:
         seeds, common = VALIDATION_SEEDS, SMALL
@@ -150,11 +150,8 @@ def gain(results: StudyResults, cell: str, measure: str) -> str:
     """Relative gain over random with the 95% t-interval of the mean difference over the seeds both have."""
     if cell == RANDOM:
         return ""
-    ours, theirs = results.cells[cell].runs, results.cells[RANDOM].runs
-    shared = sorted(set(ours) & set(theirs))
-    differences = [ours[seed].values[measure] - theirs[seed].values[measure] for seed in shared]
-    base = summarise([theirs[seed].values[measure] for seed in shared]).mean
-    found = summarise(differences)
+    base = results.summary(RANDOM, measure).mean
+    found = results.difference(cell, RANDOM, measure)
     if base is None or found.mean is None:
         return ""
     if found.half_width is None:
