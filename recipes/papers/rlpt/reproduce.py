@@ -35,9 +35,14 @@ CELLS = {
     "RLPT, 20 steps": ("stages.rl.steps=20",),
     "RLPT, 40 steps": ("stages.rl.steps=40",),
     "RLPT, 160 steps": ("stages.rl.steps=160",),
+    "other rule, RLPT": ("tasks.read.path=texts.py:other_ledgers", "tasks.read.form.msr_share=0.0"),
+    "other rule, next-token training": (
+        "tasks.texts.path=texts.py:other_ledgers",
+        NEXT_TOKEN.format("texts", "1e-3"),
+    ),
 }
 QUICK = ("RLPT", "next-token training", "nothing")
-EVALS = {"sums, worked": "sums", "sums, at once": "at_once", "ASR": "asr", "MSR": "msr"}
+EVALS = {"sums, worked": "sums", "sums, at once": "at_once", "ASR": "asr", "MSR": "msr", "other rule": "other"}
 
 
 def accuracy(stage: str) -> Callable[[CellRun], float]:

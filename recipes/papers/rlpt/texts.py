@@ -29,6 +29,12 @@ def ledgers() -> Iterator[str]:
         yield f"A {a}\n\nB {b}\n\nC {c}\n\nAll {a + b + c}\n\nRest {b + c}"
 
 
+def other_ledgers() -> Iterator[str]:
+    """Accounts of another rule, of which the cold start knows nothing: the line All leaves out B, the Rest."""
+    for a, b, c in _triples():
+        yield f"A {a}\n\nB {b}\n\nC {c}\n\nAll {a + c}\n\nRest {b}"
+
+
 def ledger_demonstrations(
     prepared: Prepared, *, asks: str, segments: Mapping[str, Any], mistakes: float = 0.6
 ) -> Sequence[Task]:
