@@ -125,9 +125,12 @@ def test_long_contexts_are_cut_at_a_segment(prepared: Prepared) -> None:
 
 
 def test_documents_to_imitate_are_whole(prepared: Prepared) -> None:
-    assert [task.prompt + task.demonstration for task in text_tasks(prepared)] == prepared.table[
-        "text"
-    ]
+    texts = list(prepared.table["text"])
+    for tasks in (text_tasks(prepared), text_tasks(prepared, prompt_chars=5)):
+        assert [task.prompt + task.demonstration for task in tasks] == texts
+    assert {len(task.prompt) for task in tasks} == {5}
+    with pytest.raises(TaskError, match="at least 1 character"):
+        text_tasks(prepared, prompt_chars=0)
 
 
 def test_positions_are_drawn_by_seed_one_a_document(prepared: Prepared) -> None:

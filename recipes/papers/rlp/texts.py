@@ -64,17 +64,6 @@ def thoughts(
     return LazyTasks(len(rows) * (2 if demonstrations else 1), make)
 
 
-def whole_texts(prepared: Prepared) -> Sequence[Task]:
-    """Next-token training: each text as it is, after its first digit."""
-
-    def make(i: int) -> Task:
-        row = prepared.table[i]
-        text = row["text"]
-        return Task(id=f"{row['id']}/text", prompt=text[:1], demonstration=text[1:])
-
-    return LazyTasks(len(prepared.table), make)
-
-
 def ending_task(id: str, text: str, demonstrated: bool, without_thought: bool) -> Task:
     """The task of one text; its answer is the last digit, or in a demonstration the digit shown."""
     context = text[:-2]

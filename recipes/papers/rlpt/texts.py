@@ -57,7 +57,7 @@ def ledger_demonstrations(
     def make(i: int) -> Task:
         row, kind = divmod(i, 4)
         if kind == 0:
-            return _text_task(sums[row].id, texts[row], prompt_chars=2)
+            return _text_task(sums[row].id, texts[row])
         task = sums[row] if kind == 1 else lines[row]
         a, b, c, _, rest = (int(line.split()[1]) for line in texts[row].split("\n\n"))
         numbers = [rest, a] if task.category == "msr" else [a, b, c]
@@ -95,23 +95,8 @@ def ledger_sums(prepared: Prepared, *, asks: str, at_once: bool = False) -> Sequ
     return LazyTasks(len(prepared.table), make)
 
 
-def text_demonstrations(prepared: Prepared, *, prompt_chars: int) -> Sequence[Task]:
-    """Next-token training: each text, with its first `prompt_chars` characters as the prompt."""
-
-    def make(i: int) -> Task:
-        row = prepared.table[i]
-        return _text_task(row["id"], row["text"], prompt_chars)
-
-    return LazyTasks(len(prepared.table), make)
-
-
-def _text_task(id: str, text: str, prompt_chars: int) -> Task:
-    return Task(
-        id=f"{id}/text",
-        prompt=text[:prompt_chars],
-        category="text",
-        demonstration=text[prompt_chars:],
-    )
+def _text_task(id: str, text: str) -> Task:
+    return Task(id=f"{id}/text", prompt=text[:2], category="text", demonstration=text[2:])
 
 
 def _triples() -> list[tuple[int, int, int]]:

@@ -72,16 +72,6 @@ def roll_tokens(
     return LazyTasks(len(chosen), make)
 
 
-def text_demonstrations(prepared: Prepared) -> Sequence[Task]:
-    """Next-token training: each text, with its first characters as the prompt."""
-
-    def make(i: int) -> Task:
-        row = prepared.table[i]
-        return _text_task(row["id"], row["text"])
-
-    return LazyTasks(len(prepared.table), make)
-
-
 def _text_task(id: str, text: str) -> Task:
     return Task(
         id=f"{id}/text",

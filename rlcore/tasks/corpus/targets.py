@@ -84,12 +84,19 @@ def _drawn(row: dict[str, Any], number: int, seed: int) -> list[int]:
     return sorted(random.Random(f"{seed}/{row['id']}").sample(row["targets"], number))
 
 
-def text_tasks(prepared: Prepared) -> Sequence[Task]:
-    """Plain next-token training, for the `sft` stage: each document, its first segment as the prompt and the rest to imitate."""
+def text_tasks(prepared: Prepared, *, prompt_chars: int | None = None) -> Sequence[Task]:
+    """Plain next-token training, for the `sft` stage: each document, its beginning as the prompt and the rest to imitate.
+
+    prompt_chars: length of the prompt; default: that of the first segment.
+    """
+    if prompt_chars is not None and prompt_chars < 1:
+        raise TaskError(
+            f"prompt_chars is {prompt_chars}, but a prompt has at least 1 character"
+        )
 
     def make(i: int) -> Task:
         row = prepared.table[i]
-        first = row["ends"][0]
+        first = row["ends"][0] if prompt_chars is None else prompt_chars
         return Task(
             id=row["id"],
             prompt=row["text"][:first],
