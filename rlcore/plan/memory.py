@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -235,7 +235,18 @@ def engine_items(
     scored = min(SCORED_TOKENS, longest) * shaped.config.vocab_size * 4 * LOGIT_COPIES
     items.append(_engine("workspace", max(forward, logits), "generate"))
     items.append(_engine("log-probabilities of the canary", scored, "publish"))
-    return items
+    return list(_while_awake(items)) if sleeps(recipe, machine) else items
+
+
+def sleeps(recipe: Recipe, machine: Machine) -> bool:
+    """Whether the engine leaves its memory to the learner while the learner works."""
+    return machine.device == "cuda" and bool(recipe.engine.parameters.get("sleep"))
+
+
+def _while_awake(items: list[Item]) -> Iterator[Item]:
+    for item in items:
+        for phase in [item.phase] if item.phase else ["generate", "publish"]:
+            yield replace(item, phase=phase)
 
 
 def key_value_bytes(recipe: Recipe, shaped: ShapedModel, machine: Machine, *, held: int) -> int:
@@ -265,6 +276,10 @@ def host_items(
         rollouts = getattr(stage, "batch_size", 0)
     share = rollouts * tokens * ROLLOUT_TOKEN_BYTES // machine.nodes
     items = [_host("rollouts of a batch", share)]
+    if sleeps(recipe, machine):
+        element = getattr(torch, recipe.model.dtype).itemsize
+        asleep = machine.gpus * shaped.base_parameters * element // tensor_parallel(recipe)
+        items.append(_host("weights of engines that sleep", asleep))
     if machine.device == "cuda":
         reading = machine.gpus * 4 * shaped.base_parameters
         items.append(_host("the model as each process reads it, in float32", reading, "start"))

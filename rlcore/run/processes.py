@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -20,6 +20,9 @@ from accelerate.utils import (
 from rlcore.errors import RlcoreError, RunError, first_line
 from rlcore.run.ending import resume_command
 from rlcore.run.rendezvous import init_method
+
+if TYPE_CHECKING:
+    from rlcore.recipe.schema import Recipe
 
 T = TypeVar("T")
 
@@ -89,6 +92,14 @@ def refuse_other_layouts(accelerator: Accelerator) -> None:
             raise RunError(
                 f"accelerate is set to {meaning} ({name}={getattr(layout, name)}), which the learner does not have: {_FOLLOWED}"
             )
+
+
+def refuse_sleep_without_gpu(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Raise `RunError` where `engine.sleep` has no memory of a GPU to give back."""
+    if recipe.engine.parameters.get("sleep") and accelerator.device.type != "cuda":
+        raise RunError(
+            "engine.sleep gives the engine's GPU memory to the learner, and this run has no GPU of CUDA: leave it out"
+        )
 
 
 def on_main(

@@ -141,6 +141,14 @@ class Run:
             give_back_freed_memory()
         return self._engine
 
+    def sleep_engine(self, generator: Generator | None = None) -> None:
+        """With `engine.sleep`, leave the engine's GPU memory to the learner until the engine is next used. generator: what has requests in it."""
+        if self._engine is None or not self.recipe.engine.parameters.get("sleep"):
+            return
+        if generator is not None:
+            generator.drain()
+        self._engine.sleep()
+
     def learner(self, stage: Stage, objective: Objective) -> Learner:
         """A learner of the run's policy for one stage, with a new optimiser unless the stage continues one."""
         learner = build_learner(
@@ -303,6 +311,7 @@ class Run:
         """Move the cursor to the next stage; what a training stage made is saved, so that it can be given more steps later."""
         state = self._state(learner)
         self.parts = {}
+        self.sleep_engine()
         give_back_freed_memory()
         self.accelerator.free_memory()  # else the next stage's learner would share the parameters with this one's wrapper
         cursor = self.cursor

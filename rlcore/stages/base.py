@@ -18,7 +18,7 @@ Loading and checking a recipe needs no torch, so stages import it inside their m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -309,3 +309,13 @@ class DataStage(Stage):
     def check(self, context: Checking) -> list[str]:
         context.check_data(self.data)
         return super().check(context)
+
+
+class SkippableStage(DataStage):
+    """A stage that may find nothing to learn from in its data."""
+
+    if_empty: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what happens if the data hold nothing to learn from: stop the run, or skip the stage, as the last rounds of a "
+        "loop may need",
+    )

@@ -186,7 +186,9 @@ def evaluate_during(
         run.tracker.evaluated(stage, row | {"is_best": best}, within=True)
         if best and during.keep_best and row["eval_set"] == stage.task_sets[0]:
             _keep_best(run, stage)
-    if batches is not None and stage.weights == "ema":
+    if batches is None:
+        run.sleep_engine()
+    elif stage.weights == "ema":
         run.publish(version, batches.generator)
 
 

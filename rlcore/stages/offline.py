@@ -33,7 +33,7 @@ from rlcore.recipe.optim_sections import OptimSection
 from rlcore.run.metrics import learner_metrics
 from rlcore.run.seeds import derive
 from rlcore.run.stopwatch import Stopwatch
-from rlcore.stages.base import DataStage, OrderKeys, Stage, TrainingKeys, unrewarded
+from rlcore.stages.base import OrderKeys, SkippableStage, Stage, TrainingKeys, unrewarded
 from rlcore.stages.transform_keys import TransformKey, check_transforms, transformed
 from rlcore.tasks.made import VERDICT, with_verdict
 from rlcore.transforms.transform import Transforms
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from rlcore.run.stored import Stored
 
 
-class OfflineStage(TransformKey, OrderKeys, TrainingKeys, DataStage):
+class OfflineStage(TransformKey, OrderKeys, TrainingKeys, SkippableStage):
     headline = ("loss", "entropy")
 
     keep: Literal["all", "correct", "incorrect", "shortest", "best"] = Field(
@@ -116,6 +116,12 @@ def run_offline(run: Run, stage: OfflineStage) -> None:
     objective = build_objective(stage.objective, max_tokens=run.max_length)
     stored = read_stored(run.stored(stage.data))
     samples = offline_samples(stored, stage, objective)
+    if not samples:
+        run.tracker.say(
+            f"{stage.label}: {stage.data} holds nothing to learn from, so the stage is skipped"
+        )
+        run.end_stage()
+        return
     run.tracker.say(f"{stage.label}: {len(samples):,} stored completions to learn from")
     task_of = {
         rollout.id: with_verdict(one.group.task, verdict)
@@ -162,7 +168,10 @@ def _stored_sample(sample: Sample, task: Task) -> Sample:
 def offline_samples(
     stored: Sequence[Stored], stage: OfflineStage, objective: Objective
 ) -> list[Sample]:
-    """What the stage trains on, in row order. Raises `RunError` for nothing, or rows without what the objective needs."""
+    """What the stage trains on, in row order.
+
+    Raises `RunError` for nothing, unless the stage may be skipped, and for rows without what the objective needs.
+    """
     from rlcore.learner.gradient import reads_behaviour
 
     credited = build_credit(stage.credit)([one.group for one in stored])
@@ -178,9 +187,10 @@ def offline_samples(
         for sample in made
         if sample.id in kept
     ]
-    if not samples:
+    if not samples and stage.if_empty == "stop":
         raise RunError(
-            f"no completion of {stage.data} is left to learn from: keep is {stage.keep!r}; look at the rows, or sample more"
+            f"no completion of {stage.data} is left to learn from: keep is {stage.keep!r}; look at the rows, sample more, "
+            "or set if_empty=skip"
         )
     bare = next((sample.id for sample in samples if sample.logprobs is None), None)
     if bare is not None and reads_behaviour(objective):

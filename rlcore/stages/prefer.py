@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -18,6 +18,7 @@ from rlcore.objective.preference import PAIR_LOSSES, PairLoss
 from rlcore.plugin import build
 from rlcore.recipe.optim_sections import UpdateSection
 from rlcore.run.seeds import derive
+from rlcore.stages.base import SkippableStage
 from rlcore.stages.pair_keys import PairKeys, pair_rows
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rlcore.run.session import Run
 
 
-class PreferStage(PairKeys):
+class PreferStage(PairKeys, SkippableStage):
     headline = ("loss", "margin", "accuracy")
 
     method: str | dict[str, Any] = Field(
@@ -43,11 +44,6 @@ class PreferStage(PairKeys):
         "sigmoid",
         description="dpo: a loss of TRL's DPOTrainer (ipo, hinge, sigmoid_norm, ...), or a "
         "mix: {sigmoid: 1.0, sft: 0.2}",
-    )
-    if_empty: Literal["stop", "skip"] = Field(
-        "stop",
-        description="what happens if there is not one pair: stop the run, or skip the stage, as "
-        "the last rounds of a loop may need",
     )
     optim: UpdateSection = Field(default_factory=UpdateSection)
 

@@ -251,6 +251,7 @@ def run_rl(run: Run, stage: RlStage) -> None:
             watch = Stopwatch()
             batch = batches.generate_and_score(run.cursor.stage_step, version=learner.version)
             give_back_freed_memory()  # of generation
+            run.sleep_engine(batches.generator)
             watch.lap("rollout")
 
             samples = teachers.score(batch.groups, credit(batch.groups))

@@ -186,6 +186,18 @@ def test_a_stage_that_cannot_learn_says_why(
         train(load(str(write(tmp_path)), [stages]), console=Console(quiet=True))
 
 
+@pytest.mark.parametrize("stage", ["kind: offline, keep: correct", "kind: prefer, pairs: answers"])
+def test_a_stage_with_nothing_to_learn_from_is_skipped_on_request(
+    done: Path, tmp_path: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row for row in read_rows(done / "samples/drawn/rank0.jsonl") if row["value"] == 0]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    keys = f"name: taught, steps: 1, if_empty: skip, data: {tmp_path}/rows.jsonl"
+    train(load(str(write(tmp_path)), [f"stages=[{{{stage}, {keys}}}]"]))
+    assert "so the stage is skipped" in " ".join(capsys.readouterr().out.split())
+    assert not (run_folder(tmp_path / "tiny.yaml") / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

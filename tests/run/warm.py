@@ -12,10 +12,10 @@ os.environ.setdefault(
 )  # where there is a GPU, looking for it must not bar it from the forks
 
 import rlcore.run.driver  # noqa: E402, F401
-from rlcore.rollout.vllm_local import _prepare_environment  # noqa: E402
+from rlcore.rollout.vllm_start import prepare_environment  # noqa: E402
 
 if importlib.util.find_spec("vllm") is not None:
-    _prepare_environment()
+    prepare_environment()
     import vllm.v1.engine.llm_engine  # noqa: F401
 
     import rlcore.rollout.vllm_weights  # noqa: F401

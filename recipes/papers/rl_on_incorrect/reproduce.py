@@ -111,27 +111,30 @@ VALUED = f"stages.drawn.steps={{rollouts: 8, best_of: 5, {SPLIT}}}"
 """A step is worth what the best of 5 attempts gives from there, estimated with 8: as in the paper."""
 SCORED = 'stages.eval_set.rewards=[{use: exact, after: "="}, {use: "spurious.py:copied", weight: 0, optional: true}]'
 EVALUATED = (_hinted("validation", seed=900, size=512), _hinted("eval_set", split="heldout", size=2000), SCORED)  # fmt: skip
-AW = ("stages.offline.steps=60",)
+RFT = ("stages.offline.steps=60",)
+AW = (*RFT, "stages.drawn.demonstrations=true", f"{BETA}=0.3", "stages.offline.if_empty=skip")
+SKIP = "stages.prefer.if_empty=skip"
+"""Where all completions of the D problems are right there is nothing to compare, and the model stays as it is."""
 SPURIOUS = StudyTask(
     base=(_hinted("demonstrations", seed=1, copies=0.5), "stages.sft.steps=1000", *EVALUATED),
     changes=(_hinted("problems", hints_right=0.9), *EVALUATED),
-    sft=Method("sft", "stages.sft.steps", ("15", "60")),
+    sft=Method("sft", "stages.sft.steps", ("8", "15", "60")),
     methods={
-        "rft, 4 distinct": Method("rft", OFFLINE, ("1e-4", "3e-4"), AW),
-        "rft, all": Method("rft", OFFLINE, ("1e-4", "3e-4"), (*AW, "stages.offline.distinct=null")),
-        "dpo, whole": Method("dpo", PREFER, ("4e-5", "8e-5")),
-        "dpo, by edit distance": Method("dpo", PREFER, ("4e-5", "8e-5"), ('stages.prefer.pairs="spurious.py:farthest"',)),
-        "dpo, first pit": Method("first_pit", PREFER, ("4e-5", "8e-5"), (VALUED,)),
-        "dpo, first pit, 1 rollout": Method("first_pit", PREFER, ("4e-5", "8e-5"), (ONE,)),
-        "dpo, shared prefix": Method("shared_prefix", PREFER, ("4e-5", "8e-5"), (VALUED,)),
-        "dpo, shared prefix, 1 rollout": Method("shared_prefix", PREFER, ("4e-5", "8e-5"), (ONE,)),
+        "rft, 4 distinct": Method("rft", OFFLINE, ("1e-4", "3e-4"), RFT),
+        "rft, all": Method("rft", OFFLINE, ("1e-4", "3e-4"), (*RFT, "stages.offline.distinct=null")),
+        "dpo, whole": Method("dpo", PREFER, ("4e-5", "8e-5"), (SKIP,)),
+        "dpo, by edit distance": Method("dpo", PREFER, ("4e-5", "8e-5"), (SKIP, 'stages.prefer.pairs="spurious.py:farthest"')),
+        "dpo, first pit": Method("first_pit", PREFER, ("4e-5", "8e-5"), (SKIP, VALUED)),
+        "dpo, first pit, 1 rollout": Method("first_pit", PREFER, ("4e-5", "8e-5"), (SKIP, ONE)),
+        "dpo, shared prefix": Method("shared_prefix", PREFER, ("4e-5", "8e-5"), (SKIP, VALUED)),
+        "dpo, shared prefix, 1 rollout": Method("shared_prefix", PREFER, ("4e-5", "8e-5"), (SKIP, ONE)),
         "advantage-weighted": Method("advantage_weighted", OFFLINE, ("1e-4", "3e-4"), (*AW, VALUED)),
         "advantage-weighted, 1 rollout": Method("advantage_weighted", OFFLINE, ("1e-4", "3e-4"), (*AW, ONE)),
     },
     sft_sizes=(2, 4, 8, 16, 32, 64, 128, 256, 512),
     sizes=(4, 8, 16, 32),
     quick=("rft, all", "advantage-weighted", "advantage-weighted, 1 rollout"),
-    start="15",
+    start="8",
     tasks=2000,
 )  # fmt: skip
 TASKS = {"chain": CHAIN, "spurious": SPURIOUS}

@@ -79,7 +79,9 @@ class Pair(NamedTuple):
 
 
 @contextmanager
-def pair(size: Size, *, adapter: bool = False, max_length: int = 0) -> Iterator[Pair]:
+def pair(
+    size: Size, *, adapter: bool = False, max_length: int = 0, sleep: bool = False
+) -> Iterator[Pair]:
     """Both, from one folder of random weights; none of it is left on the device afterwards."""
     from rlcore.learner.policy import load_policy
     from rlcore.rollout.vllm_local import VllmEngine
@@ -95,6 +97,7 @@ def pair(size: Size, *, adapter: bool = False, max_length: int = 0) -> Iterator[
             max_length=max(256, max_length, size.prompt + size.answer),
             max_sequences=size.sequences,
             adapter_rank=LORA["r"] if adapter else None,
+            sleep=sleep,
         )
         try:
             yield Pair(engine, policy, round(watch.read().wall, 2), size.dtype)
@@ -262,38 +265,27 @@ def _adapter(size: Size) -> dict[str, Any]:
 
 
 def _sleep(size: Size) -> dict[str, Any]:
-    """Levels 1 and 2: memory given back, seconds to sleep and wake, and a publish with proof afterwards."""
-    from rlcore.rollout import vllm_local
-
+    """Memory given back, seconds to sleep and wake, and a publish with proof afterwards; twice, as steps of a run are."""
     if device_name() == "cpu":
         raise NotHere("vLLM on a CPU does not sleep")
-    start = vllm_local._start_engine
-    vllm_local._start_engine = partial(start, enable_sleep_mode=True)
     values: dict[str, Any] = {}
-    try:
-        with pair(size) as both:
-            for level in (1, 2):
-                free = torch.cuda.mem_get_info()[0]
-                watch = Stopwatch()
-                both.engine.vllm.sleep(level=level)
-                asleep = watch.read().wall
-                freed = (torch.cuda.mem_get_info()[0] - free) / 1e9
-                watch = Stopwatch()
-                both.engine.vllm.wake_up()
-                woken = watch.read().wall
-                change(both.policy)
-                report = both.publish(level)
-                asked = requests(size, tag=f"s{level}", answer=16)
-                decoded = gap(both.policy, asked, generate(both.engine, asked))
-                values[f"level {level}"] = {
-                    "sleep_s": round(asleep, 3),
-                    "wake_s": round(woken, 3),
-                    "freed_gb": round(freed, 2),
-                    "publish_s": round(report.seconds, 3),
-                    "gap": check_close("gap after waking", decoded, _limit(report)),
-                }
-    finally:
-        vllm_local._start_engine = start
+    with pair(size, sleep=True) as both:
+        for step in (1, 2):
+            free = torch.cuda.mem_get_info()[0]
+            watch = Stopwatch()
+            both.engine.sleep()
+            asleep = watch.read().wall
+            freed = (torch.cuda.mem_get_info()[0] - free) / 1e9
+            change(both.policy)
+            report = both.publish(step)
+            asked = requests(size, tag=f"s{step}", answer=16)
+            decoded = gap(both.policy, asked, generate(both.engine, asked))
+            values[f"step {step}"] = {
+                "sleep_s": round(asleep, 3),
+                "freed_gb": round(freed, 2),
+                "wake_and_publish_s": round(report.seconds, 3),
+                "gap": check_close("gap after waking", decoded, _limit(report)),
+            }
     return values
 
 
