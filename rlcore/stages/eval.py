@@ -237,9 +237,8 @@ def _evaluate(
     for sentence in remarks(scores, ks, first=rewards[0].name):
         run.tracker.say(f"{stage.label_of(name)}: {sentence}")
     if "accuracy" not in metrics:
-        raise RewardError(
-            f"the first reward of stage {stage.label}, {rewards[0].name}, scored no completion: no accuracy"
-        )
+        first = f"the first reward of stage {stage.label}, {rewards[0].name},"
+        raise RewardError(f"{first} scored no completion: no accuracy")
     mode = "sampled" if stage.sampling.temperature else "greedy"
     kept = _rows(run, positions, groups, mode)
     if stage.greedy:

@@ -179,6 +179,23 @@ def test_servers_have_devices_of_their_own(recipe: Recipe) -> None:
         plan(recipe, Machine(4, 1, 80 * GIB, serve=4))
 
 
+def test_an_engine_that_sleeps_leaves_its_memory_to_the_learner(recipe: Recipe) -> None:
+    awake = changed(recipe, "engine.use", "vllm_local")
+    machine = Machine(2, 1, 80 * GIB)
+    held: dict[str, int] = {}
+    for name, of in (("awake", awake), ("asleep", changed(awake, "engine.sleep", True))):
+        stages = {s.where: s for s in plan(of, machine).stages if s.stage == "rl"}
+        items = [item for item in stages["learner"].items if item.side == "engine"]
+        always = [item for item in items if not item.phase and "CUDA" not in item.what]
+        held[name] = sum(item.bytes for item in always)
+        held[f"{name}, generating"] = held[name] + stages["learner"].phases["generate"]
+        held[f"{name}, host"] = stages["host"].of("host")
+    weights = next(item.bytes for item in items if item.what == "weights")
+    assert held["awake"] > weights > held["asleep"] == 0
+    assert held["asleep, generating"] == held["awake, generating"]
+    assert held["asleep, host"] == held["awake, host"] + 2 * weights
+
+
 def test_a_change_that_is_advised_makes_it_fit(recipe: Recipe) -> None:
     large = changed(recipe, "engine.max_sequences", 4096)
     fits = plan(recipe, CPU)
