@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import torch
-from torch import nn
 
 from rlcore.learner.gradient import sums_over_tokens
 from rlcore.learner.settings import OptimSettings
@@ -17,30 +14,12 @@ from rlcore.plan.batch import Lengths, MicroBatch, micro_batch
 from rlcore.plan.model import ShapedModel
 from rlcore.plan.trace import activation_bytes, optimizer_states
 from rlcore.recipe.schema import Recipe
-from rlcore.rollout.vllm_config import (
-    CPU_CACHE_CAP,
-    GPU_CACHE_SHARE,
-    cache_bytes,
-    token_bytes,
-)
 from rlcore.weight_files import FILE_BYTES
 
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4, "sgd": 4}
 """Of an optimiser in float32, a number of the model, about."""
 CUDA_BYTES = 2 << 30
 """Context, graphs and kernels of torch and vLLM on a GPU. Assumed, not measured."""
-LIBRARY_BYTES = 70 << 20
-"""What a run on a CPU takes beside its tensors: the excess of the recipe `tiny` of `rlcore bench memory`, with 64 sequences."""
-KERNEL_BYTES = 600 << 10
-"""A kernel that oneDNN compiles for one number of sequences decoded together; measured, 0.5 to 0.9 MiB."""
-KERNELS_KEPT = (64, 224)
-"""Kernels in `LIBRARY_BYTES`, and most that are kept: 64 by oneDNN, and 32 by vLLM for each of some 5 shapes of a layer."""
-PREFILL_TOKENS = 8192
-"""Tokens of prompts that vLLM reads in one forward (`max_num_batched_tokens`)."""
-SCORED_TOKENS = 512
-"""Tokens of a canary text whose log-probabilities an engine computes at once."""
-LOGIT_COPIES = 4
-"""Copies of the logits that sampling holds: as they are, processed, probabilities, log-probabilities."""
 ROLLOUT_TOKEN_BYTES = 150
 """Of a token in a batch of rollouts and samples: Python's ids, log-probabilities, masks and advantages."""
 
@@ -113,11 +92,6 @@ class StageBytes:
         return sum(i.bytes for i in self.items if i.side == side and i.phase in ("", largest))
 
 
-def tensor_parallel(recipe: Recipe) -> int:
-    """Devices of one engine."""
-    return int(recipe.engine.parameters.get("tensor_parallel", 1))
-
-
 def host_memory() -> int:
     """Bytes of this machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -146,7 +120,7 @@ def learner_items(
     )
     kind = settings.optimizer
     items = [
-        _learner("weights" + _split(shards), shaped.weight_bytes // shards),
+        _learner("weights" + share_in_words(shards), shaped.weight_bytes // shards),
         _learner(f"{kind} states", optimizer_states(shaped, settings) // shards),
         _learner("gradients", gradients, "learn"),
         _learner(f"activations of {batch.tree.tokens:,} tokens", activations, "learn"),
@@ -206,65 +180,6 @@ def _sharding_items(shaped: ShapedModel, machine: Machine) -> Iterable[Item]:
         yield _learner("AdamW's intermediate", shaped.trained_bytes // machine.shards, "update")
 
 
-def engine_items(
-    recipe: Recipe, shaped: ShapedModel, machine: Machine, *, cache: int
-) -> list[Item]:
-    """Of the engine, on each device that has one (or a part of one). cache: bytes of its keys and values."""
-    section = recipe.engine
-    parallel = tensor_parallel(recipe)
-    dtype = recipe.model.dtype
-    element = getattr(torch, dtype).itemsize
-    items = [
-        _engine("weights" + _split(parallel), shaped.base_parameters * element // parallel)
-    ]
-    is_vllm = section.use.startswith("vllm")
-    if is_vllm and machine.device == "cpu":
-        items.append(_engine("weights as the CPU kernels read them", _packed(shaped) * element))
-    rows = section.max_sequences
-    longest = min(section.max_length, _positions(shaped))
-    phase = "" if is_vllm else "generate"
-    items.append(_engine("keys and values", cache, phase))
-    logits = rows * shaped.config.vocab_size * 4 * LOGIT_COPIES
-    forward = PREFILL_TOKENS * _token_workspace(shaped.config) * element // parallel
-    if is_vllm and machine.device == "cpu" and section.sync == "adapter":
-        forward += PREFILL_TOKENS * _adapter_row(shaped) * element
-    if is_vllm and machine.device == "cpu":
-        counted, most = KERNELS_KEPT
-        kernels = KERNEL_BYTES * max(0, min(rows, most) - counted)
-        items.append(_engine("libraries and kernels they compile", LIBRARY_BYTES + kernels))
-    scored = min(SCORED_TOKENS, longest) * shaped.config.vocab_size * 4 * LOGIT_COPIES
-    items.append(_engine("workspace", max(forward, logits), "generate"))
-    items.append(_engine("log-probabilities of the canary", scored, "publish"))
-    return list(_while_awake(items)) if sleeps(recipe, machine) else items
-
-
-def sleeps(recipe: Recipe, machine: Machine) -> bool:
-    """Whether the engine leaves its memory to the learner while the learner works."""
-    return machine.device == "cuda" and bool(recipe.engine.parameters.get("sleep"))
-
-
-def _while_awake(items: list[Item]) -> Iterator[Item]:
-    for item in items:
-        for phase in [item.phase] if item.phase else ["generate", "publish"]:
-            yield replace(item, phase=phase)
-
-
-def key_value_bytes(recipe: Recipe, shaped: ShapedModel, machine: Machine, *, held: int) -> int:
-    """Of an engine's keys and values on one device. held: bytes of the device that others hold when the engine starts."""
-    section = recipe.engine
-    dtype = recipe.model.dtype
-    longest = min(section.max_length, _positions(shaped))
-    rows = section.max_sequences
-    if not section.use.startswith("vllm"):
-        return token_bytes(shaped.config, dtype) * longest * rows
-    cap = CPU_CACHE_CAP
-    if machine.device == "cuda":
-        cap = int(GPU_CACHE_SHARE * max(0, machine.memory - CUDA_BYTES - held))
-    memory_gb = section.parameters.get("memory_gb")
-    parallel = tensor_parallel(recipe)
-    return cache_bytes(shaped.config, dtype, longest, rows, memory_gb, parallel, cap=cap)
-
-
 def host_items(
     recipe: Recipe, stage: Any, shaped: ShapedModel, machine: Machine, lengths: Lengths
 ) -> list[Item]:
@@ -276,10 +191,6 @@ def host_items(
         rollouts = getattr(stage, "batch_size", 0)
     share = rollouts * tokens * ROLLOUT_TOKEN_BYTES // machine.nodes
     items = [_host("rollouts of a batch", share)]
-    if sleeps(recipe, machine):
-        element = getattr(torch, recipe.model.dtype).itemsize
-        asleep = machine.gpus * shaped.base_parameters * element // tensor_parallel(recipe)
-        items.append(_host("weights of engines that sleep", asleep))
     if machine.device == "cuda":
         reading = machine.gpus * 4 * shaped.base_parameters
         items.append(_host("the model as each process reads it, in float32", reading, "start"))
@@ -304,56 +215,18 @@ def _copied_bytes(stage: Any, shaped: ShapedModel, machine: Machine) -> int:
     return models + states * here // machine.shards
 
 
-def tokens_in_flight(recipe: Recipe, machine: Machine, cache: int, token: int) -> int:
-    """Tokens of completions and prompts that all engines hold at once at most."""
-    section = recipe.engine
-    parallel = tensor_parallel(recipe)
-    engines = machine.serve // parallel if machine.serve else machine.ranks
-    return engines * min(section.max_sequences * section.max_length, cache * parallel // token)
+def share_in_words(parts: int) -> str:
+    """After the name of what a device holds a part of."""
+    return f", 1/{parts} of them" if parts > 1 else ""
 
 
 def _learner(what: str, size: int, phase: str = "") -> Item:
     return Item("learner", what, size, phase)
 
 
-def _engine(what: str, size: int, phase: str = "") -> Item:
-    return Item("engine", what, size, phase)
-
-
 def _host(what: str, size: int, phase: str = "") -> Item:
     return Item("host", what, size, phase)
 
 
-def _split(parts: int) -> str:
-    return f", 1/{parts} of them" if parts > 1 else ""
-
-
-def _packed(shaped: ShapedModel) -> int:
-    """Numbers in linear layers and the head: vLLM's CPU back end packs each of these and rlcore keeps the raw one too."""
-    linear = [
-        module.weight.numel()
-        for name, module in shaped.model.named_modules()
-        if isinstance(module, nn.Linear) and "lora_" not in name
-    ]
-    experts = [p.numel() for p in shaped.model.parameters() if p.ndim == 3]
-    return sum(linear) + sum(experts)
-
-
-def _positions(shaped: ShapedModel) -> int:
-    return getattr(shaped.config, "max_position_embeddings", None) or 1 << 30
-
-
 def _largest_tensor(shaped: ShapedModel) -> int:
     return max(parameter.nbytes for parameter in shaped.module.parameters())
-
-
-def _adapter_row(shaped: ShapedModel) -> int:
-    """Numbers of the largest matrix of the adapter: vLLM's CPU kernels copy it for every token of a forward."""
-    named = shaped.module.named_parameters()
-    return max(parameter.numel() for name, parameter in named if "lora_" in name)
-
-
-def _token_workspace(config: Any) -> int:
-    """Numbers a token that vLLM holds inside a layer: both halves of the gated projection, their product, and the residual."""
-    hidden = config.hidden_size
-    return 3 * (getattr(config, "intermediate_size", None) or 4 * hidden) + 2 * hidden

@@ -12,17 +12,20 @@ from rlcore.errors import RecipeError
 from rlcore.objective.presets import objective as preset
 from rlcore.objective.term import Objective
 from rlcore.plan.batch import Lengths, MicroBatch, stage_lengths
+from rlcore.plan.engine_memory import (
+    engine_items,
+    key_value_bytes,
+    sleeping_items,
+    tensor_parallel,
+    tokens_in_flight,
+)
 from rlcore.plan.memory import (
     CUDA_BYTES,
     Item,
     Machine,
     StageBytes,
-    engine_items,
     host_items,
-    key_value_bytes,
     learner_items,
-    tensor_parallel,
-    tokens_in_flight,
 )
 from rlcore.plan.model import ShapedModel, shaped_model
 from rlcore.recipe.build_learner import build_encoder, build_objective, starting_point
@@ -137,12 +140,13 @@ class _Builder:
             held = sum(item.bytes for item in items if not item.phase)
             held = 0 if machine.serve else held
             self._cache = key_value_bytes(recipe, shaped, machine, held=held)
+        host = host_items(recipe, stage, shaped, machine, lengths)
         engine = []
         if self._cache:
             engine = engine_items(recipe, shaped, machine, cache=self._cache)
+            host += sleeping_items(recipe, shaped, machine)
         if not generates:
             engine = [item for item in engine if not item.phase]
-        host = host_items(recipe, stage, shaped, machine, lengths)
         self._put(stage.label, items, engine, host)
 
     def _put(

@@ -11,7 +11,8 @@ from typing import Any
 from rlcore.errors import RecipeError
 from rlcore.measures.intervals import wilson
 from rlcore.plan.batch import measured_lengths, wasted_groups
-from rlcore.plan.memory import Machine, tensor_parallel
+from rlcore.plan.engine_memory import tensor_parallel
+from rlcore.plan.memory import Machine
 from rlcore.plan.plan import Plan
 from rlcore.plan.probe import Measured, probe, rl_stage
 from rlcore.recipe.schema import Recipe

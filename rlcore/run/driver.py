@@ -73,18 +73,7 @@ def train(
     check_trackers(recipe.run.trackers)
     transformers.utils.logging.disable_progress_bar()  # loading and saving bars would break ours
     folder = RunFolder(folder or Path(recipe.run.folder).expanduser() / recipe.name)
-    with layout_named():
-        accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
-            log_with=list(recipe.run.trackers) or None,
-            project_dir=str(folder.path),
-            kwargs_handlers=[group_settings(recipe.run.timeout_s)],
-        )
-    keep_group()
-    if accelerator.device.type == "cpu":
-        free_large_blocks_at_once()
-    refuse_other_layouts(accelerator)
-    refuse_sleep_without_gpu(recipe, accelerator)
+    accelerator = _start_accelerator(recipe, folder)
     tracker = Tracker(folder, accelerator, console or SafeConsole(), callbacks)
     tasks: dict[str, Sequence[Task]] = {}
     for fact in check(recipe, tasks, resumed=resume):
@@ -117,6 +106,23 @@ def train(
         folder.release()
     tracker.summary()
     return _summary(recipe, folder, round(time.perf_counter() - started, 1))
+
+
+def _start_accelerator(recipe: Recipe, folder: RunFolder) -> Accelerator:
+    """The processes of the run. Raises `RunError` for a layout, or an engine, that cannot be had on them."""
+    with layout_named():
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            log_with=list(recipe.run.trackers) or None,
+            project_dir=str(folder.path),
+            kwargs_handlers=[group_settings(recipe.run.timeout_s)],
+        )
+    keep_group()
+    if accelerator.device.type == "cpu":
+        free_large_blocks_at_once()
+    refuse_other_layouts(accelerator)
+    refuse_sleep_without_gpu(recipe, accelerator)
+    return accelerator
 
 
 def _summary(recipe: Recipe, folder: RunFolder, seconds: float) -> Summary:

@@ -194,10 +194,9 @@ def evaluate_during(
 
 def _keep_best(run: Run, stage: EvalStage) -> None:
     """Keep the model that was evaluated, in place of an earlier one. Collective."""
+    main = run.accelerator.is_main_process
     with run.holding(stage.weights):
-        checkpoint.save_reference(
-            run.folder.best, save_model=run.policy.save, main=run.accelerator.is_main_process
-        )
+        checkpoint.save_reference(run.folder.best, save_model=run.policy.save, main=main)
     run.accelerator.wait_for_everyone()
 
 
