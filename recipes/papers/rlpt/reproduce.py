@@ -63,6 +63,7 @@ MEASURES: dict[str, Callable[[CellRun], float]] = {"tokens": tokens}
 for label, stage in EVALS.items():
     for when in ("before", "after"):
         MEASURES[f"{label}: {when}"] = accuracy(f"{stage}_{when}")
+MEASURES["other rule, at once: after"] = accuracy("other_at_once_after")
 MEASURES["sums, worked: after RLVR"] = accuracy("sums_rlvr")
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from rlcore.tasks.lazy import LazyTasks
 from rlcore.types import Task
 
 LARGEST = 23
+PARAGRAPH = "\n\n"
 
 
 def ledgers() -> Iterator[str]:
@@ -76,18 +77,18 @@ def ledger_sums(prepared: Prepared, *, asks: str, at_once: bool = False) -> Sequ
     """The sum of the first three lines of each ledger, asked for by the prompt `asks` with
     {context}.
 
-    The demonstration is worked in steps. With `at_once` the answer is the line that says the sum,
-    without steps."""
+    The demonstration is worked in steps. With `at_once` the answer is the line All as the text has
+    it, without steps."""
 
     def make(i: int) -> Task:
         row = prepared.table[i]
-        context, _, _ = row["text"].partition("All ")
+        context, _, rest = row["text"].partition("All ")
         numbers = [int(line.split()[1]) for line in context.strip().split("\n\n")]
         total = str(sum(numbers))
         return Task(
             id=f"{row['id']}/sum",
             prompt=fill(asks, context=context),
-            answer=f"All {total}" if at_once else total,
+            answer=f"All {rest.partition(PARAGRAPH)[0]}" if at_once else total,
             category="sum",
             demonstration=None if at_once else worked(numbers, ()),
         )
