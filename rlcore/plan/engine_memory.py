@@ -74,7 +74,7 @@ def engine_items(
 
 def sleeps(recipe: Recipe, machine: Machine) -> bool:
     """Whether the engine leaves its memory to the learner while the learner works."""
-    return machine.device == "cuda" and bool(recipe.engine.parameters.get("sleep"))
+    return machine.device == "cuda" and recipe.engine.sleeps
 
 
 def _while_awake(items: list[Item]) -> Iterator[Item]:

@@ -272,9 +272,8 @@ def _keys(now: Plan, index: int, optim: Any) -> Iterator[tuple[str, Any]]:
         yield f"stages.{index}.optim.micro_batch_tokens", target
     if engine.max_sequences > LEAST_SEQUENCES and now.in_flight:
         yield "engine.max_sequences", max(LEAST_SEQUENCES, engine.max_sequences // 4)
-    if engine.use == "vllm_local" and now.machine.device == "cuda":
-        if not engine.parameters.get("sleep"):
-            yield "engine.sleep", True
+    if engine.use == "vllm_local" and not engine.sleeps and now.machine.device == "cuda":
+        yield "engine.sleep", True
     if not model.gradient_checkpointing:
         yield "model.gradient_checkpointing", True
     if model.dtype == "float32":

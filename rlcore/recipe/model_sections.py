@@ -77,6 +77,10 @@ class ModelSection(Section):
         return self
 
 
+NO_SLEEP = "what sleeps is one pool of memory in the process, the run's own engine's: leave out engine.sleep"
+"""Of engines beside that of the run."""
+
+
 class EngineSection(PartSection):
     """What the run itself reads of an engine; other keys are parameters of the engine's class."""
 
@@ -103,6 +107,11 @@ class EngineSection(PartSection):
         description="largest mean gap of log-probabilities between engine and learner after a publish, in nats a "
         "token; default: 3 times what the learner's own arithmetic rounds, at least 1e-3",
     )
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether `vllm_local` gives its GPU memory back while the learner works."""
+        return self.use == "vllm_local" and bool(self.parameters.get("sleep"))
 
     @property
     def differences(self) -> list[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from rlcore.errors import RecipeError
-from rlcore.recipe.model_sections import EngineSection
+from rlcore.recipe.model_sections import NO_SLEEP, EngineSection
 from rlcore.recipe.section import Section
 from rlcore.types import Task
 
@@ -78,6 +78,8 @@ class TeacherSection(Section):
             raise ValueError(
                 "a teacher's engine scores its own model: leave out engine.differences, or take base and divergence implicit"
             )
+        if self.engine is not None and self.engine.sleeps:
+            raise ValueError(NO_SLEEP)
         if self.prompt is not None and "prompt" not in fields_of(self.prompt):
             raise ValueError(
                 f"prompt {self.prompt!r} has no {{prompt}}: the teacher would not see the task"

@@ -21,7 +21,7 @@ from rlcore.rollout.vllm_config import (
     read_config,
     read_special_tokens,
 )
-from rlcore.rollout.vllm_sleep import SharedMemory
+from rlcore.rollout.vllm_sleep import SleepMode
 from rlcore.rollout.vllm_start import prepare_environment, start_engine
 from rlcore.rollout.vllm_support import SpecialTokens, kept_tokens, logprobs_needed
 from rlcore.types import Completion, Request
@@ -92,7 +92,7 @@ class VllmEngine:
                 ),
                 **(self._adapter.engine_arguments if self._adapter else {}),
             )
-        self._memory = SharedMemory(self._engine)
+        self._sleep_mode = SleepMode(self._engine)
         self._vocabulary = self._engine.model_config.get_vocab_size()
 
     @property
@@ -103,7 +103,7 @@ class VllmEngine:
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand requests to the engine."""
         check_requests(requests, self._drafts, self._max_length)
-        self._memory.take()
+        self._sleep_mode.wake()
         for request in requests:
             params = _sampling_params(request, self._vocabulary, self._special)
             self._drafts[request.id] = Draft(request=request)
@@ -132,10 +132,10 @@ class VllmEngine:
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Copy weights into the engine, renew packed copies, and drop every cached key and value, running requests' too."""
         # Keys and values come back when the copies that loading makes are gone.
-        self._memory.take("weights")
+        self._sleep_mode.wake("weights")
         with in_our_words(f"did not take the weights of version {version}", *self._remedy):
             self._load(weights)
-        self._memory.take()
+        self._sleep_mode.wake()
         if not self._engine.reset_prefix_cache(reset_running_requests=bool(self._drafts)):
             raise EngineError(
                 f"vLLM did not empty its prefix cache after loading version {version} and would mix old and new "
@@ -157,11 +157,11 @@ class VllmEngine:
             raise EngineError(
                 f"{len(self._drafts)} requests are under way while the engine is put to sleep; drain them before"
             )
-        self._memory.give_back()
+        self._sleep_mode.sleep()
 
     def fingerprint(self) -> str:
         """Fingerprint of the raw parameters held, over all tensor-parallel workers (`fingerprint_of_workers`)."""
-        self._memory.take()
+        self._sleep_mode.wake()
         digests = self._engine.collective_rpc("rlcore_digests", args=(self._dtype,))
         return fingerprint_of_workers(
             digests, self._engine.collective_rpc("rlcore_stale_copies")
@@ -175,7 +175,7 @@ class VllmEngine:
                     f"vLLM can score at most {self._max_length - 1} tokens here and sequence {i} has "
                     f"{len(sequence)}; raise max_length"
                 )
-        self._memory.take()
+        self._sleep_mode.wake()
         if self._adapter is None:
             return self._score_together(sequences, top_k)
         # The head of an engine with an adapter slot fails on prompts of several requests at once.

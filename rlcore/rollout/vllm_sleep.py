@@ -17,21 +17,21 @@ PARTS = ("weights", "kv_cache")
 """vLLM's names of what sleeps."""
 
 
-class SharedMemory:
-    """The GPU memory of an engine, given back and taken again."""
+class SleepMode:
+    """Which parts of an engine sleep."""
 
     def __init__(self, engine: LLMEngine) -> None:
         self._engine = engine
         self._asleep: list[str] = []
 
-    def give_back(self) -> None:
-        """Put the engine to sleep, if it is awake. Nothing may be under way in it."""
+    def sleep(self) -> None:
+        """Give the engine's GPU memory back, if it is awake. Nothing may be under way in it."""
         if not self._asleep:
             self._engine.sleep(level=1)
             self._asleep = list(PARTS)
 
-    def take(self, *parts: str) -> None:
-        """Wake these parts, or all that sleep. vLLM must not be asked to wake one that is awake."""
+    def wake(self, *parts: str) -> None:
+        """Take the memory of these parts again, or of all that sleep. vLLM must not be told to wake a part that is awake."""
         waking = [part for part in self._asleep if not parts or part in parts]
         if not waking:
             return

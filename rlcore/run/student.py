@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlcore.errors import RecipeError
 from rlcore.recipe.build_learner import build_encoder, build_engine
-from rlcore.recipe.model_sections import EngineSection
+from rlcore.recipe.model_sections import NO_SLEEP, EngineSection
 from rlcore.recipe.teacher_section import POLICY
 from rlcore.rollout.engine import generate
 from rlcore.run.disk import remove
@@ -123,10 +124,13 @@ def _section(run: Run, engine: Mapping[str, Any] | str | None) -> EngineSection:
 
 
 def student_section(engine: Mapping[str, Any] | str) -> EngineSection:
-    """The engine that a recipe names for the student."""
-    return EngineSection.model_validate(
+    """The engine that a recipe names for the student. Raises `RecipeError`."""
+    section = EngineSection.model_validate(
         {"use": engine} if isinstance(engine, str) else dict(engine)
     )
+    if section.sleeps:
+        raise RecipeError(f"the student's engine: {NO_SLEEP}")
+    return section
 
 
 def _folder(run: Run, stage: Stage, student: str) -> tuple[str, bool]:

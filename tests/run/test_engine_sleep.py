@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlcore.errors import RunError
+from rlcore.errors import RlcoreError, RunError
 from rlcore.learner.update import Learner
 from rlcore.recipe.load import load
 from rlcore.rollout.hf import HfEngine
 from rlcore.run.driver import train
+from rlcore.run.student import student_section
 from rlcore.types import Request
 from tests.run.whole import write_recipe
 
@@ -72,3 +73,13 @@ def test_a_run_without_a_gpu_has_nothing_to_give_back(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="this run has no GPU"):
         train(recipe, console=Console(quiet=True))
     assert not (tmp_path / "runs").exists()
+
+
+def test_only_the_run_s_own_engine_sleeps(tmp_path: Path) -> None:
+    """vLLM's pool is one for all engines of a process: a second one that slept would take the first one's memory away."""
+    asleep = "engine: {use: vllm_local, sleep: true}"
+    teacher = f"stages.rl.teacher={{model: here, {asleep}}}"
+    with pytest.raises(RlcoreError, match="leave out engine.sleep"):
+        load(str(write_recipe(tmp_path)), ["stages.rl.method=opd", teacher])
+    with pytest.raises(RlcoreError, match="the student's engine: .*leave out engine.sleep"):
+        student_section({"use": "vllm_local", "sleep": True})
