@@ -91,13 +91,13 @@ def test_version_1_is_replayed(case: str, tmp_path: Path, monkeypatch: pytest.Mo
             before = renamed(before)
             assert before.keys() <= now.keys()
             for key, value in before.items():
-                assert now[key] == (value if exact else pytest.approx(value, rel=1e-3, abs=1e-4)), (
-                    key
-                )
+                if not exact and isinstance(value, float):  # texts and numbers of tokens are equal on all machines
+                    value = pytest.approx(value, rel=1e-3, abs=1e-4)
+                assert now[key] == value, key
     final = weights(folder)
     if exact:
         hashes = {key: hashlib.sha256(value).hexdigest() for key, value in final.items()}
         assert hashes == recorded["weights_sha256"]
     for key, total in recorded["weights_abs_sum"].items():
         tensor = torch.frombuffer(bytearray(final[key]), dtype=torch.float32)
-        assert float(tensor.double().abs().sum()) == pytest.approx(total, rel=1e-4)
+        assert float(tensor.double().abs().sum()) == pytest.approx(total, rel=1e-3)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rlcore.analysis.study import CellRun, study_main
+from rlcore.analysis.study_results import StudyResults, markdown, origin
 
 NEXT_TOKEN = (
     "stages.rl={{kind: sft, name: rl, tasks: {}, steps: 235, batch_size: 128, "
@@ -66,5 +67,33 @@ for label, stage in EVALS.items():
 MEASURES["other rule, at once: after"] = accuracy("other_at_once_after")
 MEASURES["sums, worked: after RLVR"] = accuracy("sums_rlvr")
 
+COLUMNS = {
+    "sums, worked": "sums, worked: after",
+    "sums, at once": "sums, at once: after",
+    "ASR": "ASR: after",
+    "MSR": "MSR: after",
+    "other rule": "other rule: after",
+    "after RLVR, worked": "sums, worked: after RLVR",
+}
+
+
+def table(results: StudyResults) -> str:
+    """A row per cell. The first is the cold start, the last column says what RLVR gained by the stage before it."""
+    after_rlvr = COLUMNS["after RLVR, worked"]
+    alone = "nothing"
+    first = next(iter(results.cells))
+    before = [results.summary(first, f"{name.removesuffix(': after')}: before") for name in list(COLUMNS.values())[:-1]]
+    rows = [["before", "", *(one.text() for one in before), "", ""]]
+    for cell in results.cells:
+        row = [cell, f"{(results.summary(cell, 'tokens').mean or 0) / 1e6:.2f}"]
+        row += [results.summary(cell, measure).text() for measure in COLUMNS.values()]
+        gain = results.difference(cell, alone, after_rlvr) if cell != alone else None
+        row.append(gain.text("+.3f").replace("± +", "± ") if gain and gain.mean is not None else "")
+        rows.append(row)
+    headers = ["", "tokens, millions", *COLUMNS, "against RLVR alone"]
+    return f"{markdown(headers, rows)}\n\n{origin(results)}"
+
+
 if __name__ == "__main__":
-    study_main(str(__doc__), Path(__file__).with_name("rlpt.yaml"), CELLS, MEASURES, quick_cells=QUICK)
+    recipe = Path(__file__).with_name("rlpt.yaml")
+    study_main(str(__doc__), recipe, CELLS, MEASURES, quick_cells=QUICK, table=table)
