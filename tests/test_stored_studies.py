@@ -71,6 +71,23 @@ def test_papers_of_plain_text_and_budgets(paper: str, seeds: int) -> None:
     assert page.split("\n\n")[1].startswith("**Outcome: ")
 
 
+def test_rlpt_on_texts_of_two_rules() -> None:
+    results = StudyResults.read(RECIPES / "papers/rlpt/results.json")
+    page = (RECIPES / "papers/rlpt/README.md").read_text(encoding="utf-8")
+    for cell in ("RLPT", "next-token training and replay", "next-token training, 3e-4"):
+        gain = results.difference(cell, "nothing", "sums, worked: after RLVR")
+        assert f"{100 * gain.mean:+.1f} ± {100 * gain.half_width:.1f} points" in page
+    assert min(results.values("other rule, RLPT", "other rule: after")) > 0.3
+    study = import_file(RECIPES / "papers/rlpt/reproduce.py")
+    assert study.table(results).partition("\n\n")[0] in page
+    assert {cell: tuple(ran.overrides) for cell, ran in results.cells.items()} == study.CELLS
+    seeds = {cell: len(ran.runs) for cell, ran in results.cells.items()}
+    assert all(number == (4 if "other" in cell else 5) for cell, number in seeds.items())
+    columns = study.COLUMNS.values()
+    same = [results.values(cell, name) for cell in ("RLPT", "RLPT, strict reward") for name in columns]
+    assert same[: len(columns)] == same[len(columns) :]
+
+
 def test_sec_on_nine_categories() -> None:
     study = import_file(RECIPES / "papers/sec/reproduce_domains.py")
     page = (RECIPES / "papers/sec/README.md").read_text(encoding="utf-8")
