@@ -110,8 +110,8 @@ class EngineSection(PartSection):
 
     @property
     def sleeps(self) -> bool:
-        """Whether `vllm_local` gives its GPU memory back while the learner works."""
-        return self.use == "vllm_local" and bool(self.parameters.get("sleep"))
+        """Whether the engine gives its memory back while the learner works: `vllm_local`, or one of your own with that parameter."""
+        return bool(self.parameters.get("sleep"))
 
     @property
     def differences(self) -> list[Mapping[str, Any]]:

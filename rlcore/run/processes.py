@@ -96,7 +96,8 @@ def refuse_other_layouts(accelerator: Accelerator) -> None:
 
 def refuse_sleep_without_gpu(recipe: Recipe, accelerator: Accelerator) -> None:
     """Raise `RunError` where `vllm_local` is to give memory of a GPU back and there is none."""
-    if recipe.engine.sleeps and accelerator.device.type != "cuda":
+    engine = recipe.engine
+    if engine.use == "vllm_local" and engine.sleeps and accelerator.device.type != "cuda":
         raise RunError(
             "engine.sleep leaves the engine's GPU memory to the learner, and this run has no GPU: leave it out"
         )

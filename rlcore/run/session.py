@@ -143,7 +143,7 @@ class Run:
 
     def sleep_engine(self, generator: Generator | None = None) -> None:
         """With `engine.sleep`, leave the engine's GPU memory to the learner until the engine is next used. generator: what has requests in it."""
-        if self._engine is None or not self.recipe.engine.parameters.get("sleep"):
+        if self._engine is None or not self.recipe.engine.sleeps:
             return
         if generator is not None:
             generator.drain()
