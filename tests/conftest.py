@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is import
 
 WHOLE_RUNS = ("run", "curriculum", "rollout", "test_readme.py", "test_bench.py")
 
+SLOW_TESTS = tuple(
+    line
+    for line in Path(__file__).with_name("slow_tests.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+)
 
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of whole runs come first: a long one at the end of the queue would leave the other test process idle."""
     items.sort(key=lambda item: not set(item.path.parts) & set(WHOLE_RUNS))
+    for item in items:
+        if item.nodeid.startswith(SLOW_TESTS):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

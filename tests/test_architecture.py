@@ -232,3 +232,12 @@ def test_checking_a_recipe_needs_no_torch() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "512 completions a step" in done.stdout
+
+
+def test_tests_of_the_slow_tier_exist() -> None:
+    lines = (ROOT / "tests/slow_tests.txt").read_text(encoding="utf-8").splitlines()
+    named = [line for line in lines if not line.startswith("#")]
+    assert named == sorted(set(named))
+    for line in named:
+        file, _, function = line.partition("::")
+        assert f"def {function.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8"), line

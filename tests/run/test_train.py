@@ -116,8 +116,11 @@ def test_a_finished_run_resumed_changes_nothing_and_goes_on_with_more_steps(
 ) -> None:
     finish(start("train", tiny, "stages.rl.steps=3"))
     before = story(run_folder(tiny))
+    evaluated = read_rows(run_folder(tiny) / "eval.jsonl")
     finish(start("train", tiny, "stages.rl.steps=3", "--resume"))
-    assert story(run_folder(tiny))["weights"] == before["weights"]
+    assert story(run_folder(tiny)) == before
+    # with the seconds they took: no evaluation was made again
+    assert read_rows(run_folder(tiny) / "eval.jsonl") == evaluated
     for ended, why in (
         ("rl.steps=2", "it has made 3 steps"),
         ("sft.steps=9", "it has ended, and others went on from it"),
