@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import rollout_reference as ref
 from tokenizers import processors
+from transformers import PreTrainedTokenizerFast
 
 from rlcore.errors import TaskError
 from rlcore.rollout.prompt import PromptEncoder
+from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Task
+from tests.subwords import subword_tokenizer
 
+TEXTS = ["an owl and a barn", "two\n\n lines <tool>call<eos>", "\u00fc \ufdfa \U0001f989", "", "  "]
 TASK = Task(id="t", prompt="2+2=?", demonstration="4")
 
 
@@ -22,6 +26,25 @@ def test_plain() -> None:
     assert encoder.encode(TASK) == ids("2+2=?")
     assert encoder.encode_demonstration(TASK) == [*ids("4"), 1]
     assert encoder.decode([*ids("4 ."), 1]) == "4 ."
+
+
+def test_a_text_has_the_tokens_of_a_call_of_the_tokenizer() -> None:
+    """Also where its class adds something of its own, and after another library has left a length in it."""
+    words = PreTrainedTokenizerFast(tokenizer_object=subword_tokenizer(TEXTS), eos_token="<eos>", pad_token="<eos>")
+    words.add_special_tokens({"additional_special_tokens": ["<tool>"]})
+
+    class Shouting(PreTrainedTokenizerFast):
+        def __call__(self, text, **settings):
+            return super().__call__(text.upper(), **settings)
+
+    shouting = Shouting(tokenizer_object=subword_tokenizer(TEXTS), eos_token="<eos>", pad_token="<eos>")
+    for tokenizer in (load_tokenizer("bytes"), words, shouting):
+        encoder = PromptEncoder(tokenizer)
+        called = [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
+        assert [encoder.ids(text) for text in TEXTS] == called
+        tokenizer(TEXTS[0], padding="max_length", truncation=True, max_length=2)
+        assert [encoder.ids(text) for text in TEXTS] == called
+    assert PromptEncoder(shouting).ids("owl") != PromptEncoder(words).ids("owl")
 
 
 def test_beginning_of_sequence_is_written_once() -> None:
