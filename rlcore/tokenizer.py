@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from rlcore.errors import ModelError, not_loaded
@@ -44,6 +44,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         if _is_generic(name):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(name)
         else:
+            from transformers import AutoTokenizer  # imports every architecture, which takes seconds
+
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
     except Exception as error:  # files of any content, and code that reads them
