@@ -98,6 +98,16 @@ def test_sec_on_nine_categories() -> None:
     assert best == f"temperature {study.TEMPERATURE}, alpha {study.ALPHA}"
 
 
+def test_steps_that_are_right_for_a_wrong_reason() -> None:
+    results = StudyResults.read(RECIPES / "papers/rl_on_incorrect/spurious.json")
+    page = (RECIPES / "papers/rl_on_incorrect/README.md").read_text(encoding="utf-8")
+    assert results.derived["table"].partition("\n\n")[0] in page
+    factors = {name: found["factor"] for name, found in results.derived["factors"].items()}
+    assert 0.9 < factors["rft, all"] < factors["rft, 4 distinct"] < 1.1, "as many problems as SFT"
+    assert 0.6 < factors["advantage-weighted"] < 0.8
+    assert max(factor for name, factor in factors.items() if name.startswith("dpo")) == factors["dpo, first pit"]
+
+
 def test_rlp_on_real_text() -> None:
     results = StudyResults.read(RECIPES / "papers/rlp/smollm2.json")
     page = (RECIPES / "papers/rlp/README.md").read_text(encoding="utf-8")
