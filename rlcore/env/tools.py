@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 from rlcore.env.base import Observation, task_arguments
 from rlcore.errors import RecipeError, brief
@@ -28,14 +30,12 @@ def schema_of(tool: Tool) -> dict[str, Any]:
     own = getattr(tool, "json_schema", None)
     if own is not None:
         return own
-    from transformers.utils.chat_template_utils import get_json_schema
-
     is_object = not inspect.isroutine(tool)
     kind = type(tool)
     name = getattr(tool, "name", kind.__name__.lower()) if is_object else tool.__name__
     function = tool.__call__ if is_object else tool
     try:
-        schema = get_json_schema(function)
+        schema = _library_schema(function)
         schema["function"]["name"] = name
     except Exception as error:  # its own errors are many
         raise RecipeError(
@@ -44,6 +44,18 @@ def schema_of(tool: Tool) -> dict[str, Any]:
         ) from error
     _refuse_misleading(name, function)
     return schema
+
+
+def _library_schema(function: Callable[..., Any]) -> dict[str, Any]:
+    """transformers' own schema. To look for tensors among the types it would import torch: seconds and 200 MB for each
+    worker of an environment, where a file that has not imported torch has no type of torch's."""
+    from transformers.utils import chat_template_utils
+
+    known = patch.object(
+        chat_template_utils, "is_torch_available", lambda: "torch" in sys.modules, create=True
+    )
+    with known:
+        return chat_template_utils.get_json_schema(function)
 
 
 def _refuse_misleading(name: str, function: Callable[..., Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -247,3 +249,39 @@ def test_without_maskable_text_there_is_a_sentence(tmp_path: Path) -> None:
         masked_text(str(path), size=1)
     with pytest.raises(TaskError, match="masks"):
         masked_text(str(path), masks=[5])
+
+
+TENSORS = """
+import sys
+from rlcore.env.tools import schema_of
+
+def count(times: int, who: str = "all") -> int:
+    '''Count.
+
+    Args:
+        times: How often.
+        who: For whom.
+    '''
+
+known = schema_of(count)
+assert "torch" not in sys.modules, "a worker that has tools imports torch"
+import torch
+
+def hear(sound: torch.Tensor) -> str:
+    '''Hear.
+
+    Args:
+        sound: What is heard.
+    '''
+
+from transformers.utils import get_json_schema
+assert known == schema_of(count) == get_json_schema(count)
+heard = schema_of(hear)
+assert heard == get_json_schema(hear)
+assert heard["function"]["parameters"]["properties"]["sound"]["type"] == "audio"
+"""
+
+
+def test_schemas_are_transformers_and_need_no_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", TENSORS], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr

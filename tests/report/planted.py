@@ -10,7 +10,6 @@ import yaml
 PARTS = '''
 from rlcore import Verdict, reward
 from rlcore.env import environment
-from rlcore.rollout.hf import HfEngine
 
 
 @environment
@@ -78,6 +77,9 @@ def inverted(rewards):
     """A baseline with the wrong sign."""
     mean = sum(rewards) / len(rewards)
     return [mean - reward for reward in rewards]
+'''
+ENGINES = '''
+from rlcore.rollout.hf import HfEngine
 
 
 class Sharpened(HfEngine):
@@ -127,7 +129,7 @@ FAILURES: dict[str, dict[str, Any]] = {
         "sampling": {"max_tokens": 12},
     },
     "filter-starved": {"rewards": own("of_the_task"), "filter": "zero_variance", "steps": 10},
-    "mismatch": {"engine": "parts.py:Sharpened"},
+    "mismatch": {"engine": "engines.py:Sharpened"},
     "waste": {"rewards": own("rare"), "optim": {"lr": 1e-5}, "groups_per_step": 24, "steps": 12},
     "kl-exploded": {"update_epochs": 4, "optim": {"lr": 0.05}},
     "clipped": {"update_epochs": 6, "objective": {"use": "grpo", "clip_low": 1e-6, "clip_high": 1e-6}},
@@ -174,7 +176,8 @@ def write_planted(folder: Path, change: dict[str, Any], name: str) -> Path:
         "stages": [*stages, {**RL, **change}],
         "run": {"folder": str(folder / "runs"), "checkpoint_every": 1000},
     }  # fmt: skip
-    (folder / "parts.py").write_text(PARTS)
+    (folder / "parts.py").write_text(PARTS)  # reward workers import it: the engine is in a file of its own
+    (folder / "engines.py").write_text(ENGINES)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path
