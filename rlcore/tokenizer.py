@@ -44,9 +44,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         if _is_generic(name):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(name)
         else:
-            from transformers import (
-                AutoTokenizer,
-            )  # imports every architecture, which takes seconds
+            # Only where it is needed: it imports every architecture, which takes seconds.
+            from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
