@@ -58,7 +58,7 @@ def test_papers_of_environments(paper: str, seeds: int) -> None:
 
 @pytest.mark.parametrize(
     ("paper", "seeds"),
-    [("rlp", 5), ("pretrain_zero", 5), ("rmt", 5), ("train_long_think_short", 6)],
+    [("rlp", 5), ("pretrain_zero", 5), ("rmt", 5), ("train_long_think_short", 12)],
 )
 def test_papers_of_plain_text_and_budgets(paper: str, seeds: int) -> None:
     study = import_file(RECIPES / "papers" / paper / "reproduce.py")
