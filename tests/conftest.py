@@ -21,7 +21,8 @@ SLOW_TESTS = tuple(
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of whole runs come first: a long one at the end of the queue would leave the other test process idle."""
+    """The tests that SLOW_TESTS names are slow. Files of whole runs come first: a long one at the end of the queue would leave
+    the other test process idle."""
     items.sort(key=lambda item: not set(item.path.parts) & set(WHOLE_RUNS))
     for item in items:
         if item.nodeid.startswith(SLOW_TESTS):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOW_TESTS
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("rlcore/**/*.py"), *ROOT.glob("rewards/**/*.py")])
 NAMES = {
@@ -235,9 +237,7 @@ def test_checking_a_recipe_needs_no_torch() -> None:
 
 
 def test_tests_of_the_slow_tier_exist() -> None:
-    lines = (ROOT / "tests/slow_tests.txt").read_text(encoding="utf-8").splitlines()
-    named = [line for line in lines if not line.startswith("#")]
-    assert named == sorted(set(named))
-    for line in named:
+    assert list(SLOW_TESTS) == sorted(set(SLOW_TESTS))
+    for line in SLOW_TESTS:
         file, _, function = line.partition("::")
         assert f"def {function.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8"), line

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from transformers import PreTrainedTokenizerFast
-
 from rlcore.chat import frame_ids, in_words, opened_thinking, opening, render, turn_end
 from rlcore.errors import TaskError, first_line
+from rlcore.tokenizer import text_ids
 from rlcore.types import Message, Task
 from rlcore.types.plain import whole_text
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _TAG_STARTS = ("<", "[", "\u25c1")
@@ -159,24 +157,7 @@ class PromptEncoder:
 
     def ids(self, text: str) -> list[int]:
         """Tokens of the text alone: a chat template writes its own special tokens, plain prompts get `_beginning`."""
-        fast = self._fast
-        # A trainer of another library may have left a length or a padding in it, which calls of the tokenizer reset.
-        if fast is None or fast.truncation is not None or fast.padding is not None:
-            return self.tokenizer(whole_text(text), add_special_tokens=False).input_ids
-        return fast.encode(whole_text(text), add_special_tokens=False).ids
-
-    @cached_property
-    def _fast(self) -> Tokenizer | None:
-        """What tokenises a text in a seventh of the time of a call, where the tokenizer adds nothing of its own to it."""
-        kind = type(self.tokenizer)
-        encodes = getattr(kind, "_encode_plus", None)
-        if (
-            encodes is not PreTrainedTokenizerFast._encode_plus
-            or kind.__call__ is not PreTrainedTokenizerFast.__call__
-            or self.tokenizer.split_special_tokens
-        ):
-            return None
-        return self.tokenizer.backend_tokenizer
+        return text_ids(self.tokenizer, whole_text(text))
 
     @cached_property
     def _beginning(self) -> list[int]:

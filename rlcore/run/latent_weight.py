@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rlcore.errors import LearnerError
 from rlcore.tasks.latent_thoughts import MARKS, Forms, log_mean_weight
+from rlcore.tokenizer import text_ids
 from rlcore.types import Group, Rollout
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class LatentWeight:
         tokenizer = self._policy.tokenizer
         forms = Forms.of(
             self._marks,
-            lambda text: tokenizer(text, add_special_tokens=False).input_ids,
+            lambda text: text_ids(tokenizer, text),
             tokenizer.eos_token_id,
         )
         opening = tokenizer(self._marks[0]).input_ids

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from rlcore.errors import RecipeError, TaskError
 from rlcore.plugin import Named, build_later, call, did_you_mean, signature
+from rlcore.tokenizer import text_ids
 from rlcore.types import Sample, Task
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Draw:
 
     def ids(self, text: str) -> list[int]:
         """Tokens of the text alone."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        return text_ids(self.tokenizer, text)
 
     def token(self, text: str) -> int:
         """The one token that is `text`. Raises `TaskError` where the tokenizer has none."""

@@ -13,6 +13,7 @@ from pydantic import PositiveInt
 from rlcore.errors import TaskError
 from rlcore.tasks.corpus.prepare import Prepared
 from rlcore.tasks.lazy import LazyTasks
+from rlcore.tokenizer import text_ids
 from rlcore.types import Task
 
 if TYPE_CHECKING:
@@ -134,5 +135,5 @@ def _needed(tokenizer: PreTrainedTokenizerBase | None, what: str) -> PreTrainedT
 def _documents(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
     """Of each document its tokens and an end-of-sequence token, int32."""
     for row in prepared.table:
-        tokens = tokenizer(row["text"], add_special_tokens=False).input_ids
+        tokens = text_ids(tokenizer, row["text"])
         yield np.array([*tokens, tokenizer.eos_token_id], dtype=np.int32)
