@@ -1,4 +1,4 @@
-"""Drawing one token per row by inverting the cumulative distribution. [B] rows, [V] vocabulary."""
+"""Drawing one token per row under its own sampling settings. [B] rows, [V] vocabulary."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlcore.rollout.inversion import draw_by_inversion
 from rlcore.types import Sampling
 
 NO_TOP_K = 1 << 30
@@ -67,13 +68,7 @@ def draw(logits: Tensor, settings: Settings, uniforms: Tensor) -> Drawn:
         scaled = truncate(scaled, settings)
         kept = scaled > -torch.inf
     logprobs = scaled.log_softmax(-1)
-    cumulative = logprobs.exp().cumsum(-1)
-    total = cumulative[:, -1]
-    # The target is strictly below the total, so that the first entry above it exists and belongs to
-    # a token of non-zero probability.
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    target = torch.minimum(uniforms.to(total.dtype) * total, below_total)
-    tokens = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    tokens = draw_by_inversion(logprobs.exp(), uniforms)
     tokens = torch.where(settings.greedy, logprobs.argmax(-1), tokens)
     drawn = logprobs.gather(1, tokens[:, None])[:, 0]
     return Drawn(tokens, drawn, kept)

@@ -22,7 +22,7 @@ import torch
 
 from rlcore.errors import EngineError
 from rlcore.rollout.adapter_files import slot_rank
-from rlcore.rollout.vllm_config import cache_bytes, read_config, share_at_start
+from rlcore.rollout.vllm_config import CPU_BLOCK, cache_bytes, read_config, share_at_start
 
 MODEL = "policy"
 """Name of the model in the server's routes."""
@@ -70,6 +70,7 @@ class ServerSettings:
             # as `vllm_local` does on a CPU, where a prompt that is read in two pieces stops vLLM
             words += ["--enforce-eager", "--no-enable-chunked-prefill"]
             words += ["--max-num-batched-tokens", str(max(8192, self.max_length))]
+            words += ["--block-size", str(CPU_BLOCK)]
         if self.memory_gb is not None or not torch.cuda.is_available():
             config = read_config(self.model, self.tensor_parallel, self.max_length)
             cache = cache_bytes(

@@ -31,6 +31,9 @@ _TARGETS = re.compile(r"expected target modules in (\{.*?\}) but received (\[.*?
 CPU_CACHE_CAP = 4 << 30
 GPU_CACHE_SHARE = 0.4
 """Most that the key-value cache takes where `memory_gb` is not set: bytes, and a fraction of a GPU's free memory."""
+CPU_BLOCK = 32
+"""Tokens of a block of the cache on a CPU, the fewest that its fast kernels take: requests share whole blocks of their prompts.
+vLLM's default there, 128, shares nothing of shorter prompts."""
 _OTHER_WINDOWS = {
     "cohere2": "makes windows one token wider",
     "cohere2_moe": "makes windows one token wider",
