@@ -18,7 +18,6 @@ from rlcore.recipe.build_learner import build_policy
 from rlcore.recipe.check import check
 from rlcore.recipe.schema import Recipe
 from rlcore.run import checkpoint
-from rlcore.run.allocator import free_large_blocks_at_once
 from rlcore.run.ending import interrupted, resume_command, saved_steps
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.processes import (
@@ -119,8 +118,6 @@ def _start_accelerator(recipe: Recipe, folder: RunFolder) -> Accelerator:
             kwargs_handlers=[group_settings(recipe.run.timeout_s)],
         )
     keep_group()
-    if accelerator.device.type == "cpu":
-        free_large_blocks_at_once()
     refuse_other_layouts(accelerator)
     refuse_sleep_without_gpu(recipe, accelerator)
     return accelerator
