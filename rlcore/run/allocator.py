@@ -6,6 +6,7 @@ import ctypes
 from functools import cache
 from typing import Any
 
+
 def give_back_freed_memory() -> None:
     """Return free pages to the system, where the C library can (glibc).
 
