@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ stages:
   - kind: rl
     tasks: problems
     steps: {steps}
-    groups_per_step: 4
+    groups_per_step: {prompts}
     group_size: 8
     max_staleness: {staleness}
     minibatches: 1
@@ -99,8 +99,8 @@ class SlowEngine(HfEngine):
         """Nothing: what was asked for comes back whole."""
 
 
-def bench_overlap(*, repeats: int = 8) -> dict[str, Any]:
-    """Seconds of a step with staleness 0 and 1, for each engine. repeats: steps that count.
+def bench_overlap(*, repeats: int = 8, prompts: int = 4) -> dict[str, Any]:
+    """Seconds of a step with staleness 0 and 1, for each engine. repeats: steps that count. prompts: in a step.
 
     `generate` and `learn` are the parts of a step with staleness 0. `ratio` is the step with staleness 1 over the longer
     part: 1 is perfect overlap. `saved` is the part of a step with staleness 0 that is saved.
@@ -108,31 +108,38 @@ def bench_overlap(*, repeats: int = 8) -> dict[str, Any]:
     steps = UNCOUNTED + repeats
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        first = _parts(folder, "calibrate", "use: hf", steps=UNCOUNTED + 3, staleness=0)
+        parts = partial(_parts, folder, prompts=prompts)
+        first = parts("calibrate", "use: hf", steps=UNCOUNTED + 3, staleness=0)
         engine = "use: 'rlcore.bench.overlap:SlowEngine', seconds: " + f"{first['learn']:.2f}"
         result = {
             "bench": "overlap",
-            "slowed engine": _compared(folder, "slowed", engine=engine, steps=steps),
+            "prompts": prompts,
+            "slowed engine": _compared(parts, "slowed", engine=engine, steps=steps),
         }
         if importlib.util.find_spec("vllm") is not None:
             with _server(folder):
                 engine = f"use: vllm_server, servers: ['http://127.0.0.1:{PORT}']"
-                served = partial(_compared, folder, engine=engine, steps=steps)
+                served = partial(_compared, parts, engine=engine, steps=steps)
                 result["real server"] = served("served", learning=1)
                 result["real server, more learning"] = served("served_more", learning=1.5)
     return {**result, **circumstances()}
 
 
 def _compared(
-    folder: Path, name: str, *, engine: str, steps: int, learning: float | None = None
+    parts: Callable[..., dict[str, float]],
+    name: str,
+    *,
+    engine: str,
+    steps: int,
+    learning: float | None = None,
 ) -> dict[str, float]:
     """learning: of the time of generation, in whole epochs; 1, where the gain is largest. None: one epoch."""
-    apart = _parts(folder, f"{name}_0", engine, steps=steps, staleness=0)
+    apart = parts(f"{name}_0", engine, steps=steps, staleness=0)
     epochs = 1
     if learning is not None:
         epochs = max(1, math.ceil(learning * apart["generate"] / apart["learn"] - 0.5))
-        apart = _parts(folder, f"{name}_0e", engine, steps=steps, staleness=0, epochs=epochs)
-    together = _parts(folder, f"{name}_1", engine, steps=steps, staleness=1, epochs=epochs)
+        apart = parts(f"{name}_0e", engine, steps=steps, staleness=0, epochs=epochs)
+    together = parts(f"{name}_1", engine, steps=steps, staleness=1, epochs=epochs)
     longer = max(apart["generate"], apart["learn"])
     return {
         "generate": round(apart["generate"], 3),
@@ -145,7 +152,14 @@ def _compared(
 
 
 def _parts(
-    folder: Path, name: str, engine: str, *, steps: int, staleness: int, epochs: int = 1
+    folder: Path,
+    name: str,
+    engine: str,
+    *,
+    prompts: int,
+    steps: int,
+    staleness: int,
+    epochs: int = 1,
 ) -> dict[str, float]:
     """Median seconds of a step of one run, on one core, and of its parts."""
     from rlcore.run.folder import read_rows
@@ -156,6 +170,7 @@ def _parts(
             name=name,
             folder=folder,
             engine=engine,
+            prompts=prompts,
             steps=steps,
             staleness=staleness,
             epochs=epochs,
@@ -185,7 +200,13 @@ def _server(folder: Path) -> Iterator[None]:
     engine = "use: vllm_server"
     recipe.write_text(
         RECIPE.format(
-            name="server", folder=folder, engine=engine, steps=1, staleness=0, epochs=1
+            name="server",
+            folder=folder,
+            engine=engine,
+            prompts=1,
+            steps=1,
+            staleness=0,
+            epochs=1,
         )
     )
     command = [sys.executable, "-m", "rlcore", "serve", str(recipe), "--port", str(PORT)]

@@ -23,7 +23,7 @@ def draw_by_inversion(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     block, rest = _find(masses, uniforms.double())
     rows = torch.arange(len(padded), device=padded.device)
     token, _ = _find(blocks[rows, block].double(), rest)
-    return block * _BLOCK + token
+    return (block * _BLOCK + token).clamp(max=vocabulary - 1)
 
 
 def _find(masses: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def _find(masses: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     # entry above zero.
     below_total = torch.nextafter(total, torch.zeros_like(total))
     target = torch.minimum(uniforms * total, below_total)[:, None]
-    # A row that is not a number has no such sum; its last entry comes back.
+    # A row that is not a number has no such sum, and gets its last entry.
     entry = torch.searchsorted(cumulative, target, right=True).clamp(max=masses.shape[-1] - 1)
     mass = masses.gather(1, entry)
     before = cumulative.gather(1, entry) - mass

@@ -1,6 +1,7 @@
 """Weights on their way to vLLM servers: files that rank 0 writes, and what is asked of a server to load and to prove them.
 
-Files are kept until the next version is served, so that a server that comes back can be given them.
+A server reads the files where both machines see them, or fetches them from rank 0. They are kept until the next version is
+served, so that a server that comes back can be given them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 
 from rlcore.errors import EngineError
 from rlcore.rollout.adapter_files import write_adapter
+from rlcore.rollout.file_host import FileHost
 from rlcore.rollout.publish import Distinct, fingerprint_of_workers
 from rlcore.rollout.server_client import Server, ServerError
 
@@ -36,7 +38,7 @@ _LOCK = "held_by_a_run"
 class ServedWeights:
     """The weights that servers are to hold. Every rank has one of these, and calls `begin` for each load.
 
-    folder: where files are written; the servers read them there. Raises `EngineError` if it is missing though needed.
+    folder: where files are written and all servers read them. Without it, servers on other machines fetch them.
     """
 
     def __init__(
@@ -44,15 +46,14 @@ class ServedWeights:
     ) -> None:
         self._run, self._adapter = run, adapter
         self._dtype = dtype
-        elsewhere = [url for url in urls if urlsplit(url).hostname not in _HERE]
-        if folder is None and elsewhere:
-            raise EngineError(
-                f"{elsewhere[0]} may be on another machine: set engine.folder to a folder that this machine and "
-                "the servers share (weights are handed over there), or /dev/shm if it is this machine"
-            )
+        # those that do not see this machine's files
+        self._elsewhere = {
+            url for url in urls if folder is None and urlsplit(url).hostname not in _HERE
+        }
+        self._host: FileHost | None = None
         self._inside = Path(folder) if folder else (_MEMORY if _MEMORY.is_dir() else None)
         self._folder: Path | None = None
-        self._files: list[tuple[str, int]] = []
+        self._files: list[tuple[Path, int]] = []
         self.label = ""
         """Of the present weights: `<run>/<number of the load>`. A version may be loaded twice, with averaged weights say, and
         a server that is left over from another run has none of our labels."""
@@ -72,9 +73,16 @@ class ServedWeights:
         """Write files, and then remove those of the weights before."""
         before, self._files = self._files, []
         for path, size in self._write(weights, self._make_folder() / f"load_{self._loads}"):
-            self._files.append((str(path), size))
+            self._files.append((path, size))
+        if self._elsewhere:
+            self._host = self._host or FileHost()
+            self._host.offer(file for path, _ in self._files for file in self._inside_of(path))
         for path, _ in before:
-            shutil.rmtree(Path(path) if self._adapter else Path(path).parent, True)
+            shutil.rmtree(path if self._adapter else path.parent, True)
+
+    def _inside_of(self, path: Path) -> list[Path]:
+        """The files of what `_write` gives: itself, or those of an adapter's folder."""
+        return sorted(path.iterdir()) if self._adapter else [path]
 
     def _make_folder(self) -> Path:
         if self._folder is None:
@@ -124,6 +132,8 @@ class ServedWeights:
 
     def remove(self) -> None:
         """Remove all files."""
+        if self._host is not None:
+            self._host.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -135,13 +145,29 @@ class ServedWeights:
         for path, size in self._files:
             deadline_s = LOAD_S + size / BYTES_PER_S
             if self._adapter:
-                await server.load_adapter(path, deadline_s)
+                folder = await self._adapter_folder(path, server, deadline_s)
+                await server.load_adapter(folder, deadline_s)
             else:
-                await server.call("rlcore_load_file", path, deadline_s=deadline_s)
+                [place] = self._places([path], server)
+                await server.call("rlcore_load_file", place, deadline_s=deadline_s)
         if not self._adapter:
             await server.call("rlcore_loaded", deadline_s=LOAD_S)
         await server.call("rlcore_set_label", self.label)
         await server.resume()
+
+    async def _adapter_folder(self, path: Path, server: Server, deadline_s: float) -> str:
+        """Where a server, all of whose workers are on one machine, sees the adapter's files."""
+        if server.url not in self._elsewhere:
+            return str(path)
+        places = self._places(self._inside_of(path), server)
+        folders = await server.call("rlcore_fetch_adapter", *places, deadline_s=deadline_s)
+        return str(folders[0])
+
+    def _places(self, files: Sequence[Path], server: Server) -> list[str]:
+        """Paths, or addresses for a server elsewhere."""
+        if server.url not in self._elsewhere or self._host is None:
+            return [str(file) for file in files]
+        return [self._host.address(file, server.url) for file in files]
 
     async def is_served(self, server: Server) -> bool:
         """Whether a server says that it has the present weights."""

@@ -176,8 +176,8 @@ class ServerPool:
         outcomes = await asyncio.gather(*(self._on_one(act, server) for server in self.alive))
         if outcomes and all(error and error.kind != "unreachable" for error in outcomes):
             raise EngineError(
-                f"no server has taken the weights ({self.whys}): they serve another model or another dtype; "
-                "start them with this recipe: `rlcore serve RECIPE`"
+                f"no server has taken the weights ({self.whys}). Servers of another model or dtype refuse them; "
+                "`rlcore serve RECIPE` starts the right ones"
             )
         began = time.monotonic()
         while not self.alive:

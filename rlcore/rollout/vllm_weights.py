@@ -7,9 +7,12 @@ On CPU `rlcore.rollout.vllm_cpu` keeps the raw weights beside the packed ones.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import vllm.model_executor.models.transformers.base as transformers_backend
 from safetensors import safe_open
@@ -17,6 +20,7 @@ from torch import nn
 from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
+from rlcore.rollout.file_host import fetch
 from rlcore.rollout.publish import Distinct, tensor_digest
 from rlcore.rollout.vllm_cpu import keep_raw_weights, pack_again, stale_copies
 
@@ -79,10 +83,22 @@ class WeightExtension:
             _widen(self.get_model())
         self.get_model().load_weights(weights)
 
-    def rlcore_load_file(self, path: str) -> None:
-        """`rlcore_load` of a file of weights that this machine can read."""
-        with safe_open(path, "pt") as file:
+    def rlcore_load_file(self, place: str) -> None:
+        """`rlcore_load` of a file of weights: a path that this machine can read, or an address."""
+        if place.startswith("http://"):
+            self.rlcore_load(safetensors.torch.load(fetch(place)).items())
+            return
+        with safe_open(place, "pt") as file:
             self.rlcore_load((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+
+    def rlcore_fetch_adapter(self, *addresses: str) -> str:
+        """Fetch the files of an adapter into a folder of this machine, in place of those of the adapter before."""
+        folder = tempfile.TemporaryDirectory(prefix="rlcore_adapter_")
+        for address in addresses:
+            name = address.rpartition("/")[2]
+            (Path(folder.name) / name).write_bytes(fetch(address))
+        self.rlcore_adapter = folder  # the one before goes with its object
+        return folder.name
 
     def rlcore_set_label(self, label: str) -> None:
         """Note what the weights now held are called."""

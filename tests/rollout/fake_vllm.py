@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
+from rlcore.rollout.file_host import fetch
 from rlcore.rollout.publish import tensor_digest
 
 TOKEN_S = 0.002
@@ -73,7 +74,10 @@ class FakeVllm:
             if self.fault == "dies in an update":
                 raise ConnectionError
             self.loads.append(arguments[0])
-            tensors = load_file(arguments[0])
+            if arguments[0].startswith("http"):
+                tensors = load(fetch(arguments[0]))
+            else:
+                tensors = load_file(arguments[0])
             self.digests = [(name, *tensor_digest(t)) for name, t in tensors.items()]
         if method == "rlcore_digests":
             return self.digests if self.fault != "other weights" else [("w", 3, 3)]

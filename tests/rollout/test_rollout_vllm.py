@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import rollout_reference as ref
 import torch
+from scipy import stats
 from transformers import PreTrainedModel
 
 from rlcore.errors import EngineError, PublishError
@@ -198,6 +199,33 @@ def test_seeds_decide(engine: VllmEngine, model: PreTrainedModel) -> None:
     ]
     others = generate(engine, [replace(request, seed=request.seed + 50) for request in asked], 60)
     assert all(a.token_ids != b.token_ids for a, b in zip(first, others, strict=True))
+
+
+def test_first_tokens_of_many_seeds_follow_the_distribution(
+    engine: VllmEngine, model: PreTrainedModel
+) -> None:
+    prompt = ref.prompts(1, (12,))[0]
+    count, temperature = 3_000, 0.8
+    request = ref.requests([prompt], temperature=temperature, max_tokens=1)[0]
+    asked = [replace(request, id=f"seed-{i}", seed=i) for i in range(count)]
+    tokens = torch.tensor([c.token_ids[0] for c in generate(engine, asked, 120)])
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+
+    def p_value(temperature: float) -> float:
+        expected = count * (logits / temperature).softmax(-1)
+        common = expected >= 10
+        seen = tokens.bincount(minlength=len(logits))
+        return float(
+            stats.chisquare(
+                [*seen[common].tolist(), int(seen[~common].sum())],
+                [*expected[common].tolist(), float(expected[~common].sum())],
+                sum_check=False,
+            ).pvalue
+        )
+
+    assert p_value(temperature) > 1e-3
+    assert p_value(temperature + 0.2) < 1e-6  # a slightly wrong distribution is far out
 
 
 def test_completions_stream_and_aborts_give_back_what_was_written(engine: VllmEngine) -> None:

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 import rollout_reference as ref
+import test_rollout_vllm_adapter as adapters
 import torch
 from transformers import PreTrainedModel
 
+from rlcore.errors import EngineError
+from rlcore.learner.policy import load_policy
+from rlcore.rollout import served_weights
 from rlcore.rollout.engine import generate
+from rlcore.rollout.file_host import FileHost
 from rlcore.rollout.hf_draw import Settings, truncate
 from rlcore.rollout.publish import publish
 from rlcore.rollout.vllm_server import VllmServers
@@ -74,6 +79,42 @@ def test_greedy_equals_transformers_after_each_publish(
         for request, completion in zip(asked, generate(engine, asked, 120), strict=True):
             assert completion.token_ids == ref.greedy(learner, request.prompt_ids, 16)
             assert set(completion.versions) == {version}
+
+
+def test_a_server_elsewhere_fetches_the_weights(
+    engine: VllmServers, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = ref.open_model(model_path)
+    ref.perturb(learner, 7)
+    monkeypatch.setattr(engine._weights, "_elsewhere", set(engine._processes.urls))
+    publish_to(engine, learner, 4)  # with proof
+    asked = ref.requests(ref.prompts(2, (40,)), "fetched", temperature=0.0, max_tokens=16)
+    for request, completion in zip(asked, generate(engine, asked, 120), strict=True):
+        assert completion.token_ids == ref.greedy(learner, request.prompt_ids, 16)
+    monkeypatch.setattr(FileHost, "address", lambda *_: "http://127.0.0.1:9/nobody")
+    with pytest.raises(EngineError, match=r"cannot fetch weights from 127.0.0.1:9 .*engine.folder"):
+        publish_to(engine, learner, 5)
+    monkeypatch.undo()
+    publish_to(engine, learner, 5)
+
+
+def test_a_server_elsewhere_fetches_an_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(
+        config=adapters.MODEL, tokenizer="bytes", peft=adapters.RANKS, dtype="float32"
+    )
+    policy.save(tmp_path, base=True)
+    monkeypatch.setattr(served_weights, "_HERE", ())
+    engine = VllmServers(
+        tmp_path, max_length=256, max_sequences=4, adapter_rank=policy.adapter.rank, start=1
+    )
+    try:
+        for version in (1, 2):
+            adapters.perturb(policy, version)
+            assert adapters.proof(policy, engine, "float32", version) < 1e-4
+    finally:
+        engine.close()
 
 
 def test_equal_seeds_give_equal_tokens_and_scores_have_their_best(engine: VllmServers) -> None:

@@ -27,6 +27,7 @@ from rlcore.rollout import (
     vllm_server,
 )
 from rlcore.rollout.collector import numbered
+from rlcore.rollout.file_host import FileHost, fetch
 from rlcore.rollout.generator import Generator
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.publish import fingerprint
@@ -471,6 +472,82 @@ def test_what_is_wrong_with_servers_is_said_at_the_start(
     monkeypatch.setenv(vllm_server.SERVERS, "localhost:8000")
     with pytest.raises(EngineError, match=r"'localhost:8000' is no address of a server"):
         start([])
-    monkeypatch.setenv(vllm_server.SERVERS, "http://node7:8000")
-    with pytest.raises(EngineError, match=r"set engine.folder to a folder that .* share"):
-        start([])
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fakes count as servers of another machine."""
+    monkeypatch.setattr(served_weights, "_HERE", ())
+
+
+def test_servers_elsewhere_fetch_the_weights(
+    elsewhere: None, fakes: list[FakeVllm], start: Start
+) -> None:
+    engine = start(fakes)
+    publish(engine, 1)
+    first = fakes[0].loads[-1]
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/load_1/0\.safetensors", first)
+    port = fakes[0].port
+    fakes[0].stop()
+    publish(engine, 2, 2.0)
+    fakes[0] = FakeVllm(port=port)
+    wait_until(lambda: len(alive(engine)) == 2)
+    assert fakes[0].digests == fakes[1].digests and not fakes[0].paused
+    all_groups(engine)
+    with pytest.raises(ConnectionError, match="404"):
+        fetch(first)  # the weights before are not handed out any more
+    engine.close()
+    with pytest.raises(ConnectionError, match=r"let it reach the learner's first process there"):
+        fetch(fakes[0].loads[-1])
+
+
+def test_with_a_shared_folder_nothing_is_fetched(
+    elsewhere: None, fakes: list[FakeVllm], start: Start, tmp_path: Path
+) -> None:
+    engine = start(fakes, folder=str(tmp_path))
+    publish(engine, 1)
+    assert fakes[0].loads[-1].startswith(str(tmp_path))
+
+
+def test_a_file_host_gives_what_it_offers_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "load_1"
+    folder.mkdir()
+    (folder / "0.safetensors").write_bytes(b"weights" * 100_000)
+    (folder / "other").write_text("private")
+    host = FileHost()
+    try:
+        host.offer([folder / "0.safetensors"])
+        address = host.address(folder / "0.safetensors", "http://127.0.0.1:8000")
+        assert fetch(address) == b"weights" * 100_000
+        root, _, rest = address.partition("/load_1/")
+        for wrong in (
+            f"{root}/load_1/other",
+            f"{root}/load_1/../load_1/0.safetensors",
+            f"{root}/",
+            f"{root.rpartition('/')[0]}/guess/load_1/{rest}",
+        ):
+            with pytest.raises(ConnectionError, match="404"):
+                fetch(wrong)
+    finally:
+        host.close()
+
+
+def test_a_file_that_comes_half_is_an_error() -> None:
+    class Half(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "10")
+            self.end_headers()
+            self.wfile.write(b"12345")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Half)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(ConnectionError, match=r"IncompleteRead.* or set engine.folder"):
+            fetch(f"http://127.0.0.1:{server.server_address[1]}/x")
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -44,7 +44,6 @@ def test_a_run_outlives_a_cut_between_the_hosts(hosts: None, tmp_path: Path) -> 
             "train",
             recipe,
             "engine.use=vllm_server",
-            f"engine.folder={tmp_path}",
             "stages.rl.max_staleness=1",
             "stages.rl.steps=40",
             RLCORE_SERVERS=line.partition("=")[2],
