@@ -184,6 +184,8 @@ class Tracker:
             self._accuracies.append(row["accuracy"])
         if not within:
             self._log_once(stage, row, name)
+        # A row stands for all files of its evaluation: a resumed run does not make it again.
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.folder.log_eval(row)
         numbers = {key: row[key] for key in row if EVALUATION_KEYS.match(key)}
