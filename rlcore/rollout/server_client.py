@@ -47,6 +47,8 @@ class Server:
         self.model = ""
         self.posts: dict[str, Post] = {}
         """What is under way here, by request id."""
+        self.silence = ""
+        """Why the last health check failed."""
         self.misses = 0
         """Health checks that failed, one after another."""
         self.failures = 0
@@ -105,13 +107,15 @@ class Server:
         """Raises `ServerError`, of the kind "refused", where another program answers."""
         try:
             reply = await self._http.get(f"{self.url}/health", timeout=HEALTH_S)
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
+            self.silence = _in_words(error)
             return False
         if reply.status_code in (400, 401, 403, 404, 405, 501):
             raise ServerError(
                 f"{self.url}/health answers {reply.status_code}: it is no vLLM server",
                 kind="refused",
             )
+        self.silence = f"status {reply.status_code}"
         return reply.status_code == 200
 
     async def longest(self) -> int:

@@ -17,6 +17,8 @@ WATCH_S = 1.0
 """Between two looks of a rank at the servers, at least."""
 LOOKS = 50
 """At a server, of all ranks together, in a second at most: more would take from its generation."""
+OTHERS_S = 60.0
+"""How long a server that does not answer at the start is waited for when another one does."""
 SAY_S = 20.0
 """Between two words about a server that is waited for."""
 MISSES = 3
@@ -52,6 +54,8 @@ class ServerPool:
         self.none_since: float | None = None
         """Monotonic time since which no server is alive."""
         self._readers: dict[tuple[int, ...], Server] = {}
+        self._until = 0.0
+        """Monotonic time until which servers that start are waited for."""
 
     @property
     def alive(self) -> list[Server]:
@@ -70,34 +74,38 @@ class ServerPool:
 
         Raises `EngineError` if none is there at the deadline.
         """
-        until = time.monotonic() + deadline_s
-        waits = [self._wait_for(server, until, why_ended) for server in self.servers]
+        self._until = time.monotonic() + deadline_s
+        waits = [self._wait_for(server, why_ended) for server in self.servers]
         await asyncio.gather(*waits)
-        if not self.alive:
-            raise EngineError(
-                f"no server has started within {deadline_s:g} s ({self.whys}); look at the log of "
-                "`rlcore serve`, or raise engine.start_deadline_s"
-            )
+        if self.alive:
+            return
+        late = time.monotonic() > self._until
+        within = f" within {deadline_s:g} s" if late else ""
+        remedy = ", or raise engine.start_deadline_s" if late else ""
+        raise EngineError(
+            f"no server has started{within} ({self.whys}); look at the log of `rlcore serve`{remedy}"
+        )
 
-    async def _wait_for(
-        self, server: Server, until: float, why_ended: Callable[[str], str | None]
-    ) -> None:
+    async def _wait_for(self, server: Server, why_ended: Callable[[str], str | None]) -> None:
         said = time.monotonic()
         try:
             while not await server.is_healthy():
                 ended = why_ended(server.url)
-                server.why = ended or "it does not answer at /health"
-                if ended or time.monotonic() > until:
+                server.why = ended or f"it does not answer at /health: {server.silence}"
+                if ended or time.monotonic() > self._until:
                     return
                 if time.monotonic() > said + SAY_S:
                     said = time.monotonic()
-                    self._say(f"waiting for {server.url}, which does not answer yet")
+                    self._say(
+                        f"waiting for {server.url}, which does not answer yet ({server.silence})"
+                    )
                 await asyncio.sleep(0.25)
         except ServerError as error:  # another program
             server.why = str(error)
             return
         await self._check(server)
         server.alive = True
+        self._until = min(self._until, time.monotonic() + OTHERS_S)
 
     def _say(self, text: str) -> None:
         if self._speaks:
@@ -148,7 +156,11 @@ class ServerPool:
     def bury(self, server: Server, why: str) -> None:
         """Count a server as dead and cancel what is under way there."""
         if server.alive:
-            self._say(f"lost a server, its requests are asked for elsewhere: {why}")
+            is_last = len(self.alive) == 1
+            where = "wait until one comes back" if is_last else "are asked for elsewhere"
+            self._say(
+                f"lost {'the last' if is_last else 'a'} server, its requests {where}: {why}"
+            )
         server.alive, server.why = False, why
         for post in list(server.posts.values()):
             post.task.cancel()
@@ -224,7 +236,7 @@ class ServerPool:
             healthy = False
         server.misses = 0 if healthy else server.misses + 1
         if server.alive and server.misses >= MISSES:
-            self.bury(server, f"no answer at /health for {MISSES} times")
+            self.bury(server, f"no answer at /health for {MISSES} times: {server.silence}")
         if server.alive or not healthy:
             return
         try:

@@ -111,7 +111,7 @@ class VllmServers:
             self._processes = ServerProcesses(settings, start, say=_say)
             urls = self._processes.urls
         elif not start:
-            urls = _addresses(servers)
+            urls = addresses(servers)
         self._run, urls = self._from_main((uuid.uuid4().hex[:12], urls))
         self._weights = ServedWeights(
             self._run, urls, folder=folder, dtype=dtype, adapter=self._has_adapter
@@ -284,10 +284,10 @@ class VllmServers:
         await self._http.aclose()
 
 
-def _addresses(servers: Sequence[str]) -> list[str]:
-    """The recipe's servers or the environment's. Raises `EngineError` if there are none."""
+def addresses(servers: Sequence[str] = ()) -> list[str]:
+    """The recipe's servers or the environment's, each once. Raises `EngineError` if there are none."""
     named = list(servers) or os.environ.get(SERVERS, "").split(",")
-    urls = [url.strip().rstrip("/") for url in named if url.strip()]
+    urls = list(dict.fromkeys(url.strip().rstrip("/") for url in named if url.strip()))
     if not urls:
         raise EngineError(
             f"engine vllm_server has no server: set engine.servers or {SERVERS} to addresses that "

@@ -30,6 +30,7 @@ from rlcore.run.processes import (
     refuse_other_layouts,
     refuse_sleep_without_gpu,
 )
+from rlcore.run.servers import server_addresses, silent_servers
 from rlcore.run.session import Run
 from rlcore.run.shards import read_together
 from rlcore.run.shared_files import check_shared
@@ -78,6 +79,11 @@ def train(
     tasks: dict[str, Sequence[Task]] = {}
     for fact in check(recipe, tasks, resumed=resume):
         tracker.say(fact)
+    urls = server_addresses(recipe)
+    for silent in silent_servers(urls) if accelerator.is_main_process else ():
+        tracker.say(
+            f"note: no answer yet from {silent}; the first stage that generates waits for it"
+        )
     if resume and not folder.path.exists():
         tracker.say(f"there is no run in {folder.path} yet: it is started")
     on_main(accelerator, lambda: folder.start(recipe, resume=resume, overwrite=overwrite))
@@ -85,6 +91,10 @@ def train(
     try:
         check_shared(accelerator, recipe, folder.path)
         run = open_run(recipe, folder, accelerator, tracker, tasks)
+        if run.cursor.stage == len(recipe.stages):
+            tracker.say(
+                "this run has ended; stages.<stage>.steps=... gives its last training stage more steps"
+            )
         start_trackers(accelerator, recipe, folder)
         with (
             lost_process_named(recipe.run.timeout_s, folder.path),

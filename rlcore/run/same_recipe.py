@@ -14,25 +14,36 @@ from rlcore.recipe.load import RUN_RECIPE, load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import Cursor, all_checkpoints, read_cursor
 
-MAY_CHANGE = re.compile(r"run\.|stages\.\d+\.steps$")
-"""Keys that may have other values in a resumed run; with more steps the run is extended."""
+MAY_CHANGE = re.compile(
+    r"run\.|stages\.\d+\.steps$"
+    r"|engine\.(servers|start|folder|start_deadline_s|reconnect_s|deadline_s|memory_gb)\b"
+)
+"""Keys that may have other values in a resumed run: with more steps the run is extended, and servers may be elsewhere."""
 
 
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise `RunError` where the recipe of the run in `folder` differs in a key that may not change."""
     saved = load(str(folder / RUN_RECIPE))
     changes = [
-        f"{key} ({before!r} -> {now!r})"
+        f"{_named(key, recipe)} ({before!r} -> {now!r})"
         for key, (before, now) in changed_keys(saved, recipe).items()
         if not MAY_CHANGE.match(key) and not _is_moved(before, now)
     ]
     if changes:
         raise RunError(
             f"the run in {folder} was made by another recipe, first difference: "
-            f"{', '.join(changes[:3])}; resume it without that change (run.* and the stages' "
-            "steps may change), or start a new one with name=..."
+            f"{', '.join(changes[:3])}; resume it without that change (run.*, the stages' "
+            "steps and where the engine's servers are may change), or start a new one with name=..."
         )
     _check_steps(folder, saved, recipe)
+
+
+def _named(key: str, recipe: Recipe) -> str:
+    """A key with the label of its stage, as a command names it, in place of the number."""
+    words = key.split(".")
+    if words[0] == "stages" and words[1].isdigit() and int(words[1]) < len(recipe.stages):
+        words[1] = recipe.stages[int(words[1])].label
+    return ".".join(words)
 
 
 def changed_keys(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -70,7 +70,7 @@ def _check_whole(file: str) -> None:
         raise TaskError(f"{file} must hold a list of JSON objects, not {brief(rows)}")
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise TaskError(f"{file}, row {number}: it is {brief(row)}, not a JSON object")
+            raise TaskError(f"{file}, row {number + 1}: it is {brief(row)}, not a JSON object")
 
 
 def _check_text(text: bytes, where: str) -> None:

@@ -102,7 +102,8 @@ def _load(
         except Exception as error:
             if "corresponds to no data" in str(error) or isinstance(error, StopIteration):
                 raise TaskError(f"{path} has no rows (split {split!r})") from error
-            raise TaskError(f"{path} cannot be read: {first_line(error)}") from error
+            where = _broken_line(files or []) if builder == "json" else None
+            raise TaskError(where or f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _open_hub(path: str, split: str, subset: str | None) -> datasets.Dataset:

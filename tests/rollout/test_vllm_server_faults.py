@@ -373,10 +373,42 @@ def test_another_program_is_no_server(start: Start) -> None:
     threading.Thread(target=other.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{other.server_address[1]}"
     began = time.monotonic()
-    with pytest.raises(EngineError, match="health answers 404: it is no vLLM server"):
+    with pytest.raises(EngineError, match=r"no server has started \(.*404: it is no vLLM server\)"):
         VllmServers(start.model_path, servers=[url], max_length=256, start_deadline_s=30)
     assert time.monotonic() - began < 5
     other.shutdown()
+
+
+def test_a_dead_server_does_not_hold_up_the_others(
+    fakes: list[FakeVllm], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is used when it comes, and an address given twice is one server."""
+    monkeypatch.setattr(server_pool, "OTHERS_S", 0.2)
+    port = fakes[0].port
+    fakes[0].stop()
+    began = time.monotonic()
+    engine = start([*fakes, fakes[1]], start_deadline_s=30)
+    assert time.monotonic() - began < 10
+    assert [server.url for server in engine._pool.servers] == [fakes[0].url, fakes[1].url]
+    assert "it does not answer at /health: ConnectError" in engine._pool.whys
+    publish(engine, 1)
+    fakes[0] = FakeVllm(port=port)
+    wait_until(lambda: len(alive(engine)) == 2)
+    all_groups(engine)
+
+
+def test_the_last_server_is_waited_for(
+    fakes: list[FakeVllm], start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = start(fakes[:1], reconnect_s=5.0)
+    publish(engine, 1)
+    fakes[0].fault = "freezes"
+    wait_until(lambda: not alive(engine))
+    fakes[0].fault = ""
+    fakes[0].released.set()
+    wait_until(lambda: bool(alive(engine)))
+    said = capfd.readouterr().err
+    assert "lost the last server, its requests wait until one comes back: no answer at /health" in said
 
 
 def test_servers_of_another_model_refuse_the_weights_at_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rlcore.errors import ModelError, RecipeError
+from rlcore.errors import EngineError, ModelError, RecipeError, RunError
 from rlcore.recipe.load import load
 from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
+from rlcore.run.same_recipe import check_same_recipe
+from rlcore.run.servers import silent_servers
 from tests.run.test_train import needs_vllm
 from tests.run.whole import finish, run_folder, start, story, untimed, write_recipe
 
@@ -161,6 +164,44 @@ def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) 
 def test_bad_recipes_are_met_with_a_sentence(tiny: Path, override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load(str(tiny), [override])
+
+
+def test_wrong_addresses_of_servers_end_a_run_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load(str(write_recipe(tmp_path)), ["engine.use=vllm_server"])
+    for value, sentence in (("", "has no server: set"), ("node1:8000", "no address of a server")):
+        monkeypatch.setenv("RLCORE_SERVERS", value)
+        with pytest.raises(EngineError, match=sentence):
+            train(recipe)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_servers_that_do_not_answer_yet_are_named(free_port: int) -> None:
+    [silent] = silent_servers([f"http://127.0.0.1:{free_port}"])
+    assert silent.startswith(f"http://127.0.0.1:{free_port} (ConnectError")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_run_that_has_ended_says_so_and_may_change_where_its_servers_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(write_recipe(tmp_path))
+    keys = ["stages.sft=null", "stages.rl.steps=1"]
+    train(load(path, keys))
+    capsys.readouterr()
+    train(load(path, keys), resume=True)
+    assert "this run has ended; stages.<stage>.steps" in capsys.readouterr().out
+    folder = next((tmp_path / "runs").iterdir())
+    check_same_recipe(folder, load(path, [*keys, "engine.reconnect_s=5", "engine.servers=[http://a:1]"]))
+    with pytest.raises(RunError, match=r"difference: stages.rl.optim.lr \("):
+        check_same_recipe(folder, load(path, [*keys, "stages.rl.optim.lr=0.5"]))
 
 
 def test_the_model_that_a_run_began_with_may_be_gone_when_it_goes_on(tmp_path: Path) -> None:
