@@ -78,7 +78,7 @@ class FakeVllm:
                 tensors = load(fetch(arguments[0]))
             else:
                 tensors = load_file(arguments[0])
-            self.digests = [(name, *tensor_digest(t)) for name, t in tensors.items()]
+            self.digests = [(name, *tensor_digest(t)) for name, t in sorted(tensors.items())]
         if method == "rlcore_digests":
             return self.digests if self.fault != "other weights" else [("w", 3, 3)]
         return [] if method == "rlcore_stale_copies" else None

@@ -145,7 +145,9 @@ def test_real_vllm_serves_it_with_proof(tiny: Path, overrides: tuple[str, ...]) 
     )
     rl = [row for row in read_rows(run_folder(tiny) / "metrics.jsonl") if row["stage"] == "rl"]
     limit = 0.1 if overrides is MASTERS else 1e-3
-    assert len(rl) == 3 and all(abs(row["mismatch/ratio_max"] - 1) < limit for row in rl)
+    # a step whose groups all have equal rewards trains nothing
+    ratios = [row["mismatch/ratio_max"] for row in rl if "mismatch/ratio_max" in row]
+    assert len(rl) == 3 and ratios and all(abs(ratio - 1) < limit for ratio in ratios)
 
 
 @pytest.mark.parametrize(
