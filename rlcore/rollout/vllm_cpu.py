@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -214,7 +215,7 @@ def _draw_one_number_a_token() -> None:
         from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
     except ImportError:  # another version of vLLM, which then only takes longer
         return
-    if "fused_gumbel_argmax" in TopKTopPSampler.forward_cpu.__code__.co_names:
+    if "fused_gumbel_argmax" in inspect.getsource(TopKTopPSampler.forward_cpu):
         return
 
     def forward_cpu(
