@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import threading
@@ -87,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with file:
             self.send_response(200)
-            self.send_header("Content-Length", str(path.stat().st_size))
+            self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
             self.end_headers()
             self.wfile.flush()
             self.connection.sendfile(file)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
 from rlcore.recipe.schema import Recipe
-from rlcore.rollout.server_client import HEALTH_S
+from rlcore.rollout.server_client import Server, ServerError
 from rlcore.rollout.vllm_server import addresses
 
 
@@ -23,14 +24,19 @@ def silent_servers(urls: list[str]) -> list[str]:
     """Those that do not answer now, each with the reason."""
     if not urls:
         return []
-    with ThreadPoolExecutor(min(32, len(urls))) as threads:
-        reasons = list(threads.map(_silence, urls))
+    # In a thread of its own: this one may have an event loop already, as in a notebook.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, _silent(urls)).result()
+
+
+async def _silent(urls: list[str]) -> list[str]:
+    async with httpx.AsyncClient(timeout=None) as http:
+        reasons = await asyncio.gather(*(_silence(Server(url, http)) for url in urls))
     return [f"{url} ({reason})" for url, reason in zip(urls, reasons, strict=True) if reason]
 
 
-def _silence(url: str) -> str:
+async def _silence(server: Server) -> str:
     try:
-        status = httpx.get(f"{url}/health", timeout=HEALTH_S).status_code
-    except httpx.HTTPError as error:
-        return f"{type(error).__name__} {error}".strip()
-    return "" if status == 200 else f"status {status}"
+        return "" if await server.is_healthy() else server.silence
+    except ServerError as error:  # another program
+        return str(error)

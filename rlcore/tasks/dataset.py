@@ -150,6 +150,10 @@ class _Rows:
             f"{self._path} has no column {name!r} for the {field}{hint}{_near(name, self._names)}"
         )
 
+    def _row(self, number: int) -> str:
+        """A row as sentences name it, counted from one as lines are."""
+        return f"{self._path}, row {number + 1}"
+
     def _value(self, field: str, row: Mapping[str, Any], number: int) -> Any:
         source = self._sources[field]
         if source in self._names:
@@ -157,7 +161,7 @@ class _Rows:
         for name in self._used[field]:
             if row[name] is None:
                 raise TaskError(
-                    f"{self._path}, row {number + 1}: column {name!r}, part of the {field}, is empty"
+                    f"{self._row(number)}: column {name!r}, part of the {field}, is empty"
                 )
         literal = {"{{": "{", "}}": "}"}
         return _BRACES.sub(lambda match: literal.get(match[0]) or str(row[match[1]]), source)
@@ -185,7 +189,7 @@ class _Rows:
             else f"is neither text nor a list of messages with role and content but of type {type(value).__name__}"
         )
         raise TaskError(
-            f"{self._path}, row {number + 1}: the prompt (from {self._sources['prompt']!r}) {what}"
+            f"{self._row(number)}: the prompt (from {self._sources['prompt']!r}) {what}"
         )
 
     def _answer(self, value: Any, number: int) -> Any:
@@ -194,7 +198,7 @@ class _Rows:
         _, marker, rest = str(value).rpartition(self._answer_after)
         if not marker or not rest.strip():
             raise TaskError(
-                f"{self._path}, row {number + 1}: the answer has nothing after a {self._answer_after!r}"
+                f"{self._row(number)}: the answer has nothing after a {self._answer_after!r}"
             )
         return rest.strip()
 
@@ -202,7 +206,7 @@ class _Rows:
         if value is None or isinstance(value, str):
             return value
         raise TaskError(
-            f"{self._path}, row {number + 1}: the demonstration must be text, not of type {type(value).__name__}"
+            f"{self._row(number)}: the demonstration must be text, not of type {type(value).__name__}"
         )
 
 

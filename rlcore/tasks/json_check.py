@@ -68,9 +68,9 @@ def _check_whole(file: str) -> None:
         return
     if not isinstance(rows, list):
         raise TaskError(f"{file} must hold a list of JSON objects, not {brief(rows)}")
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise TaskError(f"{file}, row {number + 1}: it is {brief(row)}, not a JSON object")
+            raise TaskError(f"{file}, row {number}: it is {brief(row)}, not a JSON object")
 
 
 def _check_text(text: bytes, where: str) -> None:

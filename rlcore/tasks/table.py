@@ -88,13 +88,14 @@ def _neighbours(place: str) -> list[str]:
 def _load(
     path: str, split: str, builder: str, *, files: list[str] | None = None, **options: Any
 ) -> datasets.Dataset:
+    json_files = files if files and builder == "json" else []
     with tempfile.TemporaryDirectory(prefix="rlcore-tasks-") as cache:
         try:
             return datasets.load_dataset(
                 builder, split=split, cache_dir=cache, keep_in_memory=True, **options
             )
         except datasets.exceptions.DatasetGenerationError as error:
-            where = _broken_line(files or []) if builder == "json" else None
+            where = _broken_line(json_files)
             raise TaskError(
                 where or f"{path} cannot be read: {error.__cause__ or error}"
             ) from error
@@ -102,7 +103,7 @@ def _load(
         except Exception as error:
             if "corresponds to no data" in str(error) or isinstance(error, StopIteration):
                 raise TaskError(f"{path} has no rows (split {split!r})") from error
-            where = _broken_line(files or []) if builder == "json" else None
+            where = _broken_line(json_files)
             raise TaskError(where or f"{path} cannot be read: {first_line(error)}") from error
 
 

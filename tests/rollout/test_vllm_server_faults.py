@@ -81,6 +81,16 @@ def publish(engine: VllmServers, version: int, value: float = 1.0) -> None:
     assert engine.fingerprint() == fingerprint(tensor for _, tensor in weights(value))
 
 
+def publish_while_one_is_started_again(engine: VllmServers, fakes: list[FakeVllm]) -> None:
+    """The first server misses version 2, and has it when it is back."""
+    port = fakes[0].port
+    fakes[0].stop()
+    publish(engine, 2, 2.0)
+    fakes[0] = FakeVllm(port=port)
+    wait_until(lambda: len(alive(engine)) == 2)
+    assert fakes[0].digests == fakes[1].digests and not fakes[0].paused
+
+
 def collect(engine: VllmServers, count: int, deadline_s: float = 5.0) -> dict[str, Completion]:
     """Completions by request, asked for again while they are lost."""
     done: dict[str, Completion] = {}
@@ -278,12 +288,7 @@ def test_a_server_that_was_started_again_gets_the_present_weights(
 ) -> None:
     engine = start(fakes)
     publish(engine, 1)
-    port = fakes[0].port
-    fakes[0].stop()
-    publish(engine, 2, 2.0)
-    fakes[0] = FakeVllm(port=port)
-    wait_until(lambda: len(alive(engine)) == 2)
-    assert fakes[0].digests == fakes[1].digests and not fakes[0].paused
+    publish_while_one_is_started_again(engine, fakes)
 
 
 def test_a_version_that_is_loaded_again_has_another_label(
@@ -519,12 +524,7 @@ def test_servers_elsewhere_fetch_the_weights(
     publish(engine, 1)
     first = fakes[0].loads[-1]
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/load_1/0\.safetensors", first)
-    port = fakes[0].port
-    fakes[0].stop()
-    publish(engine, 2, 2.0)
-    fakes[0] = FakeVllm(port=port)
-    wait_until(lambda: len(alive(engine)) == 2)
-    assert fakes[0].digests == fakes[1].digests and not fakes[0].paused
+    publish_while_one_is_started_again(engine, fakes)
     all_groups(engine)
     with pytest.raises(ConnectionError, match="404"):
         fetch(first)  # the weights before are not handed out any more

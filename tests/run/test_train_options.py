@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from rlcore.errors import EngineError, ModelError, RecipeError, RunError
 from rlcore.recipe.load import load
+from rlcore.rollout.server_process import _free_ports
 from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
 from rlcore.run.same_recipe import check_same_recipe
@@ -179,16 +179,10 @@ def test_wrong_addresses_of_servers_end_a_run_before_anything_is_loaded(
     assert not (tmp_path / "runs").exists()
 
 
-def test_servers_that_do_not_answer_yet_are_named(free_port: int) -> None:
-    [silent] = silent_servers([f"http://127.0.0.1:{free_port}"])
-    assert silent.startswith(f"http://127.0.0.1:{free_port} (ConnectError")
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def test_servers_that_do_not_answer_yet_are_named() -> None:
+    [port] = _free_ports(1)
+    [silent] = silent_servers([f"http://127.0.0.1:{port}"])
+    assert silent.startswith(f"http://127.0.0.1:{port} (ConnectError")
 
 
 def test_a_run_that_has_ended_says_so_and_may_change_where_its_servers_are(
