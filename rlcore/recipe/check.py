@@ -99,6 +99,8 @@ def check(
             continue
         first = str(tasks[name][0].prompt)[:60]
         facts.append(f"tasks {name}: {len(tasks[name]):,} ({section.use}), first: {first!r}")
+        if note := getattr(tasks[name], "note", ""):
+            facts.append(f"tasks {name}: {note}")
     return facts + _stage_facts(recipe, tasks)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +30,8 @@ from rlcore.recipe.yaml_text import plain, read_yaml, write_yaml
 SUFFIX = ".yaml"
 RUN_RECIPE = "recipe.yaml"
 """The resolved recipe in a run folder."""
+_CLASS = re.compile(r"a valid dictionary( or (an )?(instance|object) .*)?$")
+"""How pydantic asks for a section."""
 
 
 def recipe_folders() -> list[Path]:
@@ -283,7 +286,8 @@ def _sentence(detail: Any, raw: Any) -> str:
         return f"{where}: there is no kind {detail['ctx']['tag']!r}{did_you_mean(detail['ctx']['tag'], known)}"
     if detail["type"] == "missing":
         return f"the key {where!r} is required"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    message = _CLASS.sub("a mapping, {key: value}", message)
     got = (
         ""
         if detail["type"] == "value_error" or isinstance(detail["input"], dict)

@@ -42,10 +42,12 @@ class ServerPool:
         http: httpx.AsyncClient,
         *,
         max_length: int,
+        dtype: str,
         rank: int,
         ranks: int = 1,
     ) -> None:
-        self._max_length = max_length
+        """max_length, dtype: what the run asks of every server."""
+        self._max_length, self._dtype = max_length, dtype
         self._watch_s = max(WATCH_S, ranks / LOOKS)
         self._speaks = rank == 0
         # each rank begins with another server
@@ -115,7 +117,7 @@ class ServerPool:
         """Raise `EngineError` where a server does not fit the run."""
         try:
             longest = await server.longest()
-            await server.call("rlcore_get_label")
+            dtype, *_ = await server.call("rlcore_dtype")
         except ServerError as error:
             raise EngineError(
                 f"{error}; start the server with `rlcore serve RECIPE`, which gives it what rlcore needs"
@@ -123,6 +125,11 @@ class ServerPool:
         if longest < self._max_length:
             raise EngineError(
                 f"{server.url} takes {longest} tokens and engine.max_length is {self._max_length}; "
+                "start it with this recipe: `rlcore serve RECIPE`"
+            )
+        if dtype != self._dtype:
+            raise EngineError(
+                f"{server.url} computes in {dtype} and the run in {self._dtype}; "
                 "start it with this recipe: `rlcore serve RECIPE`"
             )
 

@@ -57,10 +57,10 @@ class VllmServers:
 
     servers: addresses as http://host:8000, started by `rlcore serve`; by default those in the environment variable
     `RLCORE_SERVERS`. start: start so many on this machine instead. tensor_parallel: GPUs of each of these. memory_gb: size of
-    their key-value cache. folder: where weights are written for the servers to read; memory of this machine by default, a
-    shared folder where servers run elsewhere. in_flight: load weights while completions are under way, which go on under the
-    new ones; else a load waits for them. reconnect_s: longest time without any server. start_deadline_s: longest wait for
-    servers to start, those of others too.
+    their key-value cache. folder: where weights are written for the servers to read; memory of this machine by default, from
+    which servers elsewhere fetch them, or a folder that all machines share. in_flight: load weights while completions are under
+    way, which go on under the new ones; else a load waits for them. reconnect_s: longest time without any server.
+    start_deadline_s: longest wait for servers to start, those of others too.
 
     Raises `EngineError`.
     """
@@ -90,7 +90,7 @@ class VllmServers:
         )
         self.version = 0
         self.in_flight = in_flight
-        self._max_length, self._reconnect_s = max_length, reconnect_s
+        self._max_length, self._dtype, self._reconnect_s = max_length, dtype, reconnect_s
         self._has_adapter = adapter_rank is not None
         self._state = PartialState()
         config = read_config(model_folder, 1, max_length)
@@ -233,6 +233,7 @@ class VllmServers:
             urls,
             self._http,
             max_length=self._max_length,
+            dtype=self._dtype,
             rank=self._state.process_index,
             ranks=self._state.num_processes,
         )

@@ -100,6 +100,10 @@ class WeightExtension:
         self.rlcore_adapter = folder  # the one before goes with its object
         return folder.name
 
+    def rlcore_dtype(self) -> str:
+        """What the model computes in, such as "float32"."""
+        return str(self.model_config.dtype).removeprefix("torch.")
+
     def rlcore_set_label(self, label: str) -> None:
         """Note what the weights now held are called."""
         self.rlcore_label = label

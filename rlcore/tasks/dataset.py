@@ -50,7 +50,7 @@ def dataset(
             raise TaskError(f"limit={limit} leaves no task of {path}: give 1 or more")
         order = order[:limit]
     try:
-        rows.check(table, set(order))
+        note = rows.check(table, set(order))
     except UnicodeDecodeError as error:
         raise TaskError(
             f"{path} holds text that is not UTF-8 ({error}): write it again as UTF-8"
@@ -59,6 +59,7 @@ def dataset(
         len(order),
         lambda i: rows.task(order[i], table[order[i]]),
         column=lambda name: rows.column(table, order, name),
+        note=note,
     )
 
 
@@ -113,10 +114,14 @@ class _Rows:
         values = table[source][:]
         return [str(values[i]) if name == "category" else values[i] for i in order]
 
-    def check(self, table: Any, chosen: set[int]) -> None:
-        """Make every chosen task once, from the columns its fields use, so that a bad row is found before the run starts."""
+    def check(self, table: Any, chosen: set[int]) -> str:
+        """Make every chosen task once, from the columns its fields use, so that a bad row is found before the run starts.
+
+        Returns a note on rows without an answer among others with one, or nothing.
+        """
         needed = list(dict.fromkeys(name for names in self._used.values() for name in names))
         seen: dict[str, int] = {}
+        unanswered: list[int] = []
         for start, batch in enumerate(
             table.select_columns(needed).iter(batch_size=_CHECK_BATCH)
         ):
@@ -128,8 +133,14 @@ class _Rows:
                     task = self.task(number, dict(zip(needed, values, strict=True)))
                     if seen.setdefault(task.id, number) != number:
                         raise TaskError(
-                            f"{self._path}: rows {seen[task.id]} and {number} have the same id {task.id!r}"
+                            f"{self._path}: rows {seen[task.id] + 1} and {number + 1} have the same id {task.id!r}"
                         )
+                    if task.answer in (None, ""):
+                        unanswered.append(number)
+        if not unanswered or len(unanswered) == len(chosen):
+            return ""
+        first = self._row(unanswered[0])
+        return f"{len(unanswered):,} of {len(chosen):,} tasks have no answer, the first {first}"
 
     def _columns_of(self, field: str, source: str) -> list[str]:
         used = (

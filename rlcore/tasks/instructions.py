@@ -6,7 +6,8 @@
 
 The names and arguments of the constraints are those of IFEval (arXiv:2311.07911); the sentences are not. Every prompt also asks
 for a number of words within bounds, and that counts like the rest. Without a lower bound a model learns to meet constraints by
-saying less; without an upper one it learns to go on until it is cut.
+saying less; without an upper one it learns to go on until it is cut. With `topic` a text also has to name its topic: without it
+a model of 135M parameters learned to write dates, which have no commas and few letters.
 """
 
 from __future__ import annotations
@@ -18,64 +19,11 @@ from typing import Any, Literal
 
 from rlcore.errors import TaskError, brief
 from rlcore.plugin import did_you_mean
+from rlcore.tasks.instruction_material import MATERIAL, Material, topic_word
 from rlcore.tasks.lazy import LazyTasks, check_size
 from rlcore.types import Task
 
 _TRIES = 20
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the prompts of one split are made of. The splits share no topic, phrase, word or number."""
-
-    topics: Sequence[str]
-    words: Sequence[str]
-    """For "use these words", and the like."""
-    frequent: Sequence[str]
-    """Words that most texts have: for "do not use"."""
-    letters: Sequence[str]
-    """Letters that most texts have a few times."""
-    openers: Sequence[str]
-    """Words that a sentence may begin with."""
-    endings: Sequence[str]
-    word_ranges: Sequence[tuple[int, int]]
-    counts: Sequence[int]
-
-
-_TRAIN = Material(
-    topics=(
-        "the sea,a small dog,winter in the mountains,learning to cook,a train journey,city parks,the moon,an old library,"
-        "riding a bicycle,coffee,a rainy day,music lessons,football,growing tomatoes,the desert,bridges,birthdays,"
-        "the internet,paper,a lighthouse,cats,volcanoes,chess,bread,rivers,friendship,a camping trip,glass,horses,"
-        "clouds,night trains,a school play,wooden toys,the first day of spring,maps,old photographs,tea,sailing,"
-        "a broken clock,neighbours"
-    ).split(","),
-    words=(
-        "bright,old,stone,river,happy,quiet,morning,simple,window,people,water,small,always,green,letter,summer,"
-        "warm,friend,road,market,paper,light,evening,house,story,colour"
-    ).split(","),
-    frequent=("and", "with", "it", "as"),
-    letters=("w", "y", "b"),
-    openers=("Every", "Many", "Some", "Once", "There"),
-    endings=("That is all.", "Hope this helps!", "Have a nice day.", "Any other questions?"),
-    word_ranges=((18, 40), (20, 45), (24, 50)),
-    counts=(2, 4),
-)
-_HELD_OUT = Material(
-    topics=(
-        "bees,a market square,painting a fence,robots,honey,the theatre,snow,whales,a garden pond,a village school,"
-        "the city at night,an empty beach,baking a cake,a lost key,kites,owls,a long walk,a museum,ferries,apples"
-    ).split(","),
-    words="silver,garden,slowly,winter,door,music,hand,field,early,blue,voice,table".split(","),
-    frequent=("is", "for"),
-    letters=("g", "p"),
-    openers=("When", "Few", "Our"),
-    endings=("Now you know.", "See you tomorrow."),
-    word_ranges=((19, 42), (22, 48)),
-    counts=(3,),
-)
-MATERIAL = {"train": _TRAIN, "heldout": _HELD_OUT}
-
 
 Ask = Callable[[random.Random, Material], tuple[str, dict[str, Any]]]
 """-> the sentence of the prompt, and the arguments of the rule."""
@@ -249,13 +197,15 @@ def instructions(
     constraints: Sequence[int] = (1,),
     kinds: Sequence[str] = (),
     word_range: bool = True,
+    topic: bool = False,
 ) -> Sequence[Task]:
     """Prompts for a short text under constraints, with the columns that the reward `instructions` reads.
 
-    Task i is a function of (seed, split, i) and the settings. constraints: how many a prompt has, one of the counts, drawn evenly;
-    its category is the kind of constraint where it has one, else "2 constraints". kinds: names of `KINDS`, by default all; they
-    take turns. word_range: every prompt also gives bounds for the number of words. "heldout" has other topics, words, phrases and
-    numbers than "train". Raises `TaskError`.
+        Task i is a function of (seed, split, i) and the settings. constraints: how many a prompt has, one of the counts, drawn evenly;
+        its category is the kind of constraint where it has one, else "2 constraints". kinds: names of `KINDS`, by default all; they
+        take turns. word_range: every prompt also gives bounds for the number of words. topic: the text must also have the topic's last
+    word (keywords:existence; the prompt is the same, and the singular of a plural counts). "heldout" has other topics, words, phrases and
+        numbers than "train". Raises `TaskError`.
     """
     if split not in MATERIAL:
         raise TaskError(f"instructions has no split {split!r}: choose 'train' or 'heldout'")
@@ -285,7 +235,7 @@ def instructions(
     def make(i: int) -> Task:
         category, count, rng = draw_category(i)
         chosen = _choose(rng, names[i % len(names)], count, names)
-        prompt, columns = _write(rng, MATERIAL[split], chosen, word_range)
+        prompt, columns = _write(rng, MATERIAL[split], chosen, word_range, topic)
         return Task(
             id=f"instructions/{split}/{seed}/{i}",
             prompt=prompt,
@@ -300,7 +250,11 @@ def instructions(
 
 
 def _write(
-    rng: random.Random, material: Material, chosen: Sequence[str], word_range: bool
+    rng: random.Random,
+    material: Material,
+    chosen: Sequence[str],
+    word_range: bool,
+    name_topic: bool,
 ) -> tuple[str, dict[str, Any]]:
     """The prompt that asks for these kinds of constraints, and the columns that name them."""
     sentences, rules, arguments = [], [], []
@@ -309,13 +263,17 @@ def _write(
         sentences.append(sentence)
         rules.append(KINDS[name].rule)
         arguments.append(values)
-    request = f"Write two sentences about {rng.choice(material.topics)}"
+    topic = rng.choice(material.topics)
+    request = f"Write two sentences about {topic}"
     if word_range:
         least, most = rng.choice(material.word_ranges)
         request += f", {least} to {most} words in all"
         rules += ["length_constraints:number_words"] * 2
         arguments.append({"relation": "at least", "num_words": least})
         arguments.append({"relation": "less than", "num_words": most + 1})
+    if name_topic:
+        rules.append("keywords:existence")
+        arguments.append({"keywords": [topic_word(topic)]})
     prompt = " ".join([f"{request}.", *sentences])
     return prompt, {"instruction_id_list": rules, "kwargs": arguments}
 

@@ -36,7 +36,10 @@ class LazyTasks(Sequence[Task]):
         make: Callable[[int], Task],
         *,
         column: Callable[[str], Sequence[Any] | None] | None = None,
+        note: str = "",
     ) -> None:
+        """note: what a user should know of the set before a run, in one sentence."""
+        self.note = note
         self._size = size
         self._make = make
         self._column = column

@@ -82,7 +82,7 @@ def test_it_loads_and_checks_itself(recipe: str, tmp_path: Path) -> None:
     ("override", "said"),
     [
         ("stages.0.stepz=3", "unknown key 'stages.Probe.stepz'; did you mean 'steps'?"),
-        ("stages.0.steps=many", "stages.Probe.steps: Input should be a valid integer"),
+        ("stages.0.steps=many", "stages.Probe.steps: must be a valid integer"),
         (
             "stages.0.tasks=test",
             "stages.Probe.tasks is 'test', but the recipe's task sets are: train",

@@ -66,6 +66,8 @@ class FakeVllm:
         }
 
     def call(self, method: str, arguments: list[str]) -> Any:
+        if method == "rlcore_dtype":
+            return "bfloat16" if self.fault == "other dtype" else "float32"
         if method == "rlcore_get_label":
             return "another/7" if self.fault == "wrong label" else self.label
         if method == "rlcore_set_label":

@@ -25,7 +25,7 @@ def test_many_ranks_look_less_often_each(ranks: int, monkeypatch: pytest.MonkeyP
 
     async def watch() -> None:
         async with httpx.AsyncClient() as http:
-            pool = ServerPool(["http://127.0.0.1:9"], http, max_length=8, rank=0, ranks=ranks)
+            pool = ServerPool(["http://127.0.0.1:9"], http, max_length=8, dtype="float32", rank=0, ranks=ranks)
             await pool.watch(lambda server: sleep(0))
 
     monkeypatch.setattr(server_pool.asyncio, "sleep", sleep)

@@ -501,6 +501,9 @@ def test_what_is_wrong_with_servers_is_said_at_the_start(
     fakes[0].longest = 100
     with pytest.raises(EngineError, match=r"takes 100 tokens and engine.max_length is 256"):
         start(fakes[:1])
+    fakes[1].fault = "other dtype"
+    with pytest.raises(EngineError, match=r"computes in bfloat16 and the run in float32; start it with"):
+        start(fakes[1:])
     fakes[1].fault = "freezes"
     with pytest.raises(EngineError, match=r"no server has started within 0.5 s \(http://127"):
         start(fakes[1:])

@@ -52,6 +52,14 @@ def test_every_kind_of_file_gives_the_same_tasks(name, write):
     )
 
 
+def test_rows_without_an_answer_are_told(write):
+    rows = [{"prompt": f"q{n}", "answer": None if n in (2, 5) else "x"} for n in range(10)]
+    path = write("d.jsonl", rows)
+    assert dataset(path).note == f"2 of 10 tasks have no answer, the first {path}, row 3"
+    assert dataset(path, limit=2).note == ""
+    assert dataset(write("none.jsonl", [{"prompt": "q"}, {"prompt": "p"}])).note == ""
+
+
 def test_templates_and_braces(write):
     path = write(
         "d.jsonl",
@@ -175,7 +183,7 @@ def test_text_that_looks_like_a_date_stays_text(write):
         (
             [{"prompt": "a", "id": 1}, {"prompt": "b", "id": 1}],
             {},
-            "rows 0 and 1 have the same id '1'",
+            "rows 1 and 2 have the same id '1'",
         ),
         ([{"prompt": "a", "demonstration": ["x"]}], {}, "row 1: the demonstration must be text"),
         ([{"prompt": "a"}], {"limit": 0}, "limit=0"),

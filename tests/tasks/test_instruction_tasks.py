@@ -11,7 +11,8 @@ import pytest
 
 from rewards.instructions import instructions as verify
 from rlcore.errors import TaskError
-from rlcore.tasks.instructions import KINDS, MATERIAL, instructions
+from rlcore.tasks.instruction_material import MATERIAL, topic_word
+from rlcore.tasks.instructions import KINDS, instructions
 from rlcore.types import Task
 
 PLAIN = (
@@ -21,10 +22,10 @@ PLAIN = (
 )
 
 
-def solve(task: Task) -> str:
+def solve(task: Task, topic: str = "") -> str:
     """A text that meets the constraints, of the right length, from the rules alone."""
     for words in range(5, 40):
-        text = write(task, " ".join(PLAIN[0].split()[:words]))
+        text = write(task, " ".join([*PLAIN[0].split()[:words], topic]).strip())
         least, most = task.columns["kwargs"][-2:]
         if least["num_words"] <= len(re.findall(r"\w+", text)) < most["num_words"]:
             return text
@@ -99,6 +100,25 @@ def test_a_plain_text_fails_and_a_short_one_too() -> None:
         assert verify(f"{solve(task)} {PLAIN[0]} {PLAIN[0]}", **task.columns).value == 0
     assert set(failed) == set(KINDS)
     assert min(failed.values()) > 0
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_with_topic_a_text_has_to_name_it(split: str) -> None:
+    kinds = [kind for kind in KINDS if kind != "letters"]  # the word may have the letter
+    with_topic = instructions(split=split, size=150, kinds=kinds, topic=True)
+    for task, without in zip(with_topic, instructions(split=split, size=150, kinds=kinds), strict=True):
+        (word,) = task.columns["kwargs"][-1]["keywords"]
+        assert task.prompt == without.prompt and word in task.prompt.split(",")[0].split()[-1]
+        text = solve(without)
+        assert verify(text, **task.columns).value == (word in text.lower())
+        named = verify(solve(without, word), **task.columns)
+        assert named.value == 1, (task.prompt, word, named.reason)
+
+
+def test_the_word_of_a_topic_is_found_in_both_numbers() -> None:
+    words = {"ferries": "ferr", "tomatoes": "tomato", "glass": "glass", "robots": "robot", "bees": "bees"}
+    for topic, word in words.items():
+        assert topic_word(f"some {topic}") == word
 
 
 def test_the_prompt_says_what_is_checked() -> None:
