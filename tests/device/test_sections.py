@@ -33,7 +33,7 @@ def test_recipes_of_steps(tmp_path: Path, tiny: bool, staleness: int) -> None:
         check(load(str(step._recipe(tmp_path, "run", engine, staleness=staleness, tiny=tiny))))
 
 
-@pytest.mark.parametrize("overrides", [instruct.TINY, ("model.dtype=bfloat16", "stages.rl.steps=6")])
+@pytest.mark.parametrize("overrides", [instruct.TINY, ("model.dtype=bfloat16",)])
 def test_overrides_of_instruct(overrides, tmp_path: Path) -> None:
     recipe = load("instruct", [*overrides, "name=device", f"run.folder={tmp_path}"])
     assert recipe.name == "device"

@@ -14,8 +14,8 @@ from typing import Any
 
 from rlcore.bench.device.case import Case, CheckError, Needs
 
-ON_A_CPU = {"steps": 6, "seconds": 271, "accuracy": 0.417}
-"""Two idle cores, float32: 18.3% before, both evaluations included."""
+ON_A_CPU = {"seconds": 1132, "accuracy": 0.424}
+"""The whole recipe on two idle cores, float32: 9.7% before, both evaluations included."""
 BY_CHANCE = 0.08
 """144 prompts: two standard deviations of a share near 0.4."""
 TINY = (
@@ -33,16 +33,13 @@ TINY = (
 
 
 def cases(tiny: bool) -> Iterator[Case]:
-    """Six steps, as on the CPU; then the whole recipe."""
+    """The whole recipe, in the CPU's arithmetic and in that of a GPU."""
     if tiny:
         yield Case("tiny", partial(_train, TINY, {}), seconds=120)
         return
     needs = Needs(gpus=1, memory_gb=20, packages=("vllm", "gguf"))
     for dtype in ("float32", "bfloat16"):
-        short = (f"model.dtype={dtype}", "stages.rl.steps=6")
-        yield Case(f"6 steps {dtype}", partial(_train, short, ON_A_CPU), needs, 240)
-    whole = ("model.dtype=bfloat16",)
-    yield Case("whole", partial(_train, whole, {}), needs, 300)
+        yield Case(dtype, partial(_train, (f"model.dtype={dtype}",), ON_A_CPU), needs, 300)
 
 
 def _train(overrides: Sequence[str], expected: dict[str, float]) -> dict[str, Any]:
@@ -64,7 +61,7 @@ def _train(overrides: Sequence[str], expected: dict[str, float]) -> dict[str, An
     after = summary["accuracy_after"]
     if expected and after < expected["accuracy"] - BY_CHANCE:
         raise CheckError(
-            f"accuracy {after:.1%} after {expected['steps']} steps, {expected['accuracy']:.1%} on a CPU"
+            f"accuracy {after:.1%} after the run, {expected['accuracy']:.1%} on a CPU"
         )
     return {
         "seconds": round(seconds, 1),
