@@ -60,8 +60,6 @@ def engine_items(
     items.append(_engine("keys and values", cache, phase))
     logits = rows * shaped.config.vocab_size * 4 * LOGIT_COPIES
     forward = PREFILL_TOKENS * _token_workspace(shaped.config) * element // parallel
-    if is_vllm and machine.device == "cpu" and section.sync == "adapter":
-        forward += PREFILL_TOKENS * _adapter_row(shaped) * element
     if is_vllm and machine.device == "cpu":
         counted, most = KERNELS_KEPT
         kernels = KERNEL_BYTES * max(0, min(rows, most) - counted)
@@ -134,12 +132,6 @@ def _packed(shaped: ShapedModel) -> int:
 
 def _positions(shaped: ShapedModel) -> int:
     return getattr(shaped.config, "max_position_embeddings", None) or 1 << 30
-
-
-def _adapter_row(shaped: ShapedModel) -> int:
-    """Numbers of the largest matrix of the adapter: vLLM's CPU kernels copy it for every token of a forward."""
-    named = shaped.module.named_parameters()
-    return max(parameter.numel() for name, parameter in named if "lora_" in name)
 
 
 def _token_workspace(config: Any) -> int:

@@ -134,3 +134,40 @@ def test_what_cannot_be_served_beside_the_base_is_refused(
     )
     with pytest.raises(ModelError, match="plain LoRA"):
         list(dora.weights(apart=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("slots", [[0] * 6, [1, 0, 1, 1, 0, 0], [0, -1, 0, -1, -1, 0], [-1] * 6])
+def test_tokens_share_the_matrices_of_their_adapter(slots: list[int], dtype: torch.dtype) -> None:
+    """Against vLLM's own kernels, which copy the matrices for each token; a token of the base alone is not changed."""
+    pytest.importorskip("vllm")
+    from vllm.lora.ops.torch_ops import bgmv_expand_slice, bgmv_shrink
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    from rlcore.rollout.vllm_cpu import keep_raw_weights
+
+    keep_raw_weights()
+    g = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g).to(dtype)
+
+    widths, rank, scale = (5, 3), 4, 0.5
+    x, y = draw(6, 8), draw(6, sum(widths))
+    a = [draw(2, 1, rank, 8) for _ in widths]
+    b = [draw(2, 1, width, rank) for width in widths]
+    indices = torch.tensor(slots)
+    expected = y.clone()
+    for i, (first, width) in enumerate(zip((0, 5), widths, strict=True)):
+        inner = torch.zeros(6, rank)
+        bgmv_shrink(x, a[i], inner, indices, scale)
+        bgmv_expand_slice(inner, b[i], expected, indices, first, width)
+    expected[indices < 0] = y[indices < 0]
+
+    wrapper = PunicaWrapperCPU(16, 8, "cpu", max_loras=2)
+    wrapper._token_lora_indices[:6] = indices
+    wrapper.indices_len[0] = 6
+    wrapper.add_lora_linear(y, x, a, b, scale, widths)
+    torch.testing.assert_close(y, expected)
+    wrapper.add_lora_linear(y, x, a, b, scale, widths, add_inputs=False)
+    assert (y[indices < 0] == 0).all()
