@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to an instruction-tuned model that follows more instructions: installs into .venv, brings
 # SmolLM2-135M-Instruct, runs recipes/instruct.yaml. Arguments go to the recipe, for example: bash launch/instruct.sh seed=1
-#   --quick            6 steps and a quarter of the eval set (36 prompts)
+#   --quick            6 steps and a quarter of the eval set (36 prompts): whether it runs, not what it learns
 #   IFEVAL=file.jsonl  also evaluates on these prompts of IFEval; IFEVAL=google/IFEval takes them from the hub
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
