@@ -224,8 +224,7 @@ def import_file(
     if not path.is_file():
         neighbours = [other.name for other in path.parent.glob("*.py")]
         near = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.8)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise error(f"there is no {what} file {path}{hint}")
+        raise error(f"there is no {what} file {path}{did_you_mean(path.name, near)}")
     source = path.read_bytes()
     if path in _imported and _imported[path][0] == source:
         return _imported[path][1]

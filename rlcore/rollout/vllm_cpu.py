@@ -241,8 +241,8 @@ def _draw_one_number_a_token() -> None:
 def _multiply_by_each_adapter_once() -> None:
     """Let tokens share the matrices of their adapter.
 
-    vLLM copies both matrices of a layer for every token and multiplies each copy with one vector. That took three times as long
-    as the rest of the forward (135M parameters, rank 16, 64 requests).
+    vLLM copies both matrices of a layer for every token and multiplies each copy with one vector. With that, 64 completions of a
+    model of 135M parameters with an adapter of rank 16 took 50 s to generate in place of 23.
     """
     try:
         from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -264,28 +264,17 @@ def _multiply_by_each_adapter_once() -> None:
         rows, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         if not add_inputs:
             rows.zero_()
-        slots = self.token_lora_indices
         parts = rows.split(list(output_slices), dim=-1)
-        for part, a, b in zip(parts, lora_a_stacked, lora_b_stacked, strict=True):
-            # as vLLM does: the inner product in float32, the outer one in the model's arithmetic
-            inner = multiply_by_slot(inputs.float(), a.float(), slots) * scale
-            part += multiply_by_slot(inner.to(y.dtype), b.to(y.dtype), slots)
+        for slot in range(len(lora_a_stacked[0])):  # stacked: [slots, 1, outputs, inputs]
+            of_slot = self.token_lora_indices == slot  # -1: a token of the base alone
+            chosen = slice(None) if of_slot.all() else of_slot
+            given = inputs[chosen].float()
+            for part, a, b in zip(parts, lora_a_stacked, lora_b_stacked, strict=True):
+                # as vLLM does: the inner product in float32, the outer one in the model's arithmetic
+                inner = given @ a[slot, 0].float().T * scale
+                part[chosen] += inner.to(y.dtype) @ b[slot, 0].to(y.dtype).T
 
     PunicaWrapperCPU.add_lora_linear = add_lora_linear
-
-
-def multiply_by_slot(
-    inputs: torch.Tensor, stacked: torch.Tensor, slots: torch.Tensor
-) -> torch.Tensor:
-    """[N, O]: each row of `inputs` [N, I] times the matrix of its slot, of `stacked` [S, 1, O, I]; zeros for a slot of -1."""
-    matrices = stacked.flatten(0, 1)
-    outputs = inputs.new_zeros(len(inputs), matrices.shape[1])
-    for slot, matrix in enumerate(matrices):
-        of_slot = slots == slot
-        if of_slot.all():
-            return inputs @ matrix.T
-        outputs[of_slot] = inputs[of_slot] @ matrix.T
-    return outputs
 
 
 def _mixtures(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:

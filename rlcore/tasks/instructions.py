@@ -201,11 +201,11 @@ def instructions(
 ) -> Sequence[Task]:
     """Prompts for a short text under constraints, with the columns that the reward `instructions` reads.
 
-        Task i is a function of (seed, split, i) and the settings. constraints: how many a prompt has, one of the counts, drawn evenly;
-        its category is the kind of constraint where it has one, else "2 constraints". kinds: names of `KINDS`, by default all; they
-        take turns. word_range: every prompt also gives bounds for the number of words. topic: the text must also have the topic's last
-    word (keywords:existence; the prompt is the same, and the singular of a plural counts). "heldout" has other topics, words, phrases and
-        numbers than "train". Raises `TaskError`.
+    Task i is a function of (seed, split, i) and the settings. constraints: how many a prompt has, one of the counts, drawn evenly;
+    its category is the kind of constraint where it has one, else "2 constraints". kinds: names of `KINDS`, by default all; they
+    take turns. word_range: every prompt also gives bounds for the number of words. topic: the text must also have the topic's
+    last word (keywords:existence; the prompt is the same, and the singular of a plural counts). "heldout" has other topics, words,
+    phrases and numbers than "train". Raises `TaskError`.
     """
     if split not in MATERIAL:
         raise TaskError(f"instructions has no split {split!r}: choose 'train' or 'heldout'")
