@@ -71,9 +71,9 @@ def test_the_cells_are_recipes(data: str) -> None:
         for cell, overrides in reproduce.CELLS.items()
     }
     assert stages["SFT, DPO, RLVR twice"] == [
-        "written", "sft", "after_sft", "drawn", "dpo", "after_dpo", "rlvr", "after_rlvr", "rlvr_words", "after_second",
+        "before", "written", "sft", "after_sft", "drawn", "dpo", "after_dpo", "rlvr", "after_rlvr", "rlvr_words", "after_second",
     ]  # fmt: skip
-    assert stages["SFT, RLVR"] == ["written", "sft", "after_sft", "rlvr", "after_rlvr"]
+    assert stages["SFT, RLVR"] == ["before", "written", "sft", "after_sft", "rlvr", "after_rlvr"]
     weights = [
         next(stage for stage in recipe(data, *overrides).stages if stage.label == "rlvr")
         for overrides in reproduce.CELLS.values()

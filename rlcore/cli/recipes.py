@@ -52,7 +52,7 @@ def add_commands(
     sub = command(
         "check",
         recipes_check,
-        "check keys, data, rewards and presets; score reference answers and corrupted ones",
+        "check keys, data, prompts, rewards and presets; score reference answers and corrupted ones",
         verbs,
     )
     takes_recipe(sub)
@@ -91,11 +91,13 @@ def recipes_show(arguments: argparse.Namespace) -> None:
 def recipes_check(arguments: argparse.Namespace) -> None:
     recipe = load(arguments.recipe, arguments.overrides)
     from rlcore.recipe.check import check, check_answers, check_demonstrations
+    from rlcore.run.usable import check_lengths
 
     tasks: dict = {}
     for fact in check(recipe, tasks):
         print(visible(fact))
     for line in [
+        *check_lengths(recipe, tasks),
         *check_answers(recipe, tasks, n=arguments.rows),
         *check_demonstrations(recipe, tasks),
     ]:

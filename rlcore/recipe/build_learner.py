@@ -97,6 +97,15 @@ def starting_point(path: str | list[str]) -> str:
     return str(saved[-1]) if saved else name
 
 
+def local_tokenizer(model: ModelSection) -> str | None:
+    """What `load_tokenizer` reads as the model's tokenizer without a network; None if nothing of it is here."""
+    named = model.tokenizer or model.path or []
+    for name in [named] if isinstance(named, str) else named:
+        if name == "bytes" or Path(name).expanduser().exists():
+            return starting_point(name)
+    return None
+
+
 def require_starting_point(path: str) -> list[str]:
     """Raise `ModelError` for a path at which there is no model.
 
@@ -119,8 +128,8 @@ def require_policys_tokens(model: ModelSection, path: str | list[str]) -> None:
     from rlcore.tokenizer import add_tokens, different_tokens, load_tokenizer
 
     folder = starting_point(path)
-    own = model.tokenizer or starting_point(model.path)
-    if not Path(folder).is_dir() or not (own == "bytes" or Path(own).is_dir()):
+    own = local_tokenizer(model)
+    if own is None or not Path(folder).is_dir():
         return
     try:
         of_policy = load_tokenizer(own)

@@ -1,9 +1,9 @@
 """From a recipe's name and overrides to a checked `Recipe`.
 
 A recipe file may extend another (`extends: quickstart`): mappings merge, lists and values replace. A key with dots
-(`stages.rl.steps: 20`), in the file or on the command line, reaches into what is already there; a list item is named by
-its number, or a stage by its name or kind. A file that a recipe names (`problems.jsonl`, `my_parts.py:name`) is looked up from
-the working directory and then beside the recipe file that names it.
+(`stages.rl.steps: 20`), in the file or on the command line, reaches into what is already there (`rlcore.recipe.dotted`).
+A file that a recipe names (`problems.jsonl`, `my_parts.py:name`) is looked up from the working directory and then beside the
+recipe file that names it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from pydantic import ValidationError
 
 from rlcore.errors import RecipeError, brief
 from rlcore.plugin import did_you_mean, file_and_name
+from rlcore.recipe.dotted import assign, merge
 from rlcore.recipe.keys import keys_below, section_at
 from rlcore.recipe.other_names import NAMES_IN_TRL, RENAMED
 from rlcore.recipe.run_mark import RUN_MARK, read_mark
 from rlcore.recipe.schema import Recipe
-from rlcore.recipe.stage_names import by_name, position_of
+from rlcore.recipe.stage_names import by_name
 from rlcore.recipe.yaml_text import plain, read_yaml, write_yaml
 
 SUFFIX = ".yaml"
@@ -106,7 +107,7 @@ def override(raw: dict[str, Any], overrides: Sequence[str], folder: Path | None 
             )
         value = read_yaml(text, f"the value of the override {brief(item)}")
         placed = value if folder is None else _placed(value, folder)
-        _assign(raw, key, placed, where="the command line")
+        assign(raw, key, placed, where="the command line")
 
 
 def validate(raw: dict[str, Any], *, where: str) -> Recipe:
@@ -186,10 +187,10 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"recipe {path}: extends is {brief(parent)}; it must name a recipe")
     raw = _placed(raw, _folder_of(path))
     plain = {key: value for key, value in raw.items() if "." not in str(key)}
-    merged = _merge(base, plain)
+    merged = merge(base, plain)
     for key, value in raw.items():
         if "." in str(key):
-            _assign(merged, key, value, where=f"recipe {path}")
+            assign(merged, key, value, where=f"recipe {path}")
     return merged
 
 
@@ -225,48 +226,6 @@ def _placed(value: Any, folder: Path) -> Any:
         # unlike Path's, these never raise
         return value
     return f"{folder / file}{name}"
-
-
-def _merge(base: Any, over: Any) -> Any:
-    """`over` laid over `base`: mappings merge, everything else replaces."""
-    if not isinstance(over, dict):
-        return over
-    merged = dict(_as_mapping(base))
-    for name, value in over.items():
-        merged[name] = _merge(merged.get(name), value)
-    return merged
-
-
-def _as_mapping(value: Any) -> dict[str, Any]:
-    """The mapping that a short form stands for (`sec`: `{use: sec}`); {} for any other value."""
-    if isinstance(value, dict):
-        return value
-    return {"use": value} if isinstance(value, str) else {}
-
-
-def _assign(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
-    """Set `raw[a][b][c]` for "a.b.c"; mappings that are missing are added.
-
-    So the schema can name an unknown key. A short form on the way becomes the mapping it stands for. An item of a list
-    that is set to None is removed: `stages.dpo=null`.
-    """
-    node: Any = raw
-    *parents, last = dotted.split(".")
-    for part in parents:
-        if isinstance(node, list):
-            node = node[position_of(node, part, dotted, where)]
-        elif isinstance(node, dict):
-            child = node.get(part)
-            if not isinstance(child, list):
-                node[part] = _as_mapping(child)
-            node = node[part]
-    if isinstance(node, list):
-        position = position_of(node, last, dotted, where)
-        node[position : position + 1] = [] if value is None else [value]
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise RecipeError(f"{where}: {dotted!r} reaches into {brief(node)}, which has no keys")
 
 
 def _sentence(detail: Any, raw: Any) -> str:

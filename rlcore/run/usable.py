@@ -5,14 +5,17 @@ One bad row would otherwise end a run in the middle, whenever it happens to be d
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlcore.errors import TaskError
+from rlcore.recipe.build_learner import build_encoder, local_tokenizer
 from rlcore.rollout.demonstration import encode_demonstration
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.tasks.lazy import LazyTasks
+from rlcore.tokenizer import add_tokens, load_tokenizer
 from rlcore.types import Task
 
 if TYPE_CHECKING:
@@ -65,6 +68,36 @@ def usable_in(run: Run, tasks: Mapping[str, Sequence[Task]]) -> dict[str, Sequen
         gather=run.gather,
         say=run.tracker.say,
     )
+
+
+def check_lengths(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) -> list[str]:
+    """What a run would say of rows that are too long, before there is a model. Raises `TaskError` as it would.
+
+    The limit is `engine.max_length`, or the positions of a model that the recipe itself describes where they are fewer.
+    Nothing is looked at without a tokenizer on this machine, and one sentence says so.
+    """
+    name = local_tokenizer(recipe.model)
+    if name is None:
+        return ["prompts: not measured, the model's tokenizer is not on this machine"]
+    tokenizer = load_tokenizer(name)
+    add_tokens(tokenizer, recipe.model.control_tokens)
+    positions = (recipe.model.config or {}).get("max_position_embeddings")
+    ready = {
+        of_set: needs
+        for of_set, needs in needs_of(recipe).items()
+        if not getattr(tasks[of_set], "deferred", False)
+    }
+    facts: list[str] = []
+    usable_tasks(
+        tasks,
+        ready,
+        build_encoder(recipe, tokenizer),
+        max_length=min(recipe.engine.max_length, positions or recipe.engine.max_length),
+        max_imitated=positions or sys.maxsize,
+        drop_long=recipe.prompt.too_long == "drop",
+        say=facts.append,
+    )
+    return facts
 
 
 def usable_tasks(

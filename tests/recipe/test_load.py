@@ -81,6 +81,25 @@ def test_a_stage_that_is_set_to_null_is_removed(small: str, tmp_path: Path) -> N
     assert [stage.label for stage in load(str(child)).stages] == rest
 
 
+def test_a_stage_is_added_behind_another(small: str, tmp_path: Path) -> None:
+    before = [stage.label for stage in load(small).stages]
+    added = "{kind: eval, name: %s, tasks: train, rewards: [{use: exact}]}"
+    for place, name in enumerate(before, start=1):
+        expected = [*before[:place], "new", *before[place:]]
+        override = f"stages.{name}+={added % 'new'}"
+        assert [stage.label for stage in load(small, [override]).stages] == expected
+    child = tmp_path / "child.yaml"
+    child.write_text(
+        "extends: small\nname: child\n"
+        f"stages.sft+: [{added % 'one'}, {added % 'two'}]\nstages.two.limit: 3\n"
+    )
+    stages = load(str(child)).stages
+    assert [stage.label for stage in stages] == ["sft", "one", "two", *before[1:]]
+    assert stages[2].limit == 3
+    with pytest.raises(RecipeError, match=r"'rll' in 'stages.rll\+' names no item"):
+        load(small, ["stages.rll+={kind: sft}"])
+
+
 def test_a_child_changes_its_parent_and_keeps_the_rest(small: str, tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
     child.write_text(

@@ -170,6 +170,18 @@ def test_a_long_row_is_told_before_the_first_step(
     assert "tasks.demonstrations: 1 of 60 rows are too long, the first is rows/41" in said
     assert ("124" in said if stage is SFT else "122" in said) and "prompt.too_long=drop" in said
     assert not (tmp_path / "runs/tiny/metrics.jsonl").exists()
+    # and without a model
+    assert sentence(capsys, "recipes", "check", tiny, tasks, stage) == said
+    assert main(["recipes", "check", str(tiny), tasks, stage, "prompt.too_long=drop"]) == 0
+    assert "tasks demonstrations: 1 of 60 rows are too long and left out" in capsys.readouterr().out
+
+
+def test_a_check_without_the_tokenizer_measures_no_prompt(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = "model={path: [no/such-folder, ./neither]}"
+    assert main(["recipes", "check", str(tiny), model]) == 0
+    assert "prompts: not measured" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stage", [SFT, RL])

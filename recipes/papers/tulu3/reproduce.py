@@ -12,15 +12,16 @@ from pathlib import Path
 from rlcore.analysis.study import CellRun, study_main
 from rlcore.recipe.load import load
 
-NO_SECOND = ("stages.rlvr_words=null", "stages.after_second=null")
+ONLY_RLVR = tuple(
+    f"stages.{stage}=null"
+    for stage in ("drawn", "dpo", "after_dpo", "rlvr_words", "after_second")
+)
 CELLS = {
     "SFT, DPO, RLVR twice": (),
-    "SFT, RLVR": ("stages.drawn=null", "stages.dpo=null", "stages.after_dpo=null", *NO_SECOND),
-    **{
-        cell: (f"stages.rlvr.objective.kl={beta}", *NO_SECOND)
-        for cell, beta in {"KL 0.01": 0.01, "KL 0.2": 0.2}.items()
-    },
-    "no penalty": ("stages.rlvr.aggregate=sum", *NO_SECOND),
+    "SFT, RLVR": ONLY_RLVR,
+    "KL 0.01": (*ONLY_RLVR, "stages.rlvr.objective.kl=0.01"),
+    "KL 0.2": (*ONLY_RLVR, "stages.rlvr.objective.kl=0.2"),
+    "no penalty": (*ONLY_RLVR, "stages.rlvr.aggregate=sum"),
 }
 QUICK = (
     "stages.written.limit=16",
@@ -33,7 +34,13 @@ QUICK = (
     "tasks.words_heldout.limit=12",
     "tasks.constraints_heldout.size=12",
 )
-STAGES = {"SFT": "after_sft", "DPO": "after_dpo", "RLVR": "after_rlvr", "RLVR again": "after_second"}
+STAGES = {
+    "before": "before",
+    "after SFT": "after_sft",
+    "after DPO": "after_dpo",
+    "after RLVR": "after_rlvr",
+    "after RLVR again": "after_second",
+}
 SKILLS = {"words": "words_heldout", "constraints": "constraints_heldout"}
 
 
@@ -57,7 +64,7 @@ def kl(run: CellRun) -> float:
 
 
 MEASURES: dict[str, Callable[[CellRun], float | None]] = {
-    f"{name} after {label}": skill(stage, category)
+    f"{name} {label}": skill(stage, category)
     for label, stage in STAGES.items()
     for name, category in SKILLS.items()
 }
