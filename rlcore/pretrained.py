@@ -130,6 +130,10 @@ def load_causal_lm(path: str | Path, dtype: str, *, attention: str) -> PreTraine
     attention: an implementation of transformers, "eager" or "sdpa".
     Raises `ModelError` as `load_model` does, and where the weights are quantised or of another model.
     """
+    from rlcore.bfloat16 import speed_up_bfloat16
+
+    if dtype == "bfloat16":
+        speed_up_bfloat16()
     load_generation_config(path)
     if is_gguf(path):
         with _quiet():

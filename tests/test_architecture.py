@@ -40,6 +40,7 @@ LAYERS = {
     "rlcore.environments": 1.5,
     "rlcore": 1,
     "rlcore.plugin": 0.5,
+    "rlcore.bfloat16": 0.25,
     "rlcore.chat": 0.5,
     "rlcore.pretrained": 0.5,
     "rlcore.signals": 0.5,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlcore.bfloat16 import speed_up_bfloat16
 from rlcore.learner.attention import layout_of_this_forward
 from rlcore.learner.logprobs import Loss, chunked_logprobs, one_pass, top_logprobs
 from rlcore.learner.noise import in_float32
@@ -114,6 +115,10 @@ class MixedModule(PackedModule):
     """float32 master weights computed with in bfloat16: an update of 1e-6 is kept, though bfloat16 alone would round it away."""
 
     _is_in_float32 = False
+
+    def __init__(self, model: PreTrainedModel, *, logit_scale: float = 1.0) -> None:
+        super().__init__(model, logit_scale=logit_scale)
+        speed_up_bfloat16()
 
     def forward(self, *inputs: Any, **keywords: Any) -> tuple[Tensor, ...]:
         device = self.model.device.type

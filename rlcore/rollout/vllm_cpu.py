@@ -18,6 +18,7 @@ import vllm.model_executor.layers.utils as layer_utils
 import vllm.v1.sample.sampler as sampler_module
 from torch import nn
 
+from rlcore.bfloat16 import speed_up_bfloat16
 from rlcore.rollout.inversion import draw_by_inversion
 from rlcore.rollout.vllm_config import CPU_BLOCK
 
@@ -80,6 +81,8 @@ def stale_copies(model: nn.Module) -> list[str]:
 
 
 def _pack_and_keep(layer: nn.Module, remove_weight: bool) -> None:
+    if layer.weight.dtype == torch.bfloat16:
+        speed_up_bfloat16()
     layer_utils.rlcore_pack(layer, remove_weight=False)
 
 
