@@ -190,6 +190,7 @@ def _parts(
     rows = read_rows(folder / name / "metrics.jsonl")[UNCOUNTED:]
     total = statistics.median(row["time/total"] for row in rows)
     generate = statistics.median(row["time/rollout"] for row in rows)
+    print(f"{name}: {total:.2f} s a step, {generate:.2f} s of it generation", file=sys.stderr)
     return {"total": total, "generate": generate, "learn": total - generate}
 
 

@@ -137,7 +137,7 @@ class Server:
         if reply.status_code >= 400:
             refused = reply.status_code in (400, 404, 422)
             raise ServerError(
-                f"{where} answers {reply.status_code}: {reply.text[:300]}",
+                f"{where} answers {reply.status_code}: {_said(reply)}",
                 kind="refused" if refused else "failed",
             )
         try:
@@ -213,6 +213,19 @@ def _part(reply: Any, name: str, url: str) -> Any:
     if value is None:
         raise ServerError(f"{url} answers without {name!r}; is it vLLM's server?")
     return value
+
+
+def _said(reply: httpx.Response) -> str:
+    """The sentence in an error of vLLM's server, which puts it in one of several places; else the answer's beginning."""
+    try:
+        content = reply.json()
+    except ValueError:
+        content = None
+    while isinstance(content, Mapping):
+        content = next(
+            (content[key] for key in ("error", "message", "detail") if key in content), None
+        )
+    return (content if isinstance(content, str) else reply.text).strip()[:300]
 
 
 def _in_words(error: Exception) -> str:

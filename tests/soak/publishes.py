@@ -2,8 +2,8 @@
 
     python -m tests.soak.publishes RESULTS --model MODEL --dtype bfloat16 --count 1000
 
-The model writes short completions once. Each turn then trains on four of them, with random signs, and publishes to vLLM;
-the canary is another random draw of them. One row a publish goes to RESULTS/DTYPE.jsonl, and every 50 publishes the
+The model writes short completions once. Each turn then trains on one of them, with a random sign, and publishes to vLLM;
+the canary is a random draw of them. One row a publish goes to RESULTS/DTYPE.jsonl, and every 50 publishes the
 model is saved: started again, the script goes on (with a new optimiser). At the end it prints how near to the limit the gap came.
 """
 
@@ -40,8 +40,6 @@ FORMS = (
 )
 MAX_TOKENS = 72
 LR = 1e-5
-TRAINED = 4
-"""Completions in one update."""
 SAVE_EVERY = 50
 CANARY_TOKENS = 256
 
@@ -70,13 +68,12 @@ def write_texts(engine: VllmEngine, policy: Policy) -> list[list[int]]:
 def train(
     policy: Policy, optimizer: torch.optim.Optimizer, rng: random.Random, texts: list[list[int]]
 ) -> None:
-    """One update that makes some completions likelier and others less likely."""
+    """One update that makes a completion likelier or less likely."""
     optimizer.zero_grad()
-    for text in rng.sample(texts, TRAINED):
-        ids = torch.tensor(text)
-        every = torch.arange(len(ids) - 1)
-        logprobs, _ = policy.module(ids[:-1], every, (len(every),), every, ids[1:])
-        (rng.choice((-1.0, 1.0)) * logprobs.mean() / TRAINED).backward()
+    ids = torch.tensor(rng.choice(texts))
+    every = torch.arange(len(ids) - 1)
+    logprobs, _ = policy.module(ids[:-1], every, (len(every),), every, ids[1:])
+    (rng.choice((-1.0, 1.0)) * logprobs.mean()).backward()
     torch.nn.utils.clip_grad_norm_(policy.module.parameters(), 1.0)
     optimizer.step()
 
