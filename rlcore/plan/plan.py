@@ -28,11 +28,14 @@ from rlcore.plan.memory import (
     learner_items,
 )
 from rlcore.plan.model import ShapedModel, shaped_model
-from rlcore.recipe.build_learner import build_encoder, build_objective, starting_point
+from rlcore.recipe.build_learner import (
+    build_objective,
+    encoder_without_model,
+    starting_point,
+)
 from rlcore.recipe.schema import Recipe
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.rollout.vllm_config import token_bytes
-from rlcore.tokenizer import add_tokens, load_tokenizer
 
 LEAST_SEQUENCES = 8
 """Sequences at a time below which no engine is advised to go."""
@@ -297,7 +300,4 @@ def changed(recipe: Recipe, key: str, value: Any) -> Recipe:
 
 def _encoder(recipe: Recipe) -> PromptEncoder:
     model = recipe.model
-    name = model.tokenizer or starting_point(model.path or "")
-    tokenizer = load_tokenizer(name)
-    add_tokens(tokenizer, recipe.model.control_tokens)
-    return build_encoder(recipe, tokenizer)
+    return encoder_without_model(recipe, model.tokenizer or starting_point(model.path or ""))

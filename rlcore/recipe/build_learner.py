@@ -158,6 +158,15 @@ def build_encoder(recipe: schema.Recipe, tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
+def encoder_without_model(recipe: schema.Recipe, tokenizer: str) -> PromptEncoder:
+    """The encoder of a run of the recipe, from what `load_tokenizer` reads of the name. Raises `ModelError`."""
+    from rlcore.tokenizer import add_tokens, load_tokenizer
+
+    loaded = load_tokenizer(tokenizer)
+    add_tokens(loaded, recipe.model.control_tokens)
+    return build_encoder(recipe, loaded)
+
+
 def build_learner(
     policy: Policy,
     stage: Stage,

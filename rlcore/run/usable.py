@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlcore.errors import TaskError
-from rlcore.recipe.build_learner import build_encoder, local_tokenizer
+from rlcore.recipe.build_learner import encoder_without_model, local_tokenizer
 from rlcore.rollout.demonstration import encode_demonstration
 from rlcore.rollout.prompt import PromptEncoder
 from rlcore.tasks.lazy import LazyTasks
-from rlcore.tokenizer import add_tokens, load_tokenizer
 from rlcore.types import Task
 
 if TYPE_CHECKING:
@@ -76,11 +75,9 @@ def check_lengths(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) -> list[s
     The limit is `engine.max_length`, or the positions of a model that the recipe itself describes where they are fewer.
     Nothing is looked at without a tokenizer on this machine, and one sentence says so.
     """
-    name = local_tokenizer(recipe.model)
-    if name is None:
+    tokenizer = local_tokenizer(recipe.model)
+    if tokenizer is None:
         return ["prompts: not measured, the model's tokenizer is not on this machine"]
-    tokenizer = load_tokenizer(name)
-    add_tokens(tokenizer, recipe.model.control_tokens)
     positions = (recipe.model.config or {}).get("max_position_embeddings")
     ready = {
         of_set: needs
@@ -91,7 +88,7 @@ def check_lengths(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) -> list[s
     usable_tasks(
         tasks,
         ready,
-        build_encoder(recipe, tokenizer),
+        encoder_without_model(recipe, tokenizer),
         max_length=min(recipe.engine.max_length, positions or recipe.engine.max_length),
         max_imitated=positions or sys.maxsize,
         drop_long=recipe.prompt.too_long == "drop",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rlcore.analysis.study import CellRun, study_main
+from rlcore.analysis.study_results import StudyResults, markdown, origin
 from rlcore.recipe.load import load
 
 ONLY_RLVR = tuple(
@@ -41,12 +42,16 @@ STAGES = {
     "after RLVR": "after_rlvr",
     "after RLVR again": "after_second",
 }
-SKILLS = {"words": "words_heldout", "constraints": "constraints_heldout"}
+SKILLS = {
+    "words": "accuracy/words_heldout",
+    "constraints": "accuracy/constraints_heldout",
+    "both": "accuracy",
+}
 
 
-def skill(stage: str, category: str) -> Callable[[CellRun], float | None]:
-    """Held-out accuracy in one skill after a stage; None in a cell without the stage."""
-    return lambda run: run.evals[stage][f"accuracy/{category}"] if stage in run.evals else None
+def skill(stage: str, key: str) -> Callable[[CellRun], float | None]:
+    """Held-out accuracy in one skill, or in both, after a stage; None in a cell without the stage."""
+    return lambda run: run.evals[stage][key] if stage in run.evals else None
 
 
 def unfinished(run: CellRun) -> float:
@@ -64,12 +69,48 @@ def kl(run: CellRun) -> float:
 
 
 MEASURES: dict[str, Callable[[CellRun], float | None]] = {
-    f"{name} {label}": skill(stage, category)
+    f"{name} {label}": skill(stage, key)
     for label, stage in STAGES.items()
-    for name, category in SKILLS.items()
+    for name, key in SKILLS.items()
 }
 MEASURES |= {"unfinished after RLVR": unfinished, "KL in RLVR": kl}
 
+WHOLE = "SFT, DPO, RLVR twice"
+ROWS = {
+    "start": (WHOLE, "before", None),
+    "SFT": (WHOLE, "after SFT", "before"),
+    "SFT, DPO": (WHOLE, "after DPO", "after SFT"),
+    "SFT, DPO, RLVR": (WHOLE, "after RLVR", "after DPO"),
+    "SFT, DPO, RLVR twice": (WHOLE, "after RLVR again", "after RLVR"),
+    **{cell: (cell, "after RLVR", "after SFT") for cell in CELLS if cell != WHOLE},
+}
+"""Row of the table -> cell, stage, and the stage that it is compared with."""
+
+
+def table(results: StudyResults) -> str:
+    """A row per stage of the whole recipe, then one per further cell: accuracy, and in how many seeds it rose."""
+    lines = []
+    for label, (cell, stage, before) in ROWS.items():
+        if cell not in results.cells:
+            continue
+        line = [label]
+        for skill in SKILLS:
+            line.append(results.summary(cell, f"{skill} {stage}").text(".1%"))
+            if before is not None:
+                pairs = zip(
+                    results.values(cell, f"{skill} {before}"),
+                    results.values(cell, f"{skill} {stage}"),
+                    strict=True,
+                )
+                rose = [None not in pair and pair[0] < pair[1] for pair in pairs]
+                line[-1] += f" ({sum(rose)} of {len(rose)})"
+        if stage == "after RLVR":
+            line += [results.summary(cell, name).text() for name in ("unfinished after RLVR", "KL in RLVR")]
+        lines.append(line + [""] * (6 - len(line)))
+    headers = ["", *SKILLS, "unfinished", "KL, nats a token"]
+    return f"{markdown(headers, lines)}\n\n{origin(results)}"
+
+
 if __name__ == "__main__":
     recipe = Path(__file__).with_name("tulu3.yaml")
-    study_main(str(__doc__), recipe, CELLS, MEASURES, quick=QUICK, first="drawn")
+    study_main(str(__doc__), recipe, CELLS, MEASURES, quick=QUICK, first="drawn", table=table)
