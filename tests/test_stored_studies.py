@@ -124,3 +124,17 @@ def test_rlpt_on_real_text() -> None:
         (before,), (after,) = (results.values("RLPT", f"{form}: {when}") for when in ("before", "after"))
         assert abs(after - before) < 0.02
     assert "SmolLM2-135M: no effect in 60 steps" in page
+
+
+def test_tulu3_in_two_seeds() -> None:
+    study = import_file(RECIPES / "papers/tulu3/reproduce.py")
+    results = StudyResults.read(RECIPES / "papers/tulu3/results.json")
+    page = (RECIPES / "papers/tulu3/README.md").read_text(encoding="utf-8")
+    assert study.table(results).partition("\n\n")[0] in page
+    for cell, ran in results.cells.items():
+        assert tuple(ran.overrides) == study.CELLS[cell] and len(ran.runs) == 2
+    for cell in results.cells:
+        words, constraints = (results.values(cell, f"{skill} after RLVR") for skill in ("words", "constraints"))
+        assert all(now < before for now, before in zip(words, results.values(cell, "words after SFT"), strict=True))
+        assert all(now > before for now, before in zip(constraints, results.values(cell, "constraints after SFT"), strict=True))
+    assert page.split("\n\n")[1].startswith("**Outcome: two of five seeds so far.")

@@ -103,6 +103,7 @@ class StudyResults:
         self.settings = as_json(settings)
         self.cells: dict[str, Cell] = {}
         self.derived: dict[str, Any] = {}
+        self._added: set[tuple[str, int]] = set()
         self._seconds_before = 0.0
         self._started = time.perf_counter()
         self._code = code_version()
@@ -173,6 +174,7 @@ class StudyResults:
         curves: Mapping[str, Sequence[Point]] | None = None,
     ) -> None:
         """Record a finished run, and write the file."""
+        self._added.add((cell, seed))
         self.cell(cell, overrides).runs[seed] = SeedRun(
             values=dict(values),
             curves={name: list(points) for name, points in (curves or {}).items()},
@@ -268,7 +270,10 @@ class StudyResults:
     def _add_runs_of(self, stored: StudyResults) -> None:
         for name, cell in stored.cells.items():
             own = self.cell(name, cell.overrides)
-            own.runs = cell.runs | own.runs
+            # a run that was only read here may have got further values meanwhile
+            own.runs |= {
+                seed: run for seed, run in cell.runs.items() if (name, seed) not in self._added
+            }
         own_s = time.perf_counter() - self._started
         self._seconds_before = stored._seconds_before + own_s
         self._started = time.perf_counter()

@@ -213,3 +213,16 @@ def test_a_key_that_recipes_got_since_is_no_other_setting() -> None:
     now["recipe"]["model"]["path"] = "b"
     assert first_difference(before, now, stated) == "recipe.model.path: 'a' -> 'b'"
     assert first_difference({"old": 1}, {}, {}) == "old: 1 -> None"
+
+
+def test_values_that_another_process_adds_to_a_run_are_kept(tmp_path: Path) -> None:
+    """Both read the same runs, and each measures anew those of its own seed."""
+    path = tmp_path / "results.json"
+    before = StudyResults(path, "tiny", {})
+    for seed in (0, 1):
+        before.add("a", seed, {"old": 1.0}, seconds=1)
+    one, two = StudyResults.read(path), StudyResults.read(path)
+    one.add("a", 0, {"old": 1.0, "new": 2.0}, seconds=1)
+    two.add("a", 1, {"old": 1.0, "new": 3.0}, seconds=1)
+    one.save()
+    assert StudyResults.read(path).values("a", "new") == [2.0, 3.0]

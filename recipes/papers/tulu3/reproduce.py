@@ -47,16 +47,13 @@ SKILLS = {
     "constraints": "accuracy/constraints_heldout",
     "both": "accuracy",
 }
+UNFINISHED = "unfinished"
+"""Held-out completions without an end."""
 
 
-def skill(stage: str, key: str) -> Callable[[CellRun], float | None]:
-    """Held-out accuracy in one skill, or in both, after a stage; None in a cell without the stage."""
+def measured(stage: str, key: str) -> Callable[[CellRun], float | None]:
+    """A value of an evaluation; None in a cell without it."""
     return lambda run: run.evals[stage][key] if stage in run.evals else None
-
-
-def unfinished(run: CellRun) -> float:
-    """Fraction of held-out completions without an end after RLVR."""
-    return run.evals["after_rlvr"]["completions/frac_truncated"]
 
 
 def kl(run: CellRun) -> float:
@@ -69,11 +66,11 @@ def kl(run: CellRun) -> float:
 
 
 MEASURES: dict[str, Callable[[CellRun], float | None]] = {
-    f"{name} {label}": skill(stage, key)
+    f"{name} {label}": measured(stage, key)
     for label, stage in STAGES.items()
-    for name, key in SKILLS.items()
+    for name, key in (SKILLS | {UNFINISHED: "completions/frac_truncated"}).items()
 }
-MEASURES |= {"unfinished after RLVR": unfinished, "KL in RLVR": kl}
+MEASURES["KL in RLVR"] = kl
 
 WHOLE = "SFT, DPO, RLVR twice"
 ROWS = {
@@ -104,10 +101,10 @@ def table(results: StudyResults) -> str:
                 )
                 rose = [None not in pair and pair[0] < pair[1] for pair in pairs]
                 line[-1] += f" ({sum(rose)} of {len(rose)})"
-        if stage == "after RLVR":
-            line += [results.summary(cell, name).text() for name in ("unfinished after RLVR", "KL in RLVR")]
-        lines.append(line + [""] * (6 - len(line)))
-    headers = ["", *SKILLS, "unfinished", "KL, nats a token"]
+        line.append(results.summary(cell, f"{UNFINISHED} {stage}").text(".1%"))
+        line.append(results.summary(cell, "KL in RLVR").text() if stage == "after RLVR" else "")
+        lines.append(line)
+    headers = ["", *SKILLS, UNFINISHED, "KL, nats a token"]
     return f"{markdown(headers, lines)}\n\n{origin(results)}"
 
 
