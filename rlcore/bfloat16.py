@@ -21,9 +21,11 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 
 def speed_up_bfloat16() -> None:
     """On such a CPU, replace torch's kernels for matrix products in this process. Doing it twice is harmless."""
-    if torch.backends.mkldnn.is_available():
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            replace_products()
+    if (
+        torch.backends.mkldnn.is_available()
+        and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
+        replace_products()
 
 
 @cache

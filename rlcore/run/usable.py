@@ -48,17 +48,20 @@ def needs_of(recipe: Recipe) -> dict[str, Needs]:
     return needs
 
 
+def _needs_of_made(tasks: Mapping[str, Sequence[Task]], recipe: Recipe) -> dict[str, Needs]:
+    """`needs_of` those of the sets that are made already."""
+    return {
+        name: needs
+        for name, needs in needs_of(recipe).items()
+        if name in tasks and not getattr(tasks[name], "deferred", False)
+    }
+
+
 def usable_in(run: Run, tasks: Mapping[str, Sequence[Task]]) -> dict[str, Sequence[Task]]:
     """`usable_tasks` for the stages of a run; sets that are not made yet stay as they are. Collective."""
-    deferred = {name for name, of_set in tasks.items() if getattr(of_set, "deferred", False)}
-    needs = {
-        name: of_set
-        for name, of_set in needs_of(run.recipe).items()
-        if name in tasks and name not in deferred
-    }
     return usable_tasks(
         tasks,
-        needs,
+        _needs_of_made(tasks, run.recipe),
         run.encoder,
         max_length=run.max_length,
         max_imitated=run.policy.max_length,
@@ -79,15 +82,10 @@ def check_lengths(recipe: Recipe, tasks: Mapping[str, Sequence[Task]]) -> list[s
     if tokenizer is None:
         return ["prompts: not measured, the model's tokenizer is not on this machine"]
     positions = (recipe.model.config or {}).get("max_position_embeddings")
-    ready = {
-        of_set: needs
-        for of_set, needs in needs_of(recipe).items()
-        if not getattr(tasks[of_set], "deferred", False)
-    }
     facts: list[str] = []
     usable_tasks(
         tasks,
-        ready,
+        _needs_of_made(tasks, recipe),
         encoder_without_model(recipe, tokenizer),
         max_length=min(recipe.engine.max_length, positions or recipe.engine.max_length),
         max_imitated=positions or sys.maxsize,
