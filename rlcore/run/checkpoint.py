@@ -23,7 +23,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,6 +51,26 @@ class Cursor:
 
     If the recipe then gives it more steps, it goes on.
     """
+
+    def pass_evaluated(
+        self, stages: Sequence[Any], evaluations: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Go on after the eval stages that evaluated just this model: they would find the same again.
+
+        evaluations: rows of eval.jsonl.
+        """
+        found = {
+            (row["stage_index"], row["eval_set"])
+            for row in evaluations
+            if row.get("step") == self.step and "during" not in row
+        }
+        while self.stage < len(stages) and self.stage_step == 0:
+            stage = stages[self.stage]
+            if stage.kind != "eval" or not found.issuperset(
+                (self.stage, name) for name in stage.task_sets
+            ):
+                return
+            self.stage += 1
 
 
 def begin(folder: Path, cursor: Cursor) -> None:

@@ -184,7 +184,7 @@ def open_run(
     last = saved_runs[-1] if saved_runs else None
     cursor, saved = read_together(last, accelerator) if last else (checkpoint.Cursor(), {})
     _reopen(recipe, cursor, saved)
-    on_all(accelerator, lambda: _pass_evaluated(recipe, folder, cursor))
+    on_all(accelerator, lambda: cursor.pass_evaluated(recipe.stages, folder.evaluations()))
     on_main(accelerator, lambda: _tidy(recipe, folder, cursor))
     rows = len(read_rows(folder.metrics))
     if rows < cursor.step:
@@ -213,19 +213,6 @@ def open_run(
         saved=saved or None,
         tasks=tasks,
     )
-
-
-def _pass_evaluated(recipe: Recipe, folder: RunFolder, cursor: checkpoint.Cursor) -> None:
-    """Go on after the eval stages that evaluated just the model of the last checkpoint: they would find the same again."""
-    rows = [row for row in read_rows(folder.evals) if row.get("step") == cursor.step]
-    found = {(row["stage_index"], row["eval_set"]) for row in rows if "during" not in row}
-    while cursor.stage < len(recipe.stages) and cursor.stage_step == 0:
-        stage = recipe.stages[cursor.stage]
-        if stage.kind != "eval" or not found.issuperset(
-            (cursor.stage, name) for name in stage.task_sets
-        ):
-            return
-        cursor.stage += 1
 
 
 def _tidy(recipe: Recipe, folder: RunFolder, cursor: checkpoint.Cursor) -> None:

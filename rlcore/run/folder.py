@@ -181,7 +181,7 @@ class RunFolder:
         if resume:
             self._check_not_lost()
             if self._has_recipe():
-                check_same_recipe(self.path, recipe)
+                check_same_recipe(self.path, recipe, self.evaluations())
         elif overwrite or not self._has_results():
             self._empty()
         else:

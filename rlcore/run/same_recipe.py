@@ -1,18 +1,24 @@
-"""Whether a recipe may continue a run: it must be the one that the run was made by, but for a few keys."""
+"""Whether a recipe may continue a run: what has begun must be as the run was made, but for a few keys."""
 
 from __future__ import annotations
 
 import filecmp
 import os
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlcore.errors import RunError
 from rlcore.plugin import file_and_name
 from rlcore.recipe.load import RUN_RECIPE, load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import Cursor, all_checkpoints, read_cursor
+
+if TYPE_CHECKING:
+    from rlcore.stages.base import Stage
 
 MAY_CHANGE = re.compile(
     r"run\.|stages\.\d+\.steps$"
@@ -21,29 +27,71 @@ MAY_CHANGE = re.compile(
 """Keys that may have other values in a resumed run: with more steps the run is extended, and servers may be elsewhere."""
 
 
-def check_same_recipe(folder: Path, recipe: Recipe) -> None:
-    """Raise `RunError` where the recipe of the run in `folder` differs in a key that may not change."""
+def check_same_recipe(
+    folder: Path, recipe: Recipe, evaluations: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise `RunError` where the recipe of the run in `folder` differs in a key that may not change.
+
+    evaluations: rows of the run's eval.jsonl.
+    """
     saved = load(str(folder / RUN_RECIPE))
-    changes = [
-        f"{_named(key, recipe)} ({before!r} -> {now!r})"
+    checkpoints = all_checkpoints(folder / "checkpoints")
+    cursor = read_cursor(checkpoints[-1]) if checkpoints else Cursor()
+    num_begun = _num_begun(cursor, saved, evaluations)
+    changes = _other_stages(saved.stages[:num_begun], recipe.stages) or [
+        f"{_named(key, saved, recipe)} ({before!r} -> {now!r})"
         for key, (before, now) in changed_keys(saved, recipe).items()
-        if not MAY_CHANGE.match(key) and not _is_moved(before, now)
+        if not MAY_CHANGE.match(key)
+        and not _is_to_come(key, saved, num_begun)
+        and not _is_moved(before, now)
     ]
     if changes:
+        begun = [stage.label for stage in saved.stages[:num_begun]]
         raise RunError(
             f"the run in {folder} was made by another recipe, first difference: "
             f"{', '.join(changes[:3])}; resume it without that change (run.*, the stages' "
-            "steps and where the engine's servers are may change), or start a new one with name=..."
+            "steps, where the engine's servers are, further task sets and the stages to come may change"
+            f"; begun: {', '.join(begun) or 'none'}), or start a new one with name=..."
         )
-    _check_steps(folder, saved, recipe)
+    _check_steps(cursor, saved.stages[:num_begun], recipe.stages)
 
 
-def _named(key: str, recipe: Recipe) -> str:
+def _num_begun(cursor: Cursor, saved: Recipe, evaluations: Sequence[Mapping[str, Any]]) -> int:
+    """How many stages have left something that the run goes on from: steps in a checkpoint, or an evaluation of it."""
+    reached = replace(cursor)
+    reached.pass_evaluated(saved.stages, evaluations)
+    return reached.stage + (reached.stage_step > 0)
+
+
+def _other_stages(begun: Sequence[Stage], now: Sequence[Stage]) -> list[str]:
+    """Stages that have begun and are now of another kind or name, or gone."""
+
+    def title(stage: Stage | None) -> str:
+        return f"{stage.kind} {stage.label}" if stage else "none"
+
+    return [
+        f"stage {number} ({title(old)} -> {title(new)})"
+        for number, (old, new) in enumerate(zip_longest(begun, now[: len(begun)]), 1)
+        if title(old) != title(new)
+    ]
+
+
+def _is_to_come(key: str, saved: Recipe, num_begun: int) -> bool:
+    """Whether a key belongs to a stage that has not begun, or to a task set that the run did not have."""
+    words = key.split(".")
+    if words[0] == "stages":
+        return int(words[1]) >= num_begun
+    return words[0] == "tasks" and words[1] not in saved.tasks
+
+
+def _named(key: str, *recipes: Recipe) -> str:
     """A key with the label of its stage, as a command names it, in place of the number."""
     words = key.split(".")
-    if words[0] == "stages" and words[1].isdigit() and int(words[1]) < len(recipe.stages):
-        words[1] = recipe.stages[int(words[1])].label
-    return ".".join(words)
+    if words[0] != "stages":
+        return key
+    number = int(words[1])
+    labels = [recipe.stages[number].label for recipe in recipes if number < len(recipe.stages)]
+    return ".".join(["stages", labels[0], *words[2:]])
 
 
 def changed_keys(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -56,18 +104,15 @@ def changed_keys(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _check_steps(folder: Path, before: Recipe, now: Recipe) -> None:
+def _check_steps(cursor: Cursor, begun: Sequence[Stage], now: Sequence[Stage]) -> None:
     """Raise `RunError` for a change of `steps` that comes too late.
 
     Steps of a stage cannot change after a later stage has begun to train, and cannot be fewer
     than were made.
     """
-    checkpoints = all_checkpoints(folder / "checkpoints")
-    if not checkpoints:
-        return
-    cursor = read_cursor(checkpoints[-1])
-    for index, (old, new) in enumerate(zip(before.stages, now.stages, strict=True)):
-        if index > cursor.stage or old.model_dump() == new.model_dump():
+    for index, old in enumerate(begun):
+        new = now[index]
+        if old.model_dump() == new.model_dump():
             continue
         done = _steps_done(cursor, index)
         if done is None:

@@ -31,13 +31,15 @@ def project(tmp_path: Path) -> Path:
     (project / "own.py").write_text(OWN)
     shutil.copytree(project, tmp_path / "copy")
     run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
+    checkpoint = run / "checkpoints/step_000001/trainer"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "cursor.json").write_text('{"stage": 0, "stage_step": 1, "step": 1}')
     (run / RUN_RECIPE).write_text(dump(load(str(project / "moved.yaml"))))
     return project
 
 
 def resumed(project: Path, folder: str, *overrides: str) -> None:
-    check_same_recipe(project.parent / "run", load(str(project.parent / folder / "moved.yaml"), overrides))
+    check_same_recipe(project.parent / "run", load(str(project.parent / folder / "moved.yaml"), overrides), [])
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

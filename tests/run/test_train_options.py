@@ -195,9 +195,10 @@ def test_a_run_that_has_ended_says_so_and_may_change_where_its_servers_are(
     train(load(path, keys), resume=True)
     assert "this run has ended; stages.<stage>.steps" in capsys.readouterr().out
     folder = next((tmp_path / "runs").iterdir())
-    check_same_recipe(folder, load(path, [*keys, "engine.reconnect_s=5", "engine.servers=[http://a:1]"]))
+    evals = read_rows(folder / "eval.jsonl")
+    check_same_recipe(folder, load(path, [*keys, "engine.reconnect_s=5", "engine.servers=[http://a:1]"]), evals)
     with pytest.raises(RunError, match=r"difference: stages.rl.optim.lr \("):
-        check_same_recipe(folder, load(path, [*keys, "stages.rl.optim.lr=0.5"]))
+        check_same_recipe(folder, load(path, [*keys, "stages.rl.optim.lr=0.5"]), evals)
 
 
 def test_the_model_that_a_run_began_with_may_be_gone_when_it_goes_on(tmp_path: Path) -> None:
