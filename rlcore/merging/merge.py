@@ -24,6 +24,7 @@ _OF_ADAPTERS = (
     *("alpha_pattern", "rank_pattern", "fan_in_fan_out", "init_weights", "projection_prng_key"),
 )
 """Settings in which adapters must agree, where their kind has them."""
+_BASE = "base_model_name_or_path"
 _OF_MODELS = (
     *("model_type", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act"),
     *("rms_norm_eps", "rope_parameters", "tie_word_embeddings"),
@@ -126,6 +127,7 @@ def require_same_model(one: WeightFiles, other: WeightFiles) -> None:
     if one.name == ADAPTER:
         ours, theirs = _settings(one.folder), _settings(other.folder)
         _require_equal(pair, _OF_ADAPTERS, ours, theirs)
+        _require_same_base(pair, ours.get(_BASE), theirs.get(_BASE))
         return
     _require_equal(pair, _OF_MODELS, _architecture(one.folder), _architecture(other.folder))
     different = different_tokens(load_tokenizer(one.folder), load_tokenizer(other.folder))
@@ -140,6 +142,25 @@ def _require_equal(
         # a setting that is off may also be absent, as in files of older versions
         if (ours.get(key) or None) != (theirs.get(key) or None):
             raise ModelError(f"{pair}: {key} is {ours.get(key)} and {theirs.get(key)}")
+
+
+def _require_same_base(pair: str, one: str | None, other: str | None) -> None:
+    """Adapters of different models add up to nothing that either was trained for."""
+    if one and other and one != other and not _same_weights(Path(one), Path(other)):
+        raise ModelError(
+            f"{pair}: one was trained on {one} and one on {other}; if these are the same model, write one name in both "
+            f"files adapter_config.json, at {_BASE}"
+        )
+
+
+def _same_weights(one: Path, other: Path) -> bool:
+    """Whether both are folders of models, with equal tensors."""
+    if not (one.is_dir() and other.is_dir()):
+        return False
+    ours, theirs = WeightFiles(one), WeightFiles(other)
+    return ours.shapes == theirs.shapes and all(
+        ours.tensor(name).equal(theirs.tensor(name)) for name in ours.shapes
+    )
 
 
 def _architecture(folder: Path) -> dict[str, Any]:

@@ -68,6 +68,26 @@ def test_adapters_of_equal_shapes(tmp_path: Path, change: dict, refused: bool) -
         assert (tmp_path / "merged/adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("bases", ["same", "moved", "unnamed", "tuned", "gone"])
+def test_adapters_of_another_base_are_refused(tmp_path: Path, bases: str) -> None:
+    for name, value in (("base", 1.0), ("moved", 1.0), ("tuned", 2.0)):
+        (tmp_path / name).mkdir()
+        save_file({"weight": torch.full((2,), value)}, tmp_path / name / "model.safetensors")
+    second = {"same": "base", "unnamed": None}.get(bases, bases)
+    for name, base in (("one", "base"), ("other", second)):
+        (tmp_path / name).mkdir()
+        save_file({"a.lora_A.weight": torch.ones(2, 4)}, tmp_path / name / "adapter_model.safetensors")
+        settings = {"r": 2, "base_model_name_or_path": base and str(tmp_path / base)}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(settings))
+    sources = [tmp_path / "one", tmp_path / "other"]
+    if bases in ("tuned", "gone"):
+        with pytest.raises(ModelError, match=f"trained on .*base and one on .*{bases}; if these are the same model"):
+            merge(sources, tmp_path / "merged", mean())
+        assert not (tmp_path / "merged").exists()
+    else:
+        merge(sources, tmp_path / "merged", mean())
+
+
 @pytest.mark.parametrize("rule", [mean(), linear([1.0]), ema()])
 def test_one_tensor_is_itself_with_its_signs_of_zero(rule) -> None:
     stored = torch.tensor([-0.0, 0.0, -1.5, 3e-39])

@@ -132,6 +132,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", help="a model folder; by default SmolLM2-135M-Instruct")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of what is trained on and of the canaries")
     options = parser.parse_args(arguments)
     options.results.mkdir(parents=True, exist_ok=True)
     log = options.results / f"{options.dtype}.jsonl"
@@ -147,7 +148,7 @@ def main(arguments: list[str]) -> int:
     optimizer = OptimSettings(lr=LR, total_updates=options.count).make_optimizer(policy.module)
     with log.open("a") as file:
         for number in range(len(rows), options.count):
-            rng = random.Random(number)
+            rng = random.Random(number + 1_000_000 * options.seed)
             train(policy, optimizer, rng, texts)
             row = publish_once(
                 policy, engine, number + 1, draw_canary(rng, texts), options.dtype
