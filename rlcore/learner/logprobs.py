@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlcore.learner.head import Head, HeadGradients, OnlineSoftmax
+from rlcore.learner.head import Head, HeadGradients, OnlineSoftmax, RowStats
 from rlcore.learner.support import Support
 
 TILE_LOGITS = {"cpu": 20 * 2**20, "cuda": 128 * 2**20}
@@ -158,30 +158,32 @@ class _Recompute(torch.autograd.Function):
         softmax = OnlineSoftmax(len(hidden), target.shape[1], hidden, head.wide)
         for rows, columns, z in head.tiles(*tile):
             softmax.add(z, target[rows] - columns.start, rows)
-        # Saved so that autograd notices if one of them is changed in place.
-        ctx.save_for_backward(hidden, weight, bias, target)
+        stats = softmax.stats()
+        # Inputs are saved so that autograd notices if one of them is changed in place; outputs because as
+        # attributes they would hold this node, which holds them, and nothing would ever be freed.
+        ctx.save_for_backward(hidden, weight, bias, target, *stats)
         ctx.head = head
         ctx.tile = tile
-        ctx.stats = softmax.stats()
         ctx.set_materialize_grads(False)
-        return ctx.stats.logp, ctx.stats.entropy
+        return stats.logp, stats.entropy
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        target = ctx.saved_tensors[3]
+        _hidden, _weight, _bias, target, *saved = ctx.saved_tensors
+        stats = RowStats(*saved)
         gradients = HeadGradients(ctx.head, ctx.needs_input_grad)
         if grad_logp is None:
-            grad_logp = torch.zeros_like(ctx.stats.logp)
+            grad_logp = torch.zeros_like(stats.logp)
         for rows, columns, z in ctx.head.tiles(*ctx.tile):
             dz = ctx.head.pull(
                 z,
                 target[rows] - columns.start,
                 grad_logp[rows],
                 None if grad_entropy is None else grad_entropy[rows],
-                ctx.stats.at(rows),
+                stats.at(rows),
             )
             gradients.add(rows, columns, dz)
         return *gradients.take(), None, None, None

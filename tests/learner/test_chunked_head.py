@@ -1,6 +1,8 @@
 """The chunked head against a full float64 log-softmax, and what it holds in memory."""
 
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -129,6 +131,29 @@ def largest(head, n=512, vocabulary=1000):
 def test_logits_of_all_tokens_are_never_held():
     assert largest(lambda *x: chunked_logprobs(*x, tile=(64, 250))) == 16 * 1000
     assert largest(lambda *x: full(*x, 1.0, None)) >= 512 * 1000
+
+
+@pytest.mark.parametrize("has_backward", [True, False])
+@pytest.mark.parametrize("way", ["recompute", "one_pass"])
+def test_nothing_is_held_when_the_outputs_are_gone(way, has_backward):
+    """The inputs of each call, among them a copy of the weight under autocast, are freed without a garbage collection."""
+    hidden, weight, _, target = inputs(torch.float32)
+    gc.collect()
+    gc.disable()
+    try:
+        held = weakref.ref(held_input := hidden * 1.0)
+        if way == "recompute":
+            outputs = chunked_logprobs(held_input, weight, None, target)
+            total = outputs[0].sum() + outputs[1].sum()
+        else:
+            outputs = one_pass(held_input, weight, None, target, lambda logp, entropy, part: logp.sum() + entropy.sum())
+            total = outputs[2]
+        if has_backward:
+            total.backward()
+        del outputs, total, held_input
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_one_pass_equals_full_and_recompute():

@@ -76,6 +76,7 @@ def single_turn(task: Task, number: int, text: str, value: float | None) -> Roll
         logprobs=[-0.1 * (i % 30) for i in range(len(ids))],
         versions=[number % 3] * len(ids),
         finish=finish,
+        temperature=0.0 if number % 4 == 1 else 1.0,
     )
     turns = (Turn(role="prompt", token_ids=prompt), completion)
     return Rollout(id=f"{task.id}#{number}", task_id=task.id, turns=turns, text=text)

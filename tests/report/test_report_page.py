@@ -164,6 +164,10 @@ def test_filters_and_search(browser, tmp_path: Path) -> None:
         page.select_option("#finish", "length")
         assert shown.count() == "6 of 48 rollouts"
         page.click("#clear")
+        page.select_option("#decoding", "greedy")
+        greedy = sum((s + i) % 4 == 1 for s in range(1, 7) for i in range(8))
+        assert shown.count() == f"{greedy} of 48 rollouts"
+        page.click("#clear")
         page.fill("#length-to", "20")
         expected = sum(
             len(f"step {s} says {s + i}" * (i + 1)) <= 20 for s in range(1, 7) for i in range(8)

@@ -44,7 +44,7 @@ class RolloutIndex:
     """What the viewer filters by, for every rollout."""
 
     def __init__(self) -> None:
-        names = ("step", "stage", "group", "category", "status", "finish")
+        names = ("step", "stage", "group", "category", "status", "finish", "decoding")
         self._columns = {name: RunLengths() for name in names}
         self._values: list[float | None] = []
         self._lengths: list[int] = []
@@ -67,6 +67,7 @@ class RolloutIndex:
             "category": visible(str(row.get("category", "all"))),
             "status": str(row.get("status", "ok")),
             "finish": str(row.get("finish", "stop")),
+            "decoding": "greedy" if row.get("temperature") == 0 else "sampled",
         }
         for name, value in entry.items():
             self._columns[name].append(value)

@@ -64,6 +64,7 @@ function expanded({ columns, chunks, count }) {
     count, starts, step: numbers(columns.step), group: numbers(columns.group), length: Int32Array.from(columns.length),
     value: Float32Array.from(columns.value, (value) => (value === null ? NaN : value)),
     stage: named(columns.stage), category: named(columns.category), status: named(columns.status), finish: named(columns.finish),
+    decoding: named(columns.decoding),
     chunkOf(position) {
       let low = 0
       let high = starts.length - 2
@@ -85,7 +86,8 @@ function filtered(index, filters) {
   const bounds = [[index.step, from("step-from"), to("step-to")], [index.length, from("length-from"), to("length-to")]]
   const [low, high] = [from("reward-from"), to("reward-to")]
   if (low !== -Infinity || high !== Infinity) bounds.push([index.value, low - 1e-6, high + 1e-6])
-  const names = [[index.stage, "in-stage"], [index.category, "category"], [index.status, "status"], [index.finish, "finish"]]
+  const names = [[index.stage, "in-stage"], [index.category, "category"], [index.status, "status"], [index.finish, "finish"],
+    [index.decoding, "decoding"]]
     .map(([column, name]) => [column.codes, code(column, name)]).filter(([, wanted]) => wanted >= 0)
   const positions = new Uint32Array(index.count)
   let n = 0

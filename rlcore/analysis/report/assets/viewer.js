@@ -43,7 +43,7 @@ const Viewer = {
     const bar = element("div", { class: "filters" },
       data.runs.length > 1 ? element("label", {}, "run ", runs) : null, element("label", {}, "stage ", choice("in-stage")), range("step"),
       element("label", {}, "category ", choice("category")), element("label", {}, "status ", choice("status")),
-      element("label", {}, "end ", choice("finish")), range("reward"), range("length"),
+      element("label", {}, "end ", choice("finish")), element("label", {}, "decoding ", choice("decoding")), range("reward"), range("length"),
       element("label", { class: "wide" }, search), element("label", {}, "order ", order),
       element("button", { id: "clear", onclick: () => this.clear() }, "clear"))
     this.list = element("div", { class: "card list", tabindex: "0", onscroll: () => this.paint(), onkeydown: (event) => this.move(event) })
@@ -56,7 +56,7 @@ const Viewer = {
   /** Values that the select boxes offer: those that occur in the run. */
   fillChoices() {
     if (!this.index) return
-    for (const [id, column] of [["in-stage", "stage"], ["category", "category"], ["status", "status"], ["finish", "finish"]]) {
+    for (const [id, column] of [["in-stage", "stage"], ["category", "category"], ["status", "status"], ["finish", "finish"], ["decoding", "decoding"]]) {
       const select = document.getElementById(id)
       const names = this.index[column].names
       const label = select.closest("label")
