@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
@@ -23,11 +22,13 @@ from rlcore.learner.packed_check import check_packed
 from rlcore.learner.policy_adapter import Adapter, attach
 from rlcore.learner.policy_files import (
     ADAPTER,
+    check_same_base,
     check_writable,
     further_names_of_tied_weights,
     streamed,
     write_policy,
 )
+from rlcore.learner.quantised import Kind, num_parameters, quantise, quantised_layers
 from rlcore.learner.reference import ShardedReference, frozen_copy
 from rlcore.learner.sharding import full, gathered, is_sharded, reshard
 from rlcore.learner.speed import checkpoint_layers, compile_layers
@@ -62,7 +63,7 @@ class Policy:
     @property
     def num_parameters(self) -> int:
         """Number of parameters, tied ones counted once."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
+        return num_parameters(self.module)
 
     @property
     def end_ids(self) -> list[int]:
@@ -189,12 +190,14 @@ class Policy:
     def saved_state(
         self, *, base: bool = False
     ) -> dict[str, Tensor] | Iterator[tuple[str, Tensor]]:
-        """The live tensors that `save` writes; where the model is sharded one after another, gathered as they are asked for.
+        """The live tensors that `save` writes; where the model is sharded or quantised one after another, made as they are asked for.
 
         Architectures that are converted when they are saved need all at once: rank 0 then has what is
         sharded in full, and the others None. Collective.
         """
-        if is_sharded(self.module) and not base and not is_converted(self.model):
+        # Of a quantised model, whole weights are more than its memory is meant for.
+        is_large = is_sharded(self.module) or any(quantised_layers(self.module))
+        if is_large and not base and not is_converted(self.model):
             return streamed(self)
         if self.adapter is None:
             state = self.model.state_dict()
@@ -214,6 +217,7 @@ def load_policy(
     seed: int = 0,
     device: torch.device | str | None = None,
     peft: Mapping[str, Any] | None = None,
+    quantize: Kind | None = None,
     saved: Path | None = None,
     gradient_checkpointing: bool = False,
     compile: bool = False,
@@ -231,6 +235,7 @@ def load_policy(
         (`MixedModule`).
     peft: `{"type": "lora", "r": 16, ...}`; the model is then frozen, in `dtype`, and an adapter in
         at least float32 is trained.
+    quantize: with `peft`, the frozen model is stored in 4 bits (`rlcore.learner.quantised`).
     saved: with `peft`, a folder written by `Policy.save`, whose adapter is loaded.
     gradient_checkpointing, compile: see `rlcore.learner.speed`.
     max_length: longest sequence of the run; it decides rotary frequencies (`rlcore.rope`).
@@ -252,6 +257,8 @@ def load_policy(
     _set_end_ids(model, loaded_tokenizer)
     check_writable(model, loaded_tokenizer)
     adapter = None if peft is None else attach(model, peft, seed=seed)
+    if quantize is not None:
+        quantise(model, quantize, device)
     model.to(device).eval()
     if gradient_checkpointing:
         checkpoint_layers(model)
@@ -263,7 +270,7 @@ def load_policy(
     )
     if adapter is not None and saved is not None:
         adapter.load(saved / ADAPTER)
-        _check_same_base(policy, saved)
+        check_same_base(policy, saved)
     return policy
 
 
@@ -309,27 +316,6 @@ def _check_arguments(
         )
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ModelError(f"there is no dtype {dtype!r}; use float32, bfloat16 or float16")
-
-
-def _check_same_base(policy: Policy, saved: Path) -> None:
-    """Raise `ModelError` unless base and adapter together are the merged model in `saved`.
-
-    The base's files may have changed since the adapter was trained.
-    """
-    file_of = {}
-    for path in saved.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():
-                file_of[name] = path
-    for name, tensor in policy.weights():
-        with safe_open(file_of[name], "pt") as file:
-            expected = file.get_tensor(name).float()
-        difference = (tensor.cpu().float() - expected).norm()
-        if not difference <= 0.01 * expected.norm():
-            raise ModelError(
-                f"the adapter in {saved} was trained on another base model ({name} differs): set "
-                "model.path to the model that the run began with"
-            )
 
 
 def _scored_samples(

@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 from rlcore.errors import ModelError, first_line, not_loaded
 from rlcore.learner.odd_layers import odd_linear_layers
 from rlcore.learner.policy_files import check_same_names, names_and_shapes
-from rlcore.learner.sharding import gathered
+from rlcore.learner.quantised import QuantisedLinear, quantised_layers
+from rlcore.learner.sharding import full, gathered
 from rlcore.plugin import did_you_mean
 
 if TYPE_CHECKING:
@@ -72,9 +73,12 @@ class Adapter:
         from peft.tuners.lora import LoraLayer
 
         self._require_plain()
-        for name, parameter in self.wrapper.get_base_model().named_parameters():
+        base = self.wrapper.get_base_model()
+        for name, parameter in base.named_parameters():
             if "lora_" not in name:
                 yield name, parameter.detach()
+        for name, layer in quantised_layers(base):
+            yield f"{name}.weight", layer.weight
         scale = {
             f"base_model.model.{name}": layer.scaling[self.wrapper.active_adapter]
             for name, layer in self.wrapper.get_base_model().named_modules()
@@ -106,7 +110,9 @@ class Adapter:
 
     def base(self) -> dict[str, Tensor]:
         """State of the model below the adapter, under the names it has without one."""
-        state = self.wrapper.get_base_model().state_dict()
+        model = self.wrapper.get_base_model()
+        state = model.state_dict()
+        state |= {f"{name}.weight": layer.weight for name, layer in quantised_layers(model)}
         return {
             name.replace(".base_layer.", "."): tensor
             for name, tensor in state.items()
@@ -303,14 +309,27 @@ def _merged(module: nn.Module) -> nn.Module:
 
     if isinstance(module, ModulesToSaveWrapper):
         return module.modules_to_save[module.active_adapters[0]]
+    if isinstance(module, QuantisedLinear):
+        return module.plain()
     if not isinstance(module, BaseTunerLayer):
         return module
     layer = copy.deepcopy(module)
+    if isinstance(layer.base_layer, QuantisedLinear):
+        _gather(layer)
+        layer.base_layer = layer.base_layer.plain()
     # One wrapper inside another adapts two parameters of one layer, as those of fused experts.
     while isinstance(layer, BaseTunerLayer):
         layer.merge()
         layer = layer.base_layer
     return layer
+
+
+def _gather(layer: nn.Module) -> None:
+    """Make the parameters of a copied layer whole: FSDP2 shards those of an adapter, but not a weight in 4 bits. Collective."""
+    for module in layer.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(full(parameter.detach()))
 
 
 def _wrapped(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Size, Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -68,13 +69,14 @@ def exhaust(state: dict[str, Tensor] | Iterator[tuple[str, Tensor]]) -> None:
 
 
 def streamed(policy: Policy) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a sharded policy's checkpoint; each is full, on the CPU of rank 0, only until the next one. Collective."""
+    """Names and tensors of a policy's checkpoint, of which each is full, on the CPU of rank 0, only until the next one. Collective."""
     model, adapter = policy.model, policy.adapter
     left_out = further_names_of_tied_weights(model) | set(model._keys_to_ignore_on_save or ())
     for name, tensor in model.state_dict().items() if adapter is None else adapter.state():
         if name not in left_out:
             whole = full(tensor.detach())
-            yield name, whole.cpu() if dist.get_rank() == 0 else whole
+            writes = not dist.is_initialized() or dist.get_rank() == 0
+            yield name, whole.cpu() if writes else whole
 
 
 def further_names_of_tied_weights(model: PreTrainedModel) -> set[str]:
@@ -153,6 +155,27 @@ def _complete(settings: GenerationConfig) -> None:
     except ValueError:
         if any(getattr(settings, name, None) is not None for name in _SAMPLING):
             settings.do_sample = True
+
+
+def check_same_base(policy: Policy, saved: Path) -> None:
+    """Raise `ModelError` unless base and adapter together are the merged model in `saved`.
+
+    The base's files may have changed since the adapter was trained.
+    """
+    file_of = {}
+    for path in saved.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():
+                file_of[name] = path
+    for name, tensor in policy.weights():
+        with safe_open(file_of[name], "pt") as file:
+            expected = file.get_tensor(name).float()
+        difference = (tensor.cpu().float() - expected).norm()
+        if not difference <= 0.01 * expected.norm():
+            raise ModelError(
+                f"the adapter in {saved} was trained on another base model ({name} differs): set "
+                "model.path to the model that the run began with"
+            )
 
 
 def names_and_shapes(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Size]:

@@ -120,7 +120,7 @@ def learner_items(
     )
     kind = settings.optimizer
     items = [
-        _learner("weights" + share_in_words(shards), shaped.weight_bytes // shards),
+        _learner("weights" + share_in_words(shards), shaped.stored_bytes(shards)),
         _learner(f"{kind} states", optimizer_states(shaped, settings) // shards),
         _learner("gradients", gradients, "learn"),
         _learner(f"activations of {batch.tree.tokens:,} tokens", activations, "learn"),
@@ -171,7 +171,7 @@ def _sharding_items(shaped: ShapedModel, machine: Machine) -> Iterable[Item]:
         # the layer that computes, the next one, and the gradient of the one before; embeddings and head
         gathered = 3 * shaped.largest_layer + 2 * shaped.outer_bytes
         yield _learner("layers gathered by FSDP2", gathered, "learn")
-        rest = shaped.weight_bytes - shaped.weight_bytes // machine.shards
+        rest = shaped.stored_bytes() - shaped.stored_bytes(machine.shards)
         yield _learner("the whole model, before it is sharded", rest, "start")
     if machine.device == "cuda":
         yield _learner(

@@ -18,6 +18,7 @@ from rlcore.learner.attention import PACKED
 from rlcore.learner.base_model import model_from_config
 from rlcore.learner.module import MixedModule, PackedModule, layer_classes
 from rlcore.learner.policy_adapter import insert
+from rlcore.learner.quantised import BITS, quantisable
 from rlcore.learner.speed import checkpoint_layers
 from rlcore.pretrained import load_config
 from rlcore.recipe.build_learner import starting_point
@@ -35,6 +36,8 @@ class ShapedModel:
     mode: FakeTensorMode
     config: Any
     """Text config of transformers."""
+    quantised: int = 0
+    """Numbers that are stored in 4 bits; here they have the model's data type."""
 
     @property
     def model(self) -> PreTrainedModel:
@@ -51,8 +54,15 @@ class ShapedModel:
 
     @property
     def weight_bytes(self) -> int:
-        """Of the learner's parameters."""
+        """Of the learner's parameters, before they are quantised."""
         return sum(parameter.nbytes for parameter in self.module.parameters())
+
+    def stored_bytes(self, shards: int = 1) -> int:
+        """Of them on each device. What is stored in 4 bits is not sharded."""
+        narrow = int(self.quantised * BITS / 8)
+        return (
+            narrow + (self.weight_bytes - self.quantised * self.model.dtype.itemsize) // shards
+        )
 
     @property
     def trained_bytes(self) -> int:
@@ -107,7 +117,13 @@ def shaped_model(recipe: Recipe, *, layers: int | None = None) -> ShapedModel:
     mode = FakeTensorMode()
     _make_fake(model, mode)
     module = (MixedModule if is_mixed else PackedModule)(model)
-    return ShapedModel(module, mode, model.config.get_text_config())
+    quantised = quantisable(model) if section.quantize else ()
+    return ShapedModel(
+        module,
+        mode,
+        model.config.get_text_config(),
+        quantised=sum(linear.weight.numel() for _, _, linear in quantised),
+    )
 
 
 def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:

@@ -39,7 +39,7 @@ from rlcore.rollout.vllm_config import token_bytes
 
 LEAST_SEQUENCES = 8
 """Sequences at a time below which no engine is advised to go."""
-_DEEP = ("model.dtype", "model.peft")
+_DEEP = ("model.dtype", "model.peft", "model.quantize")
 """Keys whose change makes another run of it, where the others change speed and memory only."""
 LEAST_TOKENS = 512
 """Tokens of a micro-batch below which none is advised."""
@@ -134,7 +134,7 @@ class _Builder:
             items, batch = learner_items(recipe, stage, shaped, machine, objective, lengths)
             self._batches[stage.label] = batch
         else:
-            items = [Item("learner", "weights", shaped.weight_bytes // machine.shards)]
+            items = [Item("learner", "weights", shaped.stored_bytes(machine.shards))]
             if stage.trains:
                 self._unplanned.append(stage.label)
         if generates or objective is not None:
@@ -285,6 +285,8 @@ def _keys(now: Plan, index: int, optim: Any) -> Iterator[tuple[str, Any]]:
         yield f"stages.{index}.optim.use", "adamw8bit"
     if model.peft is None:
         yield "model.peft", {"type": "lora", "r": 16, "target_modules": "all-linear"}
+    elif model.quantize is None:
+        yield "model.quantize", "nf4"
 
 
 def changed(recipe: Recipe, key: str, value: Any) -> Recipe:

@@ -48,6 +48,10 @@ class ModelSection(Section):
         None,
         description="train an adapter on the frozen model: {type: lora, r: 16, ...}, with any setting of peft's config",
     )
+    quantize: Literal["nf4", "fp4"] | None = Field(
+        None,
+        description="store the frozen model below the adapter in 4 bits (QLoRA); needs bitsandbytes",
+    )
     gradient_checkpointing: bool = Field(
         False, description="less memory for one more forward pass; changes no gradient"
     )
@@ -73,6 +77,11 @@ class ModelSection(Section):
         if self.peft is not None and "type" not in self.peft:
             raise ValueError(
                 "peft needs a type, for example {type: lora, r: 16, target_modules: all-linear}"
+            )
+        if self.quantize is not None and self.peft is None:
+            raise ValueError(
+                "quantize stores a frozen model in 4 bits, which gradient steps cannot change: add peft, "
+                "for example {type: lora, r: 16, target_modules: all-linear}, or leave it out"
             )
         return self
 

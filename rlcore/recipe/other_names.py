@@ -41,5 +41,6 @@ NAMES_IN_TRL = {
     "reward_weights": "rewards (weight of each)",
     "vllm_importance_sampling_correction": "objective.correction",
     "use_vllm": "engine.use",
+    "load_in_4bit": "model.quantize: nf4",
 }
 """Argument of TRL's trainers -> the key, or what stands for it."""

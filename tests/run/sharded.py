@@ -47,7 +47,9 @@ def update(self, samples, update=Learner.update):
     assert all(isinstance(p, DTensor) for p in self.policy.module.parameters())
     # each layer is gathered by itself: the engine says which classes they are
     assert all(isinstance(layer, FSDPModule) for layer in self.policy.model.get_decoder().layers)
-    assert self._reference is None or isinstance(self._reference, ShardedReference)
+    # under an adapter the reference is the model without it
+    is_sharded = self._reference is None or isinstance(self._reference, ShardedReference)
+    assert is_sharded or self.policy.adapter
     return update(self, samples)
 
 
