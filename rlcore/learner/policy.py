@@ -256,22 +256,32 @@ def load_policy(
         add_control_tokens(model, loaded_tokenizer, control_tokens, may_add=peft is None)
     _set_end_ids(model, loaded_tokenizer)
     check_writable(model, loaded_tokenizer)
-    adapter = None if peft is None else attach(model, peft, seed=seed)
-    if quantize is not None:
-        quantise(model, quantize, device)
-    model.to(device).eval()
+    adapter = _adapted(model, peft, quantize, seed, device)
     if gradient_checkpointing:
         checkpoint_layers(model)
     module, longest = _packed(model, loaded_tokenizer, max_length, is_mixed=is_mixed)
     if compile:
         compile_layers(model)
-    policy = Policy(
-        module=module, tokenizer=loaded_tokenizer, max_length=longest, adapter=adapter
-    )
+    policy = Policy(module, loaded_tokenizer, longest, adapter)
     if adapter is not None and saved is not None:
         adapter.load(saved / ADAPTER)
         check_same_base(policy, saved)
     return policy
+
+
+def _adapted(
+    model: PreTrainedModel,
+    peft: Mapping[str, Any] | None,
+    quantize: Kind | None,
+    seed: int,
+    device: torch.device | str | None,
+) -> Adapter | None:
+    """Put the model on its device, with an adapter in it and quantised if that is wanted."""
+    adapter = None if peft is None else attach(model, peft, seed=seed)
+    if quantize is not None:
+        quantise(model, quantize, device)
+    model.to(device).eval()
+    return adapter
 
 
 def _packed(

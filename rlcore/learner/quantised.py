@@ -33,7 +33,7 @@ class QuantisedLinear(nn.Linear):
         """device: where the weight is quantised and stays."""
         from bitsandbytes.functional import quantize_4bit
 
-        nn.Module.__init__(self)  # nn.Linear's would make a weight
+        super(nn.Linear, self).__init__()  # nn.Linear's own would make a weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
         # No buffers: data parallelism would send them to all processes before each forward pass.
