@@ -18,6 +18,7 @@ from rlcore.types import Task
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 LAYER = 12
+LORA = {"type": "lora", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 TEXTS = (
     "The tide came in before noon, and the boats that had lain on their sides all morning began to float one after another.",
     "To make bread you need flour, water, salt and time. Mix the flour and the water first and let them rest for half an hour.",
@@ -27,8 +28,10 @@ TEXTS = (
 class Served:
     """A policy and a vLLM engine that serves it."""
 
-    def __init__(self, folder: Path, dtype: str, peft: dict | None = None) -> None:
-        self.policy = load_policy(path=str(folder), dtype=dtype, peft=peft)
+    def __init__(
+        self, folder: Path, dtype: str, peft: dict | None = None, quantize: str | None = None
+    ) -> None:
+        self.policy = load_policy(path=str(folder), dtype=dtype, peft=peft, quantize=quantize)
         self.engine = VllmEngine(folder, dtype=dtype, max_length=256, max_sequences=4)
         self.dtype = dtype
         encoder = PromptEncoder(self.policy.tokenizer, format="chat")
@@ -145,8 +148,7 @@ def test_the_weights_of_the_step_before_fail_the_fingerprint(served: Served) -> 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_dropped_adapter_fails_the_canary(smollm2: Path, dtype: str) -> None:
     """After 20 updates at a usual learning rate; the engine still serves the base."""
-    lora = {"type": "lora", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
-    served = Served(smollm2, dtype, lora)
+    served = Served(smollm2, dtype, LORA)
     try:
         assert served.gap_over_limit() < 1
         policy = served.policy
@@ -161,5 +163,20 @@ def test_a_dropped_adapter_fails_the_canary(smollm2: Path, dtype: str) -> None:
             (-logprobs.mean()).backward()
             optimizer.step()
         assert served.gap_over_limit() > 1
+    finally:
+        served.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_in_4_bits_the_engine_serves_what_they_stand_for(smollm2: Path, dtype: str) -> None:
+    """The model as it was before it was quantised fails the canary."""
+    served = Served(smollm2, dtype, LORA, "nf4")
+    try:
+        assert served.gap_over_limit() > 1
+        served.publish()
+        assert served.gap_over_limit() < 1
+        whole = load_policy(path=str(smollm2), dtype=dtype)
+        with pytest.raises(PublishError, match="canary"):
+            served.publish(whole.weights)
     finally:
         served.close()
