@@ -18,7 +18,7 @@ from rlcore.errors import RecipeError
 
 def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The result of benchmark `what`: "learner", "train" (both with `sizes["shape"]`), "head", "rewards", "credit", "rollout", "overlap",
-    "corpus", "checkpoint" or "memory".
+    "corpus", "checkpoint", "publish" or "memory".
 
     Of `sizes`, those that the benchmark knows are taken. Raises `RecipeError` where the other side is not installed.
     """
@@ -40,6 +40,10 @@ def run(what: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
         from rlcore.bench.checkpoint import bench_checkpoint
 
         return bench_checkpoint(**_known(bench_checkpoint, sizes))
+    if what == "publish":
+        from rlcore.bench.publish import bench_publish
+
+        return bench_publish(**_known(bench_publish, sizes))
     if what == "memory":
         from rlcore.bench.memory import bench_memory
 

@@ -29,6 +29,7 @@ BENCH_SIZES = {
     "tokens": "head only",
     "megabytes": "corpus only: of synthetic text",
     "samples": "rewards only: completions in the batch",
+    "servers": "publish only: vLLM servers on this machine",
     "rollouts": "credit only: continuations of a prefix",
     "workers": "rewards only: processes that score",
 }
@@ -53,6 +54,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
             "corpus",
             "overlap",
             "checkpoint",
+            "publish",
             "memory",
             "device",
         ],
@@ -70,9 +72,11 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--model",
         metavar="MODEL",
-        help="learner, train, rollout and checkpoint: tiny, qwen3-0.6b or qwen2.5-1.5b with random weights, smollm2, or a model folder",
+        help="learner, train, rollout, checkpoint and publish: tiny, qwen3-0.6b or qwen2.5-1.5b with random weights, smollm2, or a model folder",
     )
-    sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="learner and rollout")
+    sub.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="learner, rollout and publish"
+    )
     for option, about in BENCH_SIZES.items():
         number = size if option == "trl-micro-batch" else count
         sub.add_argument(f"--{option}", type=number, metavar="N", help=about)

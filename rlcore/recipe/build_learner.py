@@ -226,7 +226,7 @@ def check_engine(section: schema.EngineSection) -> None:
         return
     engine_maker(section, model_folder=None, dtype=None, device=None, adapter_rank=None)
     if section.use == "vllm_server":
-        from rlcore.rollout.vllm_server import check_settings
+        from rlcore.rollout.server_settings import check_settings
 
         check_settings(**section.parameters)
 

@@ -59,6 +59,7 @@ class Engine(Protocol):
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Serve these weights (names and shapes as in transformers' checkpoint) and drop cached prefixes.
 
+        They may be read more than once: each time is a new gathering of what the ranks hold.
         Nothing is in flight when it is called (`Generator.drain`).
         """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import threading
 import urllib.request
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from rlcore.rollout.network import address_towards
 from rlcore.rollout.server_client import ServerError
 
 SILENCE_S = 60.0
@@ -100,10 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _address_towards(server_url: str) -> str:
     """This machine's address as the machine of a server sees it."""
     parts = urlsplit(server_url)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            # nothing is sent: the system chooses the interface
-            probe.connect((parts.hostname, parts.port or 80))
-        except OSError as error:
-            raise ServerError(f"{server_url}: {error}", kind="unreachable") from error
-        return str(probe.getsockname()[0])
+    try:
+        return address_towards(parts.hostname or "", parts.port or 80)
+    except OSError as error:
+        raise ServerError(f"{server_url}: {error}", kind="unreachable") from error

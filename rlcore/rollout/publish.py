@@ -167,21 +167,19 @@ def publish(
 ) -> PublishReport:
     """Load the learner's weights into the engine and prove that it serves them.
 
-    `weights()` is read once, and its tensors are fingerprinted as they pass. canary: natural texts as token ids, each of at
-    least two; the gap is the mean over the tokens of all. score: the learner's own scoring, as in `Policy.score`.
+    The tensors of `weights()` are fingerprinted as they pass; an engine that has lost a server reads them from the beginning
+    again. canary: natural texts as token ids, each of at least two; the gap is the mean over the tokens of all. score: the
+    learner's own scoring, as in `Policy.score`.
     score_float32: the same weights computed with in float32; None where `score` already does that. tolerance: the largest
     mean gap in nats, by default max(`LEAST_LIMIT`, `NOISE_FACTOR` x noise).
     on_loaded: called between load and proof. Raises `PublishError` with the numbers of both sides.
     """
     started = time.monotonic()
-    digests: list[tuple[int, int]] = []
-    passing = _digest_passing(weights(), served_dtype, digests)
+    passing = _Passing(weights, served_dtype)
     engine.load(passing, version)
     if on_loaded is not None:
         on_loaded()
-    for _ in passing:  # an engine may stop reading early; the learner published these as well
-        pass
-    published = format_fingerprint(digests)
+    published = passing.fingerprint()
     failed = f"proof of sync failed at version {version}:"
     if engine.version != version:
         raise PublishError(
@@ -269,11 +267,30 @@ def canary_gap(theirs: list[list[float]], ours: list[list[float]]) -> tuple[floa
     return difference.mean().item(), difference.max().item()
 
 
-def _digest_passing(
-    weights: Iterable[tuple[str, torch.Tensor]], dtype: str, digests: list[tuple[int, int]]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    is_new = Distinct()
-    for name, tensor in weights:
-        if is_new(tensor):
-            digests.append(tensor_digest(tensor, dtype))
-        yield name, tensor
+class _Passing:
+    """Weights on their way to an engine, fingerprinted as they pass. Read again, they begin again."""
+
+    def __init__(
+        self, weights: Callable[[], Iterable[tuple[str, torch.Tensor]]], dtype: str
+    ) -> None:
+        self._weights, self._dtype = weights, dtype
+        self._digests: list[tuple[int, int]] = []
+        self._rest: Iterator[tuple[str, torch.Tensor]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        self._digests = []
+        self._rest = self._read()
+        return self._rest
+
+    def _read(self) -> Iterator[tuple[str, torch.Tensor]]:
+        is_new = Distinct()
+        for name, tensor in self._weights():
+            if is_new(tensor):
+                self._digests.append(tensor_digest(tensor, self._dtype))
+            yield name, tensor
+
+    def fingerprint(self) -> str:
+        """Of all the weights; what an engine has left unread was published as well."""
+        for _ in self if self._rest is None else self._rest:
+            pass
+        return format_fingerprint(self._digests)

@@ -23,10 +23,10 @@ from rlcore.rollout.file_host import FileHost
 from rlcore.rollout.publish import Distinct, fingerprint_of_workers
 from rlcore.rollout.server_client import Server, ServerError
 
-FILE_BYTES = 1 << 30
-"""Weights are written and loaded in files of about this size, so that rank 0 never holds a second model."""
+PART_BYTES = 1 << 30
+"""Weights are sent in parts of about this size, so that rank 0 never holds a second model."""
 BYTES_PER_S = 100e6
-"""Slowest reading of a file that is waited for."""
+"""Slowest reading of a part that is waited for."""
 LOAD_S = 60.0
 DIGEST_S = 600.0
 """Deadline of a fingerprint, for which a server reads all its weights."""
@@ -106,19 +106,8 @@ class ServedWeights:
         if self._adapter:
             yield folder, write_adapter(weights, folder)
             return
-        dtype = getattr(torch, self._dtype)
-        is_new = Distinct()
-        tensors: dict[str, torch.Tensor] = {}
-        size = number = 0
-        for name, tensor in weights:
-            # tied weights share memory, which the file format does not
-            copy = tensor if is_new(tensor) else tensor.clone()
-            tensors[name] = copy.detach().to("cpu", dtype).contiguous()
-            size += tensors[name].nbytes
-            if size >= FILE_BYTES:
-                yield self._save(tensors, folder / f"{number}.safetensors"), size
-                tensors, size, number = {}, 0, number + 1
-        if tensors:
+        for number, tensors in enumerate(in_parts(weights, self._dtype, torch.device("cpu"))):
+            size = sum(tensor.nbytes for tensor in tensors.values())
             yield self._save(tensors, folder / f"{number}.safetensors"), size
 
     def _save(self, tensors: dict[str, torch.Tensor], path: Path) -> Path:
@@ -143,7 +132,7 @@ class ServedWeights:
         """Have a server load the files and serve them."""
         await server.pause()
         for path, size in self._files:
-            deadline_s = LOAD_S + size / BYTES_PER_S
+            deadline_s = deadline_of(size)
             if self._adapter:
                 folder = await self._adapter_folder(path, server, deadline_s)
                 await server.load_adapter(folder, deadline_s)
@@ -190,6 +179,30 @@ class ServedWeights:
         held = await self.fingerprint_of(server)
         if held != self.fingerprint:
             raise ServerError(f"{server.url} holds other weights ({held}) than those published")
+
+
+def in_parts(
+    weights: Iterable[tuple[str, torch.Tensor]], dtype: str, device: torch.device
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Weights as servers hold them, in parts of about `PART_BYTES`."""
+    is_new = Distinct()
+    part: dict[str, torch.Tensor] = {}
+    size = 0
+    for name, tensor in weights:
+        # tied weights share memory, which the file format does not
+        copy = tensor if is_new(tensor) else tensor.clone()
+        part[name] = copy.detach().to(device, getattr(torch, dtype)).contiguous()
+        size += part[name].nbytes
+        if size >= PART_BYTES:
+            yield part
+            part, size = {}, 0
+    if part:
+        yield part
+
+
+def deadline_of(size: int) -> float:
+    """Longest wait for a server to take so many bytes, in seconds."""
+    return LOAD_S + size / BYTES_PER_S
 
 
 def _hold(folder: Path) -> int:

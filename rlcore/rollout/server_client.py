@@ -45,6 +45,8 @@ class Server:
         self.why = "not reached yet"
         """Why it is not alive."""
         self.model = ""
+        self.workers = 1
+        """Tensor-parallel workers."""
         self.posts: dict[str, Post] = {}
         """What is under way here, by request id."""
         self.silence = ""

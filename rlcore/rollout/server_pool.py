@@ -117,11 +117,12 @@ class ServerPool:
         """Raise `EngineError` where a server does not fit the run."""
         try:
             longest = await server.longest()
-            dtype, *_ = await server.call("rlcore_dtype")
+            dtype, *others = await server.call("rlcore_dtype")
         except ServerError as error:
             raise EngineError(
                 f"{error}; start the server with `rlcore serve RECIPE`, which gives it what rlcore needs"
             ) from error
+        server.workers = 1 + len(others)
         if longest < self._max_length:
             raise EngineError(
                 f"{server.url} takes {longest} tokens and engine.max_length is {self._max_length}; "
@@ -216,6 +217,33 @@ class ServerPool:
         while not self.alive:
             self.raise_if_late(began, deadline_s)
             await asyncio.sleep(0.05)
+
+    async def wait_for_answering(
+        self, since: float, deadline_s: float, besides: Sequence[Server] = ()
+    ) -> list[Server]:
+        """The servers that are alive and those that have come back, by address.
+
+        While there are none it waits. besides: servers that are taken back only if there is no other. Raises `EngineError`
+        after the deadline. since: the monotonic time from which it counts.
+        """
+        while True:
+            away = [server for server in self.servers if not server.alive]
+            await asyncio.gather(
+                *(self._look_for(server) for server in away if server not in besides)
+            )
+            if self.alive:
+                return sorted(self.alive, key=lambda server: server.url)
+            self.raise_if_late(since, deadline_s)
+            besides = ()
+            await asyncio.sleep(WATCH_S)
+
+    async def _look_for(self, server: Server) -> None:
+        try:
+            if await server.is_healthy():
+                await self._check(server)
+                self._revive(server)
+        except EngineError as error:
+            server.why = str(error)
 
     def raise_if_late(self, since: float, deadline_s: float) -> None:
         """Raise `EngineError` if no server has been alive for too long. since: monotonic time."""

@@ -19,14 +19,12 @@ gives them to one that does not.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 import uuid
 from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 import torch
@@ -36,16 +34,16 @@ from accelerate.utils import broadcast_object_list
 from rlcore.errors import EngineError, PublishError
 from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.partial import check_requests
-from rlcore.rollout.served_weights import ServedWeights
+from rlcore.rollout.served_weights import ServedWeights, in_parts
 from rlcore.rollout.server_client import ADAPTER, Server, ServerError
 from rlcore.rollout.server_pool import ServerPool
 from rlcore.rollout.server_process import ServerProcesses, ServerSettings
 from rlcore.rollout.server_requests import ServerRequests
+from rlcore.rollout.server_settings import BROADCAST, FILE, addresses, check_settings
 from rlcore.rollout.vllm_config import read_config, read_special_tokens
+from rlcore.rollout.weight_broadcast import WeightBroadcast
 from rlcore.types import Completion, Request
 
-SERVERS = "RLCORE_SERVERS"
-"""Environment variable with the addresses of servers, separated by commas."""
 SCORE_S = 600.0
 """Deadline for the log-probabilities of one sequence."""
 
@@ -57,8 +55,9 @@ class VllmServers:
 
     servers: addresses as http://host:8000, started by `rlcore serve`; by default those in the environment variable
     `RLCORE_SERVERS`. start: start so many on this machine instead. tensor_parallel: GPUs of each of these. memory_gb: size of
-    their key-value cache. folder: where weights are written for the servers to read; memory of this machine by default, from
-    which servers elsewhere fetch them, or a folder that all machines share. in_flight: load weights while completions are under
+    their key-value cache. transport: how weights get to the servers, "file" or "broadcast" (`WeightBroadcast`; an adapter goes as
+    files all the same). folder: where files are written for the servers to read; memory of this machine by default, from which
+    servers elsewhere fetch them, or a folder that all machines share. in_flight: load weights while completions are under
     way, which go on under the new ones; else a load waits for them. reconnect_s: longest time without any server.
     start_deadline_s: longest wait for servers to start, those of others too.
 
@@ -80,38 +79,39 @@ class VllmServers:
         start: int = 0,
         tensor_parallel: int = 1,
         memory_gb: float | None = None,
+        transport: str = FILE,
         folder: str | None = None,
         in_flight: bool = True,
         start_deadline_s: float = 600.0,
         reconnect_s: float = 600.0,
     ) -> None:
         check_settings(
-            servers=servers, start=start, tensor_parallel=tensor_parallel, folder=folder
+            servers=servers,
+            start=start,
+            tensor_parallel=tensor_parallel,
+            folder=folder,
+            transport=transport,
         )
         self.version = 0
         self.in_flight = in_flight
         self._max_length, self._dtype, self._reconnect_s = max_length, dtype, reconnect_s
         self._has_adapter = adapter_rank is not None
+        self._broadcasts = transport == BROADCAST and not self._has_adapter
         self._state = PartialState()
         config = read_config(model_folder, 1, max_length)
         self._special = read_special_tokens(model_folder, config)
         self._vocabulary = int(config.vocab_size)
         self._processes: ServerProcesses | None = None
-        urls: list[str] = []  # rank 0 knows those of servers that it starts
-        if start and self._is_main:
-            settings = ServerSettings(
-                model=str(model_folder),
-                dtype=dtype,
-                max_length=max_length,
-                max_sequences=max_sequences,
-                tensor_parallel=tensor_parallel,
-                adapter_rank=adapter_rank,
-                memory_gb=memory_gb,
-            )
-            self._processes = ServerProcesses(settings, start, say=_say)
-            urls = self._processes.urls
-        elif not start:
-            urls = addresses(servers)
+        settings = ServerSettings(
+            model=str(model_folder),
+            dtype=dtype,
+            max_length=max_length,
+            max_sequences=max_sequences,
+            tensor_parallel=tensor_parallel,
+            adapter_rank=adapter_rank,
+            memory_gb=memory_gb,
+        )
+        urls = self._start(settings, start) if start else addresses(servers)
         self._run, urls = self._from_main((uuid.uuid4().hex[:12], urls))
         self._weights = ServedWeights(
             self._run, urls, folder=folder, dtype=dtype, adapter=self._has_adapter
@@ -159,17 +159,33 @@ class VllmServers:
         self._updating = True
         self._weights.begin()
         self._state.wait_for_everyone()
-        if self._is_main:
+        if self._broadcasts:
+            has_all = self._from_main(self._send(weights))
+            while not has_all:
+                has_all = self._from_main(self._send(weights, again=True))
+        elif self._is_main:
             self._weights.write(weights)
             self._call(self._pool.on_all_or_one(self._weights.give, self._reconnect_s))
         else:
-            for _ in weights:  # gathering the shards of a parameter needs every rank
-                pass
+            _read(weights)
         self._state.wait_for_everyone()
         self.version = version
         self._pool.forget_prompts()
         self._call(self._pool.on_all(self._weights.check))
         self._updating = False
+
+    def _send(
+        self, weights: Iterable[tuple[str, torch.Tensor]], *, again: bool = False
+    ) -> bool:
+        """Broadcast the weights. Whether all servers have them, which rank 0 knows; else one was lost on the way."""
+        if not self._is_main:
+            _read(weights)
+            return False
+        sent = self._call(self._broadcast.begin(self._reconnect_s, again=again))
+        for part in in_parts(weights, self._dtype, self._broadcast.device):
+            # to the end in any case: the other ranks gather as well
+            sent = sent and self._call(self._broadcast.send(part))
+        return sent and self._call(self._broadcast.finish(self._weights.label))
 
     def fingerprint(self) -> str:
         """Fingerprint of what every server holds. Collective. Raises `PublishError` if they differ."""
@@ -194,6 +210,13 @@ class VllmServers:
         if self._processes is not None:
             self._processes.close()
         self._weights.remove()
+
+    def _start(self, settings: ServerSettings, count: int) -> list[str]:
+        """Start servers on this machine; rank 0 knows their addresses."""
+        if not self._is_main:
+            return []
+        self._processes = ServerProcesses(settings, count, say=_say)
+        return self._processes.urls
 
     # ranks -------------------------------------------------------------------------------------------------------
 
@@ -237,6 +260,7 @@ class VllmServers:
             rank=self._state.process_index,
             ranks=self._state.num_processes,
         )
+        self._broadcast = WeightBroadcast(self._pool, self._state.device)
         processes = self._processes
         await self._pool.wait_for_start(
             deadline_s, processes.why_ended if processes else lambda url: None
@@ -256,10 +280,10 @@ class VllmServers:
         """Whether a server that was away serves the present version; rank 0 gives it to one that does not."""
         if self._updating:
             return False
-        if self._is_main and self._weights.fingerprint:
+        if self._is_main and self._weights.fingerprint and not self._broadcasts:
             await self._weights.restore(server)
         elif not await self._weights.is_served(server):
-            server.why = "it waits for the present weights"
+            server.why = f"it waits for the {'next' if self._broadcasts else 'present'} weights"
             return False
         return not self._updating
 
@@ -285,49 +309,10 @@ class VllmServers:
         await self._http.aclose()
 
 
-def addresses(servers: Sequence[str] = ()) -> list[str]:
-    """The recipe's servers or the environment's, each once. Raises `EngineError` if there are none."""
-    named = list(servers) or os.environ.get(SERVERS, "").split(",")
-    urls = list(dict.fromkeys(url.strip().rstrip("/") for url in named if url.strip()))
-    if not urls:
-        raise EngineError(
-            f"engine vllm_server has no server: set engine.servers or {SERVERS} to addresses that "
-            "`rlcore serve RECIPE` prints, or engine.start to a number of servers to start here"
-        )
-    _check_addresses(urls)
-    return urls
-
-
-def check_settings(
-    *,
-    servers: Sequence[str] = (),
-    start: int = 0,
-    tensor_parallel: int = 1,
-    folder: str | None = None,
-    **others: Any,
-) -> None:
-    """Raise `EngineError` for settings that can be seen to be wrong without a model."""
-    for name, value, least in (("start", start, 0), ("tensor_parallel", tensor_parallel, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise EngineError(f"engine.{name} is {value!r}: it is a whole number from {least}")
-    if start and servers:
-        raise EngineError("engine.start and engine.servers are both set: keep one of them")
-    _check_addresses(servers)
-    if folder is not None and not Path(folder).is_dir():
-        raise EngineError(
-            f"engine.folder is {folder!r}, which is no folder here: make it, where the servers see it too"
-        )
-
-
-def _check_addresses(urls: Sequence[str]) -> None:
-    for url in urls:
-        if (
-            urlsplit(str(url)).scheme not in ("http", "https")
-            or not urlsplit(str(url)).hostname
-        ):
-            raise EngineError(
-                f"{url!r} is no address of a server: write it whole, as http://host:8000"
-            )
+def _read(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Take part in the gathering of what other ranks send: the shards of a parameter need every rank."""
+    for _ in weights:
+        pass
 
 
 def _say(text: str) -> None:

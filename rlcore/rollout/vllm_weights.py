@@ -20,6 +20,7 @@ from torch import nn
 from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
+from rlcore.rollout.broadcast_group import BroadcastGroup, Meeting
 from rlcore.rollout.file_host import fetch
 from rlcore.rollout.publish import Distinct, tensor_digest
 from rlcore.rollout.vllm_cpu import keep_raw_weights, pack_again, stale_copies
@@ -90,6 +91,17 @@ class WeightExtension:
             return
         with safe_open(place, "pt") as file:
             self.rlcore_load((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+
+    def rlcore_join(self, meeting: str) -> None:
+        """Become a member of the group in which the learner's first process gives weights, in place of one before."""
+        self.rlcore_group = None
+        self.rlcore_group = BroadcastGroup.join(Meeting.from_json(meeting), self.rank)
+
+    def rlcore_take(self, contents: str, dtype: str, deadline_s: str) -> None:
+        """`rlcore_load` of what the learner's first process gives now."""
+        group: BroadcastGroup = self.rlcore_group
+        weights = group.take(contents, getattr(torch, dtype), self.device, float(deadline_s))
+        self.rlcore_load(weights)
 
     def rlcore_fetch_adapter(self, *addresses: str) -> str:
         """Fetch the files of an adapter into a folder of this machine, in place of those of the adapter before."""

@@ -9,7 +9,7 @@ import httpx
 
 from rlcore.recipe.schema import Recipe
 from rlcore.rollout.server_client import Server, ServerError
-from rlcore.rollout.vllm_server import addresses
+from rlcore.rollout.server_settings import addresses
 
 
 def server_addresses(recipe: Recipe) -> list[str]:

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import torch
 from safetensors.torch import load, load_file
 
+from rlcore.rollout.broadcast_group import BroadcastGroup, Meeting
 from rlcore.rollout.file_host import fetch
 from rlcore.rollout.publish import tensor_digest
 
@@ -26,6 +28,9 @@ class FakeVllm:
         self.label = ""
         self.digests: list[tuple[str, int, int]] = [("w", 1, 1)]
         self.loads: list[str] = []
+        self.group: BroadcastGroup | None = None
+        self.parts: dict[str, tuple[int, int]] = {}
+        self.takes = 0
         self.served: list[dict[str, Any]] = []
         """Bodies of the completions that were asked for."""
         self.aborts = 0
@@ -81,9 +86,32 @@ class FakeVllm:
             else:
                 tensors = load_file(arguments[0])
             self.digests = [(name, *tensor_digest(t)) for name, t in sorted(tensors.items())]
+        if method == "rlcore_join":
+            self.group = None
+            if self.fault == "dies in an update":
+                raise ConnectionError
+            self.group = BroadcastGroup.join(Meeting.from_json(arguments[0]), 0)
+        if method == "rlcore_take":
+            self.take(*arguments)
         if method == "rlcore_digests":
             return self.digests if self.fault != "other weights" else [("w", 3, 3)]
         return [] if method == "rlcore_stale_copies" else None
+
+
+    def take(self, contents: str, dtype: str, deadline_s: str) -> None:
+        """A part of the weights; they are counted from the first part of a load on."""
+        if self.fault == "freezes in a broadcast":
+            self.fault = "freezes"
+            self.released.wait(30)
+        if self.fault == "dies in a broadcast":
+            self.group = None
+            raise ConnectionError
+        taken = self.group.take(
+            contents, getattr(torch, dtype), torch.device("cpu"), float(deadline_s)
+        )
+        self.parts |= {name: tensor_digest(tensor) for name, tensor in taken}
+        self.takes += 1
+        self.digests = [(name, *digest) for name, digest in sorted(self.parts.items())]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -118,12 +146,14 @@ class _Handler(BaseHTTPRequestHandler):
                 fake.aborted |= set(body["request_ids"])
             return self.answer(200, {"aborted": 1})
         if self.path == "/collective_rpc":
-            if fake.fault == "other model" and body["method"] == "rlcore_load_file":
+            if fake.fault == "other model" and body["method"] in ("rlcore_load_file", "rlcore_loaded"):
                 return self.answer(500, {"error": "sizes must match"})
             try:
                 result = fake.call(body["method"], body["args"])
             except ConnectionError:
                 return self.close_now()
+            except RuntimeError as error:  # of a group that is broken
+                return self.answer(500, {"error": str(error)})
             return self.answer(200, {"results": [result]})
         fake.paused = self.path.startswith("/pause")
         return self.answer(200, {})

@@ -1,6 +1,6 @@
 """Ranks of a learner that share two real vLLM servers, with weights that change while completions are under way.
 
-By hand: torchrun --nproc_per_node 2 tests/rollout/ranks_and_servers.py OUT
+By hand: torchrun --nproc_per_node 2 tests/rollout/ranks_and_servers.py OUT [file|broadcast]
 
 Three scenarios, one after another: nothing happens; a server freezes; a server is killed (and started again). In each, every
 rank generates 6 groups of 2 long completions while the weights change three times. OUT/rank<r>.json: for each scenario the number
@@ -134,24 +134,32 @@ def facts(folder: Path, finished: list[FinishedGroup]) -> dict[str, float]:
     return {"tokens": tokens, "of_several": of_several, "gap": gap}
 
 
-def wait_for_both(engine: VllmServers) -> float:
-    """Seconds until both servers are used again."""
+def wait_for_both(engine: VllmServers, folder: Path, version: int) -> float:
+    """Seconds until both servers are used again; one that was away gets a broadcast only with the next load."""
     began = time.monotonic()
+    if engine._broadcasts and version:
+        while PartialState().is_main_process and "next weights" not in engine._pool.whys:
+            assert time.monotonic() < began + BACK_S, engine._pool.whys
+            time.sleep(0.1)
+        PartialState().wait_for_everyone()
+        publish_version(engine, folder, version)
     while len(engine._pool.alive) < 2:
         assert time.monotonic() < began + BACK_S, engine._pool.whys
         time.sleep(0.1)
     return time.monotonic() - began
 
 
-def main(out: Path) -> None:
+def main(out: Path, transport: str = "file") -> None:
     state = PartialState(cpu=True)
     folder = out / "model"
     if state.is_main_process:
         ref.make_model(folder, "qwen2", tied=True)
     state.wait_for_everyone()
-    engine = VllmServers(folder, max_length=MAX_LENGTH, max_sequences=32, start=2, start_deadline_s=300)
+    engine = VllmServers(
+        folder, max_length=MAX_LENGTH, max_sequences=32, start=2, start_deadline_s=300, transport=transport
+    )
     try:
-        wait_for_both(engine)
+        wait_for_both(engine, folder, 0)
         publish_version(engine, folder, 1)
         results = {}
         for number, fault in enumerate(("", "freeze", "kill")):
@@ -160,7 +168,8 @@ def main(out: Path) -> None:
             results[fault or "nothing"] = facts(folder, finished)
             if fault == "freeze" and state.is_main_process:
                 os.killpg(pid_of_first(engine), signal.SIGCONT)
-            results[fault or "nothing"]["back_s"] = wait_for_both(engine)
+            last = first + UPDATES if fault else 0
+            results[fault or "nothing"]["back_s"] = wait_for_both(engine, folder, last)
             state.wait_for_everyone()
         (out / f"rank{state.process_index}.json").write_text(json.dumps(results))
     finally:
@@ -168,4 +177,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -129,11 +129,12 @@ def test_equal_seeds_give_equal_tokens_and_scores_have_their_best(engine: VllmSe
     assert all(len(top) == 3 for top in best.top)
 
 
-def test_ranks_share_servers_that_freeze_and_die(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["file", "broadcast"])
+def test_ranks_share_servers_that_freeze_and_die(transport: str, tmp_path: Path) -> None:
     """Two ranks, two servers, weights that change three times in each scenario: every token is the one of its version."""
     script = Path(__file__).parent / "ranks_and_servers.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(script), str(tmp_path)]
+    command += ["--nproc_per_node", "2", str(script), str(tmp_path), transport]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=900, check=False

@@ -28,7 +28,7 @@ from rlcore.rollout import (
     server_client,
     server_pool,
     server_requests,
-    vllm_server,
+    server_settings,
 )
 from rlcore.rollout.collector import numbered
 from rlcore.rollout.file_host import FileHost, fetch
@@ -498,7 +498,7 @@ def test_weights_that_a_killed_run_has_left_are_removed(
 )
 def test_settings_that_are_wrong_without_a_model(settings: dict, sentence: str) -> None:
     with pytest.raises(EngineError, match=sentence):
-        vllm_server.check_settings(**settings)
+        server_settings.check_settings(**settings)
     section = EngineSection.model_validate({"use": "vllm_server", **settings})
     with pytest.raises(EngineError, match=sentence):
         check_engine(section)
@@ -539,7 +539,7 @@ def test_what_is_wrong_with_servers_is_said_at_the_start(
         start(fakes[1:])
     with pytest.raises(EngineError, match=r"set engine.servers or RLCORE_SERVERS"):
         start([])
-    monkeypatch.setenv(vllm_server.SERVERS, "localhost:8000")
+    monkeypatch.setenv(server_settings.SERVERS, "localhost:8000")
     with pytest.raises(EngineError, match=r"'localhost:8000' is no address of a server"):
         start([])
 

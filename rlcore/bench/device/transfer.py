@@ -7,7 +7,6 @@ Both print one line of JSON.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -118,26 +117,34 @@ def _broadcast(rank: int, port: int, size: int) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
+    from rlcore.rollout.broadcast_group import BroadcastGroup, contents_of
     from rlcore.rollout.publish import fingerprint
 
     use_nccl = torch.cuda.is_available() and torch.cuda.device_count() > 1
     backend = "nccl" if use_nccl else "gloo"
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if use_nccl:
         torch.cuda.set_device(rank)
-    dist.init_process_group(backend, rank=rank, world_size=2)
     device = torch.device("cuda", rank) if use_nccl else torch.device("cpu")
-    data = torch.zeros(size // 4, device=device)
-    if rank == 0:
-        data.normal_(generator=torch.Generator(device).manual_seed(0))
-    dist.broadcast(data, 0)
-    watch = Stopwatch()
-    for _ in range(REPEATS):
-        dist.broadcast(data, 0)
-    seconds = watch.read().wall / REPEATS
-    result = {"seconds": seconds, "backend": backend, "fingerprint": fingerprint([data])}
-    dist.destroy_process_group()
-    return result
+    here = "127.0.0.1"
+    store = dist.TCPStore(here, port, is_master=rank == 0, wait_for_workers=False)
+    group = BroadcastGroup(store, rank, 2, name="bench", backend=backend, here=here)
+    data = torch.randn(size // 4, generator=torch.Generator().manual_seed(0)).to(device)
+    seconds = []
+    for _ in range(1 + REPEATS):
+        watch = Stopwatch()
+        if rank == 0:
+            group.give({"data": data}, DEADLINE_S)
+            held = data
+        else:
+            [(_, held)] = group.take(
+                contents_of({"data": data}), data.dtype, device, DEADLINE_S
+            )
+        seconds.append(watch.read().wall)
+    return {
+        "seconds": sum(seconds[1:]) / REPEATS,
+        "backend": backend,
+        "fingerprint": fingerprint([held]),
+    }
 
 
 if __name__ == "__main__":
