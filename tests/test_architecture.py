@@ -42,6 +42,7 @@ LAYERS = {
     "rlcore.plugin": 0.5,
     "rlcore.bfloat16": 0.25,
     "rlcore.chat": 0.5,
+    "rlcore.child_process": 0.5,
     "rlcore.pretrained": 0.5,
     "rlcore.signals": 0.5,
     "rlcore.tokenizer": 0.5,

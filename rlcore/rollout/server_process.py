@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from typing import IO
 import httpx
 import torch
 
+from rlcore.child_process import ending_with_this_process
 from rlcore.errors import EngineError
 from rlcore.rollout.adapter_files import slot_rank
 from rlcore.rollout.vllm_config import CPU_BLOCK, cache_bytes, read_config, share_at_start
@@ -33,7 +33,6 @@ END_S = 15.0
 """Between the signal that asks a server to end and the one that ends it."""
 _RECENT = 200
 """Lines at the end of a log in which a cause is looked for."""
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +162,7 @@ class ServerProcesses:
         self._servers: list[_ServerProcess] = []
         for number, port in enumerate(ports or _free_ports(count)):
             environment = settings.environment(first_device + number * settings.tensor_parallel)
-            words = _ending_with_this_process(settings.command(host, port))
+            words = ending_with_this_process(settings.command(host, port))
             start = _starter(words, environment, self.log(port))
             self._servers.append(_ServerProcess(f"http://{_name(host)}:{port}", start))
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -268,17 +267,6 @@ def _starter(
     return start
 
 
-def _ending_with_this_process(words: Sequence[str]) -> list[str]:
-    """A command that gets SIGTERM when this process is gone, also if it was killed."""
-    return [sys.executable, "-m", __name__, str(os.getpid()), *words]
-
-
-def _main(parent: str, *words: str) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() == int(parent):
-        os.execvp(words[0], words)
-
-
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
     """To a server and all processes of its session."""
     try:
@@ -333,7 +321,3 @@ def cause(log: Path) -> str:
         if "Error: " in line and not any(word in line for word in beside)
     ]
     return (errors or recent[-1:] or ["its log is empty"])[0][-300:]
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -147,6 +147,10 @@ def test_a_killed_command_leaves_a_whole_file(tmp_path: Path) -> None:
     results = json.loads(out.read_text())
     assert results["sections"]["good"]["status"] == "green"
     assert Results(out, tiny=True).is_green("good")
+    until = time.monotonic() + 10
+    while "slow_section" in subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True).stdout:
+        assert time.monotonic() < until, "the section goes on"
+        time.sleep(0.1)
 
 
 def test_files_of_other_runs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from rlcore.bench.device.case import FAILED, Section
 from rlcore.bench.device.results import Results
 from rlcore.bench.device.sections import SECTIONS
+from rlcore.child_process import ending_with_this_process
 from rlcore.errors import RecipeError
 from rlcore.plugin import did_you_mean
 
@@ -204,7 +205,7 @@ def _process(command: list[str], output: Path) -> Iterator[subprocess.Popen[byte
     """A child in a session of its own, which is gone afterwards with all that it started."""
     with open(output, "wb") as file:
         process = subprocess.Popen(
-            command,
+            ending_with_this_process(command),
             stdout=file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
