@@ -17,7 +17,7 @@ from rlcore.errors import ModelError
 from rlcore.learner.base_model import model_from_config
 from rlcore.learner.control_tokens import add_control_tokens
 from rlcore.learner.module import MixedModule, PackedModule
-from rlcore.learner.pack import Layout, pack
+from rlcore.learner.pack import Layout, idle_micro_batch, pack
 from rlcore.learner.packed_check import check_packed
 from rlcore.learner.policy_adapter import Adapter, attach
 from rlcore.learner.policy_files import (
@@ -30,7 +30,7 @@ from rlcore.learner.policy_files import (
 )
 from rlcore.learner.quantised import Kind, num_parameters, quantise, quantised_layers
 from rlcore.learner.reference import ShardedReference, frozen_copy
-from rlcore.learner.sharding import full, gathered, is_sharded, reshard
+from rlcore.learner.sharding import full, gathered, is_sharded, reshard, rounds
 from rlcore.learner.speed import checkpoint_layers, compile_layers
 from rlcore.pretrained import is_converted, load_causal_lm, require_model
 from rlcore.rope import fix_rope
@@ -154,11 +154,14 @@ class Policy:
         """Log-probabilities and entropies, at temperature 1, of each sequence's tokens.
 
         They begin at position `starts` of the sequence (default 1). In the layout `shared` a common
-        prefix of sequences is computed once.
+        prefix of sequences is computed once. Collective where the module is sharded.
         """
         samples = _scored_samples(sequences, starts or [1] * len(sequences))
         results: list[tuple[list[float], list[float]]] = [([], []) for _ in samples]
-        for batch in pack(samples, max_tokens=max_tokens, layout=layout):
+        batches = pack(samples, max_tokens=max_tokens, layout=layout)
+        for number in range(rounds(self.module, len(batches))):
+            is_idle = number >= len(batches)
+            batch = idle_micro_batch() if is_idle else batches[number]
             batch = batch.to(self.model.device, self.dtype)
             logprobs, entropies = self.module(
                 batch.token_ids,
@@ -171,7 +174,7 @@ class Policy:
             sizes = batch.row.bincount(minlength=len(batch.order)).tolist()
             logprobs_of = logprobs.cpu().split(sizes)
             entropies_of = entropies.cpu().split(sizes)
-            for row, index in enumerate(batch.order):
+            for row, index in enumerate([] if is_idle else batch.order):
                 results[index] = (logprobs_of[row].tolist(), entropies_of[row].tolist())
         reshard(self.module)
         return results

@@ -5,13 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from rlcore.learner.shard_files import StoredTensor
+
+
+def device_to_load_on(accelerator: Accelerator) -> torch.device:
+    """Where a model is put that the learner trains: on the device, or in the host's memory until it is sharded.
+
+    So a device never holds more than its shards and one whole layer.
+    """
+    return torch.device("cpu") if accelerator.is_fsdp2 else accelerator.device
+
+
+def shard(module: nn.Module, accelerator: Accelerator) -> None:
+    """Cut a module into shards of all ranks, in place and layer by layer; nothing where accelerate is not set to FSDP2."""
+    if accelerator.is_fsdp2:
+        fsdp2_prepare_model(accelerator, module)
+
+
+def rounds(module: nn.Module, count: int) -> int:
+    """How many forward passes every rank makes of a module, where this rank needs `count`. Collective if it is sharded.
+
+    FSDP2 gathers layers in each, so all make as many as the one that needs most.
+    """
+    if not is_sharded(module):
+        return count
+    most = torch.tensor(count, device=next(module.parameters()).device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -27,6 +56,14 @@ def reshard(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
+
+
+@torch.no_grad()
+def copy_trained(source: nn.Module, target: nn.Module) -> None:
+    """Give a module the trained parameters of another one like it, whichever of the two are sharded. Collective."""
+    for new, old in zip(source.parameters(), target.parameters(), strict=True):
+        if old.requires_grad:
+            old.copy_(in_parts(full(new.detach()), old))
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -171,8 +171,6 @@ def _sharding_items(shaped: ShapedModel, machine: Machine) -> Iterable[Item]:
         # the layer that computes, the next one, and the gradient of the one before; embeddings and head
         gathered = 3 * shaped.largest_layer + 2 * shaped.outer_bytes
         yield _learner("layers gathered by FSDP2", gathered, "learn")
-        rest = shaped.stored_bytes() - shaped.stored_bytes(machine.shards)
-        yield _learner("the whole model, before it is sharded", rest, "start")
     if machine.device == "cuda":
         yield _learner(
             "gradients in the update", shaped.trained_bytes // machine.shards, "update"

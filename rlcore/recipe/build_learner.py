@@ -64,12 +64,22 @@ def build_objective(value: str | dict[str, Any], *, max_tokens: int) -> Objectiv
 
 
 def build_policy(
-    recipe: schema.Recipe, checkpoint: Path | None, accelerator: Accelerator
+    recipe: schema.Recipe,
+    checkpoint: Path | None,
+    accelerator: Accelerator,
+    *,
+    whole: bool = False,
 ) -> Policy:
-    """The model of the recipe or of a checkpoint of its run; under an adapter the recipe's, with the checkpoint's adapter."""
+    """The model of the recipe or of a checkpoint of its run; under an adapter the recipe's, with the checkpoint's adapter.
+
+    Where the learner is sharded it is left in the host's memory, from which `rlcore.learner.sharding.shard` takes it.
+    whole: it will not be sharded, and is put on the device, as a quantised model always is.
+    """
     from rlcore.learner.policy import load_policy
+    from rlcore.learner.sharding import device_to_load_on
 
     source = recipe.model.model_dump()
+    on_device = whole or recipe.model.quantize is not None
     if checkpoint and recipe.model.peft is None:
         source |= {"path": str(checkpoint), "config": None, "tokenizer": None}
     elif source["path"]:
@@ -78,7 +88,7 @@ def build_policy(
         **source,
         saved=checkpoint,
         seed=recipe.seed,
-        device=accelerator.device,
+        device=accelerator.device if on_device else device_to_load_on(accelerator),
         max_length=recipe.engine.max_length,
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rlcore.credit.gae import length_adaptive, reward_samples, with_values
 from rlcore.credit.whiten import whitened
 from rlcore.learner.critic import Critic, load_critic, target
+from rlcore.learner.sharding import device_to_load_on
 from rlcore.learner.updates import run_updates
 from rlcore.recipe.build_learner import starting_point
 from rlcore.run import checkpoint
@@ -120,7 +121,7 @@ def _starting_model(run: Run, path: str | None) -> Policy:
         run.policy.tokenizer,
         folder=run.folder.path / f"critic_start_{run.accelerator.process_index}",
         dtype=recipe.model.dtype,
-        device=run.accelerator.device,
+        device=device_to_load_on(run.accelerator),
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         compile=recipe.model.compile,
         max_length=recipe.engine.max_length,

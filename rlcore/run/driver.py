@@ -24,6 +24,7 @@ from rlcore.run.processes import (
     group_settings,
     keep_group,
     layout_named,
+    load_in_every_process,
     lost_process_named,
     on_all,
     on_main,
@@ -129,6 +130,7 @@ def _start_accelerator(recipe: Recipe, folder: RunFolder) -> Accelerator:
         )
     keep_group()
     refuse_other_layouts(accelerator)
+    load_in_every_process(accelerator)
     refuse_sleep_without_gpu(recipe, accelerator)
     return accelerator
 

@@ -14,6 +14,7 @@ from accelerate.utils import (
     DistributedType,
     InitProcessGroupKwargs,
     broadcast_object_list,
+    disable_fsdp_ram_efficient_loading,
     gather_object,
 )
 
@@ -86,12 +87,29 @@ def refuse_other_layouts(accelerator: Accelerator) -> None:
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if kind == DistributedType.FSDP and plugin is not None and plugin.fsdp_version == 1:
         raise RunError(f"accelerate is set to the first version of FSDP: {_FOLLOWED}")
+    if kind == DistributedType.FSDP and plugin is not None and plugin.activation_checkpointing:
+        raise RunError(
+            "accelerate is set to activation checkpointing, which rlcore does itself: set model.gradient_checkpointing in the "
+            "recipe, and leave fsdp_activation_checkpointing out"
+        )
     layout = getattr(accelerator, "parallelism_config", None)
     for name, meaning in _DIMENSIONS.items():
         if layout is not None and (getattr(layout, name, None) or 1) > 1:
             raise RunError(
                 f"accelerate is set to {meaning} ({name}={getattr(layout, name)}), which the learner does not have: {_FOLLOWED}"
             )
+
+
+def load_in_every_process(accelerator: Accelerator) -> None:
+    """Have transformers read the weights in every process, whatever accelerate is set to.
+
+    `accelerate launch --use_fsdp` sets it to read them in one. All others then have zeros until accelerate shards the model
+    with its own means, which rlcore does not use.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        plugin.cpu_ram_efficient_loading = False
+        disable_fsdp_ram_efficient_loading()
 
 
 def refuse_sleep_without_gpu(recipe: Recipe, accelerator: Accelerator) -> None:

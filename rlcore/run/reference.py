@@ -9,6 +9,7 @@ from rlcore.errors import RunError
 from rlcore.learner.policy import Policy
 from rlcore.recipe.build_learner import build_policy
 from rlcore.run import checkpoint
+from rlcore.run.disk import remove
 
 if TYPE_CHECKING:
     from rlcore.run.session import Run
@@ -25,6 +26,19 @@ def stage_reference(run: Run) -> Policy | None:
     if run.cursor.stage_step == 0:
         return None
     return build_policy(run.recipe, path, run.accelerator)
+
+
+def whole_copy(run: Run) -> Policy:
+    """The policy once more, whole on each rank's device, by way of the disk. Collective."""
+    path = run.folder.path / ".whole_policy"
+    main = run.accelerator.is_main_process
+    checkpoint.save_reference(path, save_model=run.policy.save, main=main)
+    run.accelerator.wait_for_everyone()
+    policy = build_policy(run.recipe, path, run.accelerator, whole=True)
+    run.accelerator.wait_for_everyone()
+    if main:
+        remove(path, inside=run.folder.path)
+    return policy
 
 
 def starting_model(run: Run, suffix: str = "") -> Path:

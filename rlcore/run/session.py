@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from rlcore.curriculum.task_sampler import TaskSampler
 from rlcore.learner.optim import Average
 from rlcore.learner.policy import Policy
+from rlcore.learner.sharding import shard
 from rlcore.learner.update import Learner
 from rlcore.objective.term import Objective
 from rlcore.recipe.build_learner import build_encoder, build_engine, build_learner
@@ -75,6 +76,7 @@ class Run:
         self.recipe = recipe
         self.folder = folder
         self.accelerator = accelerator
+        shard(policy.module, accelerator)
         self.policy = policy
         self.tracker = tracker
         self.cursor = cursor
@@ -166,6 +168,7 @@ class Run:
 
     def replace_policy(self, policy: Policy) -> None:
         """Go on with another model; averaged weights were those of the one before."""
+        shard(policy.module, self.accelerator)
         self.policy = policy
         self.saver.policy = policy
         self.forget_average()
@@ -315,10 +318,8 @@ class Run:
         give_back_freed_memory()
         self.accelerator.free_memory()  # else the next stage's learner would share the parameters with this one's wrapper
         cursor = self.cursor
-        cursor.ended_after, cursor.curriculum = (
-            cursor.stage_step,
-            curriculum.state_dict() if curriculum else {},
-        )
+        cursor.ended_after = cursor.stage_step
+        cursor.curriculum = curriculum.state_dict() if curriculum else {}
         cursor.stage, cursor.stage_step = cursor.stage + 1, 0
         if trained:  # the stages after it may read it
             self.saver.save(cursor, state, self._average, wait=True)

@@ -323,7 +323,7 @@ def _answered(
 
 def _initial_logprob(run: Run, groups: Sequence[Group]) -> dict[str, float]:
     """Mean log-probability of a completion token under the run's first model, at temperature 1."""
-    initial = build_policy(run.recipe, None, run.accelerator)
+    initial = build_policy(run.recipe, None, run.accelerator, whole=True)
     rollouts = [
         sequence
         for group in groups

@@ -95,6 +95,8 @@ class PreferStage(PairKeys, SkippableStage):
 
 
 def run_prefer(run: Run, stage: PreferStage) -> None:
+    from rlcore.learner.sharding import copy_trained, is_sharded
+    from rlcore.run.reference import whole_copy
     from rlcore.stages.prefer_trl import train_pairs  # TRL takes seconds to import
 
     seed = derive(run.recipe.seed, "prefer", run.cursor.stage)
@@ -104,13 +106,17 @@ def run_prefer(run: Run, stage: PreferStage) -> None:
         run.end_stage()
         return
     run.forget_average()
+    # TRL shards a model in its own way, and copies it for a reference
+    policy = whole_copy(run) if is_sharded(run.policy.module) else run.policy
     with run.tracker.stage(stage, done=0):
         train_pairs(
-            run.policy,
+            policy,
             rows,
             stage,
             seed=seed,
             processes=run.accelerator.num_processes,
             log=run.log_step,
         )
+    if policy is not run.policy:
+        copy_trained(policy.module, run.policy.module)
     run.end_stage()

@@ -1,4 +1,5 @@
-"""Run in two processes: gradients of a model sharded over two ranks (FSDP2), the second without samples, equal the whole model's.
+"""Run in two processes: gradients of a model sharded over two ranks (FSDP2), the second without samples, equal the whole one's; so do
+log-probabilities of other numbers of texts on each.
 
 By hand: torchrun --nproc_per_node 2 sharded_gradient.py OUT
 """
@@ -45,6 +46,13 @@ if __name__ == "__main__":
     got = gradients(sharded, batches if dist.get_rank() == 0 else [idle_micro_batch()])
     for name, grad in want.items():
         assert torch.allclose(got[name] * dist.get_world_size(), grad, rtol=1e-12, atol=1e-14), name
+    # one rank has six micro-batches to read and the other has one: both go through the layers six times
+    texts = [[5 + i, 7, 11 + i, 13] for i in range(6)][: 6 if dist.get_rank() == 0 else 1]
+    for read, expected in zip(
+        sharded.read(texts, max_tokens=4), whole.read(texts, max_tokens=4), strict=True
+    ):
+        for ours, theirs in zip(read, expected, strict=True):
+            assert torch.allclose(torch.tensor(ours), torch.tensor(theirs), rtol=1e-12), (ours, theirs)
     given = dict(sharded.weights())
     assert all(torch.equal(given[name], tensor) for name, tensor in whole.weights())
     sharded.save(sys.argv[1])

@@ -3,6 +3,7 @@
 On a GPU `accelerate launch --use_fsdp --fsdp_version 2` does this; on CPU accelerate leaves the plugin out, so it is put in here.
 """
 
+import os
 import sys
 
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -25,6 +26,7 @@ def put_in():
     plugin = plugin or FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
+        cpu_ram_efficient_loading=True,
     )
     AcceleratorState._shared_state |= {
         "distributed_type": DistributedType.FSDP,
@@ -34,6 +36,8 @@ def put_in():
 
 def sharding(**settings):
     made = Accelerator(**settings)
+    # what `accelerate launch --use_fsdp` sets without a word: only the first process is to read weights
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
     put_in()
     return made
 

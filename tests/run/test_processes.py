@@ -18,10 +18,15 @@ from rlcore.run.processes import refuse_other_layouts
 from tests.run.whole import write_recipe
 
 
-def accelerator(kind: str = "MULTI_GPU", *, fsdp_version: int = 2, **sizes: int) -> object:
+def accelerator(
+    kind: str = "MULTI_GPU", *, fsdp_version: int = 2, activation_checkpointing: bool = False, **sizes: int
+) -> object:
     """What is read of an Accelerator; the real ones need GPUs, and their own packages."""
     layout = SimpleNamespace(**sizes) if sizes else None
-    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=fsdp_version))
+    plugin = SimpleNamespace(
+        fsdp_version=fsdp_version, activation_checkpointing=activation_checkpointing
+    )
+    state = SimpleNamespace(fsdp_plugin=plugin)
     return SimpleNamespace(
         distributed_type=DistributedType(kind), state=state, parallelism_config=layout
     )
@@ -33,6 +38,7 @@ def accelerator(kind: str = "MULTI_GPU", *, fsdp_version: int = 2, **sizes: int)
         (accelerator("DEEPSPEED"), "set to DEEPSPEED, which rlcore has no code for: use DDP"),
         (accelerator("MEGATRON_LM"), "set to MEGATRON_LM"),
         (accelerator("FSDP", fsdp_version=1), "the first version of FSDP: use DDP"),
+        (accelerator("FSDP", activation_checkpointing=True), "set model.gradient_checkpointing in the recipe"),
         (accelerator("FSDP", tp_size=2), r"tensor parallelism \(tp_size=2\)"),
         (accelerator("FSDP", cp_size=4), r"context parallelism \(cp_size=4\)"),
         (accelerator("FSDP", sp_size=2), r"sequence parallelism \(sp_size=2\)"),

@@ -98,6 +98,27 @@ def test_the_reference_of_a_later_stage_is_sharded_too(tiny: Path, resumed: bool
     assert alone[-1]["loss/kl"] > 1e-4
 
 
+PREFER = (
+    "  - {kind: sample, name: pairs, tasks: demonstrations, num_samples: 4, rewards: *length, sampling: *short}\n"
+    "  - {kind: prefer, data: pairs, pairs: best_worst, method: dpo, steps: 3, batch_size: 4, optim: {lr: 1e-3}}"
+)
+
+
+@pytest.mark.parametrize("adapter", ["", "model.peft={type: lora, r: 4, target_modules: [q_proj]}"], ids=["full", "lora"])
+def test_preferences_train_a_sharded_policy(tiny: Path, adapter: str) -> None:
+    """TRL gets a copy of its own, and the policy what came of it: a policy that SFT has sharded, or the start."""
+    rl = "  - {kind: rl,"
+    tiny.write_text(tiny.read_text().replace(rl, f"{PREFER}\n{rl} objective: {{use: grpo, kl: 0.1}},"))
+    overrides = [adapter] if adapter else []
+    finish(start("train", tiny, *overrides, "name=alone"))
+    finish(start("train", tiny, *overrides, **SHARDED))
+    alone, sharded = metrics(tiny, "alone"), metrics(tiny, "tiny")
+    assert sum("rewards/margins" in row or "margin" in row for row in sharded) == 3, sharded[-4:]
+    # of an adapter that has just begun, the gradients of a pair almost cancel each other
+    assert_equal_training(alone, sharded, ("loss",) if adapter else ("loss", "grad_norm"))
+    assert not list(run_folder(tiny).glob(".whole*"))
+
+
 def test_a_process_that_hangs_ends_the_others_in_time(tiny: Path) -> None:
     """Rank 1 is stopped in the middle of a stage, as a frozen machine would stop it."""
     run = start("train", tiny, "run.timeout_s=5", "stages.rl.steps=500", processes=2)
