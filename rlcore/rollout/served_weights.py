@@ -106,7 +106,7 @@ class ServedWeights:
         if self._adapter:
             yield folder, write_adapter(weights, folder)
             return
-        for number, tensors in enumerate(in_parts(weights, self._dtype, torch.device("cpu"))):
+        for number, tensors in enumerate(weight_parts(weights, self._dtype, torch.device("cpu"))):
             size = sum(tensor.nbytes for tensor in tensors.values())
             yield self._save(tensors, folder / f"{number}.safetensors"), size
 
@@ -181,7 +181,7 @@ class ServedWeights:
             raise ServerError(f"{server.url} holds other weights ({held}) than those published")
 
 
-def in_parts(
+def weight_parts(
     weights: Iterable[tuple[str, torch.Tensor]], dtype: str, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Weights as servers hold them, in parts of about `PART_BYTES`."""

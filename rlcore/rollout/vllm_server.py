@@ -34,7 +34,7 @@ from accelerate.utils import broadcast_object_list
 from rlcore.errors import EngineError, PublishError
 from rlcore.rollout.engine import SequenceScore
 from rlcore.rollout.partial import check_requests
-from rlcore.rollout.served_weights import ServedWeights, in_parts
+from rlcore.rollout.served_weights import ServedWeights, weight_parts
 from rlcore.rollout.server_client import ADAPTER, Server, ServerError
 from rlcore.rollout.server_pool import ServerPool
 from rlcore.rollout.server_process import ServerProcesses, ServerSettings
@@ -182,7 +182,7 @@ class VllmServers:
             _read(weights)
             return False
         sent = self._call(self._broadcast.begin(self._reconnect_s, again=again))
-        for part in in_parts(weights, self._dtype, self._broadcast.device):
+        for part in weight_parts(weights, self._dtype, self._broadcast.device):
             # to the end in any case: the other ranks gather as well
             sent = sent and self._call(self._broadcast.send(part))
         return sent and self._call(self._broadcast.finish(self._weights.label))
