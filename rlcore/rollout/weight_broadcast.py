@@ -45,6 +45,8 @@ class WeightBroadcast:
         self._group: BroadcastGroup | None = None
         self._members: list[Server] = []
         self._groups = 0
+        self._is_kept = False
+        """Whether the group is of the weights before."""
         self._since = 0.0
         """Monotonic time at which the present weights were begun with."""
         self._lost: list[Server] = []
@@ -58,11 +60,12 @@ class WeightBroadcast:
         if not again:
             self._since, self._lost = time.monotonic(), []
         servers = await self._pool.wait_for_answering(self._since, deadline_s, self._lost)
-        if self._group is None or servers != self._members:
+        if servers != self._members:
             self._group, self._members = None, servers
+        self._is_kept = self._group is not None
         if not await self._all(lambda server: server.pause()):
             return False
-        return self._group is not None or await self._meet()
+        return self._is_kept or await self._meet()
 
     async def send(self, part: Mapping[str, torch.Tensor]) -> bool:
         """Whether all servers have taken a part of the weights."""
@@ -156,6 +159,9 @@ class WeightBroadcast:
         self._group = None
         lost = await self._lose(errors, broken=failure is not None)
         self._lost += lost
+        if self._is_kept and not lost:
+            # a server was started again since then, and is no member any more
+            return False
         answered = all(error is None or error.kind != "unreachable" for error in errors)
         if not lost or (answered and len(lost) == len(self._members)):
             whys = "; ".join(str(error) for error in (*errors, failure) if error)

@@ -106,6 +106,8 @@ class FakeVllm:
         if self.fault == "dies in a broadcast":
             self.group = None
             raise ConnectionError
+        if self.group is None:
+            raise RuntimeError("this server is in no group")
         taken = self.group.take(
             contents, getattr(torch, dtype), torch.device("cpu"), float(deadline_s)
         )

@@ -106,6 +106,16 @@ def test_a_server_that_is_lost_on_the_way_is_left_out_and_has_the_next_weights(
     all_groups(engine)
 
 
+def test_a_server_that_was_started_again_unnoticed_joins_another_group(
+    engine: VllmServers, fakes: list[FakeVllm]
+) -> None:
+    send(engine, 1)
+    fakes[0].group = None
+    assert send(engine, 2, 2.0) == 2
+    assert len(alive(engine)) == 2 and fakes[0].digests == fakes[1].digests
+    assert send(engine, 3, 3.0) == 1
+
+
 def test_the_only_server_is_waited_for(engine: VllmServers, fakes: list[FakeVllm]) -> None:
     send(engine, 1)
     for fake in fakes:
