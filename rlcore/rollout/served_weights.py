@@ -106,7 +106,9 @@ class ServedWeights:
         if self._adapter:
             yield folder, write_adapter(weights, folder)
             return
-        for number, tensors in enumerate(weight_parts(weights, self._dtype, torch.device("cpu"))):
+        for number, tensors in enumerate(
+            weight_parts(weights, self._dtype, torch.device("cpu"))
+        ):
             size = sum(tensor.nbytes for tensor in tensors.values())
             yield self._save(tensors, folder / f"{number}.safetensors"), size
 
