@@ -122,6 +122,17 @@ def test_rollout_against_vllm():
     assert low <= result["overhead"] <= high and result["shape"]["answer_tokens"] == 4
 
 
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_publishes_to_servers_in_three_ways():
+    pytest.importorskip("vllm")
+    result = bench("publish", "--servers", "1", "--repeats", "2")
+    assert result["servers"] == 1 and result["gigabytes"] > 0
+    for way in ("read", "fetched", "broadcast"):
+        low, high = result["spread"][way]
+        assert 0 < low <= result[f"{way} s"] <= high
+
+
 def test_models_that_a_benchmark_does_not_know(tmp_path):
     from rlcore.bench.workload import make_model
     from rlcore.errors import RecipeError

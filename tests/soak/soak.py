@@ -1,6 +1,6 @@
 """A long rl run under faults, watched: memory, file handles and processes stay flat, and the metrics are those of a quiet run.
 
-    python -m tests.soak.soak --minutes 60 --seed 0
+    python -m tests.soak.soak --minutes 60 --seed 0 [--objective gspo]
 
 The reward gives each completion a value that depends on its text, and crashes, exits or kills its group
 on some, by their text too: every run meets the same faults. One run that nothing else disturbs fixes
@@ -46,7 +46,7 @@ SHORTEST = 80
 STAGES = """
 stages:
   - {kind: sft, tasks: train, steps: SFT_STEPS, batch_size: 8, optim: {lr: 1e-2}}
-  - {kind: rl, tasks: train, steps: STEPS, groups_per_step: 4, group_size: 4, optim: {lr: 1e-5},
+  - {kind: rl, tasks: train, steps: STEPS, groups_per_step: 4, group_size: 4, objective: OBJECTIVE, optim: {lr: 1e-5},
      rewards: [{use: length, max_tokens: 4}, {use: "FOLDER/faulty.py:score", weight: 1.0}],
      scoring: {workers: 2, deadline_s: 30}}
 run: {checkpoint_every: 10}
@@ -75,7 +75,7 @@ Status = tuple[int, int, int]
 """Resident memory in kB, open files and threads."""
 
 
-def write(folder: Path, steps: int) -> Path:
+def write(folder: Path, steps: int, objective: str) -> Path:
     folder.mkdir(parents=True)
     names = [name for name in DUE if name not in ("hang", "sleep", "fork")]
     (folder / "faulty.py").write_text(REWARD + BY_TEXT.replace("NAMES", repr(names)))
@@ -83,6 +83,7 @@ def write(folder: Path, steps: int) -> Path:
     text += (
         STAGES.replace("SFT_STEPS", str(SFT_STEPS))
         .replace("STEPS", str(steps))
+        .replace("OBJECTIVE", objective)
         .replace("FOLDER", str(folder))
     )
     path = folder / "tiny.yaml"
@@ -165,11 +166,13 @@ class Attempt:
         return [values for values in every if values]
 
 
-def one_run(folder: Path, steps: int, rng: random.Random, faults: str) -> list[Attempt]:
+def one_run(
+    folder: Path, steps: int, rng: random.Random, faults: str, objective: str
+) -> list[Attempt]:
     """Run to the end. faults: "kills", "workers", or "" for none but those of the reward."""
     if folder.exists():
         shutil.rmtree(folder)
-    recipe = write(folder, steps)
+    recipe = write(folder, steps, objective)
     attempts = []
     if faults == "kills":
         # The first kill falls into the start; the last leaves steps to do.
@@ -211,6 +214,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--steps", type=int, default=1000, help="of each run, at least 50")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--objective",
+        default="grpo",
+        help="a preset; one that is no sum over tokens, as gspo, takes another way through the learner",
+    )
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     until = time.monotonic() + 60 * arguments.minutes
@@ -224,7 +232,7 @@ def main() -> int:
             if number and time.monotonic() > until:
                 break
             began = time.monotonic()
-            attempts = one_run(folder, arguments.steps, rng, faults)
+            attempts = one_run(folder, arguments.steps, rng, faults, arguments.objective)
             run = folder / "runs/tiny"
             rows = read_rows(run / "metrics.jsonl")
             wrong, unscored = wrong_verdicts(folder)
