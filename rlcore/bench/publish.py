@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from accelerate import PartialState
 
 from rlcore.bench.measure import Stopwatch, circumstances
 from rlcore.bench.workload import make_model
@@ -38,7 +37,6 @@ def bench_publish(
     nothing is said about its network.
     """
     transformers.utils.logging.disable_progress_bar()
-    PartialState()
     with tempfile.TemporaryDirectory() as name:
         folder = make_model(Path(name) / "model", model)
         policy = load_policy(path=folder, dtype=dtype)

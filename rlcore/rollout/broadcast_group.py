@@ -85,7 +85,7 @@ class BroadcastGroup:
             meeting.size,
             name=meeting.name,
             backend=meeting.backend,
-            here=address_towards(meeting.host, meeting.port),
+            here=address_towards(f"tcp://{meeting.host}:{meeting.port}"),
         )
 
     def give(self, tensors: Mapping[str, torch.Tensor], deadline_s: float) -> None:

@@ -99,8 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _address_towards(server_url: str) -> str:
     """This machine's address as the machine of a server sees it."""
-    parts = urlsplit(server_url)
     try:
-        return address_towards(parts.hostname or "", parts.port or 80)
+        return address_towards(server_url)
     except OSError as error:
         raise ServerError(f"{server_url}: {error}", kind="unreachable") from error

@@ -186,7 +186,7 @@ class ServedWeights:
 def weight_parts(
     weights: Iterable[tuple[str, torch.Tensor]], dtype: str, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Weights as servers hold them, in parts of about `PART_BYTES`."""
+    """Weights as servers hold them, in parts of about `PART_BYTES`. A part is emptied when the next one is asked for."""
     is_new = Distinct()
     part: dict[str, torch.Tensor] = {}
     size = 0
@@ -197,7 +197,9 @@ def weight_parts(
         size += part[name].nbytes
         if size >= PART_BYTES:
             yield part
-            part, size = {}, 0
+            # whoever reads them still names this one: else two would be held at a time
+            part.clear()
+            size = 0
     if part:
         yield part
 

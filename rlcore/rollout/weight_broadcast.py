@@ -15,7 +15,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -134,9 +133,8 @@ class WeightBroadcast:
         """This machine's address as all members see it: that towards another machine, if there is one."""
         addresses: list[str] = []
         for server in self._members:
-            parts = urlsplit(server.url)
             with suppress(OSError):
-                addresses.append(address_towards(parts.hostname or "", parts.port or 80))
+                addresses.append(address_towards(server.url))
         elsewhere = [address for address in addresses if not address.startswith("127.")]
         return (elsewhere or addresses or ["127.0.0.1"])[0]
 
