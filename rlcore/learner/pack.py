@@ -144,6 +144,11 @@ def pack(
     return batches
 
 
+def in_step(batches: Sequence[MicroBatch], rounds: int) -> list[MicroBatch]:
+    """As many micro-batches as every rank goes through, where this one has work in its first `len(batches)`."""
+    return [*batches, *(idle_micro_batch() for _ in range(rounds - len(batches)))]
+
+
 def idle_micro_batch() -> MicroBatch:
     """A forward pass over one token that trains nothing.
 

@@ -17,7 +17,7 @@ from rlcore.errors import ModelError
 from rlcore.learner.base_model import model_from_config
 from rlcore.learner.control_tokens import add_control_tokens
 from rlcore.learner.module import MixedModule, PackedModule
-from rlcore.learner.pack import Layout, idle_micro_batch, pack
+from rlcore.learner.pack import Layout, in_step, pack
 from rlcore.learner.packed_check import check_packed
 from rlcore.learner.policy_adapter import Adapter, attach
 from rlcore.learner.policy_files import (
@@ -159,9 +159,8 @@ class Policy:
         samples = _scored_samples(sequences, starts or [1] * len(sequences))
         results: list[tuple[list[float], list[float]]] = [([], []) for _ in samples]
         batches = pack(samples, max_tokens=max_tokens, layout=layout)
-        for number in range(rounds(self.module, len(batches))):
-            is_idle = number >= len(batches)
-            batch = idle_micro_batch() if is_idle else batches[number]
+        passes = rounds(self.module, len(batches))
+        for number, batch in enumerate(in_step(batches, passes)):
             batch = batch.to(self.model.device, self.dtype)
             logprobs, entropies = self.module(
                 batch.token_ids,
@@ -171,10 +170,12 @@ class Policy:
                 batch.target,
                 parents=batch.parents,
             )
+            if number >= len(batches):
+                continue
             sizes = batch.row.bincount(minlength=len(batch.order)).tolist()
             logprobs_of = logprobs.cpu().split(sizes)
             entropies_of = entropies.cpu().split(sizes)
-            for row, index in enumerate([] if is_idle else batch.order):
+            for row, index in enumerate(batch.order):
                 results[index] = (logprobs_of[row].tolist(), entropies_of[row].tolist())
         reshard(self.module)
         return results

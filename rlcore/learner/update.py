@@ -17,7 +17,7 @@ from rlcore.errors import LearnerError
 from rlcore.learner.gradient import BatchLoss, sums_over_tokens
 from rlcore.learner.layout import layout_difference, tolerance
 from rlcore.learner.optim import Average
-from rlcore.learner.pack import Layout, MicroBatch, idle_micro_batch, pack
+from rlcore.learner.pack import Layout, MicroBatch, in_step, pack
 from rlcore.learner.policy import Policy
 from rlcore.learner.report import MAXIMA, build_report, empty_report, losses_by_name
 from rlcore.learner.settings import OptimSettings
@@ -139,8 +139,7 @@ class Learner:
         old: list[list[float]] = [[0.0] * len(sample.token_ids) for sample in samples]
         batches = self._pack(samples)
         agreed = self._agree(batches)
-        for number in range(agreed.rounds):
-            batch = batches[number] if number < len(batches) else idle_micro_batch()
+        for number, batch in enumerate(in_step(batches, agreed.rounds)):
             batch = batch.to(self.accelerator.device, self.policy.dtype)
             logp, _ = self._module(*_inputs(batch))
             sequence_lengths = batch.row.bincount(minlength=len(batch.order)).tolist()
@@ -214,8 +213,7 @@ class Learner:
             return None, agreed
         self._optimizer.zero_grad()
         tallies = []
-        for number in range(agreed.rounds):
-            batch = batches[number] if number < len(batches) else idle_micro_batch()
+        for number, batch in enumerate(in_step(batches, agreed.rounds)):
             # Gradients are summed over the ranks once, in the last backward pass.
             is_last = number == agreed.rounds - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self._module):
