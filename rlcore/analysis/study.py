@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from typing import Any
 from rich.console import Console
 
 from rlcore.analysis.study_results import Point, StudyResults, Value, study_table
-from rlcore.errors import RecipeError
+from rlcore.errors import RecipeError, RlcoreError
 from rlcore.recipe.load import find, load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import all_checkpoints
@@ -229,21 +230,25 @@ def study_main(
     parser = study_arguments(text, Path("runs/papers") / recipe.parent.name)
     arguments = parser.parse_args()
     folder = arguments.folder / ("quick" if arguments.quick else "full")
-    if arguments.table:
-        print(table(StudyResults.read(folder / "results.json")))
-        return
     if arguments.quick and quick_cells is not None:
         cells = {name: cells[name] for name in quick_cells}
-    results = run_study(
-        str(recipe),
-        cells,
-        seeds=range(1) if arguments.quick else arguments.seeds,
-        folder=folder,
-        measures=measures,
-        common=quick if arguments.quick else (),
-        start_per_seed=True,
-        first=first,
-    )
+    try:
+        if arguments.table:
+            print(table(StudyResults.read(folder / "results.json")))
+            return
+        results = run_study(
+            str(recipe),
+            cells,
+            seeds=range(1) if arguments.quick else arguments.seeds,
+            folder=folder,
+            measures=measures,
+            common=quick if arguments.quick else (),
+            start_per_seed=True,
+            first=first,
+        )
+    except RlcoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     show_results(results, as_json=arguments.json, table=table)
 
 

@@ -20,6 +20,8 @@ STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4, "sgd": 4}
 """Of an optimiser in float32, a number of the model, about."""
 CUDA_BYTES = 2 << 30
 """Context, graphs and kernels of torch and vLLM on a GPU. Assumed, not measured."""
+KEPT_OF_ACTIVATIONS = 0.5
+"""Of the activations' bytes, what glibc keeps on a CPU in gaps between blocks. Measured, and no derivation: 0.2 to 0.6 (docs/scale.md)."""
 ROLLOUT_TOKEN_BYTES = 150
 """Of a token in a batch of rollouts and samples: Python's ids, log-probabilities, masks and advantages."""
 
@@ -126,6 +128,9 @@ def learner_items(
         _learner(f"activations of {batch.tree.tokens:,} tokens", activations, "learn"),
         _learner("a tensor that is published", _largest_tensor(shaped), "publish"),
     ]
+    if machine.device == "cpu":
+        kept = int(KEPT_OF_ACTIVATIONS * activations)
+        items.append(_learner("freed blocks that the C library keeps", kept, "learn"))
     if settings.ema is not None:
         items.append(_learner("average of the weights (ema)", 4 * shaped.trained // shards))
         items.append(_learner("weights beside the average", gradients, "checkpoint"))
