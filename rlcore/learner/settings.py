@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
+from rlcore.learner.offload import Offloaded
 from rlcore.learner.optim import OPTIMIZERS, Schedule
 
 
@@ -31,12 +32,15 @@ class OptimSettings:
     rex_d: float = 0.5
     decay_shape: str = "linear"
     decay_share: float = 0.1
+    offload: bool = False
+    """Keep the optimiser's states in the host's memory between updates; not for adamw8bit."""
     ema: float | None = None
     """Decay of the moving average of the weights to keep; None keeps none."""
 
     def make_optimizer(self, module: nn.Module) -> Optimizer:
         make = OPTIMIZERS[self.optimizer]
-        return make(module, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        optimizer = make(module, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        return Offloaded(optimizer) if self.offload else optimizer
 
     def make_schedule(self) -> Schedule:
         return Schedule(

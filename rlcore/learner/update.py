@@ -16,6 +16,7 @@ from torch import Tensor
 from rlcore.errors import LearnerError
 from rlcore.learner.gradient import BatchLoss, sums_over_tokens
 from rlcore.learner.layout import layout_difference, tolerance
+from rlcore.learner.offload import Offloaded
 from rlcore.learner.optim import Average
 from rlcore.learner.pack import Layout, MicroBatch, in_step, pack
 from rlcore.learner.policy import Policy
@@ -196,7 +197,10 @@ class Learner:
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         # accelerate wraps it
         optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
-        optimizer.load_state_dict(optimizer_in_parts(state["optimizer"], optimizer))
+        stored = state["optimizer"]
+        if not isinstance(optimizer, Offloaded):  # which cuts one tensor after another
+            stored = optimizer_in_parts(stored, optimizer)
+        optimizer.load_state_dict(stored)
 
     def _accumulate(self, samples: Sequence[Sample]) -> tuple[list[float] | None, _Agreed]:
         for sample in samples:

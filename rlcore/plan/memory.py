@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlcore.learner.gradient import sums_over_tokens
+from rlcore.learner.offload import PIECE
 from rlcore.learner.settings import OptimSettings
 from rlcore.objective.term import Objective
 from rlcore.plan.batch import Lengths, MicroBatch, micro_batch
@@ -120,10 +121,8 @@ def learner_items(
         several=batch.count > 1,
         device=machine.device,
     )
-    kind = settings.optimizer
     items = [
         _learner("weights" + share_in_words(shards), shaped.stored_bytes(shards)),
-        _learner(f"{kind} states", optimizer_states(shaped, settings) // shards),
         _learner("gradients", gradients, "learn"),
         _learner(f"activations of {batch.tree.tokens:,} tokens", activations, "learn"),
         _learner("a tensor that is published", _largest_tensor(shaped), "publish"),
@@ -131,16 +130,27 @@ def learner_items(
     if machine.device == "cpu":
         kept = int(KEPT_OF_ACTIVATIONS * activations)
         items.append(_learner("freed blocks that the C library keeps", kept, "learn"))
+    states = optimizer_states(shaped, settings) // shards
+    if _on_host(settings, machine):
+        piece = min(states, states * PIECE * shards // max(1, shaped.trained))
+        items.append(_learner(f"a piece of the {settings.optimizer} states", piece, "update"))
+    else:
+        items.insert(1, _learner(f"{settings.optimizer} states", states))
     if settings.ema is not None:
         items.append(_learner("average of the weights (ema)", 4 * shaped.trained // shards))
         items.append(_learner("weights beside the average", gradients, "checkpoint"))
     if objective.needs_reference and recipe.model.peft is None:
         items.append(_learner("reference model", shaped.weight_bytes // shards))
     if getattr(stage, "critic", None) is not None:
-        items += _critic_items(stage.critic.optim.use, shaped, shards)
+        items += _critic_items(stage.critic.optim, shaped, machine)
     items += _teacher_items(stage, shaped)
     items += _sharding_items(shaped, machine)
     return items, batch
+
+
+def _on_host(optim: Any, machine: Machine) -> bool:
+    """Whether an optimiser's states wait elsewhere than on the device."""
+    return getattr(optim, "offload", False) and machine.device == "cuda"
 
 
 def _optim_settings(stage: Any) -> OptimSettings:
@@ -149,15 +159,19 @@ def _optim_settings(stage: Any) -> OptimSettings:
     return OptimSettings(total_updates=1, **{k: v for k, v in keys.items() if k in known})
 
 
-def _critic_items(optimizer: str, shaped: ShapedModel, shards: int) -> Iterable[Item]:
+def _critic_items(optim: Any, shaped: ShapedModel, machine: Machine) -> Iterable[Item]:
     """A copy of the decoder, trained as a whole in float32; its activations are below the policy's, and at another time."""
+    numbers = _critic_numbers(shaped) // machine.shards
+    yield _learner("weights of the critic", 4 * numbers)
+    if not _on_host(optim, machine):
+        states = STATE_BYTES[optim.use] * numbers
+        yield _learner(f"{optim.use} states of the critic", states)
+    yield _learner("gradients of the critic", 4 * numbers, "learn")
+
+
+def _critic_numbers(shaped: ShapedModel) -> int:
     named = shaped.model.get_decoder().named_parameters()
-    numbers = sum(p.numel() for name, p in named if "lora_" not in name)
-    yield _learner("weights of the critic", 4 * numbers // shards)
-    yield _learner(
-        f"{optimizer} states of the critic", STATE_BYTES[optimizer] * numbers // shards
-    )
-    yield _learner("gradients of the critic", 4 * numbers // shards, "learn")
+    return sum(p.numel() for name, p in named if "lora_" not in name)
 
 
 def _teacher_items(stage: Any, shaped: ShapedModel) -> Iterable[Item]:
@@ -202,10 +216,25 @@ def host_items(
             piece = min(FILE_BYTES, 4 * shaped.parameters)
             items.append(_host("shards that each process writes", states, "checkpoint"))
             items.append(_host("a file of the model", piece, "checkpoint"))
+    items += _offloaded_items(stage, shaped, machine)
     if recipe.run.checkpoint_async and hasattr(stage, "optim"):
         copied = _copied_bytes(stage, shaped, machine)
         items.append(_host("the copy of a checkpoint", copied))
     return items
+
+
+def _offloaded_items(stage: Any, shaped: ShapedModel, machine: Machine) -> Iterable[Item]:
+    """States of optimisers that wait here for the devices of a node."""
+    optim = getattr(stage, "optim", None)
+    if _on_host(optim, machine):
+        states = optimizer_states(shaped, _optim_settings(stage))
+        here = states * machine.gpus // machine.shards
+        yield _host(f"{optim.use} states", here)
+    critic = getattr(stage, "critic", None)
+    if critic is not None and _on_host(critic.optim, machine):
+        states = STATE_BYTES[critic.optim.use] * _critic_numbers(shaped)
+        here = states * machine.gpus // machine.shards
+        yield _host(f"{critic.optim.use} states of the critic", here)
 
 
 def _copied_bytes(stage: Any, shaped: ShapedModel, machine: Machine) -> int:

@@ -281,8 +281,9 @@ def _keys(now: Plan, index: int, optim: Any) -> Iterator[tuple[str, Any]]:
         yield "model.gradient_checkpointing", True
     if model.dtype == "float32":
         yield "model.dtype", "bfloat16"
-    if getattr(optim, "use", "") == "adamw" and now.machine.device == "cuda":
-        yield f"stages.{index}.optim.use", "adamw8bit"
+    movable = getattr(optim, "use", "adamw8bit") != "adamw8bit"
+    if movable and hasattr(optim, "offload") and now.machine.device == "cuda":
+        yield f"stages.{index}.optim.offload", True
     if model.peft is None:
         yield "model.peft", {"type": "lora", "r": 16, "target_modules": "all-linear"}
     elif model.quantize is None:

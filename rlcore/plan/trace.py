@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -189,7 +189,7 @@ def _some_loss(logp: Tensor, entropy: Tensor, part: slice) -> Tensor:
 
 
 def _stepped(shaped: ShapedModel, settings: OptimSettings) -> Optimizer:
-    optimizer = settings.make_optimizer(shaped.module)
+    optimizer = replace(settings, offload=False).make_optimizer(shaped.module)
     for parameter in shaped.module.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from rlcore.recipe.optim_sections import UpdateSection
+from rlcore.recipe.optim_sections import LearnerOptimSection
 from rlcore.recipe.section import Amount, Section
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ CRITIC = "critic"
 Discount = Annotated[float, Field(ge=0, le=1)]
 
 
-class CriticOptimSection(UpdateSection):
+class CriticOptimSection(LearnerOptimSection):
     lr: Annotated[float, Field(gt=0, le=1e3)] = Field(
         1e-5, description="peak learning rate; a critic's is usually above the policy's"
     )

@@ -111,7 +111,22 @@ class UpdateSection(Section):
         return {"optimizer": self.use, **settings, **self.schedule_settings()}
 
 
-class OptimSection(UpdateSection):
+class LearnerOptimSection(UpdateSection):
+    offload: bool = Field(
+        False,
+        description="keep the optimiser's states in the host's memory between updates; the same updates, less memory of a GPU",
+    )
+
+    @model_validator(mode="after")
+    def _states_can_be_moved(self) -> LearnerOptimSection:
+        if self.offload and self.use == "adamw8bit":
+            raise ValueError(
+                "offload does not go with adamw8bit, whose states only bitsandbytes can read: use adamw, or leave offload out"
+            )
+        return self
+
+
+class OptimSection(LearnerOptimSection):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="decay of a moving average of the weights, saved to ema/ in each checkpoint",

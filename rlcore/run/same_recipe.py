@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rlcore.stages.base import Stage
 
 MAY_CHANGE = re.compile(
-    r"run\.|stages\.\d+\.steps$"
+    r"run\.|stages\.\d+\.(steps|(critic\.)?optim\.offload)$"
     r"|engine\.(servers|start|folder|start_deadline_s|reconnect_s|deadline_s|memory_gb)\b"
 )
 """Keys that may have other values in a resumed run: with more steps the run is extended, and servers may be elsewhere."""
@@ -112,7 +112,7 @@ def _check_steps(cursor: Cursor, begun: Sequence[Stage], now: Sequence[Stage]) -
     """
     for index, old in enumerate(begun):
         new = now[index]
-        if old.model_dump() == new.model_dump():
+        if getattr(old, "steps", None) == getattr(new, "steps", None):
             continue
         done = _steps_done(cursor, index)
         if done is None:

@@ -53,22 +53,24 @@ def no_file_has_it_all(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("optim", "resumed"),
+    ("optim", "resumed", "offloaded"),
     [
-        ("{lr: 1e-3, ema: 0.9}", SHARDED),
-        ("{lr: 1e-3, ema: 0.9}", SHARDED | {"processes": 3}),
-        ("{lr: 1e-3, use: muon}", {}),
+        ("{lr: 1e-3, ema: 0.9}", SHARDED, True),
+        ("{lr: 1e-3, ema: 0.9}", SHARDED | {"processes": 3}, False),
+        ("{lr: 1e-3, use: muon}", {}, False),
     ],
     ids=["two", "three", "whole"],
 )
 def test_a_sharded_run_resumes_and_trains_as_a_whole_one(
-    tiny: Path, optim: str, resumed: dict[str, Any]
+    tiny: Path, optim: str, resumed: dict[str, Any], offloaded: bool
 ) -> None:
+    """The first steps with the optimiser's states on the host; the resumed run has them there or not."""
     overrides = (f"stages.rl.optim={optim}", "run.checkpoint_every=1")
+    offload = "stages.rl.optim.offload=true"
     finish(start("train", tiny, *overrides, "name=alone"))
-    finish(start("train", tiny, *overrides, "stages.rl.steps=3", **SHARDED))
+    finish(start("train", tiny, *overrides, offload, "stages.rl.steps=3", **SHARDED))
     no_file_has_it_all(all_checkpoints(run_folder(tiny) / "checkpoints")[-1])
-    finish(start("train", tiny, *overrides, "--resume", **resumed))
+    finish(start("train", tiny, *overrides, *[offload] * offloaded, "--resume", **resumed))
     assert_equal_training(
         metrics(tiny, "alone"),
         metrics(tiny, "tiny"),

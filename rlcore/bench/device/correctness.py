@@ -49,6 +49,7 @@ def cases(tiny: bool) -> Iterator[Case]:
     yield from _attention_cases()
     yield from _head_cases()
     yield Case("adamw fused", _fused_adamw)
+    yield Case("adamw offloaded", _offloaded_adamw)
     yield Case("transfer pinned", _pinned_transfer)
     yield Case("layers checkpointed", partial(_layers_changed, gradient_checkpointing=True))
     yield Case("layers compiled", partial(_layers_changed, compile=True), GPU, 120)
@@ -184,6 +185,37 @@ def _fused_adamw() -> dict[str, Any]:
         )
         values[name] = check_close(f"relative error of {name}", relative(p, expected), 1e-6)
     return values
+
+
+def _offloaded_adamw() -> dict[str, Any]:
+    """Three updates with the states on the host, three tensors at a time, against the same without: equal bits."""
+    from rlcore.learner.offload import Offloaded
+    from rlcore.learner.optim import adamw
+
+    torch.manual_seed(0)
+    module = nn.Sequential(*[nn.Linear(512, 512) for _ in range(4)]).to(device_name())
+    twin = copy.deepcopy(module)
+    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    offloaded = Offloaded(adamw(module, **settings), piece=3 * 512 * 512)
+    optimizer = adamw(twin, **settings)
+    for _ in range(3):
+        for p, q in zip(module.parameters(), twin.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        offloaded.step()
+        optimizer.step()
+    pairs = zip(module.parameters(), twin.parameters(), strict=True)
+    wrong = sum(not torch.equal(p, q) for p, q in pairs)
+    check_close("number of parameters that differ", wrong, 0)
+    moments = [
+        value
+        for state in offloaded.state_dict()["state"].values()
+        for value in state.values()
+        if value.ndim
+    ]
+    elsewhere = sum(value.device.type != "cpu" for value in moments)
+    check_close("number of moments that are not on the host", elsewhere, 0)
+    return {"moments": len(moments), "pinned": sum(value.is_pinned() for value in moments)}
 
 
 def _adamw_formula(
