@@ -20,7 +20,7 @@ from rlcore.learner import attention_cuda
 from tests.device.api import KEYWORDS, ROOT, TABLE, names_of_file, sources_of_rlcore, used_names
 
 TABLED = json.loads(TABLE.read_text())
-SUPPORTED = ["torch 2.11.0", "torch 2.13.0", "vllm 0.26.0", "vllm 0.31.0", "vllm 0.32.0", "vllm 0.33.0"]
+SUPPORTED = ["torch 2.11.0", "torch 2.13.0", "torch 2.14.0", "vllm 0.26.0", "vllm 0.31.0", "vllm 0.32.0", "vllm 0.33.0"]
 
 
 def unguarded(text: str, lacking: set[str]) -> set[str]:
