@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -156,6 +157,20 @@ def test_shards_divide_what_is_sharded(recipe: Recipe) -> None:
     assert parts["gradients"] == whole["gradients"] // 4
     assert "gradient buckets of DDP" in whole and "gradient buckets of DDP" not in parts
     assert parts["weights"] == whole["weights"] // 4
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_offloaded_states_are_the_host_s(recipe: Recipe, sharding: Literal["ddp", "fsdp"]) -> None:
+    """Of all devices of the node; on a CPU, where both are one, nothing changes."""
+
+    def states(offload: bool, machine: Machine) -> dict[str, int]:
+        stages = plan(changed(recipe, "stages.2.optim.offload", offload), machine).stages
+        return {stage.where: item.bytes for stage in stages if stage.stage == "rl" for item in stage.items if item.what == "adamw states"}
+
+    machine = Machine(4, 2, 80 * GIB, sharding)
+    held = states(False, machine)["learner"]
+    assert states(True, machine) == {"host": 4 * held}
+    assert states(True, CPU) == states(False, CPU)
 
 
 def test_a_critic_is_a_second_model_in_training(tmp_path: Path) -> None:
