@@ -7,6 +7,7 @@ over the bus twice, which a step of RL, with its generation and its many forward
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,7 +31,8 @@ class Offloaded(Optimizer):
         self._inner = inner
         self._piece = piece
         self._parts = inner.parts if isinstance(inner, Several) else [inner]
-        self._host: dict[tuple[Tensor, str], Tensor] = {}
+        self._host: dict[Tensor, dict[str, Tensor]] = defaultdict(dict)
+        """The memory of each parameter's states."""
         super().__init__(inner.param_groups, {})
 
     @torch.no_grad()
@@ -44,9 +46,7 @@ class Offloaded(Optimizer):
                         self._step(part, parameters)
             finally:
                 part.param_groups = groups
-        if torch.cuda.is_available():
-            # a checkpoint reads the host's memory next
-            torch.cuda.current_stream().synchronize()
+        _wait_for_copies()
 
     def _step(self, part: Optimizer, parameters: list[Tensor]) -> None:
         for parameter in parameters:
@@ -73,6 +73,7 @@ class Offloaded(Optimizer):
                     if number in stored["state"]:
                         values = stored["state"][number]
                         part.state[parameter] = self._loaded(values, parameter, group)
+        _wait_for_copies()
 
     def _loaded(
         self, values: Mapping[str, Any], parameter: Tensor, group: Mapping[str, Any]
@@ -94,12 +95,17 @@ class Offloaded(Optimizer):
         if _is_counter(value):
             return value
         local = value.to_local() if isinstance(value, DTensor) else value
-        if (parameter, key) not in self._host:
-            self._host[parameter, key] = torch.empty_like(
-                local, device="cpu", pin_memory=parameter.device.type == "cuda"
-            )
-        kept = self._host[parameter, key].copy_(local, non_blocking=True)
-        return _like(value, kept)
+        memory = self._host[parameter]
+        if key not in memory:
+            pinned = parameter.device.type == "cuda"
+            memory[key] = torch.empty_like(local, device="cpu", pin_memory=pinned)
+        return _like(value, memory[key].copy_(local, non_blocking=True))
+
+
+def _wait_for_copies() -> None:
+    """Until what was sent to the host is there: a checkpoint may read it next."""
+    if torch.cuda.is_available():
+        torch.cuda.current_stream().synchronize()
 
 
 def _on_device(value: Any, parameter: Tensor) -> Any:

@@ -57,7 +57,7 @@ def test_states_are_where_the_host_keeps_them(make_policy: Any) -> None:
     def places() -> list[int]:
         (part,) = inner(learner)._parts
         states = [state[key] for state in part.state.values() for key in ("exp_avg", "exp_avg_sq")]
-        kept = [value.data_ptr() for value in inner(learner)._host.values()]
+        kept = [value.data_ptr() for memory in inner(learner)._host.values() for value in memory.values()]
         assert sorted(value.data_ptr() for value in states) == sorted(kept)
         return kept
 
