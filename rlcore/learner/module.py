@@ -116,8 +116,9 @@ class MixedModule(PackedModule):
 
     _is_in_float32 = False
 
-    def __init__(self, model: PreTrainedModel, *, logit_scale: float = 1.0) -> None:
-        super().__init__(model, logit_scale=logit_scale)
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """Arguments of the class that it is mixed with: `PackedModule`, or a critic's."""
+        super().__init__(*arguments, **settings)
         speed_up_bfloat16()
 
     def forward(self, *inputs: Any, **keywords: Any) -> tuple[Tensor, ...]:

@@ -113,7 +113,7 @@ def test_two_processes_end_where_one_does(sharded: bool, tmp_path: Path) -> None
         (("stages.rl.max_staleness=1",), 1),
         ((LORA,), 1),
         slow((LORA, *UPDATES), 2),
-        slow(("model.dtype=bfloat16",), 1),
+        (("model.dtype=bfloat16",), 1),
         slow(("model.gradient_checkpointing=true", "stages.rl.optim.layout=shared"), 1),
         slow(("stages.rl.critic.optim.use=muon",), 1),
         slow(("stages.rl.credit.exponential=1.0", "stages.rl.objective=reinforce"), 1),
