@@ -38,6 +38,7 @@ from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.terminal import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,7 @@ def study_main(
             first=first,
         )
     except RlcoreError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         raise SystemExit(2) from None
     show_results(results, as_json=arguments.json, table=table)
 

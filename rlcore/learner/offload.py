@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from rlcore.learner.optim import Several
+from rlcore.learner.pack import sent
 from rlcore.learner.sharding import in_parts
 
 PIECE = 1 << 26
@@ -94,7 +95,7 @@ class Offloaded(Optimizer):
         """A state in memory that is its own from the first update on, since new memory that a device can read is dear."""
         if _is_counter(value):
             return value
-        local = value.to_local() if isinstance(value, DTensor) else value
+        local = _local(value)
         memory = self._host[parameter]
         if key not in memory:
             pinned = parameter.device.type == "cuda"
@@ -111,8 +112,12 @@ def _wait_for_copies() -> None:
 def _on_device(value: Any, parameter: Tensor) -> Any:
     if _is_counter(value):
         return value
-    local = value.to_local() if isinstance(value, DTensor) else value
-    return _like(value, local.to(parameter.device, non_blocking=True))
+    return _like(value, sent(_local(value), parameter.device))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """What this process holds of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _like(value: Tensor, local: Tensor) -> Tensor:
@@ -132,11 +137,11 @@ def _pieces(parameters: list[Tensor], most: int) -> Iterator[list[Tensor]]:
     piece: list[Tensor] = []
     size = 0
     for parameter in parameters:
-        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-        if piece and size + local.numel() > most:
+        numbers = _local(parameter).numel()
+        if piece and size + numbers > most:
             yield piece
             piece, size = [], 0
         piece.append(parameter)
-        size += local.numel()
+        size += numbers
     if piece:
         yield piece

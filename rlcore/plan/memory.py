@@ -123,6 +123,7 @@ def learner_items(
     )
     items = [
         _learner("weights" + share_in_words(shards), shaped.stored_bytes(shards)),
+        _states_item(shaped, settings, machine),
         _learner("gradients", gradients, "learn"),
         _learner(f"activations of {batch.tree.tokens:,} tokens", activations, "learn"),
         _learner("a tensor that is published", _largest_tensor(shaped), "publish"),
@@ -130,12 +131,6 @@ def learner_items(
     if machine.device == "cpu":
         kept = int(KEPT_OF_ACTIVATIONS * activations)
         items.append(_learner("freed blocks that the C library keeps", kept, "learn"))
-    states = optimizer_states(shaped, settings) // shards
-    if _on_host(settings, machine):
-        piece = min(states, states * PIECE * shards // max(1, shaped.trained))
-        items.append(_learner(f"a piece of the {settings.optimizer} states", piece, "update"))
-    else:
-        items.insert(1, _learner(f"{settings.optimizer} states", states))
     if settings.ema is not None:
         items.append(_learner("average of the weights (ema)", 4 * shaped.trained // shards))
         items.append(_learner("weights beside the average", gradients, "checkpoint"))
@@ -146,6 +141,15 @@ def learner_items(
     items += _teacher_items(stage, shaped)
     items += _sharding_items(shaped, machine)
     return items, batch
+
+
+def _states_item(shaped: ShapedModel, settings: OptimSettings, machine: Machine) -> Item:
+    """The optimiser's on a device: all throughout, or a piece in an update where they wait on the host."""
+    states = optimizer_states(shaped, settings) // machine.shards
+    if not _on_host(settings, machine):
+        return _learner(f"{settings.optimizer} states", states)
+    piece = min(states, states * PIECE * machine.shards // max(1, shaped.trained))
+    return _learner(f"a piece of the {settings.optimizer} states", piece, "update")
 
 
 def _on_host(optim: Any, machine: Machine) -> bool:

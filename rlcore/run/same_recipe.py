@@ -24,7 +24,8 @@ MAY_CHANGE = re.compile(
     r"run\.|stages\.\d+\.(steps|(critic\.)?optim\.offload)$"
     r"|engine\.(servers|start|folder|start_deadline_s|reconnect_s|deadline_s|memory_gb)\b"
 )
-"""Keys that may have other values in a resumed run: with more steps the run is extended, and servers may be elsewhere."""
+"""Keys that may have other values in a resumed run: with more steps the run is extended, and servers and the optimiser's
+states may be elsewhere."""
 
 
 def check_same_recipe(
@@ -50,7 +51,7 @@ def check_same_recipe(
         raise RunError(
             f"the run in {folder} was made by another recipe, first difference: "
             f"{', '.join(changes[:3])}; resume it without that change (run.*, the stages' "
-            "steps, where the engine's servers are, further task sets and the stages to come may change"
+            "steps and optim.offload, where the engine's servers are, further task sets and the stages to come may change"
             f"; begun: {', '.join(begun) or 'none'}), or start a new one with name=..."
         )
     _check_steps(cursor, saved.stages[:num_begun], recipe.stages)

@@ -40,6 +40,7 @@ MODEL = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
 }
+ADAMW: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
 SHAPE = Shape(prompts=3, group_size=3, prompt_tokens=40, answer_min=5, answer_max=30)
 
 
@@ -162,7 +163,6 @@ def _fused_adamw() -> dict[str, Any]:
     """Three updates by torch's fused kernel against AdamW's formula in float64."""
     from rlcore.learner.optim import adamw
 
-    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
     torch.manual_seed(0)
     module = nn.Linear(40, 30)
     start = {name: p.detach().double().clone() for name, p in module.named_parameters()}
@@ -170,7 +170,7 @@ def _fused_adamw() -> dict[str, Any]:
         {name: torch.randn_like(p) for name, p in module.named_parameters()} for _ in range(3)
     ]
     module.to(device_name())
-    optimizer = adamw(module, fused=True, **settings)
+    optimizer = adamw(module, fused=True, **ADAMW)
     if not all(group["fused"] for group in optimizer.param_groups):
         raise AssertionError("the optimiser is not fused")
     for step in grads:
@@ -179,10 +179,8 @@ def _fused_adamw() -> dict[str, Any]:
         optimizer.step()
     values = {}
     for name, p in module.named_parameters():
-        decay = settings["weight_decay"] if p.ndim >= 2 else 0.0
-        expected = _adamw_formula(
-            start[name], [g[name].double() for g in grads], decay, settings
-        )
+        decay = ADAMW["weight_decay"] if p.ndim >= 2 else 0.0
+        expected = _adamw_formula(start[name], [g[name].double() for g in grads], decay)
         values[name] = check_close(f"relative error of {name}", relative(p, expected), 1e-6)
     return values
 
@@ -195,9 +193,8 @@ def _offloaded_adamw() -> dict[str, Any]:
     torch.manual_seed(0)
     module = nn.Sequential(*[nn.Linear(512, 512) for _ in range(4)]).to(device_name())
     twin = copy.deepcopy(module)
-    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
-    offloaded = Offloaded(adamw(module, **settings), piece=3 * 512 * 512)
-    optimizer = adamw(twin, **settings)
+    offloaded = Offloaded(adamw(module, **ADAMW), piece=3 * 512 * 512)
+    optimizer = adamw(twin, **ADAMW)
     for _ in range(3):
         for p, q in zip(module.parameters(), twin.parameters(), strict=True):
             p.grad = torch.randn_like(p)
@@ -218,17 +215,15 @@ def _offloaded_adamw() -> dict[str, Any]:
     return {"moments": len(moments), "pinned": sum(value.is_pinned() for value in moments)}
 
 
-def _adamw_formula(
-    p: Tensor, grads: list[Tensor], decay: float, settings: dict[str, Any]
-) -> Tensor:
+def _adamw_formula(p: Tensor, grads: list[Tensor], decay: float) -> Tensor:
     """Algorithm 2 of arXiv 1711.05101."""
-    first, second = settings["betas"]
+    first, second = ADAMW["betas"]
     m, v = torch.zeros_like(p), torch.zeros_like(p)
     for t, g in enumerate(grads, 1):
         m = first * m + (1 - first) * g
         v = second * v + (1 - second) * g * g
         step = (m / (1 - first**t)) / ((v / (1 - second**t)).sqrt() + 1e-8)
-        p = p - settings["lr"] * (step + decay * p)
+        p = p - ADAMW["lr"] * (step + decay * p)
     return p
 
 
