@@ -21,7 +21,11 @@ no kept token gives no NaN; what such a tile adds is multiplied by exp(LOWEST - 
 
 
 class Head:
-    """Makes tiles of logits z [n, v] in one buffer, and turns them in place into a loss's gradient."""
+    """Makes tiles of logits z [n, v] in one buffer, and turns them in place into a loss's gradient.
+
+    What is done to each logit are some 15 operations of torch here. On a GPU each of them would read and write
+    the whole tile: there `rlcore.learner.head_kernels` has a head that does the same in two kernels.
+    """
 
     def __init__(
         self,
@@ -54,12 +58,21 @@ class Head:
                 torch.mm(self.hidden[rows], self.weight[columns].t(), out=z)
                 if self.bias is not None:
                     z += self.bias[columns]
-                z = self._scaled(z.to(self.wide))
+                z = self.prepared(z)
                 if self.support is not None:
                     z.masked_fill_(self.support.outside(rows, columns), LOWEST)
                 yield rows, columns, z
 
-    def _scaled(self, z: Tensor) -> Tensor:
+    def prepared(self, products: Tensor) -> Tensor:
+        """Logits as `softmax` and `pull` take them, from the products of hidden states and words."""
+        return self.scaled(products.to(self.wide))
+
+    def softmax(self, n: int, targets: int) -> OnlineSoftmax:
+        """Sums over the vocabulary of n rows; `targets` log-probabilities of each are asked for."""
+        return OnlineSoftmax(self, n, targets)
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """z, in place, capped and divided by the temperature."""
         if self.softcap is None and self.temperature == 1:
             return z
         for _, x in cached_pieces(z):
@@ -135,22 +148,27 @@ class OnlineSoftmax:
     exp(-d), and the sum of x exp(x), whose x are relative to `top` too, is shifted as well.
     """
 
-    def __init__(self, n: int, targets: int, like: Tensor, wide: torch.dtype) -> None:
+    def __init__(self, head: Head, n: int, targets: int) -> None:
         """targets: how many log-probabilities of each row are asked for."""
-        self._top = torch.full((n,), LOWEST, dtype=wide, device=like.device)
+        self._head = head
+        self._top = torch.full((n,), LOWEST, dtype=head.wide, device=head.hidden.device)
         self._total = torch.zeros_like(self._top)  # sum of exp(x)
         self._weighted = torch.zeros_like(self._top)  # sum of x exp(x)
         self._picked = self._top.new_zeros(n, targets)  # logits of the targets
 
     def add(self, z: Tensor, target: Tensor, at: slice = slice(None)) -> None:
         """Logits [n, v] of the rows `at`; target [n, M] counts from the tile's first word."""
-        top = self._top[at]
-        total = self._total[at]
-        weighted = self._weighted[at]
         in_tile = (target >= 0) & (target < z.shape[1])
         column = target.clamp(0, z.shape[1] - 1)
-        picked = z.gather(1, column)
-        self._picked[at] += torch.where(in_tile, picked, 0)
+        self._picked[at] += torch.where(in_tile, self._of(z, column), 0)
+        self._sum(z, self._top[at], self._total[at], self._weighted[at])
+
+    def _of(self, z: Tensor, column: Tensor) -> Tensor:
+        """The logits [n, M] at the columns [n, M]."""
+        return z.gather(1, column)
+
+    def _sum(self, z: Tensor, top: Tensor, total: Tensor, weighted: Tensor) -> None:
+        """Take the tile into the sums of its rows, [n] each, in place."""
         for rows, x in cached_pieces(z):
             new_top = torch.maximum(top[rows], x.amax(1))
             shift = top[rows] - new_top
@@ -188,7 +206,7 @@ class HeadGradients:
         """Add the gradients of one tile, whose gradient by the logits is `dz`."""
         hidden, weight, bias = self._sums
         if bias is not None:
-            bias[columns] += dz.sum(0)
+            bias[columns] += dz.sum(0, dtype=self._head.wide)
         dz = dz.to(self._head.weight.dtype)
         if hidden is not None:
             _add_product(hidden[rows], dz, self._head.weight[columns])

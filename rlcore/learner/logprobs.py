@@ -3,22 +3,26 @@
 There are two ways to the gradient. `one_pass` takes the loss, and computes gradients while a
 token's logits are all there: three matrix products, a few tokens at a time. It needs a loss that is
 a sum over tokens. `chunked_logprobs` returns log-probabilities, and computes the logits again in the
-backward pass: four products, in tiles of many tokens and few words, which multiply fastest. A fused
-kernel for GPUs (logits, loss and gradients without a round trip to memory) would replace the loops
-here, behind the same two functions.
+backward pass: four products, in tiles of many tokens and few words, which multiply fastest. What
+happens between the products is in `rlcore.learner.head`, and for GPUs in `rlcore.learner.head_kernels`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlcore.learner.head import Head, HeadGradients, OnlineSoftmax, RowStats
+from rlcore.errors import first_line
+from rlcore.learner.head import Head, HeadGradients, RowStats
 from rlcore.learner.support import Support
+
+log = logging.getLogger(__name__)
 
 TILE_LOGITS = {"cpu": 20 * 2**20, "cuda": 128 * 2**20}
 """Logits held at a time: 80 MiB in fp32, 138 tokens of a vocabulary of 151,936. On a GPU 512 MiB, 883 tokens.
@@ -134,7 +138,10 @@ def _head(
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         weight = weight.to(torch.get_autocast_dtype(device))
-    return Head(
+    # Triton's kernels know neither the tokens that sampling cut off nor float64.
+    simple = support is None and weight.dtype != torch.float64
+    kind = gpu_head(hidden.device) if device == "cuda" and simple else Head
+    return kind(
         hidden.to(weight.dtype),
         weight,
         None if bias is None else bias.to(weight.dtype),
@@ -142,6 +149,26 @@ def _head(
         softcap=softcap,
         support=support,
     )
+
+
+@cache
+def gpu_head(device: torch.device) -> type[Head]:
+    """The head in Triton kernels where they can be compiled and agree with the plain one, else the plain one.
+
+    A line of the log says which.
+    """
+    try:
+        from rlcore.learner.head_kernels import TOLERANCE, KernelHead, difference
+
+        far = difference(device)
+    except Exception as error:  # no triton, a card it does not know, no compiler
+        log.warning("output head without Triton's kernels: %s", first_line(error))
+        return Head
+    if not far <= TOLERANCE:
+        log.warning("output head without Triton's kernels: they are off by %.2g", far)
+        return Head
+    log.info("output head: Triton kernels")
+    return KernelHead
 
 
 class _Recompute(torch.autograd.Function):
@@ -155,7 +182,7 @@ class _Recompute(torch.autograd.Function):
         head: Head,
         tile: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        softmax = OnlineSoftmax(len(hidden), target.shape[1], hidden, head.wide)
+        softmax = head.softmax(len(hidden), target.shape[1])
         for rows, columns, z in head.tiles(*tile):
             softmax.add(z, target[rows] - columns.start, rows)
         stats = softmax.stats()
@@ -206,7 +233,7 @@ class _OnePass(torch.autograd.Function):
         total = logp.new_zeros(())
         gradients = HeadGradients(head, ctx.needs_input_grad)
         for rows, columns, z in head.tiles(chunk, len(weight)):
-            softmax = OnlineSoftmax(len(z), target.shape[1], z, head.wide)
+            softmax = head.softmax(len(z), target.shape[1])
             softmax.add(z, target[rows])
             stats = softmax.stats()
             logp[rows] = stats.logp

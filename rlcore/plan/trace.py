@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from rlcore.errors import ModelError, first_line
 from rlcore.learner.head import CACHED_LOGITS
+from rlcore.learner.logprobs import TILE_LOGITS
 from rlcore.learner.settings import OptimSettings
 from rlcore.plan.live import LiveBytes
 from rlcore.plan.model import ShapedModel, shaped_model
@@ -161,14 +162,22 @@ def _peak(
 
 @contextmanager
 def _head_pieces_of(device: str) -> Iterator[None]:
-    """The output head takes a tile of logits in pieces that fit a CPU's cache; on a GPU it takes it whole."""
+    """The output head takes a tile of logits in pieces that fit a CPU's cache; on a GPU it takes a larger one whole.
+
+    That is the plain head's. In kernels it holds a seventh of it at most.
+    """
     pieces = dict(CACHED_LOGITS)
+    tiles = dict(TILE_LOGITS)
     if device != "cpu":
         CACHED_LOGITS.clear()
+        TILE_LOGITS["cpu"] = TILE_LOGITS[
+            device
+        ]  # tensors of the trace say that they are on the CPU
     try:
         yield
     finally:
         CACHED_LOGITS.update(pieces)
+        TILE_LOGITS.update(tiles)
 
 
 def _backward(shaped: ShapedModel, tree: Tree, *, one_pass: bool) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import sys
 import weakref
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlcore.errors import LearnerError
 from rlcore.learner import logprobs
+from rlcore.learner.head import Head
 from rlcore.learner.logprobs import chunked_logprobs, one_pass
 from rlcore.learner.pack import pack
 from rlcore.learner.support import pack_support
@@ -350,3 +352,9 @@ def test_untruncated_samples_have_no_support():
     assert packed([None] * N) is None
     g = [Sample(id="s", token_ids=[1, 2], mask=[False, True], advantages=[0.0, 1.0])]
     assert pack(g, max_tokens=9)[0].support is None
+
+
+def test_a_gpu_without_kernels_has_the_plain_head(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "rlcore.learner.head_kernels", None)  # as where Triton is missing
+    assert logprobs.gpu_head.__wrapped__(torch.device("cpu")) is Head
+    assert caplog.messages[0].startswith("output head without Triton's kernels: import of")

@@ -14,11 +14,14 @@ from rlcore.cli.main import main
 from rlcore.errors import RecipeError
 from rlcore.learner.attention import PACKED
 from rlcore.learner.base_model import model_from_config
+from rlcore.learner.head import CACHED_LOGITS
+from rlcore.learner.logprobs import TILE_LOGITS
 from rlcore.learner.module import PackedModule
 from rlcore.learner.policy_adapter import insert
 from rlcore.learner.settings import OptimSettings
 from rlcore.learner.speed import checkpoint_layers
 from rlcore.measures.intervals import wilson
+from rlcore.plan import trace
 from rlcore.plan.batch import Lengths, micro_batch, stage_lengths
 from rlcore.plan.live import LiveBytes
 from rlcore.plan.memory import ROLLOUT_TOKEN_BYTES, Machine
@@ -114,6 +117,23 @@ def test_activations_without_numbers_take_what_those_with_numbers_do(
         )
         real = real_peak(recipe, tree, one_pass=one_pass, several=several)
         assert planned == pytest.approx(real, rel=0.01)
+
+
+def test_on_a_gpu_the_head_holds_a_larger_tile_and_takes_it_whole(recipe: Recipe, monkeypatch) -> None:
+    settings = {"one_pass": True, "several": True}
+    peaks = []
+    for gpu in (64 * 260, 256 * 260):
+        monkeypatch.setitem(TILE_LOGITS, "cpu", 64 * 260)
+        monkeypatch.setitem(TILE_LOGITS, "cuda", gpu)
+        planned = activation_bytes(recipe, shaped_model(recipe), TREES[1], device="cuda", **settings)
+        assert TILE_LOGITS["cpu"] == 64 * 260
+        peaks.append(planned)
+        with monkeypatch.context() as context:
+            context.setitem(TILE_LOGITS, "cpu", gpu)
+            context.delitem(CACHED_LOGITS, "cpu")
+            assert planned == pytest.approx(real_peak(recipe, TREES[1], **settings), rel=0.01)
+        trace._activation_bytes.cache_clear()
+    assert peaks[0] < peaks[1]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from rlcore.bench.device.attention import (
     relative,
 )
 from rlcore.bench.device.case import Case, Needs, check_close, device_name
+from rlcore.bench.device.head import head_cases
 from rlcore.bench.workload import Shape, make_samples
 from rlcore.learner import attention_cuda
 from rlcore.learner.pack import pack
@@ -48,7 +49,7 @@ def cases(tiny: bool) -> Iterator[Case]:
     """Attention, head, optimiser, transfers, and whole gradients of every preset."""
     torch.backends.cuda.matmul.allow_tf32 = False
     yield from _attention_cases()
-    yield from _head_cases()
+    yield from head_cases()
     yield Case("adamw fused", _fused_adamw)
     yield Case("adamw offloaded", _offloaded_adamw)
     yield Case("transfer pinned", _pinned_transfer)
@@ -89,74 +90,6 @@ def _attention_cases() -> Iterator[Case]:
                 width=128,
             )
             yield Case(f"flash packed {feature} {key_heads} key heads", run, BFLOAT16_GPU)
-
-
-HeadResult = tuple[Tensor, Tensor, Tensor]
-"""Loss, and its gradients by hidden states and weight."""
-
-
-def _head_cases() -> Iterator[Case]:
-    for way in ("one pass", "recompute"):
-        for softcap in (None, 20.0):
-            suffix = "" if softcap is None else " softcap"
-            yield Case(f"head {way}{suffix}", partial(_head, way, softcap))
-
-
-def _head(way: str, softcap: float | None) -> dict[str, Any]:
-    """Both ways to a loss of log-probabilities and entropies, in float32 and bfloat16, against all logits in float64."""
-    from rlcore.learner.logprobs import chunked_logprobs, one_pass
-
-    device = device_name()
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(70, 64, generator=generator, dtype=torch.float64)
-    weight = torch.randn(1003, 64, generator=generator, dtype=torch.float64) * 0.3
-    target = torch.randint(1003, (70,), generator=generator)
-    advantage = torch.randn(70, generator=generator, dtype=torch.float64)
-    settings = {"temperature": 0.7, "softcap": softcap}
-
-    def loss(logp: Tensor, entropy: Tensor, part: slice) -> Tensor:
-        coefficient = advantage[part].to(logp.device, logp.dtype)
-        return (logp.exp() * coefficient - 0.1 * entropy).sum()
-
-    values = {}
-    for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
-        rounded = [value.to(dtype).double() for value in (hidden, weight)]
-        wanted = _whole_head(*rounded, target, loss, **settings)
-        inputs = [value.to(device, dtype).requires_grad_() for value in rounded]
-        if way == "one pass":
-            *_, value = one_pass(*inputs, None, target.to(device), loss, chunk=32, **settings)
-        else:
-            logp, entropy = chunked_logprobs(
-                *inputs, None, target.to(device), tile=(64, 200), **settings
-            )
-            value = loss(logp, entropy, slice(None))
-        value.backward()
-        got = (value, inputs[0].grad, inputs[1].grad)
-        for name, ours, theirs in zip(("loss", "hidden", "weight"), got, wanted, strict=True):
-            label = f"{name} {str(dtype).removeprefix('torch.')}"
-            values[label] = check_close(
-                f"relative error of {label}", relative(ours, theirs), limit
-            )
-    return values
-
-
-def _whole_head(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    loss: Callable[[Tensor, Tensor, slice], Tensor],
-    *,
-    temperature: float,
-    softcap: float | None,
-) -> HeadResult:
-    leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
-    logits = leaves[0] @ leaves[1].T
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    log_p = torch.log_softmax(logits / temperature, -1)
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    value = loss(log_p.gather(1, target[:, None])[:, 0], entropy, slice(None))
-    return (value, *torch.autograd.grad(value, leaves))
 
 
 def _fused_adamw() -> dict[str, Any]:
