@@ -19,6 +19,8 @@ from typing import IO, Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from rlcore.errors import RlcoreError
+
 _KEPT = "\n\t"
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in _KEPT}
 _PICTURES[0x7F] = 0x2421
@@ -30,6 +32,16 @@ _PICTURES.update(dict.fromkeys(_OTHERS, 0xFFFD))
 def visible(text: str) -> str:
     """The text with every control character but line breaks and tabs as a visible one."""
     return text.translate(_PICTURES)
+
+
+@contextlib.contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Context of a script: an `RlcoreError` ends it with status 2 and its sentence in place of a traceback."""
+    try:
+        yield
+    except RlcoreError as error:
+        print(visible(f"error: {error}"), file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 class SafeConsole(Console):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,22 @@ def test_tulu3_in_two_seeds() -> None:
         assert all(now < before for now, before in zip(words, results.values(cell, "words after SFT"), strict=True))
         assert all(now > before for now, before in zip(constraints, results.values(cell, "constraints after SFT"), strict=True))
     assert page.split("\n\n")[1].startswith("**Outcome: two of five seeds so far.")
+
+
+STUDIES = sorted(
+    str(path.relative_to(RECIPES))
+    for path in RECIPES.rglob("*.py")
+    if any(word in path.read_text() for word in ("study_arguments", "study_main", '"--table"'))
+)
+
+
+@pytest.mark.parametrize("script", STUDIES)
+def test_what_goes_wrong_is_one_sentence(script: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    text = (RECIPES / script).read_text()
+    place = "--out" if '"--out"' in text else "--folder"
+    monkeypatch.setattr(sys, "argv", [script, "--table", place, str(tmp_path / "absent")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(RECIPES / script), run_name="__main__")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said

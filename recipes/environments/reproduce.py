@@ -19,6 +19,7 @@ from rlcore.environments import calculator, facts, grid_world, number_guessing
 from rlcore.environments.play import Policy, mean_rewards
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
+from rlcore.terminal import one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 PLAYED: dict[str, tuple[Callable[[], Any], Mapping[str, Policy]]] = {
@@ -102,4 +103,5 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

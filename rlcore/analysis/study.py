@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,13 +31,13 @@ from typing import Any
 from rich.console import Console
 
 from rlcore.analysis.study_results import Point, StudyResults, Value, study_table
-from rlcore.errors import RecipeError, RlcoreError
+from rlcore.errors import RecipeError
 from rlcore.recipe.load import find, load
 from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
-from rlcore.terminal import visible
+from rlcore.terminal import one_sentence_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +232,7 @@ def study_main(
     folder = arguments.folder / ("quick" if arguments.quick else "full")
     if arguments.quick and quick_cells is not None:
         cells = {name: cells[name] for name in quick_cells}
-    try:
+    with one_sentence_errors():
         if arguments.table:
             print(table(StudyResults.read(folder / "results.json")))
             return
@@ -247,9 +246,6 @@ def study_main(
             start_per_seed=True,
             first=first,
         )
-    except RlcoreError as error:
-        print(visible(f"error: {error}"), file=sys.stderr)
-        raise SystemExit(2) from None
     show_results(results, as_json=arguments.json, table=table)
 
 

@@ -20,6 +20,7 @@ from rlcore.analysis.study_results import StudyResults, study_table
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
 from rlcore.run.checkpoint import all_checkpoints
+from rlcore.terminal import one_sentence_errors
 
 RECIPE = str(Path(__file__).with_name("cycle.yaml"))
 UNIFORM = "stages.sft.curriculum=uniform"
@@ -71,4 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

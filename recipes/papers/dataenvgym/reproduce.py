@@ -26,6 +26,7 @@ from rlcore.plugin import import_file
 from rlcore.recipe.load import load
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.folder import RunFolder, read_rows
+from rlcore.terminal import one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 RECIPE = str(HERE / "round.yaml")
@@ -148,4 +149,5 @@ def table(results: StudyResults) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

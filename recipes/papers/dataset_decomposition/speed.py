@@ -27,6 +27,7 @@ from rlcore.recipe.build_learner import build_encoder, build_policy
 from rlcore.recipe.load import load
 from rlcore.recipe.schema import Recipe
 from rlcore.stages.sft import demonstrate
+from rlcore.terminal import one_sentence_errors
 from rlcore.types import Sample, Task
 
 RECIPE = str(Path(__file__).with_name("decompose.yaml"))
@@ -142,4 +143,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

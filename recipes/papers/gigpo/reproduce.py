@@ -16,6 +16,7 @@ from pathlib import Path
 from rlcore.analysis.study import CellRun, run_study, study_arguments
 from rlcore.analysis.study_results import Point, StudyResults, markdown, origin
 from rlcore.run.plots import panels_svg
+from rlcore.terminal import one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 CELLS = {
@@ -88,4 +89,5 @@ def drawing(results: StudyResults) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

@@ -27,6 +27,7 @@ from rlcore.recipe.schema import Recipe
 from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.merged import merge_models
+from rlcore.terminal import one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 CELLS = ("instruct", "base", "continued", "restored", "instruct, continued")
@@ -149,4 +150,5 @@ def table(results: StudyResults) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

@@ -35,6 +35,7 @@ from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder, read_rows
 from rlcore.run.plots import panels_svg
+from rlcore.terminal import one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 STEPS = "stages.rl.credit.steps"
@@ -305,4 +306,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

@@ -30,6 +30,7 @@ from rlcore.run.checkpoint import all_checkpoints
 from rlcore.run.driver import train
 from rlcore.run.folder import RunFolder
 from rlcore.run.stored import read_stored
+from rlcore.terminal import one_sentence_errors
 from rlcore.tokenizer import load_tokenizer
 from rlcore.types import Group, Sample
 
@@ -143,4 +144,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

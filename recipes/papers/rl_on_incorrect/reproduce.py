@@ -34,6 +34,7 @@ from rlcore.plugin import import_file
 from rlcore.recipe.load import dump, load
 from rlcore.run.driver import train
 from rlcore.run.folder import read_rows
+from rlcore.terminal import one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 efficiency = import_file(HERE / "efficiency.py")
@@ -314,4 +315,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

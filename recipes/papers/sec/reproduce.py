@@ -24,6 +24,7 @@ from rlcore.analysis.study_results import Point, StudyResults, markdown, origin
 from rlcore.recipe.build import build_tasks
 from rlcore.recipe.load import load
 from rlcore.run.plots import panels_svg
+from rlcore.terminal import one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 UNIFORM = "stages.rl.curriculum=uniform"
@@ -203,4 +204,5 @@ def walk_size(recipe: str, overrides: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()

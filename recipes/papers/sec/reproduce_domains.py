@@ -15,6 +15,7 @@ from rlcore.analysis.study import CellRun, run_study, show_results, study_argume
 from rlcore.analysis.study_results import StudyResults, markdown, origin, study_table
 from rlcore.plugin import import_file
 from rlcore.run.folder import read_rows
+from rlcore.terminal import one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 RECIPE = str(HERE / "domains.yaml")
@@ -160,4 +161,5 @@ def gain(results: StudyResults, cell: str, measure: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence_errors():
+        main()
