@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import inspect
+import tomllib
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,21 @@ def load_reward(spec: RewardSpec) -> Reward:
 
 
 def registered_rewards() -> dict[str, str]:
-    """Entry points of installed packages: name to `module:function`."""
+    """Entry points of installed packages, and rlcore's own where it is not installed: name to `module:function`."""
     points = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return {point.name: point.value for point in points}
+    return _of_checkout() | {point.name: point.value for point in points}
+
+
+@cache
+def _of_checkout() -> dict[str, str]:
+    """What a checkout of rlcore declares, which may be only on PYTHONPATH; empty where rlcore is in no checkout."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    if not project.is_file():
+        return {}
+    declared = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {})
+    if declared.get("name") != "rlcore":  # of a folder that rlcore was put into
+        return {}
+    return dict(declared["entry-points"][ENTRY_POINTS])
 
 
 def _check_signature(spec: RewardSpec, function: Callable[..., Any]) -> None:

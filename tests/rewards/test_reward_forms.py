@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from rlcore import RewardSpec, Rollout, Task, Verdict, reward
 from rlcore.errors import RewardError
 from rlcore.scoring.kit import describe_rewards
-from rlcore.scoring.load import load_reward
+from rlcore.scoring.load import find_reward, load_reward, registered_rewards
 from rlcore.scoring.scorer import Scorer
 
 # Written as for TRL: nothing here knows of rlcore.
@@ -330,3 +331,10 @@ def test_a_class_may_be_marked_or_its_call(name, plugin, rollout):
 def test_a_forgotten_mark_is_named(name, plugin, rollout):
     (verdict,) = _score(RewardSpec(f"{plugin(CLASSES)}:{name}"), [rollout("4")])
     assert verdict.status == "crashed" and "mark the function or class with @reward" in verdict.reason
+
+
+def test_a_checkout_that_is_not_installed_has_its_rewards(monkeypatch):
+    installed = registered_rewards()
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ())
+    assert registered_rewards() == installed
+    assert find_reward(RewardSpec("exact")).__module__ == "rewards.text"
