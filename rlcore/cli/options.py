@@ -58,7 +58,9 @@ def _above_0(text: str, *, most: int, what: str, unit: str) -> float:
         value = 0.0
     if 0 < value <= most:
         return value
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no {what} from 0 to {most:,} {unit}")
+    raise argparse.ArgumentTypeError(
+        f"{text[:40]!r} is no {what} above 0 and up to {most:,} {unit}"
+    )
 
 
 def _whole(text: str, least: int, most: int = 10**9) -> int:

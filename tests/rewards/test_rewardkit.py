@@ -450,4 +450,4 @@ def test_a_deadline_that_is_no_time_is_a_sentence(command, deadline, tmp_path, c
     cases.write_text('{"completion": "5", "answer": "5", "expected": 1}\n')
     with pytest.raises(SystemExit):
         main(["rewards", *command, "--cases", str(cases), f"--deadline={deadline}"])
-    assert "is no time from" in capsys.readouterr().err
+    assert "is no time above" in capsys.readouterr().err
