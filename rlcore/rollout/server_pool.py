@@ -271,7 +271,10 @@ class ServerPool:
             healthy = False
         server.misses = 0 if healthy else server.misses + 1
         if server.alive and server.misses >= MISSES:
-            self.bury(server, f"no answer at /health for {MISSES} times: {server.silence}")
+            self.bury(
+                server,
+                f"{server.url} gave no answer at /health {MISSES} times: {server.silence}",
+            )
         if server.alive or not healthy:
             return
         try:

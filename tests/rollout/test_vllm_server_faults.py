@@ -443,7 +443,8 @@ def test_the_last_server_is_waited_for(
     fakes[0].released.set()
     wait_until(lambda: bool(alive(engine)))
     said = capfd.readouterr().err
-    assert "lost the last server, its requests wait until one comes back: no answer at /health" in said
+    lost = f"lost the last server, its requests wait until one comes back: {fakes[0].url} gave no answer at /health"
+    assert lost in said
 
 
 def test_servers_of_another_model_refuse_the_weights_at_once(
@@ -467,7 +468,7 @@ def test_the_loss_and_return_of_a_server_are_said(
     fakes[0].released.set()
     wait_until(lambda: len(alive(engine)) == 2)
     said = capfd.readouterr().err
-    assert "lost a server, its requests are asked for elsewhere: no answer at /health" in said
+    assert f"lost a server, its requests are asked for elsewhere: {fakes[0].url} gave no answer at /health" in said
     assert f"{fakes[0].url} is used again" in said
 
 
